@@ -1,0 +1,65 @@
+"""Every error that this package raises on purpose.
+
+SlmperfError                  anything we can explain; its message names the way out
+├── UsageError                an option, a setting or a suite is wrong (pytest's exit code 4)
+│   └── SuiteError            a comparison or a declaration in a suite makes no sense
+├── BaselineError             a stored file is missing, damaged, of the future, or refuses what it is given
+│   └── Incomparable          two measurements differ in a field that must match
+├── DeviceBusy                another job measures on this device
+└── LaunchError               an engine's process did not do what it was asked
+    ├── EngineUnavailable     the engine, the model or the dtype cannot be had here
+    ├── EngineFailed          the engine raised, ran out of memory or answered wrongly
+    ├── EngineDied            the process ended by itself or by a signal
+    └── EngineHung            the process gave no answer in time
+
+`NotJudged` stands beside the tree: a verdict raises it where nothing is to be judged (recording, `--slmperf-no-gate`),
+and the plugin turns it into a skip.
+"""
+
+
+class SlmperfError(Exception):
+    """Root of the tree above."""
+
+
+class UsageError(SlmperfError):
+    """An option, a setting or a suite is wrong."""
+
+
+class SuiteError(UsageError):
+    """A comparison or a declaration in a suite makes no sense."""
+
+
+class BaselineError(SlmperfError):
+    """A stored file is missing, damaged, from the future, or refuses what it is given."""
+
+
+class Incomparable(BaselineError):
+    """Two measurements differ in a field that must match."""
+
+
+class DeviceBusy(SlmperfError):
+    """Another job measures on this device."""
+
+
+class LaunchError(SlmperfError):
+    """An engine's process did not do what it was asked."""
+
+
+class EngineUnavailable(LaunchError):
+    """The engine, the model or the dtype cannot be had on this machine."""
+
+
+class EngineFailed(LaunchError):
+    """The engine raised, ran out of memory or answered wrongly."""
+
+
+class EngineDied(LaunchError):
+    """The engine's process ended by itself or by a signal."""
+
+
+class EngineHung(LaunchError):
+    """The engine's process gave no answer in time."""
+
+
+class NotJudged(Exception):
+    """Asked for the truth of a verdict in a run that does not judge."""

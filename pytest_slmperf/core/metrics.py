@@ -1,0 +1,78 @@
+"""The metrics: name, unit, direction and meaning, as values.
+
+Names are the field's. A latency is a distribution over requests, so its stored names carry the statistic:
+`median_ttft_ms`, `p99_ttft_ms`; the bare `ttft_ms` means the median.
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+from pytest_slmperf.core.errors import SuiteError
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One quantity that can be measured, plotted and gated."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    meaning: str
+    quantile: float | None = None
+    """Quantile over a launch's requests (0.5 for a median), or None for what is no distribution."""
+
+    @property
+    def direction(self) -> str:
+        return "higher is better" if self.higher_is_better else "lower is better"
+
+
+SCALARS = {
+    metric.name: metric
+    for metric in (
+        Metric("output_throughput", "tok/s", True, "generated tokens per second of a round"),
+        Metric("total_token_throughput", "tok/s", True, "prompt and generated tokens per second of a round"),
+        Metric("request_throughput", "req/s", True, "finished requests per second of a round"),
+        Metric("peak_memory_bytes", "B", False, "the kernel's high-water mark of the case"),
+        Metric("startup_s", "s", False, "from the start of the process to the first request it can take"),
+        Metric("joules_per_output_token", "J/tok", False, "energy of a window over the tokens generated in it"),
+        Metric("joules_per_total_token", "J/tok", False, "energy of a window over its prompt and generated tokens"),
+        Metric("mean_power_w", "W", False, "energy of a window over its length"),
+    )
+}
+
+LATENCIES = {
+    metric.name: metric
+    for metric in (
+        Metric("ttft_ms", "ms", False, "from sending a request to its first token"),
+        Metric("tpot_ms", "ms", False, "(E2EL - TTFT) / (output tokens - 1), per request, as in vLLM and MLPerf"),
+        Metric("itl_ms", "ms", False, "gap between two successive tokens of a request"),
+        Metric("e2el_ms", "ms", False, "from sending a request to its last token"),
+    )
+}
+
+_STATISTIC = re.compile(r"(?P<statistic>median|p\d{1,2}(?:\.\d+)?)_(?P<latency>\w+)")
+
+
+def metric(name: str) -> Metric:
+    """The metric of this name: `output_throughput`, `ttft_ms` (its median), `p99_ttft_ms`, `median_ttft_ms`.
+
+    Raises SuiteError, which lists the known names, for any other.
+    """
+    if name in SCALARS:
+        return SCALARS[name]
+    if name in LATENCIES:
+        return at_quantile(LATENCIES[name], 0.5)
+    match = _STATISTIC.fullmatch(name)
+    if match and match["latency"] in LATENCIES:
+        statistic = match["statistic"]
+        quantile = 0.5 if statistic == "median" else float(statistic[1:]) / 100
+        if 0 < quantile < 1:
+            return at_quantile(LATENCIES[match["latency"]], quantile)
+    known = ", ".join([*SCALARS, *LATENCIES])
+    raise SuiteError(f"unknown metric {name!r}; known are {known}, and for a latency p50_… to p99.9_… or median_…")
+
+
+def at_quantile(latency: Metric, quantile: float) -> Metric:
+    """A latency's metric at one quantile over the requests of a launch, `p99_ttft_ms` for 0.99."""
+    statistic = "median" if quantile == 0.5 else f"p{quantile * 100:.6g}"
+    return replace(latency, name=f"{statistic}_{latency.name}", quantile=quantile)

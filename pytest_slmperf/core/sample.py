@@ -1,0 +1,74 @@
+"""What was measured: samples of one metric, and the measurement of one case."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import median
+
+from pytest_slmperf.core.errors import SlmperfError
+
+
+class BadSample(SlmperfError):
+    """A value that no measurement can have: zero, negative, infinite or not a number."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Values of one metric, launch by launch in the order they were measured, round by round within a launch.
+
+    Every launch has at least one round; launches may differ in their number of rounds. Values are positive and finite.
+    """
+
+    launches: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not self.launches:
+            raise BadSample("a sample without a launch")
+        for launch, rounds in enumerate(self.launches):
+            if not rounds:
+                raise BadSample(f"launch {launch} has no round")
+            for value in rounds:
+                if not (math.isfinite(value) and value > 0):
+                    raise BadSample(f"launch {launch} has the value {value!r}; a sample's values are positive and finite")
+
+    @classmethod
+    def of(cls, launches: Iterable[Iterable[float]]) -> "Sample":
+        return cls(tuple(tuple(float(value) for value in rounds) for rounds in launches))
+
+    @cached_property
+    def median(self) -> float:
+        """Median over the launches of each launch's median round, in the metric's unit."""
+        return median(median(rounds) for rounds in self.launches)
+
+    @property
+    def shape(self) -> str:
+        """`20×5`: launches × rounds (the median number of rounds of a launch)."""
+        return f"{len(self.launches)}×{round(median(len(rounds) for rounds in self.launches))}"
+
+
+@dataclass(frozen=True)
+class VoidRound:
+    """A round that a guard threw away, and why."""
+
+    launch: int
+    guard: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The samples of all metrics of one case, with the key that a baseline must match."""
+
+    case: str
+    """A named point of a suite: `decode/opt-125m/batch=64`."""
+    key: Mapping[str, object]
+    """What the samples hold for, flat: engine, engine_version, model, weights, dtype, workload, threads, …"""
+    samples: Mapping[str, Sample]
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
+    """Metrics without a sample, each with its reason."""
+    void_rounds: tuple[VoidRound, ...] = ()
+    void: str | None = None
+    """Why the whole case is void, or None."""
+    notes: tuple[str, ...] = ()
+    """What is worth knowing and voids nothing."""

@@ -1,0 +1,111 @@
+"""What the gate says of one metric."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pytest_slmperf.core.errors import NotJudged
+
+
+class Status(StrEnum):
+    """The verdicts. Only the first two pass."""
+
+    UNCHANGED = "unchanged"
+    IMPROVED = "improved"
+    REGRESSED = "regressed"
+    INCONCLUSIVE = "inconclusive"
+    NO_BASELINE = "no-baseline"
+    INCOMPARABLE = "incomparable"
+    VOID = "void"
+    UNMEASURED = "unmeasured"
+
+    @property
+    def passes(self) -> bool:
+        return self in (Status.UNCHANGED, Status.IMPROVED)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How far the candidate is from the baseline, and what this comparison could have seen.
+
+    `ratio` is candidate / baseline; `low` and `high` bound it with 95 % confidence. `mde` is the smallest fractional
+    loss that would have been found with 80 % power at the present spread and launches, infinite where none would.
+    """
+
+    baseline: float
+    candidate: float
+    ratio: float
+    low: float
+    high: float
+    mde: float
+    baseline_shape: str
+    candidate_shape: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says of one metric of one case.
+
+    Its truth is True, or raises AssertionError with the whole line: it is never False, so that neither `not`, `or` nor
+    `all` can turn red into green or lose the message. Where nothing is judged, its truth raises NotJudged.
+    """
+
+    status: Status
+    metric: str
+    unit: str
+    higher_is_better: bool
+    case: str = ""
+    tolerance: float | None = None
+    effect: Effect | None = None
+    reason: str = ""
+    """Why, for every status that is not decided by the effect alone."""
+    way_out: str = ""
+    """The command or the change that resolves it."""
+    final: bool = True
+    """False while more launches could still decide."""
+    judged: bool = True
+    """False in a run that records or only reports."""
+    on_asked: Callable[[], None] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def passed(self) -> bool:
+        return self.status.passes
+
+    def __bool__(self) -> bool:
+        if self.on_asked:
+            self.on_asked()
+        if not self.judged:
+            raise NotJudged(self.reason)
+        if not self.passed:
+            raise AssertionError(self.message())
+        return True
+
+    def line(self) -> str:
+        """One line that a stranger can act on."""
+        parts = [f"{self.status}: {self.case} {self.metric}".rstrip()]
+        if self.effect:
+            parts.append(_change(self.effect, self.unit, self.tolerance))
+        if self.reason:
+            parts.append(f"- {self.reason}")
+        return " ".join(parts)
+
+    def message(self) -> str:
+        """The line, then what to do about it."""
+        return "\n".join(part for part in (self.line(), self.way_out) if part)
+
+
+def _change(effect: Effect, unit: str, tolerance: float | None) -> str:
+    seen = [
+        f"{effect.ratio - 1:+.1%}",
+        f"95 % CI {effect.low - 1:+.1%}…{effect.high - 1:+.1%}",
+        f"{effect.baseline_shape} vs {effect.candidate_shape} launches×rounds",
+    ]
+    limits = [f"tolerance {tolerance:.1%}"] if tolerance is not None else []
+    limits.append(f"MDE {effect.mde:.1%}")
+    figures = f"{quantity(effect.baseline)} → {quantity(effect.candidate)} {unit}"
+    return f"{figures} ({', '.join(seen)}; {', '.join(limits)})"
+
+
+def quantity(value: float) -> str:
+    """Four significant digits, without an exponent where people don't expect one."""
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
