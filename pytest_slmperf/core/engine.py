@@ -1,0 +1,98 @@
+"""The protocol that every engine speaks, and the values that cross it.
+
+An engine lives in a process of its own, started for one launch. Nothing here knows how it got there.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """Which engine to start, on which model, and how: everything that a launch needs to know."""
+
+    engine: str
+    """A name of the entry point group `slmperf.engines`: `ctranslate2`, `fake`, …"""
+    model: str
+    """A name of the table of shapes (random weights), or the path of a converted model."""
+    dtype: str = "float32"
+    threads: int = 1
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """What only this engine understands; passed through, recorded, and part of a baseline's key."""
+    python: str | None = None
+    """Interpreter of another environment to start it with; this one's where None."""
+    planted_loss: float = 0.0
+    """A share of throughput that the testing kit takes away on purpose; 0.2 makes every batch last 1.25 times as long."""
+
+    @property
+    def model_name(self) -> str:
+        """The last part of a path, or the shape's name: what a case is called by."""
+        return self.model.rstrip("/").rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt, as token ids, and the number of tokens that must be generated for it."""
+
+    prompt: tuple[int, ...]
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What an engine did with a batch. Times are CLOCK_MONOTONIC, so that another process can place them."""
+
+    started_ns: int
+    ended_ns: int
+    output_tokens: tuple[int, ...]
+    """Tokens generated for each request, in the order of the requests."""
+    token_ns: tuple[tuple[int, ...], ...] | None = None
+    """When each token of each request was there, or None where the batch was not observed."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What a started engine says of itself. The settings are those it resolved, not those it was asked for."""
+
+    version: str
+    device: str
+    """`cpu`, `cuda`, or `simulated` for an engine that does not do the work it is timed for."""
+    dtype: str
+    weights: str
+    """`random` (drawn as the model's family initialises them) or `real`."""
+    context_tokens: int
+    """Prompt and output tokens that a request may have together."""
+    vocabulary: int
+    settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """What serves a model. One object is one launch; it is used by one thread."""
+
+    def start(self) -> EngineFacts:
+        """Load the model and be ready for a request. Blocks.
+
+        Raises EngineUnavailable for an engine, model or dtype that cannot be had here, with the way out.
+        """
+        ...
+
+    def serve(self, batch: Sequence[Request], *, observe: bool) -> Served:
+        """Serve the requests as one static batch and block until the last token.
+
+        Every answer has exactly the forced length. With `observe`, token times are recorded, at whatever that costs.
+        Raises EngineFailed.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Give back what was taken. Called once, also after a failure."""
+        ...
+
+
+class EngineFactory(Protocol):
+    """What an entry point of the group `slmperf.engines` names."""
+
+    def __call__(self, spec: EngineSpec) -> Engine:
+        """Make the engine without starting it: cheap, and free of the engine's own imports."""
+        ...
