@@ -1,0 +1,68 @@
+"""One launch as values: what it is asked to measure, and what it brings back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pytest_slmperf.core.engine import EngineFacts, EngineSpec
+from pytest_slmperf.core.sample import VoidRound
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a launch sends for one case: a static batch of requests of these lengths, again and again."""
+
+    case: str
+    lengths: tuple[tuple[int, int], ...]
+    """(prompt tokens, output tokens) of each request of the batch."""
+    seed: int
+    """Seeds the prompts' token ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPolicy:
+    """How a launch measures a case."""
+
+    rounds: int = 4
+    """Timed rounds, unobserved: what throughput is read from."""
+    round_s: float = 0.1
+    """A round repeats whole batches until it has lasted about this long; a round half as long is void."""
+    observed_requests: int = 1
+    """Requests whose tokens are timed, at least, in rounds of their own (latencies); a whole batch is the smallest step."""
+    warmup_limit: int = 10
+    """Warm-up batches at most; fewer where the pace is steady before."""
+    void_retries: int = 4
+    """How often a void round is repeated, each time after a longer pause."""
+    answer_limit_s: float = 600.0
+    """Without an answer for this long, the engine has hung."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRecord:
+    """What one launch measured of one case. A metric is in `values` or in `unmeasured`, never in both."""
+
+    case: str
+    values: Mapping[str, tuple[float, ...]]
+    """By the metric's full name (`output_throughput`, `median_ttft_ms`, `p99_ttft_ms`): one value a round, or one a launch."""
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
+    void_rounds: tuple[VoidRound, ...] = ()
+    void: str | None = None
+    """Why no round of this case was valid in this launch; `values` is empty then."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRecord:
+    """What one launch brought back."""
+
+    arm: str
+    """`candidate`, or `baseline` where two arms are interleaved."""
+    index: int
+    """Place among all launches of this run, in time order."""
+    spec: EngineSpec
+    facts: EngineFacts
+    versions: Mapping[str, str]
+    """`python`, the engine's package, …, as the launch's own interpreter sees them."""
+    started_at: str
+    """Wall clock, ISO 8601 in UTC; for people, never for arithmetic."""
+    seconds: float
+    cases: Mapping[str, CaseRecord]

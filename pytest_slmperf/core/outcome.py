@@ -1,0 +1,60 @@
+"""What came out: of a sweep, and of a whole run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.machine import Machine
+from pytest_slmperf.core.sample import Measurement
+from pytest_slmperf.core.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class CaseOutcome:
+    """One case: what was measured, what it is compared with, and what the gate says."""
+
+    case: str
+    coordinates: Mapping[str, str | int]
+    """`{"model": "opt-125m", "batch_size": 64}`: what a suite looks it up by."""
+    measurement: Measurement
+    baseline: Measurement | None
+    """The stored samples, or the other arm's. None where there is nothing comparable."""
+    verdicts: Mapping[str, Verdict]
+    """By the full name of each gated metric."""
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """One sweep on one or several engines, measured together."""
+
+    sweep: str
+    design: str
+    """`stored` (against a baseline file) or `interleaved` (against another arm, now)."""
+    mode: str
+    """`gate`, `accept` or `report`."""
+    cases: Mapping[str, CaseOutcome]
+    specs: tuple[EngineSpec, ...]
+    versions: Mapping[str, str]
+    baseline_versions: Mapping[str, str] | None
+    launches: int
+    seconds: float
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """Cases that don't fit this machine, each with its reason."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """A whole run, finished or not: what a report is written from."""
+
+    machine: Machine
+    sweeps: tuple[SweepOutcome, ...]
+    started_at: str
+    seconds: float
+    commit: str | None
+    complete: bool
+    """False where the run was interrupted: what is here is what was finished."""
+    problems: tuple[str, ...] = ()
+    """What makes the run red beside the verdicts: stale cases, unasserted metrics, refused records, failed launches."""
+    remarks: tuple[str, ...] = ()
+    """What is said and not red: the same under a selection, notes on the machine."""
