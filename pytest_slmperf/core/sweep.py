@@ -1,0 +1,135 @@
+"""A sweep: a declaration of which cases are measured, which metrics are gated, and how tightly."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from pytest_slmperf.core.errors import SuiteError
+from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.workload import StaticBatch
+
+DEFAULT_TOLERANCE = 0.03
+LARGEST_TOLERANCE = 0.15
+"""A gate that tolerates more is no gate."""
+
+BINDING = "__slmperf_binding__"
+"""Attribute by which a test function carries its sweep to the plugin: a suite's import needs no pytest."""
+
+Test = TypeVar("Test", bound=Callable[..., Any])
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+@dataclass(frozen=True, eq=False)
+class Binding:
+    """Which cases of which sweep a test looks at. None stands for a test of its own for every case."""
+
+    sweep: "Sweep"
+    batch_sizes: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A named point of a sweep on one model. The name is what a baseline is stored under: a renamed test loses no history."""
+
+    sweep: str
+    model: str
+    batch_size: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.sweep}/{self.model}/batch={self.batch_size}"
+
+    @property
+    def coordinates(self) -> Mapping[str, str | int]:
+        return {"model": self.model, "batch_size": self.batch_size}
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """Cases = models × batch sizes of one workload, and the gated metrics with their tolerances.
+
+        DECODE = Sweep("decode", StaticBatch(prompt_tokens=128, output_tokens=128), batch_size=[1, 4, 16, 64],
+                       gate={"output_throughput": 0.03})
+
+    Nothing is measured by declaring it. `model` may stay empty: then the engine that a fixture measures names it.
+    `gate` maps a metric's name to the fraction that may be lost; a list of names takes 3 % for each. `percentiles` are
+    those of the latencies that a suite looks at: each launch observes enough requests for the highest.
+    What a machine sweeps can be set in `[tool.slmperf]`, by the sweep's name.
+    Raises SuiteError for a declaration that makes no sense.
+    """
+
+    name: str
+    workload: StaticBatch
+    batch_size: Sequence[int]
+    gate: Mapping[str, float] | Iterable[str] = field(default_factory=dict)
+    model: Sequence[str] = ()
+    percentiles: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and _NAME.fullmatch(self.name)):
+            raise SuiteError(f"Sweep {self.name!r}: a name has small letters, digits, '.', '_' and '-' only")
+        sizes = tuple(self.batch_size)
+        if not sizes or any(type(size) is not int or size < 1 for size in sizes) or len(set(sizes)) != len(sizes):
+            raise SuiteError(f"Sweep {self.name!r}: batch_size={sizes!r}; it takes different whole numbers of at least 1")
+        models = (self.model,) if isinstance(self.model, str) else tuple(self.model)
+        if len(set(models)) != len(models):
+            raise SuiteError(f"Sweep {self.name!r}: model={models!r} names one twice")
+        if any(not 0 < percentile < 100 for percentile in self.percentiles):
+            raise SuiteError(f"Sweep {self.name!r}: percentiles={list(self.percentiles)!r}; they lie between 0 and 100")
+        object.__setattr__(self, "batch_size", sizes)
+        object.__setattr__(self, "model", models)
+        object.__setattr__(self, "percentiles", tuple(self.percentiles))
+        object.__setattr__(self, "gate", self._tolerances())
+
+    def _tolerances(self) -> dict[str, float]:
+        asked = self.gate if isinstance(self.gate, Mapping) else dict.fromkeys(self.gate, DEFAULT_TOLERANCE)
+        tolerances = {}
+        for name, tolerance in asked.items():
+            if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 < tolerance <= LARGEST_TOLERANCE:
+                raise SuiteError(
+                    f"Sweep {self.name!r}: gate[{name!r}]={tolerance!r}; a tolerance is a fraction above 0, up to {LARGEST_TOLERANCE}"
+                )
+            tolerances[metric(name).name] = float(tolerance)
+        return tolerances
+
+    @property
+    def tolerances(self) -> Mapping[str, float]:
+        """The gated metrics by their full names, each with the fraction that may be lost."""
+        assert isinstance(self.gate, Mapping)  # made so in __post_init__
+        return self.gate
+
+    @property
+    def quantiles(self) -> tuple[float, ...]:
+        """Quantiles of the latencies that must be measured: the median, the declared and the gated ones, ascending."""
+        gated = (metric(name).quantile for name in self.tolerances)
+        declared = (percentile / 100 for percentile in self.percentiles)
+        return tuple(sorted({0.5, *declared, *(quantile for quantile in gated if quantile)}))
+
+    def cases(self, models: Iterable[str]) -> tuple[Case, ...]:
+        return tuple(Case(self.name, model, size) for model in models for size in self.batch_size)
+
+    def each(self, test: Test) -> Test:
+        """Decorate a test to run once per case; it takes `batch_size`, `model` or both as arguments."""
+        setattr(test, BINDING, Binding(self))
+        return test
+
+    def at(self, *batch_sizes: int) -> Callable[[Test], Test]:
+        """Decorate a test that looks at these batch sizes only, so that selecting it alone measures no others."""
+        unknown = [size for size in batch_sizes if size not in self.batch_size]
+        if not batch_sizes or unknown:
+            raise SuiteError(f"Sweep {self.name!r}.at{batch_sizes!r}: its batch sizes are {list(self.batch_size)}")
+
+        def bind(test: Test) -> Test:
+            setattr(test, BINDING, Binding(self, batch_sizes))
+            return test
+
+        return bind
+
+    def on(self, axes: Mapping[str, Any]) -> "Sweep":
+        """This sweep with what a machine's settings say of it: `model`, `batch_size`, `prompt_tokens`, `output_tokens`."""
+        workload = {name: axes[name] for name in ("prompt_tokens", "output_tokens") if name in axes}
+        rest = {name: axes[name] for name in ("model", "batch_size", "gate", "percentiles") if name in axes}
+        if workload and self.workload.lengths:
+            raise SuiteError(f"Sweep {self.name!r} draws its lengths from a trace; the settings give {', '.join(workload)}")
+        return replace(self, **rest, workload=replace(self.workload, **workload))

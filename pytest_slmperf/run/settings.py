@@ -1,0 +1,151 @@
+"""What `[tool.slmperf]` in pyproject.toml says, checked once and handed on as a value."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.machine import Machine
+
+TOLERANCES = ("asked", "supported")
+SWEEP_AXES = ("model", "batch_size", "prompt_tokens", "output_tokens", "gate", "percentiles")
+CONDITIONS = ("device", "cores_at_most", "cores_at_least", "memory_gib_at_least")
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSettings:
+    """What one kind of machine sweeps: the first whose conditions all hold is used."""
+
+    when: Mapping[str, str | int | float]
+    sweep: Mapping[str, Mapping[str, Any]]
+
+    def matches(self, machine: Machine) -> bool:
+        known = machine.flat()
+        for condition, asked in self.when.items():
+            if condition == "device":
+                if str(asked).casefold() not in machine.device.casefold():
+                    return False
+                continue
+            name, _, bound = condition.rpartition("_at_")
+            value = known.get(name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                return False
+            if not (value <= float(asked) if bound == "most" else value >= float(asked)):
+                return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that is set for a project. A flag on the command line wins over what is set here."""
+
+    engine: str | None = None
+    """Default: the best that this machine has."""
+    dtype: str = "float32"
+    threads: int = 1
+    baselines: str = "baselines"
+    tolerance: str = "asked"
+    """`asked`: recording refuses a metric whose noise needs more than the suite asks for. `supported`: it takes what is needed."""
+    baseline_launches: int = 20
+    max_launches: int = 16
+    rounds: int = 4
+    round_s: float = 0.1
+    void_retries: int = 4
+    answer_limit_s: float = 600.0
+    lock_wait_s: float = 600.0
+    machine: tuple[MachineSettings, ...] = field(default=())
+
+    def sweep_on(self, name: str, machine: Machine) -> Mapping[str, Any]:
+        """What this machine's settings say of a sweep; empty where they say nothing."""
+        for kind in self.machine:
+            if kind.matches(machine):
+                return kind.sweep.get(name, {})
+        return {}
+
+
+_AT_LEAST: Mapping[str, float] = {
+    "threads": 1,
+    "baseline_launches": 20,
+    "max_launches": 6,
+    "rounds": 1,
+    "round_s": 0.001,
+    "void_retries": 0,
+    "answer_limit_s": 0.1,
+    "lock_wait_s": 0,
+}
+
+
+def read_settings(root: Path) -> Settings:
+    """Settings of the project in this folder; the defaults where it has no pyproject.toml or no `[tool.slmperf]`.
+
+    Raises UsageError that names the file, the field and what it takes.
+    """
+    path = root / "pyproject.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return Settings()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from error
+    try:
+        table = tomllib.loads(text).get("tool", {}).get("slmperf", {})
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: {error}") from error
+    return settings_of(table, f"{path} [tool.slmperf]")
+
+
+def settings_of(table: Mapping[str, Any], where: str) -> Settings:
+    """Settings from a parsed table; `where` is what an error names."""
+    known = {item.name: item for item in fields(Settings)}
+    _refuse_unknown(table, known, where)
+    values = {name: _checked(name, value, where) for name, value in table.items() if name != "machine"}
+    machines = table.get("machine", [])
+    if not isinstance(machines, list):
+        raise UsageError(f"{where}: machine is an array of tables: [[tool.slmperf.machine]]")
+    kinds = tuple(_machine_settings(kind, f"{where} machine[{place}]") for place, kind in enumerate(machines))
+    return replace(Settings(), **values, machine=kinds)
+
+
+def _checked(name: str, value: Any, where: str) -> Any:
+    default = getattr(Settings(), name)
+    if name in _AT_LEAST:
+        number = int if isinstance(default, int) else (int, float)
+        if isinstance(value, bool) or not isinstance(value, number) or value < _AT_LEAST[name]:
+            kind = "a whole number" if isinstance(default, int) else "a number"
+            raise UsageError(f"{where}: {name} = {value!r}; it takes {kind} of at least {_AT_LEAST[name]:g}")
+        return type(default)(value)
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"{where}: {name} = {value!r}; it takes a text")
+    if name == "tolerance" and value not in TOLERANCES:
+        raise UsageError(f"{where}: tolerance = {value!r}; it takes {' or '.join(map(repr, TOLERANCES))}")
+    return value
+
+
+def _machine_settings(table: Any, where: str) -> MachineSettings:
+    if not isinstance(table, Mapping):
+        raise UsageError(f"{where}: it takes a table with `when` and `sweep`")
+    _refuse_unknown(table, ("when", "sweep"), where)
+    when, sweeps = table.get("when", {}), table.get("sweep", {})
+    if not isinstance(when, Mapping) or not isinstance(sweeps, Mapping):
+        raise UsageError(f"{where}: `when` and `sweep` are tables")
+    _refuse_unknown(when, CONDITIONS, f"{where} when")
+    for name, value in when.items():
+        wanted = str if name == "device" else (int, float)
+        if isinstance(value, bool) or not isinstance(value, wanted):
+            raise UsageError(f"{where} when: {name} = {value!r}; it takes a {'text' if name == 'device' else 'number'}")
+    for name, axes in sweeps.items():
+        if not isinstance(axes, Mapping):
+            raise UsageError(f"{where} sweep: {name} is a table of {', '.join(SWEEP_AXES)}")
+        _refuse_unknown(axes, SWEEP_AXES, f"{where} sweep.{name}")
+    return MachineSettings(when, sweeps)
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: Any, where: str) -> None:
+    for name in given:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+            raise UsageError(f"{where}: unknown field {name!r}{hint}")
