@@ -1,0 +1,235 @@
+"""What the author of a suite holds: the points of a measured sweep, and comparisons that become verdicts.
+
+`value >= baseline` gives a Verdict. Every other use of a value as if it were a number is an error that says what to
+write instead, because each of them would let a regression pass: `==`, bare truth, the wrong direction, `approx`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NoReturn, TypeAlias
+
+from pytest_slmperf.core import gate
+from pytest_slmperf.core.errors import SuiteError
+from pytest_slmperf.core.frontier import Curve, Frontier, Knee
+from pytest_slmperf.core.metrics import LATENCIES, SCALARS, Metric, at_quantile, metric
+from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
+from pytest_slmperf.core.sample import Measurement, Sample
+from pytest_slmperf.core.verdict import Status, Verdict
+
+Number: TypeAlias = int | float
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Who is told of verdicts. The plugin keeps one, to find those that nobody asked and metrics that nobody asserts."""
+
+    made: Callable[[Verdict], None] = lambda _verdict: None
+    asked: Callable[[Verdict], None] = lambda _verdict: None
+
+
+class _Quantity:
+    """What measured and stored values have in common: neither is a number, and neither has a truth."""
+
+    def __init__(self, point: "Point | StoredPoint", meaning: Metric) -> None:
+        self._point = point
+        self._metric = meaning
+
+    @property
+    def sample(self) -> Sample:
+        """The raw values. Raises SuiteError where the metric was not measured, with the reason."""
+        sample = self._point.measurement.samples.get(self._metric.name) if self._point.measurement else None
+        if sample is None:
+            raise SuiteError(f"{self._point.case}: {self._metric.name} was not measured: {self._point.why_not(self._metric)}")
+        return sample
+
+    @property
+    def median(self) -> float:
+        """Median over the launches of each launch's median, a plain number in the metric's unit."""
+        return self.sample.median
+
+    def __bool__(self) -> NoReturn:
+        raise SuiteError(f"{self._metric.name} has no truth: compare it, as in {self._example()}")
+
+    def __eq__(self, other: object) -> NoReturn:
+        raise SuiteError(f"{self._metric.name} is never equal to anything: compare it, as in {self._example()}")
+
+    def __ne__(self, other: object) -> NoReturn:
+        raise SuiteError(f"{self._metric.name} always differs a little: compare it, as in {self._example()}")
+
+    __hash__ = None  # type: ignore[assignment]  # a value without equality has no hash
+
+    def __gt__(self, other: object) -> NoReturn:
+        raise SuiteError(f"a strict comparison asks for more than no loss: write {self._example()}")
+
+    __lt__ = __gt__
+
+    def _example(self) -> str:
+        sign = ">=" if self._metric.higher_is_better else "<="
+        name = _attribute(self._metric)
+        return f"point.{name} {sign} point.baseline.{name}"
+
+
+class StoredValue(_Quantity):
+    """A metric of the baseline."""
+
+    def __ge__(self, other: object) -> Verdict:
+        return _mirrored(self, other, "<=")
+
+    def __le__(self, other: object) -> Verdict:
+        return _mirrored(self, other, ">=")
+
+
+class Value(_Quantity):
+    """A measured metric of a point. `>=` or `<=` with its baseline or with a number gives a Verdict."""
+
+    _point: "Point"
+
+    def __ge__(self, other: object) -> Verdict:
+        return self._compare(other, at_least=True)
+
+    def __le__(self, other: object) -> Verdict:
+        return self._compare(other, at_least=False)
+
+    def __getattr__(self, name: str) -> "Value":
+        """`.p99` of a latency."""
+        if self._metric.quantile is None or not (name.startswith("p") and name[1:2].isdigit()):
+            raise AttributeError(f"{self._metric.name} has no {name!r}")
+        latency = self._metric.name.partition("_")[2]
+        return Value(self._point, metric(f"{name.replace('_', '.')}_{latency}"))
+
+    def _compare(self, other: object, *, at_least: bool) -> Verdict:
+        sign = ">=" if at_least else "<="
+        if isinstance(other, (int, float)) and not isinstance(other, bool):
+            return self._point.limit_verdict(self._metric, float(other), at_least=at_least)
+        if not isinstance(other, StoredValue):
+            raise SuiteError(f"{self._metric.name} is compared with its baseline or a number, not with {type(other).__name__}")
+        if other._metric.name != self._metric.name or other._point.case != self._point.case:  # noqa: SLF001 - its twin
+            raise SuiteError(f"{self._point.case} {self._metric.name} is compared with its own baseline: {self._example()}")
+        if at_least is not self._metric.higher_is_better:
+            raise SuiteError(f"{self._metric.name}: {self._metric.direction}, so {sign} can't see a loss; write {self._example()}")
+        return self._point.gate_verdict(self._metric)
+
+
+def _mirrored(stored: StoredValue, other: object, sign: str) -> Verdict:
+    """`baseline <= value` reads as `value >= baseline`."""
+    if not isinstance(other, Value):
+        raise SuiteError(f"a baseline is compared with a measured value, not with {type(other).__name__}")
+    return other >= stored if sign == ">=" else other <= stored
+
+
+class StoredPoint:
+    """The baseline's side of a point: `point.baseline.output_throughput`."""
+
+    def __init__(self, outcome: CaseOutcome) -> None:
+        self.case = outcome.case
+        self.measurement = outcome.baseline
+
+    def why_not(self, meaning: Metric) -> str:
+        if self.measurement is None:
+            return "there is no baseline"
+        return self.measurement.unmeasured.get(meaning.name, "the baseline does not hold it")
+
+    def __getattr__(self, name: str) -> StoredValue:
+        return StoredValue(self, _metric_attribute(self.case, name))
+
+
+class Point:
+    """One measured case: `decode[64].output_throughput`, `decode[64].ttft_ms.p99`, `decode[64].baseline`."""
+
+    def __init__(self, outcome: CaseOutcome, sweep: SweepOutcome, ledger: Ledger) -> None:
+        self.case = outcome.case
+        self.measurement: Measurement = outcome.measurement
+        self.baseline = StoredPoint(outcome)
+        self._outcome = outcome
+        self._sweep = sweep
+        self._ledger = ledger
+
+    def __getattr__(self, name: str) -> Value:
+        return Value(self, _metric_attribute(self.case, name))
+
+    def why_not(self, meaning: Metric) -> str:
+        if self.measurement.void:
+            return self.measurement.void
+        return self.measurement.unmeasured.get(meaning.name, "no launch measured it")
+
+    def gate_verdict(self, meaning: Metric) -> Verdict:
+        """What the gate decided for this metric while it measured. Raises SuiteError where the sweep doesn't gate it."""
+        verdict = self._outcome.verdicts.get(meaning.name)
+        if verdict is None:
+            name = _attribute(meaning) if meaning.quantile in (None, 0.5) else meaning.name
+            raise SuiteError(
+                f"{self._sweep.sweep} does not gate {meaning.name}: add it to the sweep, as in gate={{{name!r}: 0.03}}"
+            )
+        return _tracked(verdict, self._ledger)
+
+    def limit_verdict(self, meaning: Metric, limit: float, *, at_least: bool) -> Verdict:
+        """Whether the metric keeps a stated limit, judged on the launches that there are."""
+        sample = self.measurement.samples.get(meaning.name)
+        if sample is None or self.measurement.void:
+            status = Status.VOID if self.measurement.void else Status.UNMEASURED
+            verdict = Verdict(status, meaning.name, meaning.unit, meaning.higher_is_better, reason=self.why_not(meaning))
+        else:
+            verdict = gate.judge_against_number(meaning, sample, limit, at_least=at_least)
+        return _tracked(replace(verdict, case=self.case), self._ledger)
+
+
+class Result:
+    """A measured sweep: `decode[64]`, or `decode["opt-125m", 64]` where it has several models.
+
+    Iterating gives its points. `knee` and `frontier` are of the one model; `of(model)` picks one among several.
+    """
+
+    def __init__(self, outcome: SweepOutcome, ledger: Ledger | None = None) -> None:
+        self.outcome = outcome
+        self._ledger = ledger or Ledger()
+
+    @cached_property
+    def _points(self) -> Mapping[tuple[str, int], Point]:
+        return {
+            (str(case.coordinates["model"]), int(case.coordinates["batch_size"])): Point(case, self.outcome, self._ledger)
+            for case in self.outcome.cases.values()
+        }
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(model for model, _ in self._points))
+
+    def __iter__(self) -> Iterator[Point]:
+        return iter(self._points.values())
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+    def __getitem__(self, at: int | tuple[str, int]) -> Point:
+        model, batch_size = at if isinstance(at, tuple) else (self._one_model(), at)
+        try:
+            return self._points[model, batch_size]
+        except KeyError:
+            there = ", ".join(f"{model}/{size}" for model, size in self._points) or "none"
+            raise SuiteError(
+                f"{self.outcome.sweep} has no point {model}/{batch_size} in this run; measured are: {there}"
+            ) from None
+
+    def _one_model(self) -> str:
+        if len(self.models) != 1:
+            raise SuiteError(f"{self.outcome.sweep} measured several models: name one of {', '.join(self.models)}")
+        return self.models[0]
+
+    def of(self, model: str) -> "ModelResult":
+        """The part of one model."""
+        if model not in self.models:
+            raise SuiteError(f"{self.outcome.sweep} did not measure {model!r}; it measured {', '.join(self.models)}")
+        return ModelResult([point for point in self if point._outcome.coordinates["model"] == model], self._ledger)  # noqa: SLF001 - its own part
+
+    @property
+    def knee(self) -> "Claim[Knee]":
+        return self.of(self._one_model()).knee
+
+    @property
+    def frontier(self) -> "Claim[Frontier]":
+        return self.of(self._one_model()).frontier
+
+    @property
+    def baseline(self) -> "ModelBaseline":
+        return self.of(self._one_model()).baseline

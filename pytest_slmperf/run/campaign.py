@@ -1,0 +1,390 @@
+"""The campaign: launches in interleaved order, the gate after every look, fresh launches for what looks regressed.
+
+Arms and configurations take turns; within a turn the order is random, and so is the order of cases within a launch.
+The first decisive look at a metric is final. A case whose gated metrics are all decided gets no more launches.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+from pytest_slmperf.core import gate
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
+from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
+from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
+from pytest_slmperf.core.sweep import Case, Sweep
+from pytest_slmperf.core.verdict import Status, Verdict
+
+Mode = Literal["gate", "accept", "report"]
+
+METHOD = 1
+"""How values are measured. Counted up where a change makes old samples incomparable with new ones."""
+REPORT_LAUNCHES = 3
+"""Launches of a case that nothing is compared with: enough for a figure, too few for a judgement."""
+VOID_ALLOWANCE = 4
+"""Launches that may be void for a case before the case is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Configuration:
+    """One engine on one model with the cases that its launches measure; with `baseline`, the other arm of the same."""
+
+    candidate: EngineSpec
+    cases: tuple[Case, ...]
+    baseline: EngineSpec | None = None
+
+    @property
+    def arms(self) -> tuple[tuple[str, EngineSpec], ...]:
+        both = (("candidate", self.candidate), ("baseline", self.baseline))
+        return tuple((arm, spec) for arm, spec in both if spec)
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What a campaign is asked to do."""
+
+    sweep: Sweep
+    configurations: tuple[Configuration, ...]
+    mode: Mode
+    policy: RoundPolicy
+    baseline_launches: int
+    max_launches: int
+    budget_s: float | None = None
+
+    @property
+    def design(self) -> Literal["stored", "interleaved"]:
+        return "interleaved" if any(one.baseline for one in self.configurations) else "stored"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the store has for a case: samples that may be compared, or why there are none."""
+
+    measurement: Measurement | None = None
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] | None = None
+    status: Status = Status.NO_BASELINE
+    reason: str = ""
+    way_out: str = ""
+
+
+class Launcher(Protocol):
+    """Starts one engine, measures the loads in their order and ends it."""
+
+    def __call__(self, spec: EngineSpec, loads: Sequence[Load], *, arm: str, index: int) -> LaunchRecord: ...
+
+
+class Progress(Protocol):
+    """Is told how far a campaign is."""
+
+    def planned(self, launches: int, spent: int) -> None:
+        """`launches` are expected in all by now, of which `spent` are done."""
+        ...
+
+    def launching(self, spec: EngineSpec, cases: Sequence[str], arm: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a campaign needs from outside: an engine's launcher, the store, the lengths of requests, and somebody to tell."""
+
+    launch: Launcher
+    stored: Callable[[str, Mapping[str, object]], Stored]
+    loads: Callable[[Sweep, Case, int], tuple[Load, str | None]]
+    """(sweep, case, context tokens) → the load, and a note where requests were left out."""
+    fits: Callable[[Sweep, Case, EngineSpec, Load], str | None]
+    """Why the case can't be measured on this machine, or None."""
+    progress: Progress
+
+
+def case_key(sweep: Sweep, record: LaunchRecord) -> dict[str, object]:
+    """What the samples of a launch hold for: a baseline whose key differs in any field is incomparable."""
+    facts, spec = record.facts, record.spec
+    return {
+        "engine": spec.engine,
+        "engine_version": facts.version,
+        "model": spec.model_name,
+        "weights": facts.weights,
+        "dtype": facts.dtype,
+        "threads": spec.threads,
+        "method": METHOD,
+        **{f"option.{name}": value for name, value in spec.options.items()},
+        **{f"setting.{name}": value for name, value in facts.settings.items()},
+        **sweep.workload.key,
+    }
+
+
+@dataclass
+class _Progressing:
+    """A case on its way: the blocks that were measured and what the gate has said so far."""
+
+    case: Case
+    configuration: Configuration
+    load: Load
+    key: dict[str, object]
+    stored: Stored
+    wanted: int
+    note: str | None = None
+    blocks: list[dict[str, tuple[int, CaseRecord]]] = field(default_factory=list)
+    """Valid blocks in time order; a block has a record for each arm, with the launch's index."""
+    voids: list[tuple[int, CaseRecord]] = field(default_factory=list)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    looked_at: int = 0
+    fresh_from: int | None = None
+    """Block at which the confirmation began."""
+
+    @property
+    def name(self) -> str:
+        return self.case.name
+
+    @property
+    def exhausted(self) -> bool:
+        return len(self.voids) > VOID_ALLOWANCE
+
+    @property
+    def missing(self) -> int:
+        return 0 if self.exhausted else max(0, self.wanted - len(self.blocks))
+
+
+class Campaign:
+    """One sweep, measured and judged. Lives from the first launch to the last."""
+
+    def __init__(self, brief: Brief, around: Surroundings, *, entropy: int | None = None) -> None:
+        self._brief = brief
+        self._around = around
+        self._draw = random.Random(entropy)
+        self._cases: list[_Progressing] = []
+        self._skipped: dict[str, str] = {}
+        self._versions: dict[str, Mapping[str, str]] = {}
+        self._launches = 0
+        self._began = time.monotonic()
+
+    def run(self) -> SweepOutcome:
+        """Measure until everything is decided, the cap is reached or the budget is spent. Raises LaunchError."""
+        for configuration in self._brief.configurations:
+            self._prime(configuration)
+        self._measure_and_look()
+        if self._brief.mode == "gate" and self._ask_for_confirmation():
+            self._measure_and_look()
+            for case in self._cases:
+                self._confirm(case)
+        return self.outcome()
+
+    def outcome(self) -> SweepOutcome:
+        """What there is by now; also of a campaign that was interrupted."""
+        outcomes = [self._case_outcome(case) for case in self._cases]
+        stored = next((case.stored.versions for case in self._cases if case.stored.versions), None)
+        return SweepOutcome(
+            sweep=self._brief.sweep.name,
+            design=self._brief.design,
+            mode=self._brief.mode,
+            cases={outcome.case: outcome for outcome in outcomes},
+            specs=tuple(configuration.candidate for configuration in self._brief.configurations),
+            versions=self._versions.get("candidate", {}),
+            baseline_versions=self._versions.get("baseline", stored),
+            launches=self._launches,
+            seconds=time.monotonic() - self._began,
+            skipped=dict(self._skipped),
+            notes=tuple(dict.fromkeys(case.note for case in self._cases if case.note)),
+        )
+
+    # -- launches
+
+    def _prime(self, configuration: Configuration) -> None:
+        """A throw-away launch of each arm: weights are made, caches are warm, and the engine says what it is."""
+        records = {arm: self._launch(arm, spec, ()) for arm, spec in configuration.arms}
+        record = records["candidate"]
+        for case in configuration.cases:
+            load, note = self._around.loads(self._brief.sweep, case, record.facts.context_tokens)
+            unfit = self._around.fits(self._brief.sweep, case, configuration.candidate, load)
+            if unfit:
+                self._skipped[case.name] = unfit
+                continue
+            key = case_key(self._brief.sweep, record)
+            stored = self._around.stored(case.name, key) if self._brief.design == "stored" else Stored()
+            self._cases.append(
+                _Progressing(case, configuration, load, key, stored, wanted=self._first_wanted(stored), note=note)
+            )
+
+    def _first_wanted(self, stored: Stored) -> int:
+        if self._brief.mode == "accept":
+            return self._brief.baseline_launches
+        if self._brief.mode == "gate" and not self._brief.sweep.tolerances:
+            return REPORT_LAUNCHES
+        if self._brief.design == "interleaved" or stored.measurement:
+            return gate.first_launches(self._policy(0.03))
+        return REPORT_LAUNCHES
+
+    def _policy(self, tolerance: float) -> gate.Policy:
+        return gate.Policy(tolerance=tolerance, max_launches=self._brief.max_launches, design=self._brief.design)
+
+    def _measure_and_look(self) -> None:
+        while due := [case for case in self._cases if case.missing]:
+            if self._over_budget():
+                return
+            turns = list(dict.fromkeys(case.configuration for case in due))
+            self._draw.shuffle(turns)
+            expected = sum(
+                len(turn.arms) * max(case.missing for case in due if case.configuration is turn) for turn in turns
+            )
+            self._around.progress.planned(self._launches + expected, self._launches)
+            for turn in turns:
+                self._block(turn, [case for case in due if case.configuration is turn])
+            for case in due:
+                if not case.missing:
+                    self._look(case)
+
+    def _over_budget(self) -> bool:
+        budget = self._brief.budget_s
+        return budget is not None and time.monotonic() - self._began > budget
+
+    def _block(self, configuration: Configuration, due: list[_Progressing]) -> None:
+        """One launch of each arm, in random order. A case's block counts where it is valid in every arm."""
+        arms = list(configuration.arms)
+        self._draw.shuffle(arms)
+        loads = [case.load for case in due]
+        records = {}
+        for arm, spec in arms:
+            self._draw.shuffle(loads)
+            records[arm] = self._launch(arm, spec, loads)
+        for case in due:
+            block = {arm: (record.index, record.cases[case.name]) for arm, record in records.items()}
+            void = [entry for entry in block.values() if entry[1].void]
+            case.voids.extend(void)
+            if not void:
+                case.blocks.append(block)
+
+    def _launch(self, arm: str, spec: EngineSpec, loads: Sequence[Load]) -> LaunchRecord:
+        self._around.progress.launching(spec, [load.case for load in loads], arm)
+        record = self._around.launch(spec, loads, arm=arm, index=self._launches)
+        self._launches += 1
+        self._versions[arm] = record.versions
+        return record
+
+    # -- looks
+
+    def _look(self, case: _Progressing) -> None:
+        """Judge what is undecided, and ask for more launches where that may decide it."""
+        if self._brief.mode != "gate" or case.exhausted or len(case.blocks) == case.looked_at:
+            return
+        case.looked_at = len(case.blocks)
+        if case.fresh_from is not None:
+            return
+        more = 0
+        for name, tolerance in self._gated(case).items():
+            if name in case.verdicts and case.verdicts[name].final:
+                continue
+            baseline, candidate = self._arms_of(case, name)
+            if baseline is None or candidate is None:
+                continue
+            policy = self._policy(tolerance)
+            verdict = gate.judge(metric(name), baseline, candidate, policy)
+            case.verdicts[name] = verdict
+            if not verdict.final:
+                more = max(more, gate.more_launches(verdict, baseline, candidate, policy))
+        case.wanted = len(case.blocks) + more
+
+    def _gated(self, case: _Progressing) -> Mapping[str, float]:
+        asked = self._brief.sweep.tolerances
+        return {name: case.stored.tolerances.get(name, tolerance) for name, tolerance in asked.items()}
+
+    def _arms_of(self, case: _Progressing, name: str, start: int = 0) -> tuple[Sample | None, Sample | None]:
+        candidate = _sample(case.blocks[start:], "candidate", name)
+        if self._brief.design == "interleaved":
+            return _sample(case.blocks[start:], "baseline", name), candidate
+        return (case.stored.measurement.samples.get(name) if case.stored.measurement else None), candidate
+
+    def _ask_for_confirmation(self) -> bool:
+        suspects = [case for case in self._cases if self._suspected(case)]
+        for case in suspects:
+            case.fresh_from = len(case.blocks)
+            case.wanted = len(case.blocks) + gate.fresh_launches(self._policy(0.03))
+        return bool(suspects)
+
+    @staticmethod
+    def _suspected(case: _Progressing) -> list[str]:
+        return [name for name, verdict in case.verdicts.items() if verdict.status is Status.REGRESSED]
+
+    def _confirm(self, case: _Progressing) -> None:
+        if case.fresh_from is None:
+            return
+        for name in self._suspected(case):
+            baseline, fresh = self._arms_of(case, name, case.fresh_from)
+            first = case.verdicts[name]
+            if baseline is None or fresh is None or case.missing or case.exhausted:
+                reason = "it looked regressed, and there were no fresh launches to confirm it"
+                case.verdicts[name] = replace(first, status=Status.INCONCLUSIVE, reason=reason)
+                continue
+            policy = replace(self._policy(self._gated(case)[name]), max_launches=len(fresh.launches))
+            case.verdicts[name] = gate.confirm(first, gate.judge(metric(name), baseline, fresh, policy))
+
+    # -- results
+
+    def _case_outcome(self, case: _Progressing) -> CaseOutcome:
+        measurement = self._measurement(case, "candidate")
+        baseline = self._measurement(case, "baseline") if self._brief.design == "interleaved" else case.stored.measurement
+        verdicts = {}
+        for name, tolerance in self._brief.sweep.tolerances.items():
+            verdict = replace(self._verdict(case, name, measurement), case=case.name)
+            verdicts[name] = replace(verdict, tolerance=self._gated(case).get(name, tolerance))
+        return CaseOutcome(case.name, case.case.coordinates, measurement, baseline, verdicts)
+
+    def _verdict(self, case: _Progressing, name: str, measurement: Measurement) -> Verdict:
+        meaning = metric(name)
+
+        def without(status: Status, reason: str, way_out: str = "") -> Verdict:
+            return Verdict(status, name, meaning.unit, meaning.higher_is_better, reason=reason, way_out=way_out)
+
+        if measurement.void:
+            return without(Status.VOID, measurement.void, "free the machine of other work and run again")
+        if self._brief.mode != "gate":
+            done = "recorded" if self._brief.mode == "accept" else "measured"
+            verdict = without(Status.UNMEASURED, f"{done}, not judged")
+            return replace(verdict, judged=False)
+        if self._brief.design == "stored" and not case.stored.measurement:
+            return without(case.stored.status, case.stored.reason, case.stored.way_out)
+        if name not in measurement.samples:
+            return without(Status.UNMEASURED, measurement.unmeasured.get(name, "no launch measured it"))
+        baseline, _ = self._arms_of(case, name)
+        if baseline is None:
+            return without(
+                Status.NO_BASELINE, f"the baseline of {case.name} holds no {name}", "record it: pytest --slmperf --slmperf-accept"
+            )
+        verdict = case.verdicts.get(name)
+        if verdict is None:
+            return without(Status.INCONCLUSIVE, "the run ended before the first look")
+        if verdict.status is Status.REGRESSED and (case.fresh_from is None or case.missing):
+            return replace(verdict, status=Status.INCONCLUSIVE, reason="it looked regressed, and the run ended before it was confirmed")
+        if verdict.status is Status.INCONCLUSIVE and case.missing:
+            return replace(verdict, reason="the budget was spent before it was decided", final=True)
+        return verdict
+
+    def _measurement(self, case: _Progressing, arm: str) -> Measurement:
+        records = [block[arm] for block in case.blocks]
+        names = dict.fromkeys(name for _, record in records for name in record.values)
+        samples = {name: _sample(case.blocks, arm, name) for name in names}
+        unmeasured = {name: reason for _, record in records for name, reason in record.unmeasured.items() if name not in samples}
+        voids: list[VoidRound] = []
+        for index, record in sorted([*records, *case.voids], key=lambda entry: entry[0]):
+            voids.extend(replace(void, launch=index) for void in record.void_rounds)
+        enough = REPORT_LAUNCHES if self._brief.mode == "report" else 1
+        void = case.voids[-1][1].void if case.exhausted and (len(case.blocks) < max(enough, case.wanted)) else None
+        return Measurement(
+            case=case.name,
+            key=case.key,
+            samples={name: sample for name, sample in samples.items() if sample},
+            unmeasured=unmeasured,
+            void_rounds=tuple(voids),
+            void=void,
+            notes=tuple(dict.fromkeys(note for _, record in records for note in record.notes)),
+        )
+
+
+def _sample(blocks: Sequence[Mapping[str, tuple[int, CaseRecord]]], arm: str, name: str) -> Sample | None:
+    """Samples of a metric over the blocks whose launches all measured it."""
+    launches = [block[arm][1].values[name] for block in blocks if name in block[arm][1].values]
+    return Sample.of(launches) if launches else None
