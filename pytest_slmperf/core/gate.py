@@ -1,0 +1,531 @@
+"""The judgement: has a metric become worse than its baseline by more than the tolerance, as far as launches can tell.
+
+Everything is done on costs: the logarithm of a value, turned so that more is worse. One launch is one number, the
+median of its rounds. Two one-sided questions are asked of the shift between the arms, each with an error level of its
+own: `regressed` needs a shift surely beyond half the tolerance and an estimate beyond all of it, a pass needs one
+surely within the tolerance. What is neither is `inconclusive`. docs/statistics.md argues each constant.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Literal
+
+from pytest_slmperf.core import ranks
+from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.metrics import Metric
+from pytest_slmperf.core.sample import Sample
+from pytest_slmperf.core.verdict import Effect, Status, Verdict, quantity
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Design = Literal["interleaved", "stored"]
+
+LEVEL_REGRESSED = {"interleaved": 0.01, "stored": 0.01}
+"""P(regressed) over all looks together, where the loss is at most half the tolerance."""
+LEVEL_PASS = {"interleaved": 0.01, "stored": 0.025}
+"""P(pass) over all looks together, where the loss is the tolerance or more."""
+SPENDING_POWER = {"interleaved": 1, "stored": 3}
+"""By a share t of the information, t to this power of the level is spent (Kim and DeMets)."""
+FIRST_LOOK = 6
+"""Launches per arm: with 5 against 5, no rank test reaches its share of the level."""
+LOOK_EVERY = 2
+"""Launches per arm between two looks."""
+FRESH_LAUNCHES = 8
+"""Launches that confirm a `regressed`, judged in a single look."""
+DAY_SD = 0.007
+"""Standard deviation of log values between two days of one machine, which a stored baseline cannot see."""
+TOLERANCES = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.10, 0.12, 0.15)
+"""What a suite can be advised to declare."""
+RESAMPLES = 500
+DECIDED = 0.99
+"""Share of gates without a change that a supported tolerance decides."""
+POWER = 0.80
+
+_NORMAL = NormalDist()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a metric is gated. `tolerance` is the fractional loss that is allowed, `max_launches` counts per arm."""
+
+    tolerance: float
+    max_launches: int = 16
+    design: Design = "stored"
+    single_look: bool = False
+    """The whole level is spent at once, at `max_launches`: for launches whose number was fixed beforehand."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance < 1:
+            raise UsageError(f"a tolerance is a fraction between 0 and 1, not {self.tolerance!r}")
+        if self.max_launches < 1:
+            raise UsageError(f"a gate needs at least one launch, not {self.max_launches!r}")
+        if self.design not in SPENDING_POWER:
+            raise UsageError(f"unknown design {self.design!r}; known are {', '.join(SPENDING_POWER)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """One-sided error levels of one look."""
+
+    regressed: float
+    passed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """How much worse the candidate is, on the log scale: an estimate between a lower and an upper bound."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def looks(policy: Policy) -> tuple[int, ...]:
+    """Launches per arm at which the gate looks; the last is final."""
+    cap = policy.max_launches
+    if policy.single_look or cap <= FIRST_LOOK:
+        return (cap,)
+    return (*range(FIRST_LOOK, cap, LOOK_EVERY), cap)
+
+
+def first_launches(policy: Policy) -> int:
+    """Launches per arm before the first look."""
+    return looks(policy)[0]
+
+
+def more_launches(verdict: Verdict, baseline: Sample, sample: Sample, policy: Policy) -> int:
+    """Further launches (per arm when interleaved, else of the candidate) until the next look; 0 for a final verdict."""
+    return 0 if verdict.final else _launches_to_go(_counted(baseline, sample, policy), policy)
+
+
+def fresh_launches(policy: Policy) -> int:
+    """Launches (per arm when interleaved, of the candidate otherwise) that a confirmation needs."""
+    return confirmation(policy).max_launches
+
+
+def confirmation(policy: Policy) -> Policy:
+    """The policy by which the fresh launches are judged that confirm a `regressed`."""
+    return replace(policy, max_launches=min(FRESH_LAUNCHES, policy.max_launches), single_look=True)
+
+
+def rule(
+    baseline: Sequence[Sequence[float]],
+    candidate: Sequence[Sequence[float]],
+    *,
+    tolerance: float,
+    higher_is_better: bool,
+    max_runs: int,
+    design: Design,
+) -> tuple[str, int]:
+    """The judgement on bare numbers: `regressed`, `ok`, `improved` or `inconclusive`, and the launches still wanted.
+
+    A run of the bench that checks it is a launch here.
+    """
+    policy = Policy(tolerance, max_runs, design)
+    before, after = Sample.of(baseline), Sample.of(candidate)
+    shift = _shift(
+        _costs(before, higher_is_better=higher_is_better), _costs(after, higher_is_better=higher_is_better), policy
+    )
+    status = _status(shift, _margin(tolerance, higher_is_better=higher_is_better))
+    if status is not Status.INCONCLUSIVE:
+        return ("ok" if status is Status.UNCHANGED else status.value), 0
+    return status.value, _launches_to_go(_counted(before, after, policy), policy)
+
+
+rule.first_runs = FIRST_LOOK  # type: ignore[attr-defined] # the bench that checks the gate from outside reads it
+
+
+def judge(metric: Metric, baseline: Sample, sample: Sample, policy: Policy) -> Verdict:
+    """Compare a sample with its baseline. When interleaved, launch i of one stood next to launch i of the other."""
+    higher = metric.higher_is_better
+    costs = _costs(baseline, higher_is_better=higher), _costs(sample, higher_is_better=higher)
+    shift = _shift(*costs, policy)
+    margin = _margin(policy.tolerance, higher_is_better=higher)
+    status = _status(shift, margin)
+    to_go = _launches_to_go(_counted(baseline, sample, policy), policy)
+    verdict = Verdict(
+        status=status,
+        metric=metric.name,
+        unit=metric.unit,
+        higher_is_better=higher,
+        tolerance=policy.tolerance,
+        effect=_effect(metric, (baseline, sample), shift, policy),
+        final=status is not Status.INCONCLUSIVE or to_go == 0,
+    )
+    if status is Status.INCONCLUSIVE:
+        return replace(
+            verdict, reason=_doubt(shift, costs, policy, higher_is_better=higher), way_out=_remedy(verdict, policy)
+        )
+    return verdict
+
+
+def confirm(first: Verdict, fresh: Verdict) -> Verdict:
+    """Let a `regressed` stand only if fresh launches alone, judged by `confirmation(policy)`, are regressed too."""
+    if first.status is not Status.REGRESSED:
+        return first
+    seen = _seen(fresh)
+    if fresh.status is Status.REGRESSED:
+        return replace(first, reason=f"confirmed by fresh launches: {seen}")
+    return replace(
+        first,
+        status=Status.INCONCLUSIVE,
+        reason=f"regressed at first ({_seen(first)}), but fresh launches alone are {fresh.status}: {seen}",
+        way_out="Run it again; if it stays like this, the machine changes between launches.",
+        final=fresh.final,
+    )
+
+
+def judge_against_number(
+    metric: Metric, sample: Sample, limit: float, *, at_least: bool, confidence: float = 0.95
+) -> Verdict:
+    """Compare a sample with a number: it passes only if the confidence bound of the median launch is within the limit.
+
+    The bound is an order statistic of the launches, so it holds for any distribution; below `log(1 - confidence) /
+    log(1/2)` launches (5 for 95 %) there is none, and the verdict is inconclusive.
+    """
+    values = sorted(ranks.middle(sorted(rounds)) for rounds in sample.launches)
+    verdict = Verdict(Status.INCONCLUSIVE, metric.name, metric.unit, metric.higher_is_better)
+    wanted = f"limit {'at least' if at_least else 'at most'} {quantity(limit)} {metric.unit}"
+    index = ranks.critical(ranks.sign_distribution(len(values)), 1 - confidence)
+    if index is None:
+        needed = math.ceil(math.log(1 - confidence) / math.log(0.5))
+        reason = f"{len(values)} launches bound nothing with {confidence:.0%} confidence; {needed} are needed; {wanted}"
+        return replace(verdict, reason=reason, way_out=f"Measure at least {needed} launches.")
+    low, high = values[index], values[-1 - index]
+    figures = (
+        f"median launch {quantity(sample.median)} {metric.unit}, {confidence:.0%} bounds "
+        f"{quantity(low)}…{quantity(high)}, {sample.shape} launches×rounds; {wanted}"
+    )
+    if (low >= limit) if at_least else (high <= limit):
+        return replace(verdict, status=Status.UNCHANGED, reason=f"within the limit: {figures}")
+    if (high < limit) if at_least else (low > limit):
+        return replace(verdict, status=Status.REGRESSED, reason=f"beyond the limit: {figures}")
+    return replace(verdict, reason=f"too close to the limit to tell: {figures}", way_out="Measure more launches.")
+
+
+def supported_tolerance(sample: Sample, metric: Metric, policy: Policy) -> float | None:
+    """The smallest readable tolerance at which a stored gate of this noise, without a change, is decided in 99 %.
+
+    Launches of both arms are drawn from the sample (with a fixed seed) and the day's effect from its normal
+    distribution; None where even 15 % is too little.
+    """
+    import numpy as np  # noqa: PLC0415 - a verdict needs no numpy, and importing a suite must cost nothing
+
+    costs = _costs(sample, higher_is_better=metric.higher_is_better)
+    count, launches = len(costs), policy.max_launches
+    stored = replace(policy, design="stored", single_look=False)
+    level = _levels(stored, count, launches).passed
+    index = ranks.critical(ranks.rank_sum_distribution(count, launches), level)
+    inflation = _neighbour_inflation(costs)
+    if index is None or count < 2 or math.isinf(inflation):
+        return None
+    first, second, day = _resampling(count, launches)
+    # Resampled launches vary less than new ones would, by (count - 1) / count.
+    noise = np.asarray(costs) * (inflation * math.sqrt(count / (count - 1)))
+    pairs = (noise[second][:, :, None] - noise[first][:, None, :]).reshape(len(day), -1)
+    top = pairs.shape[1] - 1
+    pairs.partition([top // 2, top - index], axis=1)
+    estimate, bound = pairs[:, top // 2], pairs[:, top - index]
+    half_width = np.hypot(bound - estimate, _quantile(level) * DAY_SD)
+    needed = float(np.quantile(estimate + day + half_width, DECIDED, method="higher"))
+    higher = metric.higher_is_better
+    return next((grid for grid in TOLERANCES if needed < _margin(grid, higher_is_better=higher)), None)
+
+
+@lru_cache(maxsize=64)
+def _resampling(baseline: int, candidate: int) -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
+    import numpy as np  # noqa: PLC0415 - see supported_tolerance
+
+    random = np.random.default_rng(0)
+    return (
+        random.integers(0, baseline, (RESAMPLES, baseline)),
+        random.integers(0, baseline, (RESAMPLES, candidate)),
+        DAY_SD * random.standard_normal(RESAMPLES),
+    )
+
+
+def _costs(sample: Sample, *, higher_is_better: bool) -> list[float]:
+    """One number per launch: the median of its log rounds, turned so that more is worse."""
+    sign = -1.0 if higher_is_better else 1.0
+    return [sign * ranks.middle(sorted(map(math.log, rounds))) for rounds in sample.launches]
+
+
+def _margin(tolerance: float, *, higher_is_better: bool) -> float:
+    """The shift that a fractional loss of the tolerance amounts to."""
+    return -math.log1p(-tolerance) if higher_is_better else math.log1p(tolerance)
+
+
+def _loss(shift: float, *, higher_is_better: bool) -> float:
+    """The fractional loss that a shift amounts to; the inverse of `_margin`."""
+    return -math.expm1(-shift) if higher_is_better else math.expm1(shift)
+
+
+def _counted(baseline: Sample, sample: Sample, policy: Policy) -> int:
+    count = len(sample.launches)
+    return count if policy.design == "stored" else min(count, len(baseline.launches))
+
+
+def _launches_to_go(count: int, policy: Policy) -> int:
+    return next((look - count for look in looks(policy) if look > count), 0)
+
+
+def _status(shift: Shift, margin: float) -> Status:
+    if shift.low > margin / 2 and shift.estimate > margin:
+        return Status.REGRESSED
+    if shift.high < margin:
+        better = shift.high < -margin / 2 and shift.estimate < -margin
+        return Status.IMPROVED if better else Status.UNCHANGED
+    return Status.INCONCLUSIVE
+
+
+def _shift(baseline: Sequence[float], candidate: Sequence[float], policy: Policy) -> Shift:
+    """The estimate, and the bounds of this look's two tests."""
+    count = len(candidate) if policy.design == "stored" else min(len(baseline), len(candidate))
+    levels = _levels(policy, len(baseline), count)
+    if policy.design == "stored":
+        return _stored_shift(baseline, candidate, levels)
+    return _interleaved_shift(baseline, candidate, levels)
+
+
+def _stored_shift(baseline: Sequence[float], candidate: Sequence[float], levels: Levels) -> Shift:
+    """Mann-Whitney bounds, wider where neighbours resemble each other, with the day's effect added in quadrature."""
+    pairs = ranks.differences(baseline, candidate)
+    estimate = ranks.middle(pairs)
+    distribution = ranks.rank_sum_distribution(len(baseline), len(candidate))
+    inflation = _neighbour_inflation(baseline, candidate)
+
+    def half_width(width: float, level: float) -> float:
+        return math.hypot(_widened(width, inflation), _quantile(level) * DAY_SD)
+
+    return Shift(
+        estimate,
+        estimate - half_width(estimate - _lower(pairs, distribution, levels.regressed), levels.regressed),
+        estimate + half_width(_upper(pairs, distribution, levels.passed) - estimate, levels.passed),
+    )
+
+
+def _interleaved_shift(baseline: Sequence[float], candidate: Sequence[float], levels: Levels) -> Shift:
+    """Two tests at half the level each: of the arms, decisive with few launches, and of the blocks, blind to drift."""
+    pairs = ranks.differences(baseline, candidate)
+    estimate = ranks.middle(pairs)
+    blocks = None
+    inflation = 1.0
+    if len(baseline) == len(candidate):
+        blocks = ranks.walsh_averages([after - before for before, after in zip(baseline, candidate, strict=True)])
+        estimate = ranks.middle(blocks)
+        inflation = _block_inflation(baseline, candidate)
+    distribution = ranks.rank_sum_distribution(len(baseline), len(candidate))
+    regressed, passed = levels.regressed / 2, levels.passed / 2
+    low = estimate - _widened(estimate - _lower(pairs, distribution, regressed), inflation)
+    high = estimate + _widened(_upper(pairs, distribution, passed) - estimate, inflation)
+    if blocks:
+        distribution = ranks.signed_rank_distribution(len(candidate))
+        low = max(low, _lower(blocks, distribution, regressed))
+        high = min(high, _upper(blocks, distribution, passed))
+    return Shift(estimate, low, high)
+
+
+def _lower(ordered: Sequence[float], distribution: Sequence[float], level: float) -> float:
+    index = ranks.critical(distribution, level)
+    return -math.inf if index is None else ordered[index]
+
+
+def _upper(ordered: Sequence[float], distribution: Sequence[float], level: float) -> float:
+    index = ranks.critical(distribution, level)
+    return math.inf if index is None else ordered[-1 - index]
+
+
+def _widened(width: float, inflation: float) -> float:
+    return inflation * width if width > 0 else 0.0
+
+
+def _autocorrelation(*arms: Sequence[float]) -> float:
+    """Correlation of a launch with the next one of its arm, pooled over the arms."""
+    products = squares = 0.0
+    for arm in arms:
+        centre = sum(arm) / len(arm)
+        off = [value - centre for value in arm]
+        products += sum([p * q for p, q in pairwise(off)])
+        squares += sum([p * p for p in off])
+    return products / squares if squares > 0 else 0.0
+
+
+def _neighbour_inflation(*arms: Sequence[float]) -> float:
+    """How much wider than for independent launches an interval must be: sqrt((1 + r) / (1 - r)).
+
+    r is the autocorrelation, corrected for its bias in short series (Kendall) and then taken one standard error higher:
+    a few launches cannot show that they are independent.
+    """
+    count = sum(map(len, arms))
+    seen = _autocorrelation(*arms)
+    correlation = seen + (1 + 3 * seen) * len(arms) / count + 1 / math.sqrt(count)
+    if correlation >= 1:
+        return math.inf
+    return math.sqrt((1 + correlation) / (1 - correlation)) if correlation > 0 else 1.0
+
+
+def _block_inflation(baseline: Sequence[float], candidate: Sequence[float]) -> float:
+    """How much more the blocks' differences vary than independent arms would: where a block's two launches differ by
+    their place in it, the arms' spread understates the noise."""
+    arms = _squares(baseline) + _squares(candidate)
+    blocks = _squares([after - before for before, after in zip(baseline, candidate, strict=True)])
+    return math.sqrt(max(1.0, blocks / arms)) if arms > 0 else 1.0
+
+
+def _squares(values: Sequence[float]) -> float:
+    centre = sum(values) / len(values)
+    return sum([(value - centre) ** 2 for value in values])
+
+
+def _effect(metric: Metric, samples: tuple[Sample, Sample], shift: Shift, policy: Policy) -> Effect:
+    higher = metric.higher_is_better
+    baseline, candidate = (_costs(sample, higher_is_better=higher) for sample in samples)
+    interval = _confidence_interval(baseline, candidate, policy)
+    sign = -1.0 if higher else 1.0
+    low, high = sorted(_exp(sign * bound) for bound in (interval.low, interval.high))
+    return Effect(
+        baseline=samples[0].median,
+        candidate=samples[1].median,
+        ratio=math.exp(sign * shift.estimate),
+        low=low,
+        high=high,
+        mde=_smallest_seen(shift, len(baseline), len(candidate), policy, higher_is_better=higher),
+        baseline_shape=samples[0].shape,
+        candidate_shape=samples[1].shape,
+    )
+
+
+def _confidence_interval(baseline: Sequence[float], candidate: Sequence[float], policy: Policy) -> Shift:
+    """The 95 % interval of this look alone: of the blocks when interleaved, of the arms and the day otherwise."""
+    each = 0.025
+    if policy.design == "stored":
+        return _stored_shift(baseline, candidate, Levels(each, each))
+    if len(baseline) == len(candidate) >= FIRST_LOOK:
+        blocks = ranks.walsh_averages([after - before for before, after in zip(baseline, candidate, strict=True)])
+        distribution = ranks.signed_rank_distribution(len(candidate))
+        return Shift(ranks.middle(blocks), _lower(blocks, distribution, each), _upper(blocks, distribution, each))
+    return _interleaved_shift(baseline, candidate, Levels(2 * each, 2 * each))
+
+
+def _smallest_seen(shift: Shift, baseline: int, candidate: int, policy: Policy, *, higher_is_better: bool) -> float:
+    """The loss found with 80 % power, were the spread what it seems: the critical shift and a quantile of its noise."""
+    width = shift.estimate - shift.low
+    if math.isinf(width):
+        return math.inf
+    margin = _margin(policy.tolerance, higher_is_better=higher_is_better)
+    level = _levels(policy, baseline, candidate).regressed
+    if policy.design == "interleaved":
+        level /= 2
+    noise = width / _quantile(level)
+    return _loss(max(margin, margin / 2 + width) + _quantile(1 - POWER) * noise, higher_is_better=higher_is_better)
+
+
+def _doubt(
+    shift: Shift, costs: tuple[Sequence[float], Sequence[float]], policy: Policy, *, higher_is_better: bool
+) -> str:
+    if math.isinf(shift.low) and math.isinf(shift.high):
+        return f"{len(costs[0])} against {len(costs[1])} launches are too few for any verdict"
+    reason = f"cannot exclude a loss of {_loss(shift.high, higher_is_better=higher_is_better):.1%}"
+    count = sum(map(len, costs))
+    correlation = _autocorrelation(*costs)
+    if policy.design == "stored" and correlation > 2 / math.sqrt(count):
+        reason += f"; the launches drift (each resembles the next, correlation {correlation:.1f})"
+    return reason
+
+
+def _remedy(verdict: Verdict, policy: Policy) -> str:
+    if not verdict.final:
+        return "More launches can decide it."
+    remedies = ["a larger tolerance", "more launches"]
+    if policy.design == "stored":
+        remedies.insert(0, "measuring both versions interleaved (slmperf ab)")
+    return f"What decides it: a quieter machine, {', or '.join(remedies)}."
+
+
+def _seen(verdict: Verdict) -> str:
+    effect = verdict.effect
+    if effect is None:
+        return verdict.reason or "nothing measured"
+    return f"{effect.ratio - 1:+.1%}, 95 % CI {effect.low - 1:+.1%}…{effect.high - 1:+.1%}, {effect.candidate_shape}"
+
+
+def _exp(value: float) -> float:
+    return math.inf if value == math.inf else math.exp(value)
+
+
+@lru_cache(maxsize=1024)
+def _quantile(level: float) -> float:
+    """The standard normal's upper quantile."""
+    return -_NORMAL.inv_cdf(level)
+
+
+@lru_cache(maxsize=1024)
+def _levels(policy: Policy, baseline: int, candidate: int) -> Levels:
+    """This look's share of the error levels, given the looks that came before it."""
+    before = [look for look in looks(policy) if look < candidate]
+    cap = max(policy.max_launches, candidate)
+
+    def information(launches: int) -> float:
+        return launches if policy.design == "interleaved" else 1 / (1 / baseline + 1 / launches)
+
+    times = tuple(information(look) / information(cap) for look in (*before, candidate))
+    power = SPENDING_POWER[policy.design]
+    return Levels(
+        _look_level(LEVEL_REGRESSED[policy.design], power, times), _look_level(LEVEL_PASS[policy.design], power, times)
+    )
+
+
+_STEPS = 160
+"""Intervals of the Simpson integrals below; 320 change no level by more than 0.1 %."""
+
+
+def _look_level(level: float, power: int, times: Sequence[float]) -> float:
+    """The level of the last look such that all looks up to it spend `level · times[-1]^power` (Lan and DeMets).
+
+    The score of the looks is taken as Brownian motion at the times given; the mass that no look has stopped yet is
+    carried from look to look.
+    """
+    spent = [level * time**power for time in times]
+    if len(times) == 1:
+        return spent[0]
+    boundary = _quantile(spent[0]) * math.sqrt(times[0])
+    mass = [(x, weight * _density(x, times[0])) for x, weight in _nodes(boundary, times[0])]
+    for look in range(1, len(times)):
+        step = times[look] - times[look - 1]
+        boundary = _boundary(mass, step, spent[look] - spent[look - 1])
+        if look < len(times) - 1:
+            mass = [
+                (x, weight * sum([m * _density(x - u, step) for u, m in mass]))
+                for x, weight in _nodes(boundary, times[look])
+            ]
+    return _NORMAL.cdf(-boundary / math.sqrt(times[-1]))
+
+
+def _boundary(mass: Sequence[tuple[float, float]], step: float, chance: float) -> float:
+    """What the score exceeds with this chance, one step after it had this mass."""
+    scale = math.sqrt(2 * step)
+    low, high = 0.0, 8.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        if sum([m * math.erfc((middle - x) / scale) for x, m in mass]) / 2 > chance:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _nodes(boundary: float, time: float) -> list[tuple[float, float]]:
+    """Simpson's nodes and weights from six standard deviations below zero up to the boundary."""
+    start = -6 * math.sqrt(time)
+    width = (boundary - start) / _STEPS
+    weights = [1, *([4, 2] * (_STEPS // 2))[:-1], 1]
+    return [(start + width * i, width / 3 * weight) for i, weight in enumerate(weights)]
+
+
+def _density(x: float, variance: float) -> float:
+    return math.exp(-x * x / (2 * variance)) / math.sqrt(2 * math.pi * variance)
