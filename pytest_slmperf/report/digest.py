@@ -1,0 +1,299 @@
+"""What a run comes to, in the words that every renderer uses: figures of one row, and findings grouped by cause."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
+from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
+from pytest_slmperf.core.verdict import Effect, Status, Verdict, quantity
+from pytest_slmperf.report.document import counts
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedRow:
+    """The figures of one gated metric, as texts; empty where there is none."""
+
+    case: str
+    """Without the sweep's name, which heads the table."""
+    metric: str
+    baseline: str
+    candidate: str
+    unit: str
+    change: str
+    tolerance: str
+    mde: str
+    launches: str
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRow:
+    """The figures of one measured metric that nothing is compared with, as texts."""
+
+    case: str
+    metric: str
+    median: str
+    unit: str
+    spread: str
+    """Half the middle 80 % of the launches' medians, relative to their median."""
+    launches: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One cause and everything that it concerns."""
+
+    what: str
+    concerns: tuple[str, ...]
+    way_out: str = ""
+
+    def line(self, names: int = 2) -> str:
+        """The cause, then how many it concerns and the first names."""
+        if not self.concerns:
+            return self.what
+        return f"{self.what}: {_some(self.concerns, names)}"
+
+
+def judges(sweep: SweepOutcome) -> bool:
+    """Whether a sweep's verdicts are to be judged."""
+    return sweep.mode == "gate"
+
+
+def judged_rows(sweep: SweepOutcome) -> Iterator[JudgedRow]:
+    """One row for each gated metric, in the order of the cases."""
+    for case in sweep.cases.values():
+        for name, verdict in case.verdicts.items():
+            yield _judged_row(sweep, case, name, verdict)
+
+
+def measured_rows(sweep: SweepOutcome) -> Iterator[MeasuredRow]:
+    """One row for each measured metric, in the order of the cases."""
+    for case in sweep.cases.values():
+        for name, sample in case.measurement.samples.items():
+            yield MeasuredRow(
+                case=short(case.case, sweep),
+                metric=name,
+                median=quantity(sample.median),
+                unit=metric(name).unit,
+                spread=_spread(sample),
+                launches=sample.shape,
+            )
+
+
+def not_gated(sweep: SweepOutcome) -> tuple[str, ...]:
+    """Metrics that were measured and that no case of the sweep gates, in the order they appear."""
+    gated = {name for case in sweep.cases.values() for name in case.verdicts}
+    measured = dict.fromkeys(name for case in sweep.cases.values() for name in case.measurement.samples)
+    return tuple(name for name in measured if name not in gated)
+
+
+def failures(sweep: SweepOutcome) -> list[Finding]:
+    """What did not pass, grouped by verdict, reason and way out; regressions first."""
+    groups: dict[tuple[Status, str, str], list[str]] = {}
+    for case in sweep.cases.values():
+        for name, verdict in case.verdicts.items():
+            if verdict.judged and not verdict.passed:
+                cause = (verdict.status, verdict.reason, verdict.way_out)
+                groups.setdefault(cause, []).append(f"{short(case.case, sweep)} {name}")
+    order = sorted(groups, key=lambda cause: cause[0] is not Status.REGRESSED)
+    return [
+        Finding(
+            " - ".join(part for part in (f"{len(groups[cause])} {cause[0]}", cause[1]) if part),
+            tuple(groups[cause]),
+            cause[2],
+        )
+        for cause in order
+    ]
+
+
+def void_rounds(sweep: SweepOutcome) -> list[Finding]:
+    """Rounds that a guard threw away in this run, grouped by guard, each with its first reason."""
+    groups: dict[str, list[tuple[str, VoidRound]]] = {}
+    for case in sweep.cases.values():
+        for measurement in _measured_now(sweep, case):
+            for void in measurement.void_rounds:
+                groups.setdefault(void.guard, []).append((short(case.case, sweep), void))
+    found = []
+    for guard, voids in groups.items():
+        case_name, first = voids[0]
+        what = f"{len(voids)} {'round' if len(voids) == 1 else 'rounds'} void, {guard}"
+        found.append(Finding(f"{what} (first: {first.reason}, launch {first.launch} of {case_name})", ()))
+    return found
+
+
+def void_cases(sweep: SweepOutcome) -> list[Finding]:
+    """Cases without a valid measurement, grouped by reason."""
+    void = ((case.measurement.void, short(case.case, sweep)) for case in sweep.cases.values() if case.measurement.void)
+    return _grouped("void", void)
+
+
+def unmeasured(sweep: SweepOutcome) -> list[Finding]:
+    """Metrics without a sample, grouped by metric and reason."""
+    missing = (
+        (f"{name}: {reason}", short(case.case, sweep))
+        for case in sweep.cases.values()
+        for name, reason in case.measurement.unmeasured.items()
+    )
+    return _grouped("unmeasured", missing)
+
+
+def skipped(sweep: SweepOutcome) -> list[Finding]:
+    """Cases that don't fit this machine, grouped by reason."""
+    return _grouped("skipped", ((reason, short(case, sweep)) for case, reason in sweep.skipped.items()))
+
+
+def notes(sweep: SweepOutcome) -> list[Finding]:
+    """What is worth knowing: of the sweep, then of its cases, each said once."""
+    of_cases = (
+        (note, short(case.case, sweep))
+        for case in sweep.cases.values()
+        for note in dict.fromkeys(case.measurement.notes)
+    )
+    return [*(Finding(f"note: {note}", ()) for note in dict.fromkeys(sweep.notes)), *_grouped("note", of_cases)]
+
+
+def unselected(sweep: SweepOutcome) -> list[Finding]:
+    """Cases that no selected test looks at."""
+    left_out = tuple(short(case, sweep) for case in sweep.unselected)
+    return [Finding("not selected, so not measured", left_out)] if left_out else []
+
+
+def findings(sweep: SweepOutcome) -> list[Finding]:
+    """Everything beside the figures and the failures of a sweep, each cause once."""
+    kinds = (void_cases, void_rounds, unmeasured, skipped, unselected, notes)
+    return [finding for kind in kinds for finding in kind(sweep)]
+
+
+def title(sweep: SweepOutcome) -> str:
+    """What was done with a sweep, in a few words."""
+    if sweep.mode == "accept":
+        return f"{sweep.sweep}: recorded, not judged"
+    if sweep.mode == "report":
+        return f"{sweep.sweep}: measured, not judged"
+    against = "the other arm, measured in turns" if sweep.design == "interleaved" else "the stored baseline"
+    return f"{sweep.sweep}: against {against}"
+
+
+def versions(sweep: SweepOutcome) -> str:
+    """What differs between the versions of both arms, or an empty text."""
+    if sweep.baseline_versions is None:
+        return ""
+    mine, theirs = sweep.versions, sweep.baseline_versions
+    differing = [name for name in {**theirs, **mine} if mine.get(name) != theirs.get(name)]
+    return ", ".join(f"{name} {theirs.get(name, 'absent')} → {mine.get(name, 'absent')}" for name in differing)
+
+
+def closing(run: RunOutcome) -> str:
+    """One line: how many verdicts of which kind, and what they cost."""
+    by_status = counts(run)
+    verdicts = sum(by_status.values())
+    launches = sum(sweep.launches for sweep in run.sweeps)
+    spent = f"{launches} {'launch' if launches == 1 else 'launches'} in {duration(run.seconds)}"
+    if verdicts:
+        said = ", ".join(f"{count} {status}" for status, count in by_status.items())
+        cost = f"{duration(run.seconds / verdicts)} a verdict"
+        line = f"{said}; {spent}, {cost}"
+    else:
+        cases = sum(len(sweep.cases) for sweep in run.sweeps)
+        line = f"{cases} {'case' if cases == 1 else 'cases'} measured, nothing judged; {spent}"
+    return line if run.complete else f"interrupted, what was finished: {line}"
+
+
+def quiet(run: RunOutcome) -> bool:
+    """Whether there is nothing to say: nothing was measured, and nothing is wrong."""
+    return not (run.problems or run.remarks or any(sweep.cases or sweep.skipped or sweep.notes for sweep in run.sweeps))
+
+
+def short(case: str, sweep: SweepOutcome) -> str:
+    """A case's name without its sweep's."""
+    return case.removeprefix(f"{sweep.sweep}/")
+
+
+def duration(seconds: float) -> str:
+    """`4.2 s`, `3 min 10 s`, `2 h 5 min`."""
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _judged_row(sweep: SweepOutcome, case: CaseOutcome, name: str, verdict: Verdict) -> JudgedRow:
+    candidate = case.measurement.samples.get(name)
+    baseline = case.baseline.samples.get(name) if case.baseline else None
+    effect = verdict.effect
+    return JudgedRow(
+        case=short(case.case, sweep),
+        metric=name,
+        baseline=quantity(effect.baseline) if effect else _median(baseline),
+        candidate=quantity(effect.candidate) if effect else _median(candidate),
+        unit=verdict.unit,
+        change=_change(effect) if effect else "",
+        tolerance="" if verdict.tolerance is None else _percent(verdict.tolerance),
+        mde=_percent(effect.mde) if effect else "",
+        launches=f"{effect.baseline_shape} vs {effect.candidate_shape}" if effect else _shapes(baseline, candidate),
+        status=verdict.status,
+    )
+
+
+def _measured_now(sweep: SweepOutcome, case: CaseOutcome) -> Iterator[Measurement]:
+    """A stored baseline's void rounds are of another day."""
+    yield case.measurement
+    if sweep.design == "interleaved" and case.baseline:
+        yield case.baseline
+
+
+def _grouped(kind: str, pairs: Iterable[tuple[str, str]]) -> list[Finding]:
+    groups: dict[str, list[str]] = {}
+    for reason, concerned in pairs:
+        groups.setdefault(reason, []).append(concerned)
+    return [Finding(f"{kind}: {reason}", tuple(concerned)) for reason, concerned in groups.items()]
+
+
+def _some(names: tuple[str, ...], first: int) -> str:
+    shown = ", ".join(names[:first])
+    return shown if len(names) <= first else f"{shown} and {len(names) - first} more"
+
+
+def _median(sample: Sample | None) -> str:
+    return quantity(sample.median) if sample else ""
+
+
+def _shapes(baseline: Sample | None, candidate: Sample | None) -> str:
+    return " vs ".join(sample.shape for sample in (baseline, candidate) if sample)
+
+
+def _change(effect: Effect) -> str:
+    return f"{effect.ratio - 1:+.1%} ({_bound(effect.low)}…{_bound(effect.high)})"
+
+
+def _bound(ratio: float) -> str:
+    if math.isfinite(ratio):
+        return f"{100 * (ratio - 1):+.1f}"
+    return "-∞" if ratio < 0 else "+∞"
+
+
+def _percent(fraction: float) -> str:
+    return f"{fraction:.1%}" if math.isfinite(fraction) else "∞"
+
+
+def _spread(sample: Sample) -> str:
+    medians = sorted(median(rounds) for rounds in sample.launches)
+    if len(medians) < 3:
+        return ""
+    tenth = len(medians) // 10
+    return f"±{(medians[-1 - tenth] - medians[tenth]) / 2 / sample.median:.1%}"
+
+
+def accepted_tolerances(sweep: SweepOutcome) -> Mapping[tuple[str, str], str]:
+    """Tolerances of a sweep that was recorded, by (short case, metric)."""
+    return {
+        (short(case.case, sweep), name): _percent(verdict.tolerance)
+        for case in sweep.cases.values()
+        for name, verdict in case.verdicts.items()
+        if verdict.tolerance is not None
+    }

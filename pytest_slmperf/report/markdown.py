@@ -1,0 +1,161 @@
+"""The report as a comment on a pull request: what failed first, what passed folded away."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from pytest_slmperf.core.outcome import RunOutcome, SweepOutcome
+from pytest_slmperf.core.verdict import Status
+from pytest_slmperf.report import digest
+from pytest_slmperf.report.digest import JudgedRow
+
+COMMENT_LIMIT = 65_536
+"""Characters that GitHub takes for one comment."""
+ROOM_FOR_THE_REST = 2_000
+
+SIGNS = {True: "✅", False: "❌"}
+
+_SPECIAL = re.compile(r"[\\`*\[\]<>|~#&$!{}]|(?<!\w)_|_(?!\w)|(?<!\w)@|://")
+_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "@\u200b", "://": ":\u200b//"}
+
+JUDGED_HEADERS = (
+    "",
+    "case",
+    "metric",
+    "baseline",
+    "candidate",
+    "change (95% CI)",
+    "tolerance",
+    "MDE",
+    "launches",
+)
+
+
+def markdown(run: RunOutcome, limit: int = COMMENT_LIMIT) -> str:
+    """The report in GitHub's Markdown, at most `limit` characters long; rows that don't fit are counted at the end."""
+    lines: list[str] = []
+    left = limit - ROOM_FOR_THE_REST
+    dropped = 0
+    for line, must in _lines(run):
+        cost = len(line) + 1
+        if must or cost <= left:
+            lines.append(line)
+            left -= cost
+        else:
+            dropped += 1
+    if dropped:
+        lines.append("")
+        lines.append(f"{dropped} more lines did not fit here; the JSON report has everything.")
+    text = "\n".join(lines) + "\n"
+    return text if len(text) <= limit else f"{text[: limit - 2]}…\n"
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is, on one line: no markup, no HTML, no table cell's end, no mention, no link."""
+    return _SPECIAL.sub(_escaped, " ".join(text.split()))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return _ENTITIES.get(match[0], f"\\{match[0]}")
+
+
+def _lines(run: RunOutcome) -> Iterator[tuple[str, bool]]:
+    """Lines of the comment, each with whether it must be kept: what explains and what closes an element must."""
+    yield f"### slmperf: {escape(digest.closing(run))}", True
+    yield "", True
+    yield escape(_setting(run)), True
+    for problem in run.problems:
+        yield "", True
+        first, *rest = problem.splitlines() or [""]
+        yield f"- **problem**: {escape(first)}", False
+        yield from _command("\n".join(rest))
+    for sweep in run.sweeps:
+        yield "", True
+        yield f"#### {escape(digest.title(sweep))}", True
+        yield from _judged(sweep) if digest.judges(sweep) else _measured(sweep)
+        yield from _rest(run, sweep)
+    for remark in run.remarks:
+        yield "", True
+        yield f"- {escape(remark)}", False
+
+
+def _setting(run: RunOutcome) -> str:
+    commit = f", commit {run.commit}" if run.commit else ""
+    return f"{run.machine.device}, {run.machine.driver}{commit}, {run.started_at}"
+
+
+def _judged(sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
+    rows = list(digest.judged_rows(sweep))
+    failed = [row for row in rows if not row.status.passes]
+    passed = [row for row in rows if row.status.passes]
+    failed.sort(key=lambda row: row.status is not Status.REGRESSED)
+    if failed:
+        yield from _table(JUDGED_HEADERS, [_cells(row) for row in failed])
+    for finding in digest.failures(sweep):
+        yield "", True
+        yield f"- {escape(finding.line())}", False
+        yield from _command(finding.way_out)
+    if passed:
+        yield from _folded(f"{len(passed)} passed", _table(JUDGED_HEADERS, [_cells(row) for row in passed]))
+
+
+def _measured(sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
+    headers = ("case", "metric", "median", "spread", "launches", "tolerance")
+    tolerances = digest.accepted_tolerances(sweep)
+    rows = [
+        (
+            row.case,
+            row.metric,
+            f"{row.median} {row.unit}",
+            row.spread,
+            row.launches,
+            tolerances.get((row.case, row.metric), ""),
+        )
+        for row in digest.measured_rows(sweep)
+    ]
+    if rows:
+        yield from _folded(f"{len(rows)} metrics", _table(headers, rows))
+
+
+def _rest(run: RunOutcome, sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
+    """What is worth knowing beside the figures. Nothing here makes a run red that isn't already."""
+    said = [finding.line() for finding in digest.findings(sweep)]
+    changed = digest.versions(sweep)
+    if changed:
+        said.insert(0, f"versions: {changed}")
+    if said:
+        yield from _folded(f"{len(said)} remarks", ((f"- {escape(line)}", False) for line in said))
+    if not run.complete:
+        yield "", True
+
+
+def _cells(row: JudgedRow) -> tuple[str, ...]:
+    sign = f"{SIGNS[row.status.passes]} {row.status}"
+    candidate = f"{row.candidate} {row.unit}" if row.candidate else ""
+    return (sign, row.case, row.metric, row.baseline, candidate, row.change, row.tolerance, row.mde, row.launches)
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[tuple[str, bool]]:
+    yield "", True
+    yield f"| {' | '.join(headers)} |", True
+    yield "|---" * len(headers) + "|", True
+    for row in rows:
+        yield f"| {' | '.join(map(escape, row))} |", False
+
+
+def _folded(summary: str, lines: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:
+    yield "", True
+    yield f"<details><summary>{escape(summary)}</summary>", True
+    yield "", True
+    yield from lines
+    yield "", True
+    yield "</details>", True
+
+
+def _command(text: str) -> Iterator[tuple[str, bool]]:
+    """What to do, to be copied; in a fence longer than any run of backticks in it."""
+    if not text.strip():
+        return
+    longest = max(map(len, re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    body = "\n".join(f"  {line}" for line in [fence, *text.splitlines(), fence])
+    yield f"\n{body}", False

@@ -1,0 +1,225 @@
+"""The sections of a terminal's summary: a table for each sweep, what went wrong beside it, and one last line."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+from typing import Protocol
+
+from pytest_slmperf.core.outcome import RunOutcome, SweepOutcome
+from pytest_slmperf.core.verdict import Status
+from pytest_slmperf.report import digest
+from pytest_slmperf.report.digest import JudgedRow
+from pytest_slmperf.report.table import HEADER_LINES, table, width
+
+CHANGE = "change (95% CI)"
+RIGHT = ("baseline", "candidate", "median", CHANGE, "tolerance", "MDE", "spread")
+INDENT = "  "
+
+STYLE: dict[bool | None, dict[str, bool]] = {
+    True: {"green": True},
+    False: {"red": True, "bold": True},
+    None: {"yellow": True},
+}
+"""By whether a status passes; None where the gate could not tell, which does not pass either."""
+
+
+class Markup(Protocol):
+    """Colours a text, as the terminal writer of pytest does: `markup("void", yellow=True)`."""
+
+    def __call__(self, text: str, /, **markup: bool) -> str:
+        """The text in the terminal's control sequences; as it is where there are no colours."""
+        ...
+
+
+def plain(text: str, /, **_markup: bool) -> str:
+    """No colours: the text as it is."""
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A headed part of the summary."""
+
+    title: str
+    lines: tuple[str, ...]
+
+
+def sections(run: RunOutcome, width: int = 80, markup: Markup = plain) -> list[Section]:
+    """The summary of a run for a terminal of `width` columns; empty where there is nothing to say.
+
+    Commands are never wrapped, so that they can be copied.
+    """
+    if digest.quiet(run):
+        return []
+    parts = [
+        Section(f"slmperf {digest.title(sweep)}", tuple(_sweep_lines(sweep, width, markup)))
+        for sweep in run.sweeps
+        if sweep.cases or sweep.skipped or sweep.notes
+    ]
+    return [*parts, Section("slmperf", tuple(_last_lines(run, width, markup)))]
+
+
+def lines(run: RunOutcome, width: int = 80, markup: Markup = plain) -> list[str]:
+    """The same as plain lines, each section headed by its title: for a command line without pytest."""
+    return [
+        line
+        for section in sections(run, width, markup)
+        for line in (f" {section.title} ".center(width, "-"), *section.lines)
+    ]
+
+
+def _sweep_lines(sweep: SweepOutcome, width: int, markup: Markup) -> Iterator[str]:
+    if digest.judges(sweep):
+        yield from _judged_lines(list(digest.judged_rows(sweep)), width, markup)
+    else:
+        yield from _measured_lines(sweep, width)
+    if sweep.cases:
+        yield ""
+    changed = digest.versions(sweep)
+    if changed:
+        yield from _prose(f"versions: {changed}", width)
+    if digest.judges(sweep) and (ungated := digest.not_gated(sweep)):
+        yield from _prose(f"measured, not gated: {', '.join(ungated)}", width)
+    if digest.judges(sweep):
+        for finding in digest.failures(sweep):
+            yield from _prose(finding.line(), width)
+            yield from _way_out(finding.way_out)
+    for finding in digest.findings(sweep):
+        yield from _prose(finding.line(), width)
+
+
+def _last_lines(run: RunOutcome, width: int, markup: Markup) -> Iterator[str]:
+    for problem in run.problems:
+        first, *rest = problem.splitlines() or [""]
+        for line in _prose(f"problem: {first}", width):
+            yield markup(line, red=True)
+        yield from _way_out("\n".join(rest))
+    for remark in run.remarks:
+        yield from _prose(remark, width)
+    if run.sweeps:
+        yield digest.closing(run)
+
+
+def _judged_lines(rows: Sequence[JudgedRow], width: int, markup: Markup) -> list[str]:
+    """The most telling layout that fits; the narrowest one where none does."""
+    for draw in (_wide, _headed):
+        drawn = draw(rows, plain)
+        if _fits(drawn, width):
+            return drawn if markup is plain else draw(rows, markup)
+    return _stacked(rows, width, markup)
+
+
+def _wide(rows: Sequence[JudgedRow], markup: Markup) -> list[str]:
+    headers = ("case", "metric", "baseline", "candidate", CHANGE, "tolerance", "MDE", "launches", "verdict")
+    cells = [
+        (
+            row.case,
+            row.metric,
+            row.baseline,
+            _with_unit(row),
+            row.change,
+            row.tolerance,
+            row.mde,
+            row.launches,
+            _word(row, markup),
+        )
+        for row in rows
+    ]
+    return table(headers, cells, RIGHT)
+
+
+def _headed(rows: Sequence[JudgedRow], markup: Markup) -> list[str]:
+    """Each case heads its metrics."""
+    headers = ("metric", "baseline", "candidate", CHANGE, "tolerance", "MDE", "launches", "verdict")
+    cells = [
+        (
+            row.metric,
+            row.baseline,
+            _with_unit(row),
+            row.change,
+            row.tolerance,
+            row.mde,
+            row.launches,
+            _word(row, markup),
+        )
+        for row in rows
+    ]
+    return list(_interleaved(table(headers, cells, RIGHT), rows, lambda _row: ()))
+
+
+def _stacked(rows: Sequence[JudgedRow], width: int, markup: Markup) -> list[str]:
+    """Each case heads its metrics, and each metric has its medians on a second line."""
+    headers = ("metric", CHANGE, "tolerance", "MDE", "verdict")
+    cells = [(row.metric, row.change, row.tolerance, row.mde, _word(row, markup)) for row in rows]
+
+    def medians(row: JudgedRow) -> tuple[str, ...]:
+        both = " → ".join(value or "none" for value in (row.baseline, row.candidate))
+        return (f"{both} {row.unit}, {row.launches}",) if row.launches else ()
+
+    return [
+        _cut(line, width) if "\x1b" not in line else line
+        for line in _interleaved(table(headers, cells, RIGHT), rows, medians)
+    ]
+
+
+def _interleaved(
+    drawn: Sequence[str], rows: Sequence[JudgedRow], below: Callable[[JudgedRow], tuple[str, ...]]
+) -> Iterator[str]:
+    yield from (f"{INDENT}{line}" for line in drawn[:HEADER_LINES])
+    case = None
+    for row, line in zip(rows, drawn[HEADER_LINES:], strict=True):
+        if row.case != case:
+            case = row.case
+            yield case
+        yield f"{INDENT}{line}"
+        yield from (f"{INDENT * 2}{more}" for more in below(row))
+
+
+def _measured_lines(sweep: SweepOutcome, width: int) -> list[str]:
+    rows = list(digest.measured_rows(sweep))
+    tolerances = digest.accepted_tolerances(sweep)
+    headers = ["case", "metric", "median", "spread", "launches"]
+    cells = [[row.case, row.metric, f"{row.median} {row.unit}", row.spread, row.launches] for row in rows]
+    if tolerances:
+        headers.append("tolerance")
+        for row, line in zip(rows, cells, strict=True):
+            line.append(tolerances.get((row.case, row.metric), ""))
+    drawn = table(headers, cells, RIGHT)
+    return drawn if _fits(drawn, width) else [_cut(line, width) for line in _cases_apart(headers, cells)]
+
+
+def _cases_apart(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> Iterator[str]:
+    drawn = table(headers[1:], [row[1:] for row in cells], RIGHT)
+    yield from (f"{INDENT}{line}" for line in drawn[:HEADER_LINES])
+    case = None
+    for row, line in zip(cells, drawn[HEADER_LINES:], strict=True):
+        if row[0] != case:
+            case = row[0]
+            yield case
+        yield f"{INDENT}{line}"
+
+
+def _word(row: JudgedRow, markup: Markup) -> str:
+    if row.status.passes:
+        return markup(row.status, **STYLE[True])
+    return markup(row.status, **STYLE[False if row.status is Status.REGRESSED else None])
+
+
+def _with_unit(row: JudgedRow) -> str:
+    return f"{row.candidate or 'none'} {row.unit}" if row.candidate or row.baseline else ""
+
+
+def _fits(drawn: Sequence[str], columns: int) -> bool:
+    return width(drawn) <= columns
+
+
+def _prose(text: str, width: int) -> list[str]:
+    return wrap(" ".join(text.split()), max(width, 20), subsequent_indent=INDENT, break_on_hyphens=False) or [""]
+
+
+def _way_out(text: str) -> Iterator[str]:
+    yield from (f"{INDENT * 2}{line}" for line in text.splitlines())
+
+
+def _cut(line: str, columns: int) -> str:
+    return line if len(line) <= columns else f"{line[: columns - 1]}…"
