@@ -62,7 +62,7 @@ class Lengths(Protocol):
 
 
 def prompts(lengths: Sequence[tuple[int, int]], *, vocabulary: int, seed: int) -> tuple[Request, ...]:
-    """Requests of the given (prompt, output) lengths. Prompts are uniform over the ordinary tokens, and share no prefix.
+    """Requests of the given (prompt, output) lengths. Prompts are uniform over ordinary tokens, and share no prefix.
 
     The same lengths, vocabulary and seed give the same requests on every machine.
     """
@@ -80,3 +80,23 @@ def prompts(lengths: Sequence[tuple[int, int]], *, vocabulary: int, seed: int) -
         rest = draw.choices(ordinary, k=prompt_tokens - 1)
         requests.append(Request((first, *rest), output_tokens))
     return tuple(requests)
+
+
+def sample_lengths(
+    recorded: Sequence[tuple[int, int]], count: int, *, seed: int, context_tokens: int
+) -> tuple[tuple[tuple[int, int], ...], int]:
+    """Draw the lengths of `count` requests from recorded ones, and say how many of these exceed the context.
+
+    Nothing is drawn twice before everything that fits was drawn once. A smaller count gives the start of a larger one.
+    Raises SuiteError if no recorded request fits.
+    """
+    fitting = [lengths for lengths in recorded if sum(lengths) <= context_tokens]
+    left_out = len(recorded) - len(fitting)
+    if not fitting:
+        raise SuiteError(f"none of the trace's {len(recorded)} requests fits into a context of {context_tokens} tokens")
+    draw = random.Random(seed)
+    drawn: list[tuple[int, int]] = []
+    while len(drawn) < count:
+        draw.shuffle(fitting)
+        drawn += fitting
+    return tuple(drawn[:count]), left_out

@@ -1,0 +1,50 @@
+"""A loss that is planted on purpose: how the gate is shown to catch what it promises to catch."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pytest_slmperf.core.engine import Engine, EngineFacts, Request, Served
+from pytest_slmperf.core.errors import EngineUnavailable
+
+LOSS_LIMIT = 0.9
+"""A batch lasts ten times as long there; more only costs time."""
+
+
+class Slowed:
+    """Any engine with a share of its throughput taken away.
+
+    Each batch is followed by computing nothing for loss/(1 - loss) of its time, awake, so that the core stays as busy
+    and as warm as under a real regression. Times of tokens move in proportion.
+    """
+
+    def __init__(self, engine: Engine, loss: float) -> None:
+        if not 0 <= loss < LOSS_LIMIT:
+            raise EngineUnavailable(
+                f"a planted loss of {loss} is impossible: it must be at least 0 and below {LOSS_LIMIT}"
+            )
+        self._engine = engine
+        self._share = loss / (1 - loss)
+
+    def start(self) -> EngineFacts:
+        """Start the engine itself; starting is not slowed."""
+        return self._engine.start()
+
+    def serve(self, batch: Sequence[Request], *, observe: bool) -> Served:
+        """Serve the batch, then keep the core busy until the loss has come true. Raises what the engine raises."""
+        served = self._engine.serve(batch, observe=observe)
+        extra_ns = round((served.ended_ns - served.started_ns) * self._share)
+        until_ns = served.ended_ns + extra_ns
+        while time.monotonic_ns() < until_ns:
+            pass
+        token_ns = served.token_ns
+        if token_ns is not None:
+            token_ns = tuple(tuple(self._moved(stamp, served.started_ns) for stamp in tokens) for tokens in token_ns)
+        return replace(served, ended_ns=max(until_ns, time.monotonic_ns()), token_ns=token_ns)
+
+    def stop(self) -> None:
+        """Stop the engine itself."""
+        self._engine.stop()
+
+    def _moved(self, stamp_ns: int, started_ns: int) -> int:
+        return stamp_ns + round((stamp_ns - started_ns) * self._share)

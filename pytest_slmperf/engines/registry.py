@@ -1,0 +1,112 @@
+"""Finding engines by name: the built-in ones, and those that other packages register under `slmperf.engines`."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from typing import cast
+
+from pytest_slmperf.core.engine import Engine, EngineFactory, EngineSpec
+from pytest_slmperf.core.errors import EngineUnavailable
+from pytest_slmperf.engines.planted import Slowed
+
+ENTRY_POINTS = "slmperf.engines"
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIn:
+    """An engine of this package."""
+
+    target: str
+    """`module:attribute` of its factory."""
+    needs: str | None = None
+    """The module without which it cannot start; the extra of this package that installs it has the same name."""
+
+
+BUILT_IN = {
+    "ctranslate2": BuiltIn("pytest_slmperf.engines.ctranslate2:create", needs="ctranslate2"),
+    "fake": BuiltIn("pytest_slmperf.engines.fake:create"),
+}
+REAL = ("ctranslate2",)
+"""Built-in engines that do the work they are timed for, best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether an engine can be used by this interpreter."""
+
+    name: str
+    missing: str | None
+    """What is missing and how to get it, or None for an engine that can be used."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether nothing is missing."""
+        return self.missing is None
+
+
+def create(spec: EngineSpec) -> Engine:
+    """The engine that a spec names, not started; slowed down where the spec plants a loss.
+
+    Raises EngineUnavailable for a name that nobody registered, or whose factory cannot be imported or refuses the spec.
+    """
+    engine = _factory(spec.engine)(spec)
+    if spec.planted_loss:
+        return Slowed(engine, spec.planted_loss)
+    return engine
+
+
+def available() -> tuple[Availability, ...]:
+    """All known engines, the built-in ones first. Imports none of them."""
+    built_in = tuple(Availability(name, _missing(name, engine)) for name, engine in BUILT_IN.items())
+    registered = tuple(
+        Availability(
+            name, None if _importable(point.module) else f"{point.module} cannot be found: reinstall its package"
+        )
+        for name, point in _registered().items()
+    )
+    return built_in + registered
+
+
+def best() -> str:
+    """The best engine that this interpreter has. Never one that only simulates.
+
+    Raises EngineUnavailable if there is none, with the command that installs one.
+    """
+    for name in REAL:
+        if _missing(name, BUILT_IN[name]) is None:
+            return name
+    raise EngineUnavailable(
+        f"there is no engine to measure: {_missing(REAL[0], BUILT_IN[REAL[0]])}, or name another with --slmperf-engine"
+    )
+
+
+def _factory(name: str) -> EngineFactory:
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].target.partition(":")
+        return cast("EngineFactory", getattr(import_module(module), attribute))
+    point = _registered().get(name)
+    if point is None:
+        known = ", ".join([*BUILT_IN, *_registered()])
+        raise EngineUnavailable(
+            f"unknown engine {name!r}: known are {known}; a package adds one under the entry point group {ENTRY_POINTS}"
+        )
+    try:
+        return cast("EngineFactory", point.load())
+    except (ImportError, AttributeError) as error:
+        raise EngineUnavailable(f"the engine {name} ({point.value}) cannot be imported: {error}") from error
+
+
+def _registered() -> dict[str, EntryPoint]:
+    """Engines of other packages; a built-in name stays ours."""
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS) if point.name not in BUILT_IN}
+
+
+def _missing(name: str, engine: BuiltIn) -> str | None:
+    if engine.needs is None or _importable(engine.needs):
+        return None
+    return f"{name} is not installed: pip install 'pytest-slmperf[{name}]'"
+
+
+def _importable(module: str) -> bool:
+    return find_spec(module.partition(".")[0]) is not None
