@@ -1,3 +1,33 @@
-"""Make performance a test: measure an engine that serves small language models, and gate on what it does."""
+"""Make performance a test: measure an engine that serves small language models, and gate on what it does.
+
+These are the names that the author of a suite imports. They load when they are first used, and load neither numpy nor
+scipy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_slmperf.core.engine import EngineSpec
+    from pytest_slmperf.core.sweep import Sweep
+    from pytest_slmperf.core.workload import StaticBatch, TraceLengths
 
 __version__ = "0.1.0.dev0"
+__all__ = ["EngineSpec", "StaticBatch", "Sweep", "TraceLengths", "__version__"]
+
+_HOMES = {
+    "EngineSpec": "pytest_slmperf.core.engine",
+    "StaticBatch": "pytest_slmperf.core.workload",
+    "Sweep": "pytest_slmperf.core.sweep",
+    "TraceLengths": "pytest_slmperf.core.workload",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -40,6 +40,8 @@ class SweepOutcome:
     seconds: float
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Cases that don't fit this machine, each with its reason."""
+    unselected: tuple[str, ...] = ()
+    """Cases of the sweep that no selected test looks at: not measured, and not stale either."""
     notes: tuple[str, ...] = ()
 
 

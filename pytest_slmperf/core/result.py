@@ -5,14 +5,15 @@ write instead, because each of them would let a regression pass: `==`, bare trut
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cached_property
 from typing import NoReturn, TypeAlias
 
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.frontier import Curve, Frontier, Knee
-from pytest_slmperf.core.metrics import LATENCIES, SCALARS, Metric, at_quantile, metric
+from pytest_slmperf.core.metrics import LATENCIES, SCALARS, Metric, metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.core.verdict import Status, Verdict
@@ -222,14 +223,27 @@ class Result:
             raise SuiteError(f"{self.outcome.sweep} did not measure {model!r}; it measured {', '.join(self.models)}")
         return ModelResult([point for point in self if point._outcome.coordinates["model"] == model], self._ledger)  # noqa: SLF001 - its own part
 
-    @property
-    def knee(self) -> "Claim[Knee]":
-        return self.of(self._one_model()).knee
 
-    @property
-    def frontier(self) -> "Claim[Frontier]":
-        return self.of(self._one_model()).frontier
+def _attribute(meaning: Metric) -> str:
+    """How a suite spells a metric: `ttft_ms`, `ttft_ms.p99`, `output_throughput`."""
+    if meaning.quantile is None:
+        return meaning.name
+    statistic, _, latency = meaning.name.partition("_")
+    return latency if statistic == "median" else f"{latency}.{statistic.replace('.', '_')}"
 
-    @property
-    def baseline(self) -> "ModelBaseline":
-        return self.of(self._one_model()).baseline
+
+def _metric_attribute(case: str, name: str) -> Metric:
+    """The metric that an attribute of a point names. Raises AttributeError for any other."""
+    if name in SCALARS or name in LATENCIES or name.startswith(("p", "median_")):
+        with suppress(SuiteError):
+            return metric(name)
+    known = [*SCALARS, *LATENCIES]
+    close = get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}"
+    raise AttributeError(f"{case} has no {name!r}: {hint}")
+
+
+def _tracked(verdict: Verdict, ledger: Ledger) -> Verdict:
+    """The verdict as a suite gets it: the ledger knows that it was made, and is told when its truth is asked."""
+    ledger.made(verdict)
+    return replace(verdict, on_asked=lambda: ledger.asked(verdict))

@@ -1,0 +1,149 @@
+"""The rim: pytest's options, fixtures and hooks. Dormant until `--slmperf` is given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_slmperf.core.engine import EngineSpec
+    from pytest_slmperf.core.sweep import Binding
+    from pytest_slmperf.plugin.session import SlmperfSession
+    from pytest_slmperf.run.measuring import Measuring
+
+ACTIVE = "slmperf-session"
+"""Name under which the session is registered while `--slmperf` is on."""
+OWN_FIXTURES = frozenset({"slmperf", "slm_engine"})
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options that a person types daily; everything else is set in `[tool.slmperf]` or in the suite."""
+    group = parser.getgroup("slmperf", "performance suites (pytest-slmperf)")
+    group.addoption("--slmperf", action="store_true", help="run the performance suites; without it they are skipped")
+    group.addoption(
+        "--slmperf-engine",
+        metavar="NAME[:KEY=VALUE,...]",
+        help="engine to measure, with options of its own; default: the best that this machine has",
+    )
+    group.addoption("--slmperf-baselines", metavar="DIR", help="folder of the stored baselines; default: baselines/")
+    group.addoption(
+        "--slmperf-accept",
+        action="store_true",
+        help="measure at least 20 launches and store them as the new baseline; judges nothing",
+    )
+    group.addoption("--slmperf-no-gate", action="store_true", help="measure and report without judging")
+    group.addoption(
+        "--slmperf-against",
+        metavar="KEY=VALUE",
+        help="compare with the baseline of another driver, engine version or machine (driver=580.65), or with "
+        "python=PATH measure the engine of another environment beside this one's, now",
+    )
+    group.addoption(
+        "--slmperf-tier",
+        choices=("quick", "gate", "full"),
+        default="gate",
+        help="how much to spend: quick (smallest and largest case, half the launches, twice the tolerance), gate, or "
+        "full (half as many launches again)",
+    )
+    group.addoption(
+        "--slmperf-budget", metavar="MINUTES", type=_minutes, help="end what is undecided by then as inconclusive"
+    )
+    group.addoption(
+        "--slmperf-report",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="write a report (.json or .md); may be given several times",
+    )
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0 < minutes < float("inf"):
+        raise ValueError(text)
+    return minutes
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker, and the session where it was asked for."""
+    config.addinivalue_line("markers", "slmperf: a performance test; it runs with --slmperf and is skipped without")
+    if config.option.slmperf:
+        from pytest_slmperf.plugin.session import activate
+
+        activate(config)
+        return
+    given = [name for name in _given(config) if name != "slmperf"]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise pytest.UsageError(f"{flags} without --slmperf measures nothing; add --slmperf")
+
+
+def _given(config: pytest.Config) -> list[str]:
+    options: dict[str, Any] = vars(config.option)
+    return [name for name, value in options.items() if name.startswith("slmperf") and value and value != "gate"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test that is bound to a sweep its cases."""
+    binding = binding_of(metafunc.function)
+    if binding is None or binding.batch_sizes is not None:
+        return
+    active: SlmperfSession | None = metafunc.config.pluginmanager.get_plugin(ACTIVE)
+    sweep = active.measuring.resolved(binding.sweep) if active else binding.sweep
+    axes = {"batch_size": tuple(sweep.batch_size), "model": tuple(sweep.model)}
+    for name, values in axes.items():
+        if name in metafunc.fixturenames and values:
+            metafunc.parametrize(name, values, ids=[f"{name}={value}" if name == "batch_size" else str(value) for value in values])
+
+
+def binding_of(test: object) -> Binding | None:
+    """The sweep that a test was decorated with, or None."""
+    binding: Binding | None = getattr(test, "__slmperf_binding__", None)
+    return binding
+
+
+def measures(item: pytest.Item) -> bool:
+    """Whether an item is a performance test: marked, bound to a sweep, or using a fixture of ours."""
+    fixtures = getattr(item, "fixturenames", ())
+    bound = binding_of(getattr(item, "function", None)) is not None
+    return bound or not OWN_FIXTURES.isdisjoint(fixtures) or item.get_closest_marker("slmperf") is not None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without the flag, skip what would measure."""
+    if config.pluginmanager.has_plugin(ACTIVE):
+        return
+    off = pytest.mark.skip(reason="measures performance: run with --slmperf")
+    for item in items:
+        if measures(item):
+            item.add_marker(off)
+
+
+@pytest.fixture(scope="session")
+def slmperf(request: pytest.FixtureRequest) -> Measuring:
+    """Measures sweeps.
+
+    `slmperf.measure(SWEEP, slm_engine("opt-125m"))` measures the cases of that sweep which the selected tests look at,
+    each launch of the engine in a process of its own, and returns the result: `result[64].output_throughput`,
+    `result[64].ttft_ms.p99`, `result[64].baseline`, `result.knee`, `result.frontier`. With several models, give the
+    `slm_engine` itself (the sweep's `model=[...]` are measured, interleaved) or a list of engines, and look points up by
+    `result["opt-125m", 64]`. The same sweep on the same engine is measured once in a run. Put it in a fixture of
+    `scope="module"`.
+    """
+    active: SlmperfSession = request.config.pluginmanager.get_plugin(ACTIVE)
+    return active.measuring
+
+
+@pytest.fixture(scope="session")
+def slm_engine(slmperf: Measuring) -> Callable[..., EngineSpec]:
+    """Names an engine: `slm_engine("opt-125m", dtype="int8")`.
+
+    The model is a name of the table of shapes (random weights) or the path of a converted model. `dtype`, `threads`,
+    `engine` and any option of the engine's own may be given; what isn't comes from `--slmperf-engine` and
+    `[tool.slmperf]`. Nothing is started by it. Redefine this fixture in a conftest.py to measure an engine of yours.
+    """
+    return slmperf.engine

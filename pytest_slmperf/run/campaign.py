@@ -16,7 +16,7 @@ from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPoli
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
-from pytest_slmperf.core.sweep import Case, Sweep
+from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Case, Sweep
 from pytest_slmperf.core.verdict import Status, Verdict
 
 Mode = Literal["gate", "accept", "report"]
@@ -70,12 +70,16 @@ class Stored:
     status: Status = Status.NO_BASELINE
     reason: str = ""
     way_out: str = ""
+    notes: tuple[str, ...] = ()
+    """Differences that void nothing and are worth knowing."""
 
 
 class Launcher(Protocol):
     """Starts one engine, measures the loads in their order and ends it."""
 
-    def __call__(self, spec: EngineSpec, loads: Sequence[Load], *, arm: str, index: int) -> LaunchRecord: ...
+    def __call__(
+        self, spec: EngineSpec, loads: Sequence[Load], *, arm: str, index: int, policy: RoundPolicy
+    ) -> LaunchRecord: ...
 
 
 class Progress(Protocol):
@@ -114,6 +118,7 @@ def case_key(sweep: Sweep, record: LaunchRecord) -> dict[str, object]:
         "method": METHOD,
         **{f"option.{name}": value for name, value in spec.options.items()},
         **{f"setting.{name}": value for name, value in facts.settings.items()},
+        **({"planted_loss": spec.planted_loss} if spec.planted_loss else {}),
         **sweep.workload.key,
     }
 
@@ -189,7 +194,7 @@ class Campaign:
             launches=self._launches,
             seconds=time.monotonic() - self._began,
             skipped=dict(self._skipped),
-            notes=tuple(dict.fromkeys(case.note for case in self._cases if case.note)),
+            notes=tuple(dict.fromkeys(note for case in self._cases for note in (case.note, *case.stored.notes) if note)),
         )
 
     # -- launches
@@ -216,7 +221,7 @@ class Campaign:
         if self._brief.mode == "gate" and not self._brief.sweep.tolerances:
             return REPORT_LAUNCHES
         if self._brief.design == "interleaved" or stored.measurement:
-            return gate.first_launches(self._policy(0.03))
+            return gate.first_launches(self._policy(DEFAULT_TOLERANCE))
         return REPORT_LAUNCHES
 
     def _policy(self, tolerance: float) -> gate.Policy:
@@ -260,7 +265,7 @@ class Campaign:
 
     def _launch(self, arm: str, spec: EngineSpec, loads: Sequence[Load]) -> LaunchRecord:
         self._around.progress.launching(spec, [load.case for load in loads], arm)
-        record = self._around.launch(spec, loads, arm=arm, index=self._launches)
+        record = self._around.launch(spec, loads, arm=arm, index=self._launches, policy=self._brief.policy)
         self._launches += 1
         self._versions[arm] = record.versions
         return record
@@ -302,7 +307,7 @@ class Campaign:
         suspects = [case for case in self._cases if self._suspected(case)]
         for case in suspects:
             case.fresh_from = len(case.blocks)
-            case.wanted = len(case.blocks) + gate.fresh_launches(self._policy(0.03))
+            case.wanted = len(case.blocks) + gate.fresh_launches(self._policy(DEFAULT_TOLERANCE))
         return bool(suspects)
 
     @staticmethod
@@ -319,7 +324,7 @@ class Campaign:
                 reason = "it looked regressed, and there were no fresh launches to confirm it"
                 case.verdicts[name] = replace(first, status=Status.INCONCLUSIVE, reason=reason)
                 continue
-            policy = replace(self._policy(self._gated(case)[name]), max_launches=len(fresh.launches))
+            policy = gate.confirmation(self._policy(self._gated(case)[name]))
             case.verdicts[name] = gate.confirm(first, gate.judge(metric(name), baseline, fresh, policy))
 
     # -- results
@@ -366,7 +371,7 @@ class Campaign:
     def _measurement(self, case: _Progressing, arm: str) -> Measurement:
         records = [block[arm] for block in case.blocks]
         names = dict.fromkeys(name for _, record in records for name in record.values)
-        samples = {name: _sample(case.blocks, arm, name) for name in names}
+        samples = {name: sample for name in names if (sample := _sample(case.blocks, arm, name))}
         unmeasured = {name: reason for _, record in records for name, reason in record.unmeasured.items() if name not in samples}
         voids: list[VoidRound] = []
         for index, record in sorted([*records, *case.voids], key=lambda entry: entry[0]):
@@ -376,7 +381,7 @@ class Campaign:
         return Measurement(
             case=case.name,
             key=case.key,
-            samples={name: sample for name, sample in samples.items() if sample},
+            samples=samples,
             unmeasured=unmeasured,
             void_rounds=tuple(voids),
             void=void,

@@ -1,0 +1,54 @@
+"""The item that ends a run: a test of the run itself, so that what it finds is a failure like any other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_slmperf.plugin.session import SlmperfSession
+
+NAME = "slmperf::whole-run"
+
+
+class RunCheck(pytest.Item):
+    """Runs last. In a whole run it is red for a gated metric that no test asserts and for a stale baseline; under a
+    selection it only says so. In a recording run it stores what was measured, and is red where that is refused.
+    """
+
+    def __init__(self, *, active: SlmperfSession, whole: bool, **rest: Any) -> None:
+        super().__init__(**rest)
+        self._active = active
+        self._whole = whole
+
+    @classmethod
+    def of(cls, session: pytest.Session, active: SlmperfSession, *, whole: bool, grouped: bool) -> RunCheck:
+        """The check of this session. `grouped`: pytest-xdist sends it after the performance tests, to the same worker."""
+        nodeid = f"{NAME}@slmperf" if grouped else NAME
+        return cls.from_parent(session, name=NAME, nodeid=nodeid, active=active, whole=whole)
+
+    def runtest(self) -> None:
+        """Record, or look for what no test looked at."""
+        measuring = self._active.measuring
+        if measuring.options.mode == "accept":
+            measuring.accept()
+            return
+        found = measuring.unwatched(self._active.ledger.asserted)
+        if not found:
+            return
+        if self._whole:
+            raise RunIncomplete("\n".join(found))
+        measuring.remark(*found)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *_: Any, **__: Any) -> str:
+        """The message alone: there is no line of a suite to show."""
+        return str(excinfo.value)
+
+    def reportinfo(self) -> tuple[str, None, str]:
+        """What a terminal shows as this item's place."""
+        return "slmperf", None, NAME
+
+
+class RunIncomplete(AssertionError):
+    """A whole run left a gated metric unasserted, or a stored case unmeasured."""

@@ -1,0 +1,434 @@
+"""A run: what is measured once and remembered, compared with what is stored, and reported in the end."""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pytest_slmperf.core import gate
+from pytest_slmperf.core.baseline import Against
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import BaselineError, SlmperfError, UsageError
+from pytest_slmperf.core.launch import LaunchRecord, Load, RoundPolicy
+from pytest_slmperf.core.machine import Machine
+from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
+from pytest_slmperf.core.result import Ledger, Result
+from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Case, Sweep
+from pytest_slmperf.engines import registry
+from pytest_slmperf.engines.lengths import draw_lengths
+from pytest_slmperf.run import campaign, fingerprint, launch, pinning
+from pytest_slmperf.run.lock import device_lock
+from pytest_slmperf.run.settings import Settings
+from pytest_slmperf.run.stored import Acceptance, StoredCases
+
+SIMULATED_ENGINE = "fake"
+"""It does no work, so it takes no device from anybody, and is stored under a machine of its own."""
+STARTUP_ESTIMATE_S = 1.0
+WARMUP_ESTIMATE = 2.0
+"""A case takes about twice the time of its timed rounds: warm-up and observed rounds are as long again."""
+
+
+class RunProgress(campaign.Progress, Protocol):
+    """Is told how far a run is."""
+
+    def round(self, case: str, number: int, rounds: int) -> None: ...
+
+    def remark(self, line: str) -> None: ...
+
+    def done(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asked for; it wins over the settings."""
+
+    mode: campaign.Mode = "gate"
+    engine: str | None = None
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
+    baselines: Path | None = None
+    against: Against | None = None
+    tier: Literal["quick", "gate", "full"] = "gate"
+    budget_s: float | None = None
+    reports: tuple[Path, ...] = ()
+
+
+def parse_engine(text: str | None) -> tuple[str | None, dict[str, Any]]:
+    """`NAME` or `NAME:KEY=VALUE,KEY=VALUE`; values are read as numbers and truths where they look like them."""
+    if not text:
+        return None, {}
+    name, _, rest = text.partition(":")
+    options = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not (key and equals and value):
+            raise UsageError(f"--slmperf-engine {text}: {part!r} is not KEY=VALUE")
+        options[key] = _value(value)
+    return name, options
+
+
+def _value(text: str) -> str | int | float | bool:
+    if text.casefold() in ("true", "false"):
+        return text.casefold() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def parse_against(text: str | None) -> Against | None:
+    """`KEY=VALUE`, as in `driver=580.65` or `python=.venv-main/bin/python`."""
+    if not text:
+        return None
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise UsageError(f"--slmperf-against {text}: it takes KEY=VALUE, as in driver=580.65 or python=PATH")
+    if key == "python" and not Path(value).exists():
+        raise UsageError(f"--slmperf-against python={value}: there is no such interpreter")
+    return Against(key, value)
+
+
+PYTHON = "python"
+"""`--slmperf-against python=PATH` measures the engine of another environment; every other field is one of a baseline."""
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """A sweep that was measured, or why it could not be."""
+
+    sweep: Sweep
+    outcome: SweepOutcome
+    failure: BaseException | None = None
+
+
+class Measuring:
+    """One run, from its first launch to its report. `close` gives the device back."""
+
+    def __init__(
+        self,
+        options: Options,
+        settings: Settings,
+        *,
+        root: Path,
+        progress: RunProgress,
+        ledger: Ledger,
+    ) -> None:
+        self.options = options
+        self.settings = settings
+        self._root = root
+        self._progress = progress
+        self._ledger = ledger
+        self._remembered: dict[tuple[Sweep, str], _Remembered] = {}
+        self._selected: dict[Sweep, set[int] | None] = {}
+        self._everything = False
+        self._held = ExitStack()
+        self._locked: set[str] = set()
+        self._problems: list[str] = []
+        self._remarks: list[str] = []
+        self._began = time.monotonic()
+        self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._complete = True
+        against = options.against
+        self._other_python = against.value if against and against.field == PYTHON else None
+        self._default_engine = options.engine or settings.engine or registry.best()
+        _check_engine(self._default_engine)
+        self._machine = fingerprint.simulated() if self._default_engine == SIMULATED_ENGINE else fingerprint.probe()
+        self._stored = StoredCases(
+            options.baselines or root / settings.baselines, self._machine, None if self._other_python else against
+        )
+
+    # -- what a suite calls
+
+    def engine(
+        self,
+        model: str | None = None,
+        *,
+        dtype: str | None = None,
+        threads: int | None = None,
+        engine: str | None = None,
+        **options: str | int | float | bool,
+    ) -> EngineSpec:
+        """See the fixture `slm_engine`."""
+        if model is None:
+            raise UsageError("slm_engine() needs a model: a name of the table of shapes, or the path of a converted model")
+        given = {**self.options.engine_options, **options}
+        planted = float(given.pop("slowed", 0.0))
+        return EngineSpec(
+            engine=engine or self._default_engine,
+            model=model,
+            dtype=dtype or self.settings.dtype,
+            threads=threads or self.settings.threads,
+            options=given,
+            planted_loss=planted,
+        )
+
+    def measure(
+        self,
+        sweep: Sweep,
+        engine: EngineSpec | Iterable[EngineSpec] | Callable[[str], EngineSpec] | None = None,
+    ) -> Result:
+        """Measure a sweep once, judge its gated metrics, and return its points. See the fixture `slmperf`.
+
+        Raises LaunchError where an engine fails, UsageError where the call makes no sense.
+        """
+        here = self.resolved(sweep)
+        specs = self._specs(here, engine)
+        remembered = self._remembered.get((sweep, repr(specs)))
+        if remembered is None:
+            remembered = self._measure(sweep, here, specs)
+        if remembered.failure:
+            raise remembered.failure
+        return Result(remembered.outcome, self._ledger)
+
+    def resolved(self, sweep: Sweep) -> Sweep:
+        """The sweep as this machine's settings and the tier change it."""
+        here = sweep.on(self.settings.sweep_on(sweep.name, self._machine))
+        if self.options.tier == "quick":
+            ends = sorted({min(here.batch_size), max(here.batch_size)})
+            doubled = {name: min(2 * tolerance, LARGEST_TOLERANCE) for name, tolerance in here.tolerances.items()}
+            here = replace(here, batch_size=ends, gate=doubled)
+        return here
+
+    def _specs(self, sweep: Sweep, engine: object) -> tuple[EngineSpec, ...]:
+        if isinstance(engine, EngineSpec):
+            return (engine,)
+        if engine is None or callable(engine):
+            if not sweep.model:
+                raise UsageError(
+                    f"sweep {sweep.name!r} names no model: measure(sweep, slm_engine(MODEL)), model=[…] in the sweep, "
+                    f"or `model` in [tool.slmperf]"
+                )
+            make = engine if callable(engine) else self.engine
+            return tuple(make(model) for model in sweep.model)
+        if isinstance(engine, Iterable):
+            specs = tuple(engine)
+            if specs and all(isinstance(spec, EngineSpec) for spec in specs):
+                return specs
+        raise UsageError(f"measure({sweep.name!r}, …) takes an engine, several engines, or the fixture slm_engine itself")
+
+    def _measure(self, sweep: Sweep, here: Sweep, specs: tuple[EngineSpec, ...]) -> _Remembered:
+        self._hold_device(specs)
+        brief = self._brief(sweep, here, specs)
+        running = campaign.Campaign(brief, self._surroundings(here))
+        failure: BaseException | None = None
+        try:
+            outcome = running.run()
+        except SlmperfError as error:
+            failure, outcome = error, running.outcome()
+            self._problems.append(f"{sweep.name}: {error}")
+            self._complete = False
+        except BaseException:
+            self._complete = False
+            self._remember(sweep, specs, _Remembered(sweep, running.outcome()))
+            raise
+        finally:
+            self._progress.done()
+        return self._remember(sweep, specs, _Remembered(sweep, replace(outcome, unselected=self._unselected(sweep, here, specs)), failure))
+
+    def _remember(self, sweep: Sweep, specs: tuple[EngineSpec, ...], what: _Remembered) -> _Remembered:
+        self._remembered[sweep, repr(specs)] = what
+        return what
+
+    def _brief(self, sweep: Sweep, here: Sweep, specs: tuple[EngineSpec, ...]) -> campaign.Brief:
+        settings = self.settings
+        names = [spec.model_name for spec in specs]
+        if len(set(names)) != len(names):
+            raise UsageError(f"sweep {sweep.name!r} measures two engines with the model name {max(names, key=names.count)!r}")
+        factor = {"quick": 0.5, "gate": 1.0, "full": 1.5}[self.options.tier]
+        quantile = max(here.quantiles)
+        return campaign.Brief(
+            sweep=here,
+            configurations=tuple(
+                campaign.Configuration(
+                    candidate=spec,
+                    baseline=replace(spec, python=self._other_python, planted_loss=0.0) if self._other_python else None,
+                    cases=tuple(case for case in here.cases([spec.model_name]) if self._is_selected(sweep, case)),
+                )
+                for spec in specs
+            ),
+            mode=self.options.mode,
+            policy=RoundPolicy(
+                rounds=settings.rounds,
+                round_s=settings.round_s,
+                observed_requests=math.ceil(round(1 / (1 - quantile), 6)),
+                void_retries=settings.void_retries,
+                answer_limit_s=settings.answer_limit_s,
+            ),
+            baseline_launches=settings.baseline_launches,
+            max_launches=round(settings.max_launches * factor),
+            budget_s=self._budget_left(),
+        )
+
+    def _budget_left(self) -> float | None:
+        budget = self.options.budget_s
+        return None if budget is None else max(0.0, budget - (time.monotonic() - self._began))
+
+    def _surroundings(self, here: Sweep) -> campaign.Surroundings:
+        def start(spec: EngineSpec, loads: Sequence[Load], *, arm: str, index: int, policy: RoundPolicy) -> LaunchRecord:
+            simulated = spec.engine == SIMULATED_ENGINE
+            cores = None if simulated else pinning.choose_cores(spec.threads)
+            return launch.run_launch(
+                spec, loads, policy, arm=arm, index=index, cores=cores, quantiles=here.quantiles, progress=self._progress.round
+            )
+
+        return campaign.Surroundings(
+            launch=start, stored=self._stored.find, loads=_load_of, fits=lambda *_: None, progress=self._progress
+        )
+
+    def _hold_device(self, specs: Iterable[EngineSpec]) -> None:
+        """One job measures on a device at a time. The lock is held to the end of the run; a crash releases it."""
+        simulated = {spec.engine == SIMULATED_ENGINE for spec in specs}
+        if simulated != {self._machine.simulated}:
+            raise UsageError(
+                "one run measures real engines or the simulated one, not both: their samples belong to different machines; "
+                f"choose with --slmperf-engine (now {self._default_engine!r})"
+            )
+        if not self._machine.simulated and "cpu" not in self._locked:
+            self._held.enter_context(device_lock("cpu", wait_s=self.settings.lock_wait_s, say=self._progress.remark))
+            self._locked.add("cpu")
+
+    # -- what the plugin calls
+
+    def select(self, sweep: Sweep, sizes: set[int] | None) -> None:
+        """Measure only these batch sizes of a sweep; None for all of them."""
+        self._selected[sweep] = sizes
+
+    def select_everything(self) -> None:
+        """A selected test doesn't say which sweep it looks at: measure every sweep whole."""
+        self._everything = True
+
+    def _is_selected(self, sweep: Sweep, case: Case) -> bool:
+        sizes = self._selected.get(sweep)
+        return self._everything or sizes is None or case.batch_size in sizes
+
+    def _unselected(self, sweep: Sweep, here: Sweep, specs: Iterable[EngineSpec]) -> tuple[str, ...]:
+        cases = here.cases(spec.model_name for spec in specs)
+        return tuple(case.name for case in cases if not self._is_selected(sweep, case))
+
+    def plan_lines(self) -> list[str]:
+        """The cases, launches and time that the selected tests will take."""
+        lines = []
+        for sweep in self._selected:
+            here = self.resolved(sweep)
+            models = here.model or ("(the model of its fixture)",)
+            cases = [case.name for case in here.cases(models) if self._is_selected(sweep, case)]
+            lines.append(f"slmperf: {sweep.name}: {len(cases)} cases: {', '.join(cases)}")
+            lines.append(f"slmperf: {sweep.name}: {self._estimate(here, len(cases), len(models))}")
+        return lines
+
+    def _estimate(self, here: Sweep, cases: int, models: int) -> str:
+        settings = self.settings
+        cap = settings.max_launches
+        arms = 2 if self._other_python else 1
+        fewest = gate.first_launches(gate.Policy(tolerance=DEFAULT_TOLERANCE, max_launches=cap, design="interleaved" if arms == 2 else "stored"))
+        if self.options.mode == "accept":
+            fewest = cap = settings.baseline_launches
+        launch_s = models * STARTUP_ESTIMATE_S + cases * WARMUP_ESTIMATE * settings.rounds * settings.round_s
+        span = f"{fewest}" if fewest == cap else f"{fewest} to {cap}"
+        return f"{span} launches of {models} configuration{'s' * (models > 1)} × {arms} arm{'s' * (arms > 1)}, " + (
+            f"about {_duration(fewest * arms * launch_s)} to {_duration(cap * arms * launch_s)} where a batch is shorter than a round"
+        )
+
+    def problem(self, line: str) -> None:
+        """Something that makes the run red."""
+        self._problems.append(line)
+
+    def remark(self, *lines: str) -> None:
+        """Something that is said and not red."""
+        self._remarks.extend(lines)
+
+    def case_outcomes(self, sweep: Sweep, model: str | None, batch_size: int | None) -> list[CaseOutcome]:
+        """What was measured at these coordinates by now; None matches any."""
+        return [
+            case
+            for remembered in self._remembered.values()
+            if remembered.sweep is sweep
+            for case in remembered.outcome.cases.values()
+            if model in (None, case.coordinates["model"]) and batch_size in (None, case.coordinates["batch_size"])
+        ]
+
+    def unwatched(self, asserted: set[tuple[str, str]]) -> list[str]:
+        """What no test looked at: gated metrics without an assertion, sweeps without a measurement, stale stored cases."""
+        measured = {remembered.sweep for remembered in self._remembered.values()}
+        found = [
+            f"sweep {sweep.name!r} is declared and nothing measured it: call slmperf.measure({sweep.name.upper()}, …), or delete it"
+            for sweep in self._selected
+            if sweep not in measured
+        ]
+        for remembered in self._remembered.values():
+            if self.options.mode == "gate":
+                found.extend(_unasserted(remembered.outcome, asserted))
+        if self.options.mode == "gate":
+            found.extend(self._stored.stale([remembered.outcome for remembered in self._remembered.values()]))
+        return found
+
+    def accept(self) -> None:
+        """Store what was measured as the new baseline. Raises BaselineError where a part of it is refused."""
+        if self._problems:
+            raise BaselineError("\n".join(["nothing is recorded, since the measurement is not whole:", *self._problems]))
+        how = Acceptance(
+            policy=gate.Policy(tolerance=DEFAULT_TOLERANCE, max_launches=self.settings.max_launches, design="stored"),
+            supported=self.settings.tolerance == "supported",
+            commit=fingerprint.commit(self._root),
+            by=fingerprint.author(self._root),
+        )
+        self._remarks.extend(self._stored.accept([one.outcome for one in self._remembered.values()], how))
+
+    def outcome(self) -> RunOutcome:
+        """What there is by now; also of a run that was interrupted."""
+        return RunOutcome(
+            machine=self._machine,
+            sweeps=tuple(remembered.outcome for remembered in self._remembered.values()),
+            started_at=self._started_at,
+            seconds=time.monotonic() - self._began,
+            commit=fingerprint.commit(self._root),
+            complete=self._complete,
+            problems=tuple(self._problems),
+            remarks=tuple(self._remarks),
+        )
+
+    def close(self) -> None:
+        """Give the device back."""
+        self._held.close()
+
+
+def _load_of(sweep: Sweep, case: Case, context_tokens: int) -> tuple[Load, str | None]:
+    """The case's load. The prompts' seed depends on the case's name alone: every launch and every arm sends the same."""
+    lengths, left_out = draw_lengths(sweep.workload, case.batch_size, context_tokens)
+    note = f"{case.model}: {left_out} requests of the trace exceed its context of {context_tokens} tokens and are left out"
+    return Load(case.name, tuple(lengths), seed=zlib.crc32(case.name.encode())), note if left_out else None
+
+
+def _unasserted(outcome: SweepOutcome, asserted: set[tuple[str, str]]) -> list[str]:
+    missing: dict[str, list[str]] = {}
+    for case in outcome.cases.values():
+        for name in case.verdicts:
+            if (case.case, name) not in asserted:
+                missing.setdefault(name, []).append(case.case)
+    return [
+        f"sweep {outcome.sweep!r} gates {name}, and no test asserts it for {', '.join(cases)}: "
+        f"assert point.{name} {'>=' if metric(name).higher_is_better else '<='} point.baseline.{name}, or take it out of gate={{…}}"
+        for name, cases in missing.items()
+    ]
+
+
+def _check_engine(name: str) -> None:
+    """Raises UsageError for an engine that is unknown, or known and not installed here."""
+    engines = {engine.name: engine for engine in registry.available()}
+    if name not in engines:
+        raise UsageError(f"unknown engine {name!r}: known are {', '.join(engines)}")
+    if engines[name].missing:
+        raise UsageError(f"{engines[name].missing}")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,33 @@
+"""Throughput against batch: the frontier that a small model reaches inside one device (arXiv 2404.03353)."""
+
+import pytest
+
+from pytest_slmperf import StaticBatch, Sweep
+
+DECODE = Sweep(
+    "decode",
+    StaticBatch(prompt_tokens=32, output_tokens=32),
+    model=["tiny-2x128"],
+    batch_size=[1, 16, 64],
+    gate={"output_throughput": 0.03},
+)
+
+
+@pytest.fixture(scope="module")
+def decode(slmperf, slm_engine):
+    """Every case of the sweep, measured once."""
+    return slmperf.measure(DECODE, slm_engine)
+
+
+@DECODE.each
+def test_throughput(decode, model, batch_size):
+    """No batch size generates fewer tokens a second than its baseline."""
+    point = decode[model, batch_size]
+    assert point.output_throughput >= point.baseline.output_throughput
+
+
+def test_knee_holds(decode):
+    """The batch past which more buys too little is where it was, by 95 % of the maximum."""
+    for model in decode.models:
+        part = decode.of(model)
+        assert part.knee("95 % of maximum").unchanged_from(part.baseline.knee("95 % of maximum"))
