@@ -23,7 +23,7 @@ class EngineSpec:
     python: str | None = None
     """Interpreter of another environment to start it with; this one's where None."""
     planted_loss: float = 0.0
-    """A share of throughput that the testing kit takes away on purpose; 0.2 makes every batch last 1.25 times as long."""
+    """A share of throughput that the testing kit takes away on purpose; with 0.2 a batch lasts 1.25 times as long."""
 
     @property
     def model_name(self) -> str:
@@ -49,6 +49,8 @@ class Served:
     """Tokens generated for each request, in the order of the requests."""
     token_ns: tuple[tuple[int, ...], ...] | None = None
     """When each token of each request was there, or None where the batch was not observed."""
+    peak_memory_bytes: int | None = None
+    """Where the kernel's high-water mark of the process is the wrong one: a device's own memory, or a simulation's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class EngineFacts:
     """Prompt and output tokens that a request may have together."""
     vocabulary: int
     settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    startup_s: float | None = None
+    """What the start took in simulated time; None for an engine whose start can be timed from outside."""
 
 
 class Engine(Protocol):

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.sample import VoidRound
 
+LAUNCH_VARIABLE = "SLMPERF_LAUNCH"
+"""Environment variable that tells an engine's process which launch it is: `candidate/7`, the arm and the index."""
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -27,11 +30,12 @@ class RoundPolicy:
     round_s: float = 0.1
     """A round repeats whole batches until it has lasted about this long; a round half as long is void."""
     observed_requests: int = 1
-    """Requests whose tokens are timed, at least, in rounds of their own (latencies); a whole batch is the smallest step."""
+    """Requests whose tokens are timed, at least, in rounds of their own (latencies), by whole batches."""
     warmup_limit: int = 10
-    """Warm-up batches at most; fewer where the pace is steady before."""
+    """Warm-up steps at most (a step is a batch, or as many as last a twentieth of a round); fewer where the pace is
+    steady before."""
     void_retries: int = 4
-    """How often a void round is repeated, each time after a longer pause."""
+    """How often a void round is repeated, each time after a longer pause; a case ends with a round that stays void."""
     answer_limit_s: float = 600.0
     """Without an answer for this long, the engine has hung."""
 
@@ -42,7 +46,7 @@ class CaseRecord:
 
     case: str
     values: Mapping[str, tuple[float, ...]]
-    """By the metric's full name (`output_throughput`, `median_ttft_ms`, `p99_ttft_ms`): one value a round, or one a launch."""
+    """By the metric's full name (`output_throughput`, `p99_ttft_ms`): one value a round, or one a launch."""
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     void_rounds: tuple[VoidRound, ...] = ()
     void: str | None = None

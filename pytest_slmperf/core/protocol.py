@@ -1,0 +1,234 @@
+"""What a launch and its engine's process say to each other: one JSON object a line, each with the protocol's version.
+
+The launch speaks first and the worker answers, except for the worker's Hello:
+
+    worker                     launch
+    Hello                      Start           load the model
+    Ready                      Prepare         warm up on this load and find out how many batches fill a round
+    Prepared                   Round           serve that many batches        (as often as wanted)
+    Measured                   AskPeak         what was the most memory?
+    Peak                       Prepare | Stop  the next case, or the end
+
+In place of any answer the worker may send Failed.
+"""
+
+import functools
+import json
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
+
+from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Served
+from pytest_slmperf.core.launch import Load
+
+VERSION = 1
+"""Counted up with every change to a message."""
+
+
+class BadMessage(ValueError):
+    """A line that is no message of this protocol; the text says what is wrong with it."""
+
+
+class OtherVersion(BadMessage):
+    """A message of another version of this protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The worker runs, and could import what it needs."""
+
+    python: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Load the model."""
+
+    spec: EngineSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The engine can take a request."""
+
+    facts: EngineFacts
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Begin a case: forget the peak of memory, warm up, and find out how many batches fill a round."""
+
+    load: Load
+    round_s: float
+    warmup_limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The case is warm."""
+
+    batches: int
+    """That fill a round."""
+    steps: int
+    """Warm-up steps that it took."""
+    steady: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Serve the prepared load this many times without a pause."""
+
+    batches: int
+    observe: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a round came to. Times are those of the engine's clock."""
+
+    started_ns: int
+    """Start of the first batch."""
+    ended_ns: int
+    """End of the last one."""
+    requests: int
+    prompt_tokens: int
+    output_tokens: int
+    observed: tuple[Served, ...] = ()
+    """The batches with their token times, where those were asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskPeak:
+    """Ask for the most memory since Prepare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The most memory since Prepare, or why it can't be said."""
+
+    memory_bytes: int | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Give everything back and end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The engine did not do what it was asked."""
+
+    cause: Literal["unavailable", "failed", "memory", "answer"]
+    """It can't be had here; it raised; it ran out of memory; its answer is wrong."""
+    message: str
+    trace: str = ""
+    """The last lines of the traceback, where it helps."""
+
+
+Message: TypeAlias = (
+    Hello | Start | Ready | Prepare | Prepared | Round | Measured | AskPeak | Peak | Stop | Failed
+)  # fmt: skip
+
+_KINDS: Mapping[str, type[Message]] = {kind.__name__.lower(): kind for kind in get_args(Message)}
+
+
+def encode(message: Message) -> bytes:
+    """One line. Raises ValueError for a number that JSON doesn't know (NaN, infinity)."""
+    content = {"slmperf": VERSION, "kind": type(message).__name__.lower(), **asdict(message)}
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def decode(line: bytes) -> Message:
+    """The message of one line. Raises BadMessage, or OtherVersion."""
+    try:
+        content = json.loads(line)
+    except ValueError as error:
+        raise BadMessage(f"not JSON: {_shown(line)}") from error
+    if not isinstance(content, dict) or "slmperf" not in content:
+        raise BadMessage(f"not a message: {_shown(line)}")
+    version = content.pop("slmperf")
+    if version != VERSION:
+        raise OtherVersion(f"protocol {version!r}, where this pytest-slmperf speaks {VERSION}")
+    kind = content.pop("kind", None)
+    if kind not in _KINDS:
+        raise BadMessage(f"unknown kind {kind!r}: {_shown(line)}")
+    message: Message = _value(_KINDS[kind], content, kind)
+    return message
+
+
+def _shown(line: bytes) -> str:
+    text = repr(line.decode(errors="replace").rstrip("\n"))
+    return text if len(text) <= 200 else f"{text[:200]}… ({len(line)} bytes)"
+
+
+@functools.cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    return get_type_hints(kind)
+
+
+def _value(hint: Any, content: Any, where: str) -> Any:  # noqa: ANN401 - as wide as JSON
+    """The content as what the type hint says, or BadMessage."""
+    if isinstance(hint, type) and is_dataclass(hint):
+        return _object(hint, content, where)
+    origin = get_origin(hint)
+    arguments = get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _alternative(arguments, content, where)
+    if origin is tuple:
+        return _tuple(arguments, content, where)
+    if origin is Mapping:
+        _checked(isinstance(content, dict), content, hint, where)
+        return {name: _value(arguments[1], value, f"{where}.{name}") for name, value in content.items()}
+    if hint is float and type(content) is int:
+        return float(content)
+    fits = content in arguments if origin is Literal else type(content) is hint
+    return _checked(fits, content, hint, where)
+
+
+def _object(kind: type, content: Any, where: str) -> Any:  # noqa: ANN401 - as wide as JSON
+    _checked(isinstance(content, dict), content, kind, where)
+    known = {field.name: field for field in fields(kind)}
+    unknown = content.keys() - known.keys()
+    missing = {
+        name
+        for name, field in known.items()
+        if name not in content and field.default is MISSING and field.default_factory is MISSING
+    }
+    if unknown or missing:
+        wrong = [f"unknown {name}" for name in sorted(unknown)] + [f"no {name}" for name in sorted(missing)]
+        raise BadMessage(f"{where}: {', '.join(wrong)}")
+    hints = _hints(kind)
+    return kind(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in content.items()})
+
+
+def _tuple(hints: tuple[Any, ...], content: Any, where: str) -> tuple[Any, ...]:  # noqa: ANN401 - as wide as JSON
+    _checked(isinstance(content, list), content, tuple, where)
+    if hints[-1] is not Ellipsis:
+        _checked(len(content) == len(hints), content, hints, where)
+        return tuple(_value(hint, value, where) for hint, value in zip(hints, content, strict=True))
+    if hints[0] is int:  # token times come by the ten thousand
+        _checked(all(type(value) is int for value in content), content, hints, where)
+        return tuple(content)
+    return tuple(_value(hints[0], value, where) for value in content)
+
+
+def _alternative(hints: tuple[Any, ...], content: Any, where: str) -> Any:  # noqa: ANN401 - as wide as JSON
+    if content is None and types.NoneType in hints:
+        return None
+    exact = [hint for hint in hints if type(content) is hint]
+    candidates = exact or [hint for hint in hints if hint is not types.NoneType]
+    for hint in candidates:
+        try:
+            return _value(hint, content, where)
+        except BadMessage:
+            continue
+    return _checked(False, content, hints, where)  # noqa: FBT003 - reads as what it is: no alternative fits
+
+
+def _checked(fits: bool, content: Any, hint: Any, where: str) -> Any:  # noqa: ANN401, FBT001 - as wide as JSON
+    if not fits:
+        raise BadMessage(f"{where}: {_shown(repr(content).encode())} where {hint} belongs")
+    return content

@@ -1,0 +1,226 @@
+"""An engine that answers in simulated time: for trying a suite, a gate or this package itself on any machine.
+
+It generates no token and takes no time; the times it gives are those of a simple model of a real engine:
+
+- a step (one token for every request that still runs) takes `1 / level` seconds at a batch of one, and the more the
+  larger the batch: throughput grows with the batch up to about `level × knee` and then stays;
+- a prompt's token takes `1 / prefill_level` seconds.
+
+Options, all with a default:
+
+`level` (1000)
+    Output tokens per second of one request alone, without its prompt.
+`knee` (16)
+    The batch at which the throughput is half of what it can become.
+`prefill_level` (100000)
+    Prompt tokens per second.
+`observing_cost` (0)
+    Share by which an observed batch takes longer.
+`noise` (0)
+    Standard deviation (log-normal) of the pace from one tenth of a simulated second to the next.
+`launch_noise` (0)
+    Standard deviation (log-normal) of the pace from launch to launch.
+`drift` (0)
+    Change of the pace with each launch of a run; −0.01 makes each one 1 % slower than the one before.
+`cold` (1)
+    How many times as long the first batch takes; what is too much halves with every batch.
+`seed` (none)
+    Makes the noise of a run repeatable, launch by launch; without it every launch is new.
+`context_tokens` (4096), `vocabulary` (1024)
+    Of the model.
+`startup_s` (0.5)
+    Simulated start.
+`memory_bytes` (250000000), `memory_bytes_per_token` (40000)
+    Simulated peak: so much, plus so much for every prompt and output token of the batch.
+`memory_limit_bytes` (none)
+    A batch whose peak is higher runs out of memory.
+`start_sleep_s` (0)
+    Real seconds that the start takes.
+`batch_sleep_s` (0)
+    Real seconds that every batch takes, on top of the simulated ones.
+`fault` (none), `fault_batch` (0)
+    What goes wrong, and in which batch of the launch, counted from one with the warm-up; 0 is the start.
+    `unavailable`: it can't be had here. `raises`. `hangs`. `dies`: killed by SIGKILL. `exits`: with code 3.
+    `memory`: out of memory. `short`: one token too few. `unobserved`: no token times though they were asked for.
+    `chatters`: prints a lot on stdout and stderr, which must not matter. `babbles`: writes into every pipe it has.
+"""
+
+import math
+import os
+import random
+import signal
+import stat
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from itertools import accumulate
+
+from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Request, Served
+from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
+from pytest_slmperf.core.launch import LAUNCH_VARIABLE
+
+FAULTS = (
+    "unavailable", "raises", "hangs", "dies", "exits", "memory", "short", "unobserved", "chatters", "babbles",
+)  # fmt: skip
+NS_PER_S = 1e9
+PACE_LASTS_NS = 100_000_000
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """The options, as the module's docstring describes them."""
+
+    level: float = 1000.0
+    knee: float = 16.0
+    prefill_level: float = 100_000.0
+    observing_cost: float = 0.0
+    noise: float = 0.0
+    launch_noise: float = 0.0
+    drift: float = 0.0
+    cold: float = 1.0
+    seed: int | None = None
+    context_tokens: int = 4096
+    vocabulary: int = 1024
+    startup_s: float = 0.5
+    memory_bytes: int = 250_000_000
+    memory_bytes_per_token: int = 40_000
+    memory_limit_bytes: int | None = None
+    start_sleep_s: float = 0.0
+    batch_sleep_s: float = 0.0
+    fault: str | None = None
+    fault_batch: int = 0
+
+
+def create(spec: EngineSpec) -> "FakeEngine":
+    """The fake engine with the spec's options. Raises EngineUnavailable for an option that it doesn't know."""
+    return FakeEngine(spec, behaviour(spec.options), launch=os.environ.get(LAUNCH_VARIABLE, ""))
+
+
+def behaviour(options: Mapping[str, str | int | float | bool]) -> Behaviour:
+    """The options as a value. Raises EngineUnavailable, with the known names, for one that it doesn't know."""
+    known = [field.name for field in fields(Behaviour)]
+    unknown = sorted(options.keys() - set(known))
+    if unknown:
+        raise EngineUnavailable(f"the fake engine has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    asked = Behaviour(**dict(options))  # type: ignore[arg-type]
+    if asked.fault is not None and asked.fault not in FAULTS:
+        raise EngineUnavailable(f"the fake engine has no fault {asked.fault!r}; it has {', '.join(FAULTS)}")
+    return asked
+
+
+class FakeEngine:
+    """A simulated launch. Its clock begins at the real time of its start, and runs only while it serves."""
+
+    def __init__(self, spec: EngineSpec, behaves: Behaviour, *, launch: str) -> None:
+        self._spec = spec
+        self._behaves = behaves
+        seed = None if behaves.seed is None else f"{behaves.seed}/{launch}"
+        self._draw = random.Random(seed)
+        index = int(launch.rpartition("/")[2] or 0)
+        self._launch_pace = math.exp(self._draw.gauss(0, behaves.launch_noise)) * (1 + behaves.drift) ** index
+        self._pace = 1.0
+        self._pace_until_ns = 0
+        self._now_ns = time.monotonic_ns()
+        self._batches = 0
+
+    def start(self) -> EngineFacts:
+        """Say what is simulated. Raises EngineUnavailable or whatever fault is asked for."""
+        time.sleep(self._behaves.start_sleep_s)
+        if self._behaves.fault and self._behaves.fault_batch == 0:
+            self._go_wrong(self._behaves.fault)
+        return EngineFacts(
+            version="1",
+            device="simulated",
+            dtype=self._spec.dtype,
+            weights="random",
+            context_tokens=self._behaves.context_tokens,
+            vocabulary=self._behaves.vocabulary,
+            startup_s=self._behaves.startup_s,
+        )
+
+    def serve(self, batch: Sequence[Request], *, observe: bool) -> Served:
+        """Move the simulated clock on by what the batch takes. Raises whatever fault is asked for."""
+        self._batches += 1
+        fault = self._behaves.fault if self._batches == self._behaves.fault_batch else None
+        if fault:
+            self._go_wrong(fault)
+        if self._behaves.batch_sleep_s:
+            time.sleep(self._behaves.batch_sleep_s)
+        peak = self._peak(batch)
+        asked = tuple(request.output_tokens for request in batch)
+        started = self._now_ns
+        ends = self._token_ends(batch, started, stretch=self._stretch(observe=observe))
+        self._now_ns = ends[-1]
+        token_ns = tuple(tuple(ends[:tokens]) for tokens in asked) if observe and fault != "unobserved" else None
+        given = (asked[0] - 1, *asked[1:]) if fault == "short" else asked
+        return Served(started, ends[-1], given, token_ns, peak)
+
+    def stop(self) -> None:
+        """Nothing was taken."""
+
+    def _stretch(self, *, observe: bool) -> float:
+        behaves = self._behaves
+        if behaves.noise and self._now_ns >= self._pace_until_ns:
+            self._pace = math.exp(self._draw.gauss(0, behaves.noise))
+            self._pace_until_ns = self._now_ns + PACE_LASTS_NS
+        cold = 1 + (behaves.cold - 1) * 0.5 ** (self._batches - 1)
+        watched = 1 + behaves.observing_cost if observe else 1
+        return cold * watched / (self._pace * self._launch_pace)
+
+    def _token_ends(self, batch: Sequence[Request], started_ns: int, *, stretch: float) -> list[int]:
+        """When the first, second, … token of every request that is that long is there."""
+        behaves = self._behaves
+        prefill_s = sum(len(request.prompt) for request in batch) / behaves.prefill_level
+        remaining = sorted(request.output_tokens for request in batch)
+        steps_s: list[float] = []
+        for finished, tokens in enumerate(remaining):
+            running = len(remaining) - finished
+            step_s = (1 + (running - 1) / behaves.knee) / behaves.level
+            steps_s.extend([step_s] * (tokens - len(steps_s)))
+        steps_s[0] += prefill_s
+        return [started_ns + max(1, int(end_s * stretch * NS_PER_S)) for end_s in accumulate(steps_s)]
+
+    def _peak(self, batch: Sequence[Request]) -> int:
+        tokens = sum(len(request.prompt) + request.output_tokens for request in batch)
+        peak = self._behaves.memory_bytes + tokens * self._behaves.memory_bytes_per_token
+        limit = self._behaves.memory_limit_bytes
+        if limit is not None and peak > limit:
+            raise MemoryError(f"{peak:,} bytes are needed and {limit:,} are there")
+        return peak
+
+    def _go_wrong(self, fault: str) -> None:
+        match fault:
+            case "unavailable":
+                raise EngineUnavailable("the fake engine was told not to be here; leave out the option fault")
+            case "raises":
+                raise EngineFailed("the fake engine was told to fail")
+            case "memory":
+                raise MemoryError("the fake engine was told to run out of memory")
+            case "hangs":
+                while True:
+                    time.sleep(60)
+            case "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "exits":
+                sys.stderr.write("the fake engine was told to exit\n")
+                sys.stderr.flush()
+                os._exit(3)
+            case "chatters":
+                _chatter()
+            case "babbles":
+                _babble()
+
+
+def _chatter() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.write('{"slmperf": 1, "kind": "stop"}\n' * 100_000)
+        stream.flush()
+
+
+def _babble() -> None:
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - numbers, not paths
+        with suppress(OSError):
+            if int(name) > 2 and stat.S_ISFIFO(os.fstat(int(name)).st_mode):
+                os.write(int(name), b"what an engine's library likes to print\n")

@@ -1,0 +1,305 @@
+"""Guards: what voids a round, judged by its causes and never by its result.
+
+A `Reading` is what the machine's counters say at one moment; a round has one right before and one right after it.
+Whether it is void is decided by `judge_round`, from the two alone. Who is to blame is found afterwards, from two scans
+of the processes.
+"""
+
+import os
+import re
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_CORES = Path("/sys/devices/system/cpu")
+TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+NS_PER_S = 1e9
+NS_PER_MS = 1e6
+
+# Fields of a line of /proc/stat after the core's name, in ticks.
+_IDLE, _IOWAIT, _STEAL = 3, 4, 7
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerances:
+    """How much of each cause a round may have seen."""
+
+    waiting: float = 0.02
+    """Share of the round in which the engine's threads were ready and something else had their core."""
+    waiting_floor_ns: int = 500_000
+    """Waiting that is never blamed: the engine's own threads hand over to each other, and wake up."""
+    stolen: float = 0.02
+    """Share of the round in which the hypervisor had the core."""
+    slowed: float = 0.10
+    """Share by which a core's clock may fall in a round."""
+    clock: float = 0.005
+    """Share by which the two monotonic clocks may disagree about the round's length."""
+    shortest: float = 0.5
+    """A round's least length, as a share of what it should last."""
+    elsewhere: float = 0.25
+    """Load on the other cores from which a note is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the machine's counters say at one moment. None stands for a counter that this machine hasn't got."""
+
+    monotonic_ns: int
+    raw_ns: int
+    """CLOCK_MONOTONIC_RAW: never slewed."""
+    boot_ns: int
+    """CLOCK_BOOTTIME: runs on while the machine sleeps."""
+    waits_ns: Mapping[int, int] | None = None
+    """By thread of the engine's process: how long it was ready to run and had no core."""
+    steal_ticks: Mapping[int, int] = field(default_factory=dict)
+    """By core."""
+    busy_ticks: Mapping[int, int] = field(default_factory=dict)
+    """By core: neither idle nor waiting for a disk."""
+    throttles: Mapping[int, int] = field(default_factory=dict)
+    """By core, where the kernel counts them: how often it was slowed down because it was hot."""
+    clock_khz: Mapping[int, int] = field(default_factory=dict)
+    """By core, where it can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Void:
+    """Why a round does not count."""
+
+    guard: str
+    """`contended`, `stolen`, `throttled`, `slowed`, `suspended`, `clock` or `short`."""
+    reason: str
+
+
+def judge_round(
+    before: Reading,
+    after: Reading,
+    *,
+    cores: Collection[int] | None,
+    tolerances: Tolerances = Tolerances(),
+) -> Void | None:
+    """The first cause that makes the round void, or None. `cores` are those that the engine is pinned to."""
+    wall_ns = after.monotonic_ns - before.monotonic_ns
+    watched = set(after.busy_ticks) if cores is None else set(cores)
+    return (
+        _clocks(before, after, tolerances)
+        or _throttled(before, after, watched)
+        or _stolen(before, after, watched, wall_ns, tolerances)
+        or _contended(before, after, wall_ns, tolerances)
+        or _slowed(before, after, watched, tolerances)
+    )
+
+
+def judge_length(worked_ns: int, round_s: float, tolerances: Tolerances = Tolerances()) -> Void | None:
+    """Void where the engine's own clock says that the round was too short for its timer."""
+    least_s = tolerances.shortest * round_s
+    if worked_ns / NS_PER_S >= least_s:
+        return None
+    return Void("short", f"it lasted {worked_ns / NS_PER_MS:.3g} ms, and {least_s * 1000:.3g} ms is the least")
+
+
+def _clocks(before: Reading, after: Reading, tolerances: Tolerances) -> Void | None:
+    monotonic = after.monotonic_ns - before.monotonic_ns
+    raw = after.raw_ns - before.raw_ns
+    asleep = (after.boot_ns - before.boot_ns) - monotonic
+    if asleep > tolerances.clock * max(raw, 1):
+        return Void("suspended", f"the machine slept for {asleep / NS_PER_S:.3g} s")
+    if abs(monotonic - raw) > tolerances.clock * max(raw, 1):
+        return Void(
+            "clock",
+            f"the system's clock was moved: {monotonic / NS_PER_MS:.4g} ms by it, {raw / NS_PER_MS:.4g} ms in truth",
+        )
+    return None
+
+
+def _throttled(before: Reading, after: Reading, cores: Collection[int]) -> Void | None:
+    hot = {core: after.throttles.get(core, 0) - before.throttles.get(core, 0) for core in sorted(cores)}
+    hot = {core: times for core, times in hot.items() if times > 0}
+    if not hot:
+        return None
+    return Void("throttled", f"core {_listed(hot)} was slowed down {max(hot.values())} times because it was hot")
+
+
+def _stolen(
+    before: Reading, after: Reading, cores: Collection[int], wall_ns: int, tolerances: Tolerances
+) -> Void | None:
+    """A tick that is counted in a round may have been stolen before it for the most part: one less is certain."""
+    for core in sorted(cores):
+        ticks = after.steal_ticks.get(core, 0) - before.steal_ticks.get(core, 0)
+        if (ticks - 1) * TICK_NS > tolerances.stolen * wall_ns:
+            share = ticks * TICK_NS / wall_ns
+            return Void("stolen", f"the hypervisor took about {share:.0%} of core {core}: other guests of this host")
+    return None
+
+
+def _contended(before: Reading, after: Reading, wall_ns: int, tolerances: Tolerances) -> Void | None:
+    if before.waits_ns is None or after.waits_ns is None:
+        return None
+    waited_ns = sum(waited - before.waits_ns.get(thread, 0) for thread, waited in after.waits_ns.items())
+    if waited_ns <= max(tolerances.waiting * wall_ns, tolerances.waiting_floor_ns):
+        return None
+    return Void("contended", f"the engine waited {waited_ns / wall_ns:.1%} of the round for its own core")
+
+
+def _slowed(before: Reading, after: Reading, cores: Collection[int], tolerances: Tolerances) -> Void | None:
+    """Only within a round: what a machine settles at after its first seconds of load is its pace, not a fault."""
+    for core in sorted(cores):
+        was, is_now = before.clock_khz.get(core, 0), after.clock_khz.get(core, 0)
+        if is_now < (1 - tolerances.slowed) * was:
+            return Void("slowed", f"the clock of core {core} fell from {was / 1e6:.2f} to {is_now / 1e6:.2f} GHz")
+    return None
+
+
+def load_elsewhere(before: Reading, after: Reading, cores: Collection[int]) -> float:
+    """Share of the time between the readings in which the cores that the engine is not pinned to were busy."""
+    others = set(after.busy_ticks) - set(cores)
+    wall_ns = after.monotonic_ns - before.monotonic_ns
+    if not others or wall_ns <= 0:
+        return 0.0
+    busy = sum(after.busy_ticks[core] - before.busy_ticks.get(core, 0) for core in others)
+    return min(1.0, busy * TICK_NS / wall_ns / len(others))
+
+
+# -- who it was
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One process in a scan."""
+
+    name: str
+    group: int
+    cpu_ticks: int
+    core: int
+    """That it ran on last."""
+
+
+Scan = Mapping[int, Seen]
+"""Processes by their id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A process that used the cores between two scans."""
+
+    pid: int
+    name: str
+    cpu_s: float
+
+
+def suspects(before: Scan, after: Scan, *, cores: Collection[int] | None, group: int) -> list[Suspect]:
+    """Who else used the cores between the scans, most first. `group` is the engine's own process group."""
+    found = []
+    for pid, now in after.items():
+        if now.group == group:
+            continue
+        earlier = before.get(pid)
+        ticks = now.cpu_ticks - (earlier.cpu_ticks if earlier and earlier.name == now.name else 0)
+        was_there = cores is None or now.core in cores or (earlier is not None and earlier.core in cores)
+        if ticks > 0 and was_there:
+            found.append(Suspect(pid, now.name, ticks * TICK_NS / NS_PER_S))
+    return sorted(found, key=lambda suspect: -suspect.cpu_s)
+
+
+def blame(found: Sequence[Suspect]) -> str:
+    """Who it was, in words: the first three, or that nobody was seen."""
+    if not found:
+        return "nobody was seen there: a process that has ended since, another container, or the kernel itself"
+    named = [
+        f"{'pytest-slmperf itself, ' if suspect.pid == os.getpid() else ''}{suspect.name} (pid {suspect.pid}, "
+        f"{suspect.cpu_s:.2g} s of CPU)"
+        for suspect in found[:3]
+    ]
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return ", ".join(named) + more
+
+
+def _listed(cores: Collection[int]) -> str:
+    return ", ".join(map(str, sorted(cores)))
+
+
+# -- reading this machine
+
+_STAT = re.compile(rb"^cpu(\d+) (.+)$", re.MULTILINE)
+
+
+class Witness:
+    """Reads this machine's counters for one engine's process. Lives as long as the process."""
+
+    def __init__(self, pid: int, cores: Collection[int] | None) -> None:
+        self._pid = pid
+        self._tasks = f"/proc/{pid}/task"
+        watched = sorted(cores) if cores is not None else sorted(os.sched_getaffinity(0))
+        self._throttles = _readable(
+            {core: _CORES / f"cpu{core}/thermal_throttle/core_throttle_count" for core in watched}
+        )
+        self._clocks = _readable({core: _CORES / f"cpu{core}/cpufreq/scaling_cur_freq" for core in watched})
+
+    @property
+    def blind_to(self) -> tuple[str, ...]:
+        """What this machine does not let us see, each as a note."""
+        blind = []
+        if not self._throttles and not self._clocks:
+            blind.append("this machine does not show its cores' clock and throttling, so a slowed core is not noticed")
+        if self._waits_ns() is None:
+            blind.append("this kernel does not count how long a thread waits for a core, so contention is not noticed")
+        return tuple(blind)
+
+    def read(self) -> Reading:
+        """The counters now. About 0.1 ms: for right before and right after a round, never within."""
+        waits_ns = self._waits_ns()
+        stat = _cores_of_stat()
+        return Reading(
+            monotonic_ns=time.monotonic_ns(),
+            raw_ns=time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW),
+            boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            waits_ns=waits_ns,
+            steal_ticks={core: ticks[_STEAL] for core, ticks in stat.items()},
+            busy_ticks={core: sum(ticks[:_STEAL]) - ticks[_IDLE] - ticks[_IOWAIT] for core, ticks in stat.items()},
+            throttles={core: _number(path) for core, path in self._throttles.items()},
+            clock_khz={core: _number(path) for core, path in self._clocks.items()},
+        )
+
+    def _waits_ns(self) -> dict[int, int] | None:
+        """Second field of schedstat. It grows only while the thread has no core, whoever has it."""
+        waits: dict[int, int] = {}
+        try:
+            for thread in os.listdir(self._tasks):  # noqa: PTH208 - a quarter of the time of a Path
+                with suppress(ProcessLookupError), open(f"{self._tasks}/{thread}/schedstat", "rb") as counters:  # noqa: PTH123
+                    waits[int(thread)] = int(counters.read().split()[1])
+        except OSError:
+            return None
+        return waits
+
+
+def scan() -> Scan:
+    """All processes that can be seen."""
+    found: dict[int, Seen] = {}
+    for entry in os.listdir("/proc"):  # noqa: PTH208 - a quarter of the time of a Path
+        if not entry.isdecimal():
+            continue
+        with suppress(OSError, ValueError, IndexError), open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123
+            content = file.read()
+            name = content[content.index(b"(") + 1 : content.rindex(b")")].decode(errors="replace")
+            # After the name: state, ppid, pgrp, …; utime and stime are the 12th and 13th, the core the 37th.
+            rest = content[content.rindex(b")") + 2 :].split()
+            found[int(entry)] = Seen(name, int(rest[2]), int(rest[11]) + int(rest[12]), int(rest[36]))
+    return found
+
+
+def _cores_of_stat() -> dict[int, list[int]]:
+    with open("/proc/stat", "rb") as file:  # noqa: PTH123 - read twice a round
+        content = file.read()
+    return {int(core): [int(ticks) for ticks in counted.split()] for core, counted in _STAT.findall(content)}
+
+
+def _readable(paths: Mapping[int, Path]) -> dict[int, Path]:
+    return {core: path for core, path in paths.items() if os.access(path, os.R_OK)}
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0

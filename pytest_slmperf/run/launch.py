@@ -1,0 +1,227 @@
+"""One launch: an engine in a process of its own, every load warmed up and measured, and the process gone again."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Served
+from pytest_slmperf.core.latency import latencies, statistics
+from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
+from pytest_slmperf.core.metrics import LATENCIES, at_quantile
+from pytest_slmperf.core.protocol import AskPeak, Measured, Peak, Prepare, Prepared, Ready, Round, Start
+from pytest_slmperf.core.sample import VoidRound
+from pytest_slmperf.run.guards import (
+    Tolerances,
+    Void,
+    Witness,
+    blame,
+    judge_length,
+    judge_round,
+    load_elsewhere,
+    scan,
+    suspects,
+)
+from pytest_slmperf.run.pinning import keep_off
+from pytest_slmperf.run.process import EngineProcess
+
+NS_PER_S = 1e9
+FIRST_PAUSE_S = 0.1
+"""Before a void round is repeated; twice as long before each further repetition."""
+
+Progress = Callable[[str, int, int], None]
+
+
+def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by name
+    spec: EngineSpec,
+    loads: Sequence[Load],
+    policy: RoundPolicy,
+    *,
+    arm: str,
+    index: int,
+    cores: tuple[int, ...] | None,
+    quantiles: Sequence[float],
+    progress: Progress | None = None,
+) -> LaunchRecord:
+    """Start the engine, measure the loads in the order given, end it, and say what it did.
+
+    The engine is pinned to `cores`, and this process keeps off them; with None neither is pinned. `progress` is told
+    (case, round, rounds) before each plain round. Whatever happens, the engine's process group is dead at the end.
+
+    Raises EngineUnavailable, EngineFailed, EngineDied or EngineHung.
+    """
+    began = time.monotonic()
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    with keep_off(cores), EngineProcess(spec, launch=f"{arm}/{index}", cores=cores) as process:
+        process.hello(policy.answer_limit_s)
+        process.doing = "loading the model"
+        ready = process.ask(Start(spec), Ready, policy.answer_limit_s)
+        started_s = (time.monotonic_ns() - process.started_ns) / NS_PER_S
+        terms = _Terms(policy, index, cores, quantiles, progress or _silent, ready.facts.startup_s or started_s)
+        launch = _Launch(process, ready.facts, terms)
+        records = [launch.measure(load) for load in loads]
+        process.doing = "stopping"
+    return LaunchRecord(
+        arm=arm,
+        index=index,
+        spec=spec,
+        facts=ready.facts,
+        versions=ready.versions,
+        started_at=started_at,
+        seconds=time.monotonic() - began,
+        cases={record.case: record for record in records},
+    )
+
+
+def _silent(_case: str, _round: int, _rounds: int) -> None:
+    """Nobody asked for progress."""
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What holds for all cases of a launch."""
+
+    policy: RoundPolicy
+    index: int
+    cores: tuple[int, ...] | None
+    quantiles: Sequence[float]
+    progress: Progress
+    startup_s: float
+
+
+@dataclass
+class _Case:
+    """What is known of a case while it is measured."""
+
+    load: Load
+    batches: int
+    rounds: list[Measured] = field(default_factory=list)
+    observed: list[Served] = field(default_factory=list)
+    voids: list[VoidRound] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    load_elsewhere: list[float] = field(default_factory=list)
+
+
+class _Launch:
+    """A started engine and how it is to be measured. Lives as long as the engine's process."""
+
+    def __init__(self, process: EngineProcess, facts: EngineFacts, terms: _Terms) -> None:
+        self._process = process
+        self._terms = terms
+        self._tolerances = Tolerances()
+        # A simulated engine takes no time of this machine, so nothing that happens here can be in its figures.
+        self._witness = None if facts.device == "simulated" else Witness(process.pid, terms.cores)
+        self._scanned = scan() if self._witness else {}
+
+    def measure(self, load: Load) -> CaseRecord:
+        policy = self._terms.policy
+        self._process.doing = f"warming up {load.case}"
+        warm = self._process.ask(Prepare(load, policy.round_s, policy.warmup_limit), Prepared, policy.answer_limit_s)
+        case = _Case(load, warm.batches)
+        if not warm.steady:
+            case.notes.append(f"the pace was not steady after {warm.steps} warm-up steps")
+        for number in range(1, policy.rounds + 1):
+            self._terms.progress(load.case, number, policy.rounds)
+            self._process.doing = f"serving {load.case}, round {number} of {policy.rounds}"
+            measured = self._valid_round(case, observe=False)
+            if measured is None:
+                break
+            case.rounds.append(measured)
+        self._note_load_elsewhere(case)
+        if self._witness:
+            case.notes.extend(self._witness.blind_to)
+        if not case.rounds:
+            void = f"no valid round in {len(case.voids)}; the last: {case.voids[-1].reason}"
+            return CaseRecord(load.case, {}, void_rounds=tuple(case.voids), void=void, notes=tuple(case.notes))
+        self._process.doing = f"reading the memory of {load.case}"
+        peak = self._process.ask(AskPeak(), Peak, policy.answer_limit_s)
+        return self._record(case, peak, self._observe(case))
+
+    def _observe(self, case: _Case) -> str:
+        """Observe whole batches until there are enough requests. Returns why there are none, where there are none."""
+        batch = len(case.load.lengths)
+        while (missing := self._terms.policy.observed_requests - batch * len(case.observed)) > 0:
+            self._process.doing = f"serving {case.load.case}, observed"
+            batches = min(case.batches, -(-missing // batch))
+            measured = self._valid_round(case, observe=True, batches=batches)
+            if measured is None:
+                case.observed.clear()
+                return f"the observed rounds were void: {case.voids[-1].reason}"
+            case.observed.extend(measured.observed)
+        return "" if case.observed else "no request was observed: observed_requests is 0"
+
+    def _valid_round(self, case: _Case, *, observe: bool, batches: int | None = None) -> Measured | None:
+        """A round that no guard voids, or None if there was none in `void_retries` repetitions."""
+        pause_s = FIRST_PAUSE_S
+        for attempt in range(self._terms.policy.void_retries + 1):
+            if attempt and self._witness:
+                time.sleep(pause_s)
+                pause_s *= 2
+                self._scanned = scan()
+            measured, void = self._round(case, batches or case.batches, observe=observe)
+            if void is None:
+                return measured
+            case.voids.append(VoidRound(self._terms.index, void.guard, void.reason))
+            if void.guard == "short":
+                lasted_s = (measured.ended_ns - measured.started_ns) / NS_PER_S
+                case.batches = max(case.batches + 1, round(case.batches * self._terms.policy.round_s / lasted_s))
+        return None
+
+    def _round(self, case: _Case, batches: int, *, observe: bool) -> tuple[Measured, Void | None]:
+        ask, limit_s = Round(batches, observe), self._terms.policy.answer_limit_s
+        if self._witness is None:
+            measured = self._process.ask(ask, Measured, limit_s)
+            return measured, None if observe else self._length(measured)
+        before = self._witness.read()
+        measured = self._process.ask(ask, Measured, limit_s)
+        after = self._witness.read()
+        void = judge_round(before, after, cores=self._terms.cores, tolerances=self._tolerances)
+        if self._terms.cores:
+            case.load_elsewhere.append(load_elsewhere(before, after, self._terms.cores))
+        if void and void.guard == "contended":
+            void = Void(void.guard, f"{void.reason}; on it: {self._blame(self._terms.cores)}")
+        return measured, void or (None if observe else self._length(measured))
+
+    def _length(self, measured: Measured) -> Void | None:
+        return judge_length(measured.ended_ns - measured.started_ns, self._terms.policy.round_s, self._tolerances)
+
+    def _blame(self, cores: tuple[int, ...] | None) -> str:
+        now = scan()
+        found = suspects(self._scanned, now, cores=cores, group=self._process.pid)
+        self._scanned = now
+        return blame(found)
+
+    def _note_load_elsewhere(self, case: _Case) -> None:
+        if not case.load_elsewhere or not self._terms.cores:
+            return
+        mean = sum(case.load_elsewhere) / len(case.load_elsewhere)
+        if mean > self._tolerances.elsewhere:
+            case.notes.append(
+                f"the other cores were {mean:.0%} busy, and share caches and memory; most by {self._blame(None)}"
+            )
+
+    def _record(self, case: _Case, peak: Peak, unobserved: str) -> CaseRecord:
+        seconds = [(measured.ended_ns - measured.started_ns) / NS_PER_S for measured in case.rounds]
+        both = list(zip(case.rounds, seconds, strict=True))
+        values = {
+            "output_throughput": tuple(measured.output_tokens / s for measured, s in both),
+            "total_token_throughput": tuple(
+                (measured.prompt_tokens + measured.output_tokens) / s for measured, s in both
+            ),
+            "request_throughput": tuple(measured.requests / s for measured, s in both),
+            "startup_s": (self._terms.startup_s,),
+        }
+        unmeasured: dict[str, str] = {}
+        if peak.memory_bytes is None:
+            unmeasured["peak_memory_bytes"] = peak.reason
+        else:
+            values["peak_memory_bytes"] = (float(peak.memory_bytes),)
+        if unobserved:
+            wanted = dict.fromkeys((0.5, *self._terms.quantiles))
+            names = [at_quantile(latency, quantile).name for latency in LATENCIES.values() for quantile in wanted]
+            unmeasured.update(dict.fromkeys(names, unobserved))
+        else:
+            seen, unseen = statistics(latencies(case.observed), self._terms.quantiles)
+            values.update({name: (value,) for name, value in seen.items()})
+            unmeasured.update(unseen)
+        return CaseRecord(case.load.case, values, unmeasured, tuple(case.voids), notes=tuple(case.notes))

@@ -1,0 +1,279 @@
+"""An engine's process, as the launch sees it: started, asked, and dead at the end."""
+
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self, TypeVar
+
+from pytest_slmperf import worker
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineHung, EngineUnavailable, LaunchError
+from pytest_slmperf.core.launch import LAUNCH_VARIABLE
+from pytest_slmperf.core.protocol import BadMessage, Failed, Hello, Message, OtherVersion, Stop, decode, encode
+
+BOOTSTRAP = Path(worker.__file__).with_name("bootstrap.py")
+PACKAGE = BOOTSTRAP.parent.parent
+HELLO_LIMIT_S = 60.0
+"""An interpreter that has not said hello by then is none of ours, whatever the policy allows an engine."""
+STOP_LIMIT_S = 5.0
+OUTPUT_LIMIT = 1 << 20
+"""Bytes of output that are kept on disk; of more, the last part is."""
+OUTPUT_KEPT = 1 << 16
+LAST_LINES = 15
+CHUNK = 1 << 20
+LONGEST_LINE = 1 << 28
+WATCH_OUTPUT_EVERY_S = 1.0
+
+M = TypeVar("M", bound=Message)
+
+_SIGNALS = {member.value: member.name for member in signal.Signals}
+_SIGNAL_HINTS: Mapping[int, str] = {
+    signal.SIGKILL: "; often that is the kernel's out-of-memory killer (see dmesg): try a smaller batch",
+    signal.SIGILL: "; the engine was built for another CPU",
+}
+
+
+class EngineProcess:
+    """One engine's process, in a session and process group of its own. Whatever happens, the group is dead after it.
+
+    Raises EngineUnavailable where the interpreter cannot be started.
+    """
+
+    def __init__(self, spec: EngineSpec, *, launch: str, cores: tuple[int, ...] | None) -> None:
+        self._spec = spec
+        self._python = spec.python or sys.executable
+        self._launch = launch
+        self._cores = cores or ()
+        self._received = bytearray()
+        self.pid = 0
+        self.doing = "starting"
+        """What it was asked to do, for messages: `serving decode/opt-125m/batch=64, round 3 of 4`."""
+
+    def __enter__(self) -> Self:
+        read_end, theirs_to_write = os.pipe()
+        theirs_to_read, write_end = os.pipe()
+        self._from, self._to = read_end, write_end
+        self._output: IO[bytes] = tempfile.TemporaryFile(prefix="slmperf-", buffering=0)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pidfd: int | None = None
+        try:
+            self._spawn(theirs_to_read, theirs_to_write)
+        except BaseException:
+            self._end()
+            raise
+        finally:
+            os.close(theirs_to_read)
+            os.close(theirs_to_write)
+        return self
+
+    def _spawn(self, read_fd: int, write_fd: int) -> None:
+        output = self._output.fileno()
+        # Appending, it may be cut short here while it grows there.
+        fcntl.fcntl(output, fcntl.F_SETFL, fcntl.fcntl(output, fcntl.F_GETFL) | os.O_APPEND)
+        cores = ",".join(map(str, self._cores))
+        command = [self._python, str(BOOTSTRAP), str(PACKAGE), str(read_fd), str(write_fd), str(os.getpid()), cores]
+        self.started_ns = time.monotonic_ns()
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+                pass_fds=(read_fd, write_fd),
+                env=_environment(self._spec, self._launch),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise EngineUnavailable(
+                f"{self._who}: {self._python} cannot be started ({error.strerror}); "
+                "name a Python interpreter, 3.11 or newer"
+            ) from error
+        self.pid = self._process.pid
+        self._pidfd = os.pidfd_open(self.pid)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._stop()
+        finally:
+            self._end()
+
+    def hello(self, limit_s: float) -> Hello:
+        """Wait for the interpreter. Raises EngineUnavailable unless it is one that can run the worker."""
+        try:
+            return self._answer(Hello, min(limit_s, HELLO_LIMIT_S))
+        except (EngineDied, EngineHung) as error:
+            raise EngineUnavailable(
+                f"{self._who}: {self._python} does not run our worker; it must be a Python interpreter, 3.11 or newer\n"
+                f"{error}"
+            ) from error
+
+    def ask(self, message: Message, answer: type[M], limit_s: float) -> M:
+        """Send the message and wait for its answer.
+
+        Raises EngineHung after `limit_s`, EngineDied if the process ends, EngineFailed or EngineUnavailable if that is
+        the answer, or if the answer is none.
+        """
+        try:
+            rest = memoryview(encode(message))
+            while rest:
+                rest = rest[os.write(self._to, rest) :]
+        except BrokenPipeError:
+            pass  # it has ended; what it said before, and how it ended, is found by waiting for the answer
+        return self._answer(answer, limit_s)
+
+    def _answer(self, expected: type[M], limit_s: float) -> M:
+        line = self._line(limit_s)
+        self._bound_output()
+        try:
+            message = decode(line)
+        except OtherVersion as error:
+            raise EngineFailed(
+                f"{self._who} speaks {error}; the package was changed while it ran, so run again"
+            ) from error
+        except BadMessage as error:
+            raise EngineFailed(
+                f"{self._who} broke the protocol while {self.doing}: {error}; something in its process writes into "
+                f"descriptors that it did not open{self._last_words()}"
+            ) from error
+        if isinstance(message, Failed):
+            raise self._failure(message)
+        if not isinstance(message, expected):
+            raise EngineFailed(
+                f"{self._who} broke the protocol while {self.doing}: "
+                f"{type(message).__name__} where {expected.__name__} belongs"
+            )
+        return message
+
+    def _line(self, limit_s: float) -> bytes:
+        """The next line, without busy waiting, and without missing a signal."""
+        deadline = time.monotonic() + limit_s
+        events = select.poll()
+        events.register(self._from, select.POLLIN)
+        if self._pidfd is not None:
+            events.register(self._pidfd, select.POLLIN)
+        while (end := self._received.find(b"\n")) < 0:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise EngineHung(
+                    f"{self._who} gave no answer for {limit_s:g} s while {self.doing}, and was killed; "
+                    f"if it is only slow, raise the limit or lower the load{self._last_words()}"
+                )
+            ready = dict(events.poll(min(left_s, WATCH_OUTPUT_EVERY_S) * 1000 + 1))
+            if self._from in ready:
+                chunk = os.read(self._from, CHUNK)
+                if not chunk:
+                    raise self._death()
+                self._received += chunk
+                if len(self._received) > LONGEST_LINE:
+                    raise EngineFailed(f"{self._who} broke the protocol while {self.doing}: a line without an end")
+            elif ready:  # it has ended, and everything it wrote is read
+                raise self._death()
+            else:
+                self._bound_output()
+        line = bytes(self._received[: end + 1])
+        del self._received[: end + 1]
+        return line
+
+    def _failure(self, failed: Failed) -> LaunchError:
+        said = f"{self._who} {{}} while {self.doing}: {failed.message}{{}}{self._last_words(failed.trace)}"
+        match failed.cause:
+            case "unavailable":
+                return EngineUnavailable(f"{self._who} cannot be had here: {failed.message}")
+            case "memory":
+                return EngineFailed(
+                    said.format("ran out of memory", "; try a smaller batch, shorter prompts or a smaller dtype")
+                )
+            case "answer":
+                return EngineFailed(said.format("answered wrongly", "; the adapter must force the output length"))
+            case "failed":
+                return EngineFailed(said.format("failed", ""))
+
+    def _death(self) -> LaunchError:
+        how = _how_it_ended(self._pid_status())
+        return EngineDied(f"{self._who} died while {self.doing}: {how}{self._last_words()}")
+
+    def _pid_status(self) -> os.waitid_result | None:
+        """How it ended. It stays a zombie, so that its group's id stays its own until the group is dead."""
+        deadline = time.monotonic() + 1.0  # the pipe may be closed a moment before the process has ended
+        while time.monotonic() < deadline:
+            status = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            if status is not None:
+                return status
+            time.sleep(0.005)
+        return None
+
+    @property
+    def _who(self) -> str:
+        return f"{self._spec.engine} ({self._spec.model_name}, {self._spec.dtype})"
+
+    def _last_words(self, trace: str = "") -> str:
+        lines = self._tail().splitlines()[-LAST_LINES:]
+        lines.extend(line for line in trace.splitlines()[-LAST_LINES:])
+        return "".join(["\nits last lines:", *(f"\n    {line}" for line in lines)]) if lines else ""
+
+    def _tail(self) -> str:
+        size = os.fstat(self._output.fileno()).st_size
+        kept = os.pread(self._output.fileno(), OUTPUT_KEPT, max(0, size - OUTPUT_KEPT))
+        return kept.decode(errors="replace")
+
+    def _bound_output(self) -> None:
+        """Keep the last part of what it printed, where that has become much."""
+        output = self._output.fileno()
+        size = os.fstat(output).st_size
+        if size > OUTPUT_LIMIT:
+            kept = os.pread(output, OUTPUT_KEPT, size - OUTPUT_KEPT)
+            os.ftruncate(output, 0)
+            os.write(output, kept)
+
+    def _stop(self) -> None:
+        """Let it give back what it took. What was measured is measured, so a bad end is no error."""
+        with suppress(OSError):
+            os.write(self._to, encode(Stop()))
+        if self._pidfd is not None:
+            ended = select.poll()
+            ended.register(self._pidfd, select.POLLIN)
+            ended.poll(STOP_LIMIT_S * 1000)
+
+    def _end(self) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        for descriptor in (self._from, self._to, self._pidfd):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._output.close()
+
+
+def _environment(spec: EngineSpec, launch: str) -> dict[str, str]:
+    """This process's environment, with what makes launches alike."""
+    threads = str(spec.threads)
+    return {
+        **os.environ,
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        LAUNCH_VARIABLE: launch,
+    }
+
+
+def _how_it_ended(status: os.waitid_result | None) -> str:
+    if status is None:
+        return "it closed its end of the pipe and runs on"
+    if status.si_code == os.CLD_EXITED:
+        return f"exit code {status.si_status}"
+    number = status.si_status
+    return f"signal {_SIGNALS.get(number, number)}{_SIGNAL_HINTS.get(number, '')}"

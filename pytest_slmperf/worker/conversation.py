@@ -1,0 +1,130 @@
+"""The worker's side of the protocol: do what the launch asks, one message at a time."""
+
+import contextlib
+import faulthandler
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from functools import partial
+from io import BufferedReader, RawIOBase
+from typing import TypeVar
+
+from pytest_slmperf.core.engine import Engine, EngineFacts, EngineSpec
+from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
+from pytest_slmperf.core.protocol import (
+    AskPeak,
+    Failed,
+    Hello,
+    Measured,
+    Message,
+    Peak,
+    Prepare,
+    Prepared,
+    Ready,
+    Round,
+    Start,
+    Stop,
+    decode,
+    encode,
+)
+from pytest_slmperf.worker.serving import Case, WrongAnswer
+
+T = TypeVar("T")
+
+TRACE_DEPTH = 5
+_WEIGHTY = ("numpy", "torch", "transformers")
+"""Libraries whose version an engine's speed hangs on, recorded where the engine has loaded them."""
+
+
+def converse(read_fd: int, write_fd: int) -> None:
+    """Answer messages until Stop, the end of the pipe or a failure."""
+    faulthandler.enable()  # a crash in native code then says where, in the lines that the launch shows
+    with open(read_fd, "rb") as asked, open(write_fd, "wb", buffering=0) as told:
+        _send(told, Hello(python=sys.version.split()[0]))
+        start = _receive(asked)
+        if not isinstance(start, Start):
+            return
+        engine = _attempt(told, partial(_create, start.spec))
+        if engine is None:
+            return
+        try:
+            facts = _attempt(told, engine.start)
+            if facts is not None:
+                _send(told, Ready(facts, _versions(start.spec, facts)))
+                _serve(asked, told, engine, facts)
+        finally:
+            _stop(engine)
+
+
+def _create(spec: EngineSpec) -> Engine:
+    from pytest_slmperf.engines import registry  # noqa: PLC0415 - after Hello, so that a failure can be reported
+
+    return registry.create(spec)
+
+
+def _serve(asked: BufferedReader, told: RawIOBase, engine: Engine, facts: EngineFacts) -> None:
+    case: Case | None = None
+    while (message := _receive(asked)) is not None and not isinstance(message, Stop):
+        if isinstance(message, Prepare):
+            case = Case(engine, message.load, vocabulary=facts.vocabulary)
+        if case is None:
+            raise ValueError(f"{message} before any Prepare")
+        answer = _attempt(told, partial(_answer, message, case))
+        if answer is None:
+            return
+        _send(told, answer)
+
+
+def _answer(message: Message, case: Case) -> Prepared | Measured | Peak:
+    match message:
+        case Prepare(round_s=round_s, warmup_limit=limit):
+            return case.prepare(round_s, limit)
+        case Round(batches=batches, observe=observe):
+            return case.round(batches, observe=observe)
+        case AskPeak():
+            return case.peak()
+    raise ValueError(f"no message of a launch: {message}")
+
+
+def _attempt(told: RawIOBase, do: Callable[[], T]) -> T | None:
+    """The result, or None after a Failed was sent. An engine is a stranger's code: whatever it raises is reported."""
+    try:
+        return do()
+    except EngineUnavailable as error:
+        failed = Failed("unavailable", str(error))
+    except WrongAnswer as error:
+        failed = Failed("answer", str(error))
+    except MemoryError as error:
+        failed = Failed("memory", str(error) or "MemoryError")
+    except EngineFailed as error:
+        failed = Failed("failed", str(error))
+    except Exception as error:  # noqa: BLE001 - the boundary to a stranger's code
+        failed = Failed("failed", f"{type(error).__name__}: {error}", traceback.format_exc(limit=-TRACE_DEPTH))
+    _send(told, failed)
+    return None
+
+
+def _stop(engine: Engine) -> None:
+    try:
+        engine.stop()
+    except Exception:  # noqa: BLE001 - teardown: what was measured is measured
+        traceback.print_exc()
+
+
+def _versions(spec: EngineSpec, facts: EngineFacts) -> dict[str, str]:
+    loaded = {name: getattr(sys.modules.get(name), "__version__", None) for name in _WEIGHTY}
+    versions = {name: str(version) for name, version in loaded.items() if version}
+    return {"python": sys.version.split()[0], **versions, spec.engine: facts.version}
+
+
+def _receive(asked: BufferedReader) -> Message | None:
+    line = asked.readline()
+    return decode(line) if line else None
+
+
+def _send(told: RawIOBase, message: Message) -> None:
+    rest = memoryview(encode(message))
+    with contextlib.suppress(BrokenPipeError):  # the launch is gone, and the kernel ends this process with it
+        while rest:
+            rest = rest[os.write(told.fileno(), rest) :]

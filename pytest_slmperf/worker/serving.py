@@ -1,0 +1,96 @@
+"""One case in an engine's process: warm up, rounds, and the memory it took."""
+
+from collections.abc import Sequence
+
+from pytest_slmperf.core.engine import Engine, Request, Served
+from pytest_slmperf.core.launch import Load
+from pytest_slmperf.core.protocol import Measured, Peak, Prepared
+from pytest_slmperf.core.workload import prompts
+from pytest_slmperf.worker.memory import forget_peak, peak_bytes
+from pytest_slmperf.worker.pace import STEP_SHARE, batches_for, steady
+
+NS_PER_S = 1e9
+
+
+class WrongAnswer(Exception):
+    """An engine generated other numbers of tokens than it was asked for."""
+
+
+class Case:
+    """A load on a started engine. Lives from one Prepare to the next."""
+
+    def __init__(self, engine: Engine, load: Load, *, vocabulary: int) -> None:
+        self._engine = engine
+        self._requests = prompts(load.lengths, vocabulary=vocabulary, seed=load.seed)
+        self._prompt_tokens = sum(len(request.prompt) for request in self._requests)
+        self._output_tokens = sum(request.output_tokens for request in self._requests)
+        self._no_peak = forget_peak()
+        self._told_peak: int | None = None
+
+    def prepare(self, round_s: float, warmup_limit: int) -> Prepared:
+        """Serve until the pace is steady, `warmup_limit` steps at most.
+
+        A step is one batch, or as many as last a twentieth of a round.
+        """
+        steps_s: list[float] = []
+        in_step = 1
+        while len(steps_s) < warmup_limit and not steady(steps_s):
+            served = self._serve(in_step, observe=False)
+            step_s = (served[-1].ended_ns - served[0].started_ns) / NS_PER_S
+            steps_s.append(step_s / in_step)
+            in_step = batches_for(steps_s[-1:], STEP_SHARE * round_s)
+        return Prepared(batches_for(steps_s, round_s), steps=len(steps_s), steady=steady(steps_s))
+
+    def round(self, batches: int, *, observe: bool) -> Measured:
+        """Serve that many batches without a pause."""
+        served = self._serve(batches, observe=observe)
+        return Measured(
+            started_ns=served[0].started_ns,
+            ended_ns=served[-1].ended_ns,
+            requests=len(self._requests) * batches,
+            prompt_tokens=self._prompt_tokens * batches,
+            output_tokens=self._output_tokens * batches,
+            observed=tuple(served) if observe else (),
+        )
+
+    def peak(self) -> Peak:
+        """The most memory since the case began: the engine's word where it has one, else the kernel's mark."""
+        if self._told_peak is not None:
+            return Peak(self._told_peak)
+        if self._no_peak:
+            return Peak(None, self._no_peak)
+        try:
+            return Peak(peak_bytes())
+        except OSError as error:
+            return Peak(None, f"the kernel keeps no high-water mark here ({error})")
+
+    def _serve(self, batches: int, *, observe: bool) -> list[Served]:
+        engine, requests = self._engine, self._requests
+        served = [engine.serve(requests, observe=observe) for _ in range(batches)]
+        for batch in served:  # only now: nothing but the engine works between two batches
+            check(requests, batch, observe=observe)
+            if batch.peak_memory_bytes is not None:
+                self._told_peak = max(self._told_peak or 0, batch.peak_memory_bytes)
+        return served
+
+
+def check(requests: Sequence[Request], batch: Served, *, observe: bool) -> None:
+    """Raise WrongAnswer unless every request got exactly the tokens it asked for, in a time that can be."""
+    asked = tuple(request.output_tokens for request in requests)
+    if batch.output_tokens != asked:
+        given = batch.output_tokens
+        if len(given) != len(asked):
+            raise WrongAnswer(f"answered {len(given)} requests where {len(asked)} were sent")
+        which = next(place for place, tokens in enumerate(given) if tokens != asked[place])
+        raise WrongAnswer(
+            f"generated {given[which]} tokens for request {which + 1} of {len(asked)}, which asked for {asked[which]}"
+        )
+    if batch.ended_ns <= batch.started_ns:
+        raise WrongAnswer("a batch took no time")
+    if not observe:
+        return
+    stamps = batch.token_ns or ()
+    if tuple(len(times) for times in stamps) != asked:
+        raise WrongAnswer("a batch was to be observed, and not every token has its time")
+    if any(times[0] < batch.started_ns for times in stamps):
+        raise WrongAnswer("a token has a time before its batch began")
