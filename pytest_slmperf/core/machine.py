@@ -1,29 +1,42 @@
 """The machine as a value, and which of its fields must match before two measurements are compared."""
 
+import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeAlias
+
+Scalar: TypeAlias = str | int | float | bool | None
+"""What a field of a machine or of a baseline's key may hold."""
+
+SIMULATED = "simulated"
+"""The device of an engine that does not do the work it is timed for."""
 
 
 class Role(StrEnum):
     """What a difference in a field means."""
 
     MUST_MATCH = "must match"
+    PART_OF_DEVICE = "must match, unless another device is asked for"
     NOTE = "worth a note"
+    IGNORED = "ignored"
 
 
 ROLES: Mapping[str, Role] = {
     "device": Role.MUST_MATCH,
     "driver": Role.MUST_MATCH,
-    "cores": Role.MUST_MATCH,
-    "virtualisation": Role.MUST_MATCH,
-    "memory_gib": Role.NOTE,
-    "kernel": Role.NOTE,
-    "governor": Role.NOTE,
-    "microcode": Role.NOTE,
-    "container": Role.NOTE,
-    "hostname": Role.NOTE,
+    "power_limit_w": Role.MUST_MATCH,
+    "locked_clock_mhz": Role.MUST_MATCH,
+    "ecc": Role.MUST_MATCH,
+    "mig": Role.MUST_MATCH,
+    "mps": Role.MUST_MATCH,
+    "cores": Role.PART_OF_DEVICE,
+    "smt": Role.PART_OF_DEVICE,
+    "virtualisation": Role.PART_OF_DEVICE,
+    "hostname": Role.IGNORED,  # a container draws a new one for every run
 }
+"""A field that isn't here is worth a note."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +44,39 @@ class Machine:
     """What was measured on. `device` and `driver` name the folders of a baseline file."""
 
     device: str
-    """A GPU's or CPU's model, or `simulated`."""
+    """A GPU's model, a CPU's model with its usable cores, or `simulated`."""
     driver: str
     """A GPU's driver version; on a CPU the kernel's series, `linux-6.1`."""
-    fields: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
-    """Everything else that is known, flat, by the names in ROLES (a name that isn't there is worth a note)."""
+    fields: Mapping[str, Scalar] = field(default_factory=dict)
+    """Everything else that is known, flat; ROLES says what a difference means."""
 
     @property
     def simulated(self) -> bool:
-        return self.device == "simulated"
+        """Whether nothing was really computed: comparable with no real machine."""
+        return self.device == SIMULATED
 
-    def differences(self, other: "Machine", role: Role) -> dict[str, tuple[object, object]]:
-        """Fields of this role that differ, each as (mine, the other's)."""
+    def differences(self, other: "Machine", *roles: Role) -> dict[str, tuple[Scalar, Scalar]]:
+        """Fields of these roles that differ, each as (mine, the other's); None where one lacks the field."""
         mine, theirs = self.flat(), other.flat()
-        names = [name for name in {**mine, **theirs} if ROLES.get(name, Role.NOTE) is role]
-        return {name: (mine.get(name), theirs.get(name)) for name in names if mine.get(name) != theirs.get(name)}
+        names = [name for name in {**mine, **theirs} if ROLES.get(name, Role.NOTE) in roles]
+        pairs = {name: (mine.get(name), theirs.get(name)) for name in names}
+        return {name: pair for name, pair in pairs.items() if not same(*pair)}
 
-    def flat(self) -> dict[str, str | int | float | bool | None]:
-        return {"device": self.device, "driver": self.driver, **self.fields}
+    def flat(self) -> dict[str, Scalar]:
+        """All fields in one mapping, as they are stored and shown."""
+        return {**self.fields, "device": self.device, "driver": self.driver}
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two fields are equal. 2 and 2.0 are; True and 1 are not."""
+    return isinstance(one, bool) is isinstance(other, bool) and one == other
+
+
+def slug(text: str) -> str:
+    """A text as the name of a file or folder: small letters, digits, dots and underscores, joined by hyphens.
+
+    Marks like (R) and (TM) are left out; what has no letter or digit is `unnamed`.
+    """
+    plain = unicodedata.normalize("NFKD", re.sub(r"\((?:r|tm|c)\)", " ", text, flags=re.IGNORECASE))
+    words = re.findall(r"[a-z0-9][a-z0-9._]*", plain.encode("ascii", "ignore").decode().lower())
+    return "-".join(word.rstrip(".") for word in words) or "unnamed"

@@ -1,0 +1,246 @@
+"""What this machine is, what is installed on it, and which commit is checked out.
+
+Facts come from /proc and /sys, which tests give as recorded trees. No host name and no user name is read: a baseline is
+committed, and machines are called after people.
+"""
+
+import platform
+import re
+import subprocess
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+
+from pytest_slmperf import __version__
+from pytest_slmperf.core.machine import SIMULATED, Machine, Scalar
+
+GIT_LIMIT_S = 10.0
+
+_ARM_CORES = {  # CPU part numbers of implementer 0x41, where /proc/cpuinfo names no model
+    "0xd08": "Cortex-A72",
+    "0xd0b": "Cortex-A76",
+    "0xd0c": "Neoverse-N1",
+    "0xd40": "Neoverse-V1",
+    "0xd49": "Neoverse-N2",
+    "0xd4f": "Neoverse-V2",
+}
+
+_HYPERVISORS = (  # what the firmware's vendor or product name says
+    ("kvm", "kvm"),
+    ("qemu", "kvm"),
+    ("google compute engine", "kvm"),
+    ("amazon ec2", "kvm"),
+    ("firecracker", "kvm"),
+    ("openstack", "kvm"),
+    ("vmware", "vmware"),
+    ("microsoft", "hyper-v"),
+    ("xen", "xen"),
+    ("virtualbox", "virtualbox"),
+    ("innotek", "virtualbox"),
+)
+
+_CONTAINERS = (("kubepods", "kubernetes"), ("docker", "docker"), ("containerd", "containerd"), ("lxc", "lxc"))
+
+
+def probe(root: Path = Path("/")) -> Machine:
+    """The CPU machine that this process runs on, as far as it may use it; `root` holds its /proc and /sys.
+
+    A fact that can't be read is left out.
+    """
+    cpus = _processors(root)
+    cores = _usable_cores(root, len(cpus))
+    release = _text(root, "proc/sys/kernel/osrelease") or platform.release()
+    fields: dict[str, Scalar] = {
+        "cores": cores,
+        "smt": _flag(root, "sys/devices/system/cpu/smt/active"),
+        "virtualisation": _virtualisation(cpus),
+        "hypervisor": _hypervisor(root),
+        "container": _container(root),
+        "sockets": len({cpu["physical id"] for cpu in cpus if "physical id" in cpu}) or None,
+        "l2_kib": _cache_kib(root, 2),
+        "l3_kib": _cache_kib(root, 3),
+        "memory_gib": _memory_gib(root),
+        "governor": _governors(root),
+        "turbo": _turbo(root),
+        "microcode": cpus[0].get("microcode") if cpus else None,
+        "kernel": release,
+        "huge_pages": _chosen(_text(root, "sys/kernel/mm/transparent_hugepage/enabled")),
+    }
+    noun = "core" if cores == 1 else "cores"
+    device = f"{_model(cpus)}, {cores} {noun}" if cores else _model(cpus)
+    return Machine(device, _series(release), {name: value for name, value in fields.items() if value is not None})
+
+
+def simulated() -> Machine:
+    """The machine of the fake engine: the same everywhere, and comparable with no real one."""
+    return Machine(SIMULATED, SIMULATED)
+
+
+def versions() -> dict[str, str]:
+    """The versions that a measurement was made with, beside the engine's own."""
+    others = {package: metadata.version(package) for package in ("numpy", "pytest")}
+    return {"python": platform.python_version(), "pytest-slmperf": __version__, **others}
+
+
+def commit(folder: Path = Path()) -> str | None:
+    """The commit that is checked out, with `-dirty` where tracked files differ from it; None outside of git."""
+    return _git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
+
+
+def by(folder: Path = Path()) -> str:
+    """Who git thinks is working here; empty where it doesn't know."""
+    return _git(folder, "config", "user.name")
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_LIMIT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _text(root: Path, path: str) -> str:
+    try:
+        return (root / path).read_text(encoding="utf-8", errors="replace").strip("\0 \t\n")
+    except OSError:
+        return ""
+
+
+def _processors(root: Path) -> list[Mapping[str, str]]:
+    """The blocks of /proc/cpuinfo that describe a processor."""
+    blocks: list[Mapping[str, str]] = []
+    for text in re.split(r"\n\s*\n", _text(root, "proc/cpuinfo")):
+        pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
+        block = {name.strip(): value.strip() for name, _, value in pairs}
+        if "processor" in block:
+            blocks.append(block)
+    return blocks
+
+
+def _model(cpus: list[Mapping[str, str]]) -> str:
+    """A name that tells generations apart: virtual machines call them all `Intel Xeon Processor`."""
+    if not cpus:
+        return platform.processor() or platform.machine() or "unknown CPU"
+    first = cpus[0]
+    if "model name" in first:
+        name = " ".join(re.sub(r"\((?:R|TM|r|tm)\)", " ", first["model name"]).split())
+        generic = "virtual" in name.lower() or not re.search(r"\d", name.partition("@")[0])
+        numbers = [first[field] for field in ("cpu family", "model", "stepping") if field in first]
+        return f"{name} {'-'.join(numbers)}" if generic and numbers else name
+    if "CPU part" in first:
+        part, implementer = first["CPU part"], first.get("CPU implementer", "")
+        known = _ARM_CORES.get(part) if implementer == "0x41" else None
+        return f"ARM {known}" if known else f"ARM {implementer} {part}"
+    return first.get("cpu model") or first.get("uarch") or platform.machine()
+
+
+def _series(release: str) -> str:
+    match = re.match(r"\d+\.\d+", release)
+    return f"linux-{match[0]}" if match else f"linux-{release or 'unknown'}"
+
+
+def _usable_cores(root: Path, present: int) -> int | float | None:
+    """Logical cores that the affinity mask and the control groups leave to this process."""
+    allowed = re.search(r"^Cpus_allowed_list:\s*(\S+)", _text(root, "proc/self/status"), re.MULTILINE)
+    counts = [float(_listed(allowed[1]) if allowed else present), *_quotas(root)]
+    cores = round(min(count for count in counts), 2)
+    return None if cores <= 0 else int(cores) if cores.is_integer() else cores
+
+
+def _listed(spans: str) -> int:
+    """How many numbers a list like `0-3,8` has."""
+    ends = (span.partition("-") for span in spans.split(","))
+    return sum(int(last or first) - int(first) + 1 for first, _, last in ends)
+
+
+def _groups(root: Path, controller: str) -> Iterable[Path]:
+    """Folders of this process's control group and those above it, for a controller; empty where it has none."""
+    for line in _text(root, "proc/self/cgroup").splitlines():
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        unified = not controllers
+        if not unified and controller not in controllers.split(","):
+            continue
+        mounts = ("sys/fs/cgroup", "sys/fs/cgroup/unified") if unified else (f"sys/fs/cgroup/{controller}",)
+        for mount in mounts:
+            group = root / mount / path.lstrip("/")
+            while group.is_relative_to(root / mount):
+                yield group
+                group = group.parent
+
+
+def _quotas(root: Path) -> list[float]:
+    """Cores' worth of time that control groups allow, version 2 and 1."""
+    quotas = []
+    for group in _groups(root, "cpu"):
+        limit = _text(group, "cpu.max").split()
+        if not limit:
+            limit = [_text(group, "cpu.cfs_quota_us"), _text(group, "cpu.cfs_period_us")]
+        if len(limit) == 2 and limit[0].isdigit() and limit[1].isdigit():
+            quotas.append(int(limit[0]) / int(limit[1]))
+    return quotas
+
+
+def _memory_gib(root: Path) -> float | None:
+    """Memory that this process may use, to a tenth of a GiB."""
+    total = re.search(r"^MemTotal:\s*(\d+) kB", _text(root, "proc/meminfo"), re.MULTILINE)
+    limits = [int(total[1]) * 1024] if total else []
+    for group in _groups(root, "memory"):
+        texts = (_text(group, "memory.max"), _text(group, "memory.limit_in_bytes"))
+        limits += [int(text) for text in texts if text.isdigit()]
+    return round(min(limits) / 2**30, 1) if limits else None
+
+
+def _cache_kib(root: Path, level: int) -> int | None:
+    """Size of a cache of the first core."""
+    for entry in sorted((root / "sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        size = re.fullmatch(r"(\d+)([KM])", _text(entry, "size"))
+        if size and _text(entry, "level") == str(level) and _text(entry, "type") in ("Unified", "Data"):
+            return int(size[1]) * (1024 if size[2] == "M" else 1)
+    return None
+
+
+def _governors(root: Path) -> str | None:
+    paths = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor"))
+    return ",".join(sorted({_text(path.parent, path.name) for path in paths})) or None
+
+
+def _turbo(root: Path) -> bool | None:
+    off = _flag(root, "sys/devices/system/cpu/intel_pstate/no_turbo")
+    return _flag(root, "sys/devices/system/cpu/cpufreq/boost") if off is None else not off
+
+
+def _flag(root: Path, path: str) -> bool | None:
+    return {"0": False, "1": True}.get(_text(root, path))
+
+
+def _chosen(text: str) -> str | None:
+    """The entry in brackets of `always [madvise] never`."""
+    match = re.search(r"\[(\w+)\]", text)
+    return match[1] if match else None
+
+
+def _virtualisation(cpus: list[Mapping[str, str]]) -> str | None:
+    """Whether a hypervisor is below: x86 says so in a flag that is always readable. Unknown elsewhere."""
+    if not cpus or "flags" not in cpus[0]:
+        return None
+    return "virtual" if "hypervisor" in cpus[0]["flags"].split() else "none"
+
+
+def _hypervisor(root: Path) -> str | None:
+    xen = _text(root, "sys/hypervisor/type")
+    if xen:
+        return xen
+    names = " ".join(_text(root, f"sys/class/dmi/id/{name}") for name in ("sys_vendor", "product_name")).lower()
+    return next((kind for word, kind in _HYPERVISORS if word in names), None)
+
+
+def _container(root: Path) -> str | None:
+    groups = _text(root, "proc/1/cgroup") + _text(root, "proc/self/cgroup")
+    for word, kind in _CONTAINERS:
+        if word in groups:
+            return kind
+    if (root / ".dockerenv").exists():
+        return "docker"
+    return "podman" if (root / "run/.containerenv").exists() else None

@@ -1,0 +1,35 @@
+"""The published JSON Schemas, and the first thing in a document that breaks one."""
+
+import json
+from collections.abc import Iterable
+from functools import cache
+from importlib import resources
+
+import jsonschema_rs
+
+
+def violation(schema: str, document: object) -> str | None:
+    """What in a document breaks the schema `baseline` or `report`, as `$.field: why`; None where nothing does."""
+    error = next(_validator(schema).iter_errors(document), None)
+    return f"{json_path(error.instance_path)}: {_short(error.message)}" if error else None
+
+
+def json_path(parts: Iterable[str | int]) -> str:
+    """`$.cases["decode/opt-125m/batch=1"].points[0]`."""
+
+    def step(part: str | int) -> str:
+        if isinstance(part, str) and part.isidentifier():
+            return f".{part}"
+        return f"[{json.dumps(part, ensure_ascii=False)}]"
+
+    return "$" + "".join(map(step, parts))
+
+
+def _short(message: str) -> str:
+    return message if len(message) <= 300 else f"{message[:140]} … {message[-140:]}"
+
+
+@cache
+def _validator(schema: str) -> jsonschema_rs.Validator:
+    text = resources.files("pytest_slmperf").joinpath("schemas", f"{schema}.json").read_text(encoding="utf-8")
+    return jsonschema_rs.validator_for(json.loads(text), validate_formats=True)
