@@ -1,0 +1,109 @@
+"""Declaring a sweep, and what a machine's settings make of it."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_slmperf.core.errors import SuiteError
+from pytest_slmperf.core.sweep import BINDING, Sweep
+from pytest_slmperf.core.workload import StaticBatch, TraceLengths
+
+WORKLOAD = StaticBatch(prompt_tokens=8, output_tokens=4)
+
+
+@given(
+    models=st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, unique=True),
+    sizes=st.lists(st.integers(1, 512), min_size=1, max_size=5, unique=True),
+)
+def test_cases_are_models_times_batch_sizes(models, sizes):
+    """A sweep has one case for each model and batch size, and every name says where it stands."""
+    cases = Sweep("decode", WORKLOAD, batch_size=sizes).cases(models)
+    assert {case.name for case in cases} == {f"decode/{model}/batch={size}" for model in models for size in sizes}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"name": "De code"}, "small letters"),
+        ({"batch_size": []}, "batch_size"),
+        ({"batch_size": [0]}, "at least 1"),
+        ({"batch_size": [1, 1]}, "different"),
+        ({"batch_size": [True]}, "whole numbers"),
+        ({"model": ["a", "a"]}, "twice"),
+        ({"gate": {"output_throughput": 0}}, "above 0"),
+        ({"gate": {"output_throughput": 0.5}}, "up to 0.15"),
+        ({"gate": {"output_througput": 0.03}}, "unknown metric"),
+        ({"gate": {"p0_ttft_ms": 0.03}}, "unknown metric"),
+        ({"percentiles": [100]}, "between 0 and 100"),
+    ],
+)
+def test_a_senseless_declaration_is_refused(arguments, said):
+    """What makes no sense is an error that names the sweep's field, at the line that declares it."""
+    with pytest.raises(SuiteError, match=said):
+        Sweep(**{"name": "decode", "workload": WORKLOAD, "batch_size": [1], **arguments})
+
+
+@pytest.mark.parametrize(
+    ("lengths", "said"),
+    [
+        ({}, "needs"),
+        ({"prompt_tokens": 8}, "needs"),
+        ({"prompt_tokens": 0, "output_tokens": 4}, "at least 1"),
+        ({"prompt_tokens": 1.5, "output_tokens": 4}, "whole number"),
+        ({"prompt_tokens": 8, "output_tokens": 4, "lengths": TraceLengths()}, "not both"),
+    ],
+)
+def test_a_senseless_workload_is_refused(lengths, said):
+    """A workload has lengths of one kind, and they are whole and positive."""
+    with pytest.raises(SuiteError, match=said):
+        StaticBatch(**lengths)
+
+
+def test_a_bare_latency_is_gated_at_its_median():
+    """`ttft_ms` in a gate means the median, and a list of names takes the default tolerance."""
+    assert Sweep("s", WORKLOAD, batch_size=[1], gate=["ttft_ms"]).tolerances == {"median_ttft_ms": 0.03}
+
+
+def test_quantiles_are_those_gated_and_declared():
+    """A launch is asked for the median, the gated and the declared percentiles, each once."""
+    sweep = Sweep("s", WORKLOAD, batch_size=[1], gate={"p99_ttft_ms": 0.1, "output_throughput": 0.03}, percentiles=[90, 99])
+    assert sweep.quantiles == (0.5, 0.9, 0.99)
+
+
+def test_settings_change_axes_and_nothing_else():
+    """A machine's settings replace models, sizes and lengths; the name, and so the history, stays."""
+    here = Sweep("decode", WORKLOAD, batch_size=[1], gate={"output_throughput": 0.03}).on(
+        {"model": ["a"], "batch_size": [4, 8], "output_tokens": 16}
+    )
+    assert (here.name, here.model, here.batch_size) == ("decode", ("a",), (4, 8))
+    assert here.workload == StaticBatch(prompt_tokens=8, output_tokens=16)
+    assert here.tolerances == {"output_throughput": 0.03}
+
+
+def test_settings_cannot_set_lengths_of_a_trace():
+    """A sweep that draws its lengths has none to be set."""
+    with pytest.raises(SuiteError, match="trace"):
+        Sweep("s", StaticBatch(lengths=TraceLengths()), batch_size=[1]).on({"prompt_tokens": 4})
+
+
+def test_a_decorated_test_carries_its_sweep():
+    """`each` binds a test to all cases, `at` to some; neither needs pytest."""
+    sweep = Sweep("s", WORKLOAD, batch_size=[1, 4])
+    assert getattr(sweep.each(lambda: None), BINDING).batch_sizes is None
+    assert getattr(sweep.at(4)(lambda: None), BINDING).batch_sizes == (4,)
+    with pytest.raises(SuiteError, match="its batch sizes are"):
+        sweep.at(2)
+
+
+def test_importing_our_names_loads_neither_numpy_nor_scipy():
+    """A suite's imports cost nothing: they load no array library, no pytest and no engine."""
+    code = (
+        "import sys; from pytest_slmperf import EngineSpec, StaticBatch, Sweep, TraceLengths; "
+        "Sweep('s', StaticBatch(1, 1), batch_size=[1], gate=['ttft_ms']); "
+        "print([name for name in ('numpy', 'scipy', 'pytest', 'ctranslate2') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,72 @@
+"""Reading `[tool.slmperf]`."""
+
+import pytest
+
+from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.machine import Machine
+from pytest_slmperf.run.settings import Settings, read_settings, settings_of
+
+LAPTOP = Machine("Some CPU 4c", "linux-6.1", {"cores": 4, "memory_gib": 16})
+
+
+def settings_from(tmp_path, text):
+    (tmp_path / "pyproject.toml").write_text(text)
+    return read_settings(tmp_path)
+
+
+def test_without_a_table_the_defaults_hold(tmp_path):
+    """A project needs no settings, and no pyproject.toml."""
+    assert read_settings(tmp_path) == Settings()
+    assert settings_from(tmp_path, "[project]\nname = 'x'\n") == Settings()
+
+
+def test_the_first_machine_that_matches_decides(tmp_path):
+    """What a suite sweeps is looked up by the machine, first match first."""
+    settings = settings_from(
+        tmp_path,
+        """
+        [[tool.slmperf.machine]]
+        when = { device = "nvidia" }
+        sweep.decode = { model = ["opt-1.3b"] }
+        [[tool.slmperf.machine]]
+        when = { cores_at_most = 4, memory_gib_at_least = 8 }
+        sweep.decode = { model = ["tiny-2x128"], batch_size = [1, 2] }
+        [[tool.slmperf.machine]]
+        sweep.decode = { model = ["opt-125m"] }
+        """,
+    )
+    assert settings.sweep_on("decode", LAPTOP) == {"model": ["tiny-2x128"], "batch_size": [1, 2]}
+    assert settings.sweep_on("other", LAPTOP) == {}
+    server = Machine("Some CPU 64c", "linux-6.1", {"cores": 64, "memory_gib": 256})
+    assert settings.sweep_on("decode", server) == {"model": ["opt-125m"]}
+    assert settings.sweep_on("decode", Machine("NVIDIA H100", "580.65")) == {"model": ["opt-1.3b"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[tool.slmperf]\nruonds = 3", "did you mean 'rounds'"),
+        ("[tool.slmperf]\nrounds = 0", "whole number of at least 1"),
+        ("[tool.slmperf]\nrounds = 2.5", "whole number"),
+        ("[tool.slmperf]\nround_s = true", "a number of at least"),
+        ("[tool.slmperf]\nbaseline_launches = 19", "at least 20"),
+        ("[tool.slmperf]\ntolerance = 'any'", "'asked' or 'supported'"),
+        ("[tool.slmperf]\nengine = 3", "takes a text"),
+        ("[tool.slmperf]\nmachine = 3", "array of tables"),
+        ("[[tool.slmperf.machine]]\nwhen = { gpu = true }", "unknown field 'gpu'"),
+        ("[[tool.slmperf.machine]]\nwhen = { device = 3 }", "takes a text"),
+        ("[[tool.slmperf.machine]]\nsweep.decode = { batchsize = [1] }", "did you mean 'batch_size'"),
+        ("[tool.slmperf", "pyproject.toml"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, text, said):
+    """An error names the file, the field and what it takes."""
+    with pytest.raises(UsageError, match=said) as error:
+        settings_from(tmp_path, text)
+    assert "pyproject.toml" in str(error.value)
+
+
+def test_settings_keep_what_is_given():
+    """Values arrive as they were set, whole numbers where a float is meant too."""
+    settings = settings_of({"round_s": 1, "threads": 2, "tolerance": "supported"}, "here")
+    assert (settings.round_s, settings.threads, settings.tolerance) == (1.0, 2, "supported")
