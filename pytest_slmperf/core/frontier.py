@@ -1,0 +1,477 @@
+"""Frontier and knee of a sweep: which points are worth serving at, and past which batch more buys too little.
+
+The knee moves by a factor of 2 to 5 with its definition, so every knee carries the name of the one it was found by.
+What is not decided by the curve (a single point, a curve that still rises) is a reason, never a number.
+"""
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from statistics import median
+
+from pytest_slmperf.core.errors import SuiteError
+from pytest_slmperf.core.gate import DAY_SD, Policy, judge
+from pytest_slmperf.core.metrics import Metric, metric
+from pytest_slmperf.core.sample import BadSample, Sample
+from pytest_slmperf.core.verdict import Status, Verdict
+
+RESAMPLES = 500
+COVERAGE = 0.99
+"""Share of the resampled knees that an interval covers. Two disjoint intervals are what makes a knee moved."""
+TWO_SEGMENT_POINTS = 4
+KNEEDLE_POINTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class NoKnee:
+    """Why a curve has no knee by some definition."""
+
+    reason: str
+
+
+Found = int | NoKnee
+
+
+def bca(
+    batch: Sequence[int],
+    throughput: Sequence[float],
+    itl: Sequence[float],
+    *,
+    epsilon: float = 0.1,
+    k: float = 2.0,
+    reference: int = 32,
+) -> Found:
+    """The largest batch that scales with more than `epsilon` of perfection, within `k` times a reference's ITL.
+
+    The batching configuration advisor of Mind the Memory Gap (arXiv 2503.08311): max{B : T(B) / (B T(1)) > epsilon and
+    L(B) <= k L(reference)}, T total tokens per second, L the inter-token latency in any unit. Needs batch 1 and the
+    reference in the sweep.
+    """
+    batch, (throughput, itl) = _curve(batch, throughput, itl)
+    missing = [size for size in (1, reference) if size not in batch]
+    if missing:
+        return NoKnee(f"the definition needs batch {' and '.join(map(str, missing))} in the sweep")
+    single, limit = throughput[batch.index(1)], k * itl[batch.index(reference)]
+    points = zip(batch, throughput, itl, strict=True)
+    advised = [size for size, rate, latency in points if rate / (size * single) > epsilon and latency <= limit]
+    if not advised:
+        return NoKnee("no batch size keeps both limits")
+    if advised[-1] == batch[-1]:
+        return NoKnee(f"both limits still hold at {batch[-1]}, the largest batch of the sweep")
+    return advised[-1]
+
+
+def share_of_maximum(batch: Sequence[int], throughput: Sequence[float], *, share: float = 0.95) -> Found:
+    """The smallest batch with at least this share of the sweep's largest throughput."""
+    if not 0 < share < 1:
+        raise SuiteError(f"share_of_maximum: share={share!r}; it lies between 0 and 1")
+    batch, (throughput,) = _curve(batch, throughput)
+    if len(batch) < 2:
+        return _too_few(batch, 2)
+    wanted = share * max(throughput)
+    found = next(size for size, rate in zip(batch, throughput, strict=True) if rate >= wanted)
+    if found == batch[-1]:
+        return NoKnee(f"the throughput still rises at {batch[-1]}, the largest batch of the sweep")
+    return found
+
+
+def kneedle(batch: Sequence[int], throughput: Sequence[float], *, sensitivity: float = 1.0) -> Found:
+    """The first knee of throughput over log2(batch) by Kneedle, offline, for concave rising curves, without smoothing.
+
+    Both axes are scaled to 0…1; a local maximum of (y - x) is a knee once a later difference falls below it by
+    `sensitivity` mean steps of x, before the next local maximum (Satopaa, Albrecht, Irwin and Raghavan, Finding a
+    "Kneedle" in a Haystack, ICDCSW 2011).
+    """
+    batch, (throughput,) = _curve(batch, throughput)
+    if len(batch) < KNEEDLE_POINTS:
+        return _too_few(batch, KNEEDLE_POINTS)
+    lowest, highest = min(throughput), max(throughput)
+    if highest == lowest:
+        return NoKnee("the throughput is the same at every batch size")
+    width = math.log2(batch[-1] / batch[0])
+    difference = [
+        (rate - lowest) / (highest - lowest) - math.log2(size / batch[0]) / width
+        for size, rate in zip(batch, throughput, strict=True)
+    ]
+    inner = range(1, len(batch) - 1)
+    peaks = [i for i in inner if difference[i - 1] < difference[i] >= difference[i + 1]]
+    step = sensitivity / (len(batch) - 1)
+    for peak, following in pairwise([*peaks, len(batch)]):
+        if any(later < difference[peak] - step for later in difference[peak + 1 : following]):
+            return batch[peak]
+    return NoKnee("the curve does not bend far enough below its steepest rise")
+
+
+def two_segment(batch: Sequence[int], throughput: Sequence[float]) -> Found:
+    """The batch where two straight lines, fitted by least squares over log2(batch), meet with the smallest error.
+
+    The lines share the measured point at the knee, and the second must rise less than the first.
+    """
+    batch, (throughput,) = _curve(batch, throughput)
+    if len(batch) < TWO_SEGMENT_POINTS:
+        return _too_few(batch, TWO_SEGMENT_POINTS)
+    x = [math.log2(size) for size in batch]
+
+    def lines(at: int) -> tuple[float, float, float]:
+        left, left_error = _line(x[: at + 1], throughput[: at + 1])
+        right, right_error = _line(x[at:], throughput[at:])
+        return left_error + right_error, left, right
+
+    best = min(range(1, len(batch) - 1), key=lambda at: lines(at)[0])
+    _, before, after = lines(best)
+    return batch[best] if after < before else NoKnee("the throughput rises faster, not slower, past the best break")
+
+
+_DEFINITIONS: Mapping[str, Callable[..., Found]] = {
+    "bca": bca,
+    "share_of_maximum": share_of_maximum,
+    "kneedle": kneedle,
+    "two_segment": two_segment,
+}
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A definition of the knee by its name, with the settings that differ from its defaults."""
+
+    name: str
+    settings: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name not in _DEFINITIONS:
+            raise SuiteError(f"unknown definition of a knee {self.name!r}; known are {', '.join(_DEFINITIONS)}")
+        known = (_DEFINITIONS[self.name].__kwdefaults__ or {}).keys()
+        for setting in self.settings:
+            if setting not in known:
+                raise SuiteError(f"{self.name} has no setting {setting!r}; it has {', '.join(known) or 'none'}")
+
+    @property
+    def label(self) -> str:
+        """`bca(epsilon=0.1, k=2, reference=32)`: every setting, the defaults too."""
+        settings = {**(_DEFINITIONS[self.name].__kwdefaults__ or {}), **self.settings}
+        return f"{self.name}({', '.join(f'{name}={value:g}' for name, value in settings.items())})"
+
+    def of(self, batch: Sequence[int], throughput: Sequence[float], itl: Sequence[float] | None = None) -> Found:
+        """The knee of one curve. Raises SuiteError where the definition needs the ITL and there is none."""
+        if self.name != "bca":
+            return _DEFINITIONS[self.name](batch, throughput, **self.settings)
+        if itl is None:
+            raise SuiteError("bca needs the inter-token latency at every batch size: gate or declare itl_ms")
+        return _DEFINITIONS[self.name](batch, throughput, itl, **self.settings)
+
+
+DEFAULT_DEFINITION = Definition("share_of_maximum")
+
+
+@dataclass(frozen=True)
+class Knee:
+    """The knee of a sweep by a named definition, with what resampled launches say of it."""
+
+    definition: str
+    batch: int | None
+    """None where the curve has no knee; `reason` says why."""
+    interval: tuple[int, int] | None
+    """Covers 99 % of the knees of resampled launches; None where more than 1 % of those have none."""
+    sizes: tuple[int, ...]
+    """The batch sizes of the sweep: a knee is one of them."""
+    shares: Mapping[int, float]
+    """Share of the resampled curves with their knee at each batch size; what is missing to 1 had none."""
+    seed: int
+    reason: str = ""
+    case: str = ""
+
+    def __str__(self) -> str:
+        if self.batch is None:
+            return f"no knee by {self.definition}: {self.reason}"
+        between = f"{self.interval[0]}…{self.interval[1]}" if self.interval else "not bounded"
+        return f"batch {self.batch} ({between}) by {self.definition}"
+
+    def unchanged_from(self, baseline: "Knee") -> Verdict:
+        """Whether the knee is where it was.
+
+        `regressed` (it moved, in either direction) only where the two intervals have no batch size in common.
+        `unchanged` where this interval lies within the baseline's, and the baseline's is one batch size or two
+        neighbouring ones: a baseline on the edge between two sizes is never known better than that. Everything
+        else is `inconclusive`; knees by other definitions or over other batch sizes are `incomparable`.
+        """
+        status, reason, way_out = self._compared(baseline)
+        return Verdict(status, "knee", "requests", True, self.case, reason=reason, way_out=way_out)  # noqa: FBT003
+
+    def _compared(self, baseline: "Knee") -> tuple[Status, str, str]:
+        both = f"{baseline} → {self}"
+        if self.definition != baseline.definition:
+            return Status.INCOMPARABLE, f"two definitions: {both}", "Compare knees by one definition."
+        if self.sizes != baseline.sizes:
+            sizes = [", ".join(map(str, knee.sizes)) for knee in (baseline, self)]
+            return Status.INCOMPARABLE, f"two sweeps: {sizes[0]} → {sizes[1]}", "Sweep the baseline's batch sizes."
+        if not self.interval or not baseline.interval:
+            return Status.INCONCLUSIVE, f"nothing to compare: {both}", _MORE
+        if self.interval[1] < baseline.interval[0] or baseline.interval[1] < self.interval[0]:
+            return Status.REGRESSED, f"the knee moved: {both}", "Accept a new baseline if this is intended."
+        low, high = baseline.interval
+        within = low <= self.interval[0] and self.interval[1] <= high
+        if within and self.sizes.index(high) - self.sizes.index(low) <= 1:
+            return Status.UNCHANGED, both, ""
+        return Status.INCONCLUSIVE, f"it lies on the edge between batch sizes: {both}", _MORE
+
+
+_MORE = "What decides it: more launches, batch sizes on both sides of the knee, or another definition."
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The samples of one model's sweep over the batch size."""
+
+    throughput: Mapping[int, Sample]
+    itl: Mapping[int, Sample] = field(default_factory=dict)
+    """Inter-token latency at the same batch sizes; may be empty for definitions that don't look at it."""
+    case: str = ""
+    """The sweep and the model, `decode/opt-125m`."""
+
+    def knee(
+        self,
+        definition: Definition = DEFAULT_DEFINITION,
+        *,
+        seed: int = 0,
+        resamples: int = RESAMPLES,
+        day_sd: float = DAY_SD,
+    ) -> Knee:
+        """The knee of the median curve, and of `resamples` curves of resampled launches.
+
+        One launch measured every batch size, so launches are drawn whole where all sizes have equally many.
+        `day_sd` is the standard deviation of log values between two days, drawn for every batch size of its own.
+        """
+        sizes = tuple(sorted(self.throughput))
+        if not sizes:
+            return Knee(definition.label, None, None, (), {}, seed, "nothing was measured", self.case)
+        if definition.name == "bca" and set(self.itl) != set(sizes):
+            raise SuiteError("bca needs the inter-token latency at every batch size: gate or declare itl_ms")
+        columns = [self.throughput, self.itl] if definition.name == "bca" else [self.throughput]
+        found = definition.of(sizes, *([column[size].median for size in sizes] for column in columns))
+        launches = [[[median(rounds) for rounds in column[size].launches] for size in sizes] for column in columns]
+        draw = random.Random(seed)
+        drawn = [definition.of(sizes, *_resampled(launches, draw, day_sd)) for _ in range(resamples)]
+        knees = sorted(knee for knee in drawn if not isinstance(knee, NoKnee))
+        shares = {size: knees.count(size) / resamples for size in sizes if size in knees}
+        none = isinstance(found, NoKnee)
+        return Knee(
+            definition=definition.label,
+            batch=None if isinstance(found, NoKnee) else found,
+            interval=None if none else _covering(knees, resamples),
+            sizes=sizes,
+            shares=shares,
+            seed=seed,
+            reason=found.reason if isinstance(found, NoKnee) else "",
+            case=self.case,
+        )
+
+
+def pareto(points: Sequence[Sequence[float]], higher_is_better: Sequence[bool]) -> tuple[int, ...]:
+    """Places of the points that no other dominates: none is at least as good everywhere and better somewhere.
+
+    Equal points don't dominate each other, so they are kept or left out together. Raises BadSample for NaN.
+    """
+    turned = [_turned(point, higher_is_better) for point in points]
+    return tuple(place for place, point in enumerate(turned) if not any(_dominates(other, point) for other in turned))
+
+
+def hypervolume(
+    points: Sequence[tuple[float, float]], higher_is_better: tuple[bool, bool], reference: tuple[float, float]
+) -> float:
+    """Area between the reference and the frontier of the points, in the product of the two units.
+
+    Points that are not better than the reference in both metrics add nothing. Only comparable for one reference.
+    """
+    corner = _turned(reference, higher_is_better)
+    better = sorted((_turned(point, higher_is_better) for point in points), reverse=True)
+    area, reached = 0.0, corner[1]
+    for x, y in better:
+        if x > corner[0] and y > reached:
+            area += (x - corner[0]) * (y - reached)
+            reached = y
+    return area
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The non-dominated cases of a sweep in two or more metrics, with the samples of all its cases."""
+
+    metrics: tuple[Metric, ...]
+    points: Mapping[str, tuple[float, ...]]
+    """Medians of the non-dominated cases, in the metrics' order and units, best first in the first metric."""
+    samples: Mapping[str, tuple[Sample, ...]]
+    """Samples of every measured case, dominated or not: another case may reach what one has lost."""
+    case: str = ""
+
+    def unchanged_from(self, baseline: "Frontier", policy: Policy | Mapping[str, Policy]) -> Verdict:
+        """Whether every point of the baseline's frontier is still reached.
+
+        A stored point is reached where its own case, or else any other, passes the gate in every metric. It is lost
+        where its own case regressed in some metric and no case reaches it: that is `regressed`. `policy` may be one
+        for all metrics, or one for each name.
+        """
+        if [meaning.name for meaning in self.metrics] != [meaning.name for meaning in baseline.metrics]:
+            return self._verdict(Status.INCOMPARABLE, f"two kinds of frontier: {baseline.name} and {self.name}")
+        if not baseline.points:
+            return self._verdict(Status.NO_BASELINE, "the baseline's frontier has no point")
+        asked = partial(self._reached, baseline, _policies(self.metrics, policy))
+        judged = {name: asked(name) for name in baseline.points}
+        for status, said in _SAID.items():
+            which = {name: text for name, (found, text) in judged.items() if found is status}
+            if which:
+                named = "; ".join(f"{name} ({text})" for name, text in which.items())
+                return self._verdict(status, f"{len(which)} of {len(judged)} stored points {said}: {named}")
+        improved = [name for name, (found, _) in judged.items() if found is Status.IMPROVED]
+        if improved:
+            return self._verdict(Status.IMPROVED, f"every stored point is reached, surpassed: {', '.join(improved)}")
+        return self._verdict(Status.UNCHANGED, f"all {len(judged)} stored points are reached")
+
+    def hypervolume(self, reference: tuple[float, float]) -> float:
+        """`hypervolume` of the points; only for two metrics."""
+        if len(self.metrics) != 2:
+            raise SuiteError(f"a hypervolume is of two metrics, not {len(self.metrics)}")
+        first, second = self.metrics
+        points = [(point[0], point[1]) for point in self.points.values()]
+        return hypervolume(points, (first.higher_is_better, second.higher_is_better), reference)
+
+    @property
+    def name(self) -> str:
+        """`frontier of output_throughput and median_itl_ms`."""
+        return f"frontier of {' and '.join(meaning.name for meaning in self.metrics)}"
+
+    def _verdict(self, status: Status, reason: str) -> Verdict:
+        return Verdict(status, self.name, "", True, self.case, reason=reason)  # noqa: FBT003 - a larger frontier is better
+
+    def _reached(self, baseline: "Frontier", policies: Sequence[Policy], name: str) -> tuple[Status, str]:
+        """What became of a stored point, and by how much."""
+        stored = baseline.samples[name]
+        if name not in self.samples:
+            own = None
+        else:
+            own = self._judged(stored, self.samples[name], policies)
+            if all(verdict.passed for verdict in own):
+                better = any(verdict.status is Status.IMPROVED for verdict in own)
+                return (Status.IMPROVED if better else Status.UNCHANGED), ""
+        for other, samples in self.samples.items():
+            close = other != name and self._close(stored, samples, policies)
+            if close and all(verdict.passed for verdict in self._judged(stored, samples, policies)):
+                return Status.UNCHANGED, f"now by {other}"
+        if own is None:
+            return Status.UNMEASURED, "not measured"
+        lost = [verdict for verdict in own if verdict.status is Status.REGRESSED]
+        doubtful = [verdict for verdict in own if not verdict.passed]
+        return (Status.REGRESSED if lost else Status.INCONCLUSIVE), ", ".join(map(_by_how_much, lost or doubtful))
+
+    def _judged(self, stored: Sequence[Sample], samples: Sequence[Sample], policies: Sequence[Policy]) -> list[Verdict]:
+        return [judge(*four) for four in zip(self.metrics, stored, samples, policies, strict=True)]
+
+    def _close(self, stored: Sequence[Sample], samples: Sequence[Sample], policies: Sequence[Policy]) -> bool:
+        """Whether the medians alone allow that these samples reach the stored ones: cheaper than the gate."""
+        for meaning, before, now, policy in zip(self.metrics, stored, samples, policies, strict=True):
+            ratio = now.median / before.median
+            if (1 - ratio if meaning.higher_is_better else ratio - 1) > policy.tolerance:
+                return False
+        return True
+
+
+_SAID = {
+    Status.REGRESSED: "are no longer reached by any case",
+    Status.UNMEASURED: "were not measured",
+    Status.INCONCLUSIVE: "can't be told",
+}
+
+
+def frontier(cases: Mapping[str, Mapping[str, Sample]], metrics: Sequence[str], case: str = "") -> Frontier:
+    """The frontier of the cases that have a sample of every metric; `metrics` are names, two or more."""
+    meanings = tuple(metric(name) for name in metrics)
+    if len({meaning.name for meaning in meanings}) < 2:
+        raise SuiteError(f"a frontier is of two different metrics or more, not {', '.join(metrics) or 'none'}")
+    samples = {
+        name: tuple(measured[meaning.name] for meaning in meanings)
+        for name, measured in cases.items()
+        if all(meaning.name in measured for meaning in meanings)
+    }
+    names = list(samples)
+    values = [tuple(sample.median for sample in samples[name]) for name in names]
+    best = [(values[place], names[place]) for place in pareto(values, [one.higher_is_better for one in meanings])]
+    best.sort(key=lambda entry: entry[0][0], reverse=meanings[0].higher_is_better)
+    return Frontier(meanings, {name: point for point, name in best}, samples, case)
+
+
+def _policies(metrics: Sequence[Metric], policy: Policy | Mapping[str, Policy]) -> list[Policy]:
+    if isinstance(policy, Policy):
+        return [policy] * len(metrics)
+    missing = [meaning.name for meaning in metrics if meaning.name not in policy]
+    if missing:
+        raise SuiteError(f"the frontier is of {', '.join(missing)} too: gate it in the sweep")
+    return [policy[meaning.name] for meaning in metrics]
+
+
+def _by_how_much(verdict: Verdict) -> str:
+    effect, tolerance = verdict.effect, verdict.tolerance
+    if effect is None or tolerance is None:
+        return f"{verdict.metric} {verdict.status}"
+    interval = f"95 % CI {effect.low - 1:+.1%}…{effect.high - 1:+.1%}"
+    return f"{verdict.metric} {effect.ratio - 1:+.1%}, {interval}, tolerance {tolerance:.1%}"
+
+
+def _turned(point: Sequence[float], higher_is_better: Sequence[bool]) -> tuple[float, ...]:
+    """The point with every metric turned so that more is better."""
+    if any(math.isnan(value) for value in point):
+        raise BadSample(f"{tuple(point)!r} is no point: it has a value that is not a number")
+    return tuple(value if higher else -value for value, higher in zip(point, higher_is_better, strict=True))
+
+
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one != other and all(mine >= theirs for mine, theirs in zip(one, other, strict=True))
+
+
+def _curve(batch: Sequence[int], *columns: Sequence[float]) -> tuple[list[int], list[list[float]]]:
+    """The batch sizes in ascending order, and the columns in the same.
+
+    Raises SuiteError for a batch size twice or below 1, BadSample for a value that no measurement can have.
+    """
+    if not batch or len(set(batch)) != len(batch) or any(size < 1 for size in batch):
+        raise SuiteError(f"a curve has every batch size once, from 1 up; not {', '.join(map(str, batch)) or 'none'}")
+    for column in columns:
+        bad = [value for value in column if not (math.isfinite(value) and value > 0)]
+        if bad:
+            raise BadSample(f"a curve's values are positive and finite, not {bad[0]!r}")
+    order = sorted(range(len(batch)), key=batch.__getitem__)
+    return [batch[at] for at in order], [[column[at] for at in order] for column in columns]
+
+
+def _too_few(batch: Sequence[int], needed: int) -> NoKnee:
+    return NoKnee(f"{len(batch)} batch sizes are too few: {needed} at least")
+
+
+def _line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Slope and sum of squared errors of the least-squares line."""
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
+    return slope, sum((b - mean_y - slope * (a - mean_x)) ** 2 for a, b in zip(x, y, strict=True))
+
+
+def _resampled(launches: Sequence[Sequence[Sequence[float]]], draw: random.Random, day_sd: float) -> list[list[float]]:
+    """One curve of medians for each column, of launches drawn with replacement, on a day of its own."""
+    counts = {len(values) for column in launches for values in column}
+    whole = draw.choices(range(min(counts)), k=min(counts)) if len(counts) == 1 else None
+    return [
+        [
+            median([values[at] for at in whole] if whole else draw.choices(values, k=len(values)))
+            * math.exp(draw.gauss(0, day_sd))
+            for values in column
+        ]
+        for column in launches
+    ]
+
+
+def _covering(knees: Sequence[int], resamples: int) -> tuple[int, int] | None:
+    """The smallest and largest of the ordered knees after leaving out half of the rest at either end."""
+    spare = math.floor((1 - COVERAGE) / 2 * resamples)
+    if resamples - len(knees) > 2 * spare or len(knees) <= 2 * spare:
+        return None
+    return knees[spare], knees[-1 - spare]
