@@ -1,0 +1,123 @@
+"""One job measures on a device at a time: a lock for the whole machine, which a crash gives back."""
+
+import contextlib
+import os
+import re
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import filelock
+
+from pytest_slmperf.core.errors import DeviceBusy
+
+FOLDERS = (Path("/run/lock"), Path("/var/lock"), Path("/tmp"))  # noqa: S108 - the same for every user and TMPDIR
+EVERYBODY_WRITES = 0o666
+ASK_EVERY_S = 0.2
+SAY_EVERY_S = 60.0
+
+
+@contextmanager
+def device_lock(
+    device: str,
+    *,
+    wait_s: float,
+    say: Callable[[str], object] | None = None,
+    folder: Path | None = None,
+) -> Iterator[None]:
+    """Hold the device for this process, waiting up to `wait_s` for it.
+
+    `say` is told who has it when the wait begins, and every minute; by default that goes to stderr. The lock is a
+    `flock`, so the kernel gives it back however its holder ends. Raises DeviceBusy, naming the holder.
+    """
+    tell = say or _to_stderr
+    path = (folder or machine_folder()) / f"slmperf-{_slug(device)}.lock"
+    lock = filelock.FileLock(path, mode=EVERYBODY_WRITES, thread_local=False)
+    _acquire(lock, device, path, wait_s=wait_s, say=tell)
+    try:
+        _write_holder(_holder_file(path))
+        yield
+    finally:
+        lock.release()
+
+
+def machine_folder() -> Path:
+    """Where all users of this machine can put a lock. Raises DeviceBusy where there is none."""
+    for folder in FOLDERS:
+        with contextlib.suppress(OSError):
+            mode = folder.stat().st_mode
+            if stat.S_ISDIR(mode) and mode & stat.S_IWOTH and os.access(folder, os.W_OK | os.X_OK):
+                return folder
+    raise DeviceBusy(
+        f"no folder for the lock of the device: none of {', '.join(map(str, FOLDERS))} can be written by all"
+    )
+
+
+def _acquire(
+    lock: filelock.BaseFileLock, device: str, path: Path, *, wait_s: float, say: Callable[[str], object]
+) -> None:
+    began = time.monotonic()
+    said = -SAY_EVERY_S
+    while True:
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            waited_s = time.monotonic() - began
+            if waited_s >= wait_s:
+                raise DeviceBusy(
+                    f"{device} is in use by {_holder(path)}; waited {waited_s:.0f} s. Two measurements at once would "
+                    "measure each other: wait for it, end it, or allow a longer wait"
+                ) from error
+            if waited_s - said >= SAY_EVERY_S:
+                said = waited_s
+                say(f"waiting up to {wait_s - waited_s:.0f} s for {device}, in use by {_holder(path)}")
+            time.sleep(min(ASK_EVERY_S, wait_s - waited_s))
+        except OSError as error:
+            raise DeviceBusy(f"the lock {path} of {device} can't be taken: {error.strerror or error}") from error
+        else:
+            return
+
+
+def _slug(device: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") or "device"
+
+
+def _holder_file(path: Path) -> Path:
+    """Beside the lock: whoever asks for a lock may open its file, and must not spoil what is written there."""
+    return path.with_suffix(".holder")
+
+
+def _holder(path: Path) -> str:
+    try:
+        return _holder_file(path).read_text(errors="replace").strip() or "an unknown process"
+    except OSError:
+        return "an unknown process"
+
+
+def _write_holder(path: Path) -> None:
+    """For the message only, so that nothing depends on it. The file may belong to another user."""
+    since = datetime.now(UTC).strftime("%H:%M:%S UTC")
+    content = f"pid {os.getpid()} ({_command()}) since {since}\n".encode()
+    with contextlib.suppress(OSError):
+        try:
+            # Without O_CREAT: in a sticky folder the kernel refuses that for another user's file (fs.protected_regular).
+            descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, EVERYBODY_WRITES)
+            os.fchmod(descriptor, EVERYBODY_WRITES)  # whatever the umask says
+        with open(descriptor, "wb") as file:
+            file.write(content)
+
+
+def _command() -> str:
+    words = [Path(sys.argv[0]).name or "python", *sys.argv[1:]]
+    command = " ".join(words)
+    return command if len(command) <= 200 else f"{command[:200]}…"
+
+
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(f"slmperf: {line}\n")
