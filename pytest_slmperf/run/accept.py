@@ -1,0 +1,129 @@
+"""Make what a run measured the new baseline: choose the tolerances that its noise supports, then store all or nothing."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pytest_slmperf.core import gate
+from pytest_slmperf.core.baseline import LEAST_LAUNCHES, Diff, Recording, updated
+from pytest_slmperf.core.errors import BaselineError, UsageError
+from pytest_slmperf.core.machine import Machine
+from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
+from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
+from pytest_slmperf.run.store import BaselineStore
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On which terms measurements are accepted, and what is noted beside them."""
+
+    policy: gate.Policy
+    """How later gates will judge; its tolerance doesn't matter."""
+    supported: bool
+    """Take the tolerance that the noise supports where it supports none as tight as was asked for."""
+    recorded: str
+    """ISO 8601 in UTC: when it was measured."""
+    commit: str | None = None
+    by: str = ""
+
+
+def accept(
+    store: BaselineStore,
+    machine: Machine,
+    sweeps: Sequence[SweepOutcome],
+    terms: Terms,
+    only: Collection[str] = (),
+) -> Diff:
+    """Store the gated cases of a run, or `only` those named, as the newest recordings, and say what changed.
+
+    Raises BaselineError that lists everything that was refused, before anything is stored; UsageError for a name in
+    `only` that the run didn't measure.
+    """
+    measured = {name for sweep in sweeps for name in sweep.cases}
+    unknown = sorted(set(only) - measured)
+    if unknown:
+        raise UsageError(f"not measured: {', '.join(unknown)}; measured were {', '.join(sorted(measured)) or 'none'}")
+    tolerances, refused = _settled([case for case in _cases(sweeps, only) if case.verdicts], sweeps, terms)
+    if refused:
+        raise BaselineError("\n".join(["nothing is recorded:", *refused]))
+    recordings = list(_recordings(sweeps, tolerances, terms))
+    if not recordings:
+        raise BaselineError("nothing is recorded: no gated case was measured; a sweep's gate={…} names what is gated")
+    for engine, suite, recording in recordings:
+        updated(store.load(machine, engine, suite), machine, engine, suite, recording)  # raises before the first write
+    changed = Diff()
+    for engine, suite, recording in recordings:
+        changed += store.accept(machine, engine, suite, recording)
+    return changed
+
+
+def _cases(sweeps: Sequence[SweepOutcome], only: Collection[str]) -> Iterator[CaseOutcome]:
+    for sweep in sweeps:
+        yield from (case for case in sweep.cases.values() if not only or case.case in only)
+
+
+def _settled(
+    cases: Sequence[CaseOutcome], sweeps: Sequence[SweepOutcome], terms: Terms
+) -> tuple[dict[tuple[str, str], float], list[str]]:
+    """The tolerance of every gated metric, by case and metric, and why others can't be recorded."""
+    slowed = {
+        (sweep.sweep, spec.engine, spec.model_name): spec.planted_loss
+        for sweep in sweeps
+        for spec in sweep.specs
+        if spec.planted_loss
+    }
+    tolerances, refused = {}, []
+    for case in cases:
+        made_by = (case.case.partition("/")[0], case.measurement.key.get("engine"), case.coordinates.get("model"))
+        if made_by in slowed:
+            refused.append(f"{case.case}: measured with a planted loss of {slowed[made_by]:.0%}, not to be recorded")
+        elif case.measurement.void:
+            refused.append(f"{case.case}: void: {case.measurement.void}")
+        else:
+            for name, verdict in case.verdicts.items():
+                taken = settled_tolerance(case, name, verdict.tolerance or 0.0, terms)
+                if isinstance(taken, str):
+                    refused.append(taken)
+                else:
+                    tolerances[case.case, name] = taken
+    return tolerances, refused
+
+
+def settled_tolerance(case: CaseOutcome, name: str, asked: float, terms: Terms) -> float | str:
+    """The tolerance that a metric will be gated with, or why there is none."""
+    sample = case.measurement.samples.get(name)
+    at = f"{case.case} {name}"
+    if sample is None:
+        return f"{at}: unmeasured: {case.measurement.unmeasured.get(name, 'no launch measured it')}"
+    if len(sample.launches) < LEAST_LAUNCHES:
+        return (
+            f"{at}: {len(sample.launches)} launches, and a baseline needs {LEAST_LAUNCHES}: --slmperf-accept takes them"
+        )
+    supported = gate.supported_tolerance(sample, metric(name), terms.policy)
+    if supported is None or supported > LARGEST_TOLERANCE:
+        return (
+            f"{at}: its noise leaves even a tolerance of {LARGEST_TOLERANCE:.0%} undecided: pin the engine, free the "
+            "machine of other work, or take the metric out of gate={…} here"
+        )
+    if supported <= asked or terms.supported:
+        return max(supported, min(asked, LARGEST_TOLERANCE))
+    return (
+        f"{at}: its noise supports a tolerance of {supported:.1%}, and {asked:.1%} is asked for: write "
+        f"gate={{{name!r}: {supported:g}}} in the suite, or take what is supported: --tolerance supported here, "
+        'tolerance = "supported" in [tool.slmperf]'
+    )
+
+
+def _recordings(
+    sweeps: Sequence[SweepOutcome], tolerances: Mapping[tuple[str, str], float], terms: Terms
+) -> Iterator[tuple[str, str, Recording]]:
+    """What goes into each file, as (engine, suite, recording)."""
+    wanted = {case for case, _ in tolerances}
+    for sweep in sweeps:
+        measurements = [case.measurement for case in sweep.cases.values() if case.case in wanted]
+        for engine in dict.fromkeys(str(measurement.key.get("engine")) for measurement in measurements):
+            of_engine = [one for one in measurements if str(one.key.get("engine")) == engine]
+            names = {one.case for one in of_engine}
+            gated = {at: tolerance for at, tolerance in tolerances.items() if at[0] in names}
+            recording = Recording(of_engine, gated, terms.recorded, terms.commit, terms.by, sweep.versions)
+            yield engine, sweep.sweep, recording
