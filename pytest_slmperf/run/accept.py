@@ -1,4 +1,4 @@
-"""Make what a run measured the new baseline: choose the tolerances that its noise supports, then store all or nothing."""
+"""Make what a run measured the new baseline: settle tolerances that its noise supports, then store all or nothing."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,9 +96,7 @@ def settled_tolerance(case: CaseOutcome, name: str, asked: float, terms: Terms) 
     if sample is None:
         return f"{at}: unmeasured: {case.measurement.unmeasured.get(name, 'no launch measured it')}"
     if len(sample.launches) < LEAST_LAUNCHES:
-        return (
-            f"{at}: {len(sample.launches)} launches, and a baseline needs {LEAST_LAUNCHES}: --slmperf-accept takes them"
-        )
+        return f"{at}: {len(sample.launches)} launches; a baseline needs {LEAST_LAUNCHES}, as --slmperf-accept measures"
     supported = gate.supported_tolerance(sample, metric(name), terms.policy)
     if supported is None or supported > LARGEST_TOLERANCE:
         return (

@@ -87,7 +87,7 @@ def commit(folder: Path = Path()) -> str | None:
     return _git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
 
 
-def author(folder: Path = Path()) -> str:
+def by(folder: Path = Path()) -> str:
     """Who git thinks is working here; empty where it doesn't know."""
     return _git(folder, "config", "user.name")
 
