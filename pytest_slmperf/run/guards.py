@@ -8,7 +8,7 @@ of the processes.
 import os
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ _CORES = Path("/sys/devices/system/cpu")
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 NS_PER_S = 1e9
 NS_PER_MS = 1e6
+COMMAND_SHOWN = 60
 
 # Fields of a line of /proc/stat after the core's name, in ticks.
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7
@@ -170,6 +171,8 @@ class Seen:
 
     name: str
     group: int
+    started: int
+    """Tells it from another process that gets its id later."""
     cpu_ticks: int
     core: int
     """That it ran on last."""
@@ -195,20 +198,20 @@ def suspects(before: Scan, after: Scan, *, cores: Collection[int] | None, group:
         if now.group == group:
             continue
         earlier = before.get(pid)
-        ticks = now.cpu_ticks - (earlier.cpu_ticks if earlier and earlier.name == now.name else 0)
+        ticks = now.cpu_ticks - (earlier.cpu_ticks if earlier and earlier.started == now.started else 0)
         was_there = cores is None or now.core in cores or (earlier is not None and earlier.core in cores)
         if ticks > 0 and was_there:
             found.append(Suspect(pid, now.name, ticks * TICK_NS / NS_PER_S))
     return sorted(found, key=lambda suspect: -suspect.cpu_s)
 
 
-def blame(found: Sequence[Suspect]) -> str:
-    """Who it was, in words: the first three, or that nobody was seen."""
+def blame(found: Sequence[Suspect], command: Callable[[int], str] = lambda _: "") -> str:
+    """Who it was, in words: the first three, or that nobody was seen. `command` gives the command line of a process."""
     if not found:
         return "nobody was seen there: a process that has ended since, another container, or the kernel itself"
     named = [
-        f"{'pytest-slmperf itself, ' if suspect.pid == os.getpid() else ''}{suspect.name} (pid {suspect.pid}, "
-        f"{suspect.cpu_s:.2g} s of CPU)"
+        f"{'pytest-slmperf itself, ' if suspect.pid == os.getpid() else ''}{command(suspect.pid) or suspect.name} "
+        f"(pid {suspect.pid}, {suspect.cpu_s:.2g} s of CPU)"
         for suspect in found[:3]
     ]
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
@@ -282,10 +285,20 @@ def scan() -> Scan:
         with suppress(OSError, ValueError, IndexError), open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123
             content = file.read()
             name = content[content.index(b"(") + 1 : content.rindex(b")")].decode(errors="replace")
-            # After the name: state, ppid, pgrp, …; utime and stime are the 12th and 13th, the core the 37th.
-            rest = content[content.rindex(b")") + 2 :].split()
-            found[int(entry)] = Seen(name, int(rest[2]), int(rest[11]) + int(rest[12]), int(rest[36]))
+            after_name = content[content.rindex(b")") + 2 :].split()
+            group, utime, stime, started, core = (int(after_name[place]) for place in (2, 11, 12, 19, 36))
+            found[int(entry)] = Seen(name, group, started, utime + stime, core)
     return found
+
+
+def command_line(pid: int) -> str:
+    """What was typed to start the process, cut where it is long; "" for the kernel's own and for what has ended."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return ""
+    line = " ".join(words).strip()
+    return line if len(line) <= COMMAND_SHOWN else f"{line[:COMMAND_SHOWN]}…"
 
 
 def _cores_of_stat() -> dict[int, list[int]]:

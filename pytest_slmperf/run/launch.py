@@ -12,10 +12,12 @@ from pytest_slmperf.core.metrics import LATENCIES, at_quantile
 from pytest_slmperf.core.protocol import AskPeak, Measured, Peak, Prepare, Prepared, Ready, Round, Start
 from pytest_slmperf.core.sample import VoidRound
 from pytest_slmperf.run.guards import (
+    Scan,
     Tolerances,
     Void,
     Witness,
     blame,
+    command_line,
     judge_length,
     judge_round,
     load_elsewhere,
@@ -111,10 +113,11 @@ class _Launch:
         self._tolerances = Tolerances()
         # A simulated engine takes no time of this machine, so nothing that happens here can be in its figures.
         self._witness = None if facts.device == "simulated" else Witness(process.pid, terms.cores)
-        self._scanned = scan() if self._witness else {}
+        self._scanned: Scan = scan() if self._witness else {}
 
     def measure(self, load: Load) -> CaseRecord:
         policy = self._terms.policy
+        at_first = scan() if self._witness else {}
         self._process.doing = f"warming up {load.case}"
         warm = self._process.ask(Prepare(load, policy.round_s, policy.warmup_limit), Prepared, policy.answer_limit_s)
         case = _Case(load, warm.batches)
@@ -127,7 +130,7 @@ class _Launch:
             if measured is None:
                 break
             case.rounds.append(measured)
-        self._note_load_elsewhere(case)
+        self._note_load_elsewhere(case, at_first)
         if self._witness:
             case.notes.extend(self._witness.blind_to)
         if not case.rounds:
@@ -179,25 +182,25 @@ class _Launch:
         if self._terms.cores:
             case.load_elsewhere.append(load_elsewhere(before, after, self._terms.cores))
         if void and void.guard == "contended":
-            void = Void(void.guard, f"{void.reason}; on it: {self._blame(self._terms.cores)}")
+            void = Void(void.guard, f"{void.reason}; on it: {self._blame()}")
         return measured, void or (None if observe else self._length(measured))
 
     def _length(self, measured: Measured) -> Void | None:
         return judge_length(measured.ended_ns - measured.started_ns, self._terms.policy.round_s, self._tolerances)
 
-    def _blame(self, cores: tuple[int, ...] | None) -> str:
-        now = scan()
-        found = suspects(self._scanned, now, cores=cores, group=self._process.pid)
-        self._scanned = now
-        return blame(found)
+    def _blame(self) -> str:
+        """Who was on the engine's cores since the last scan."""
+        before, self._scanned = self._scanned, scan()
+        return blame(suspects(before, self._scanned, cores=self._terms.cores, group=self._process.pid), command_line)
 
-    def _note_load_elsewhere(self, case: _Case) -> None:
-        if not case.load_elsewhere or not self._terms.cores:
+    def _note_load_elsewhere(self, case: _Case, at_first: Scan) -> None:
+        if not case.load_elsewhere:
             return
         mean = sum(case.load_elsewhere) / len(case.load_elsewhere)
         if mean > self._tolerances.elsewhere:
+            found = suspects(at_first, scan(), cores=None, group=self._process.pid)
             case.notes.append(
-                f"the other cores were {mean:.0%} busy, and share caches and memory; most by {self._blame(None)}"
+                f"the other cores were {mean:.0%} busy, and share caches and memory; seen: {blame(found, command_line)}"
             )
 
     def _record(self, case: _Case, peak: Peak, unobserved: str) -> CaseRecord:

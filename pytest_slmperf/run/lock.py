@@ -52,9 +52,7 @@ def machine_folder() -> Path:
             mode = folder.stat().st_mode
             if stat.S_ISDIR(mode) and mode & stat.S_IWOTH and os.access(folder, os.W_OK | os.X_OK):
                 return folder
-    raise DeviceBusy(
-        f"no folder for the lock of the device: none of {', '.join(map(str, FOLDERS))} can be written by all"
-    )
+    raise DeviceBusy(f"no folder for the device's lock: none of {', '.join(map(str, FOLDERS))} can be written by all")
 
 
 def _acquire(
@@ -104,13 +102,13 @@ def _write_holder(path: Path) -> None:
     content = f"pid {os.getpid()} ({_command()}) since {since}\n".encode()
     with contextlib.suppress(OSError):
         try:
-            # Without O_CREAT: in a sticky folder the kernel refuses that for another user's file (fs.protected_regular).
+            # In a sticky folder the kernel refuses O_CREAT for another user's file (fs.protected_regular).
             descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)
         except FileNotFoundError:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, EVERYBODY_WRITES)
             os.fchmod(descriptor, EVERYBODY_WRITES)  # whatever the umask says
-        with open(descriptor, "wb") as file:
-            file.write(content)
+        os.write(descriptor, content)
+        os.close(descriptor)
 
 
 def _command() -> str:
