@@ -30,4 +30,4 @@ def test_knee_holds(decode):
     """The batch past which more buys too little is where it was, by 95 % of the maximum."""
     for model in decode.models:
         part = decode.of(model)
-        assert part.knee("95 % of maximum").unchanged_from(part.baseline.knee("95 % of maximum"))
+        assert part.knee.unchanged_from(part.baseline.knee)

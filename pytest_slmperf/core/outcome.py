@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.machine import Machine
@@ -28,9 +29,9 @@ class SweepOutcome:
     """One sweep on one or several engines, measured together."""
 
     sweep: str
-    design: str
+    design: Literal["stored", "interleaved"]
     """`stored` (against a baseline file) or `interleaved` (against another arm, now)."""
-    mode: str
+    mode: Literal["gate", "accept", "report"]
     """`gate`, `accept` or `report`."""
     cases: Mapping[str, CaseOutcome]
     specs: tuple[EngineSpec, ...]

@@ -4,7 +4,7 @@
 write instead, because each of them would let a regression pass: `==`, bare truth, the wrong direction, `approx`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -13,6 +13,7 @@ from typing import NoReturn, TypeAlias
 
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.errors import SuiteError
+from pytest_slmperf.core.frontier import Curve, Definition, Frontier, Knee, frontier
 from pytest_slmperf.core.metrics import LATENCIES, SCALARS, Metric, metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Measurement, Sample
@@ -221,7 +222,191 @@ class Result:
         """The part of one model."""
         if model not in self.models:
             raise SuiteError(f"{self.outcome.sweep} did not measure {model!r}; it measured {', '.join(self.models)}")
-        return ModelResult([point for point in self if point._outcome.coordinates["model"] == model], self._ledger)  # noqa: SLF001 - its own part
+        cases = [case for case in self.outcome.cases.values() if case.coordinates["model"] == model]
+        return ModelResult(model, cases, self.outcome, self._ledger)
+
+    def _only(self) -> "ModelResult":
+        return self.of(self._one_model())
+
+    @property
+    def knee(self) -> "KneeClaim":
+        """See `ModelResult.knee`."""
+        return self._only().knee
+
+    @property
+    def frontier(self) -> "FrontierClaim":
+        """See `ModelResult.frontier`."""
+        return self._only().frontier
+
+    @property
+    def baseline(self) -> "ModelBaseline":
+        """See `ModelResult.baseline`."""
+        return self._only().baseline
+
+
+class _Shape:
+    """Knee and frontier of one model's cases, on one side of the comparison."""
+
+    def __init__(self, model: str, measured: Mapping[str, tuple[int, Measurement]], sweep: SweepOutcome) -> None:
+        self._model = model
+        self._measured = measured
+        self._sweep = sweep
+
+    @property
+    def _name(self) -> str:
+        return f"{self._sweep.sweep}/{self._model}"
+
+    def _curve(self) -> Curve:
+        throughput, itl = (
+            {size: one.samples[name] for size, one in self._measured.values() if name in one.samples}
+            for name in ("output_throughput", "median_itl_ms")
+        )
+        return Curve(throughput, itl, self._name)
+
+    def _frontier(self, metrics: tuple[str, ...]) -> Frontier:
+        return frontier({name: one.samples for name, (_, one) in self._measured.items()}, metrics, self._name)
+
+    def _frontier_metrics(self) -> tuple[str, ...]:
+        gated = {name for case in self._sweep.cases.values() for name in case.verdicts}
+        latencies = sorted(name for name in gated if metric(name).quantile is not None)
+        if "output_throughput" not in gated or not latencies:
+            raise SuiteError(
+                f"{self._sweep.sweep}: a frontier is of throughput against a latency: gate both, as in "
+                "gate={'output_throughput': 0.03, 'tpot_ms': 0.03}"
+            )
+        return "output_throughput", latencies[0]
+
+
+class ModelBaseline(_Shape):
+    """The stored side of one model's sweep. Empty where nothing comparable is stored; a claim then says so."""
+
+    @property
+    def knee(self) -> Knee:
+        """The stored knee by 95 % of the maximum."""
+        return self.knee_by("share_of_maximum")
+
+    def knee_by(self, definition: str, **settings: float) -> Knee:
+        """The stored knee by another definition."""
+        return self._curve().knee(Definition(definition, settings))
+
+    @property
+    def frontier(self) -> Frontier:
+        """The stored frontier of throughput against the gated latency."""
+        return self._frontier(self._frontier_metrics())
+
+
+class ModelResult(_Shape):
+    """One model's part of a measured sweep: its points by batch size, its knee and its frontier."""
+
+    def __init__(self, model: str, cases: Sequence[CaseOutcome], sweep: SweepOutcome, ledger: Ledger) -> None:
+        def side(measurements: Mapping[str, Measurement | None]) -> dict[str, tuple[int, Measurement]]:
+            sizes = {case.case: int(case.coordinates["batch_size"]) for case in cases}
+            return {name: (sizes[name], one) for name, one in measurements.items() if one}
+
+        super().__init__(model, side({case.case: case.measurement for case in cases}), sweep)
+        self.baseline = ModelBaseline(model, side({case.case: case.baseline for case in cases}), sweep)
+        self._points = {int(case.coordinates["batch_size"]): Point(case, sweep, ledger) for case in cases}
+        self._ledger = ledger
+
+    def __getitem__(self, batch_size: int) -> Point:
+        if batch_size not in self._points:
+            raise SuiteError(f"{self._name} has no batch size {batch_size} in this run; it has {list(self._points)}")
+        return self._points[batch_size]
+
+    def __iter__(self) -> Iterator[Point]:
+        return iter(self._points.values())
+
+    @property
+    def knee(self) -> "KneeClaim":
+        """The smallest batch with 95 % of the largest throughput; compare it with `baseline.knee`."""
+        return self.knee_by("share_of_maximum")
+
+    def knee_by(self, definition: str, **settings: float) -> "KneeClaim":
+        """The knee by another definition: `share_of_maximum(share=)`, `kneedle`, `two_segment`, `bca(epsilon=, k=, reference=)`.
+
+        Raises SuiteError for an unknown one, and where a selection left cases of the sweep out.
+        """
+        self._refuse_partial("knee")
+        return KneeClaim(self._curve().knee(Definition(definition, settings)), self)
+
+    @property
+    def frontier(self) -> "FrontierClaim":
+        """The points that no other beats in throughput and the gated latency; compare it with `baseline.frontier`."""
+        self._refuse_partial("frontier")
+        return FrontierClaim(self._frontier(self._frontier_metrics()), self)
+
+    def _refuse_partial(self, what: str) -> None:
+        if self._sweep.unselected:
+            left_out = ", ".join(self._sweep.unselected)
+            raise SuiteError(f"{self._name}: a {what} needs the whole sweep, and the selected tests leave out {left_out}")
+
+    def _claimed(self, verdict: Callable[[], Verdict], *, what: str, stored: Mapping[str, object]) -> Verdict:
+        """A verdict on the whole curve; one that says why where a run doesn't judge, or has nothing to judge by."""
+
+        def without(status: Status, reason: str, way_out: str = "", *, judged: bool = True) -> Verdict:
+            return Verdict(status, what, "", True, self._name, reason=reason, way_out=way_out, judged=judged)  # noqa: FBT003
+
+        if self._sweep.mode != "gate":
+            made = without(Status.UNMEASURED, "recorded, not judged" if self._sweep.mode == "accept" else "measured, not judged", judged=False)
+        elif void := [one.void for _, one in self._measured.values() if one.void]:
+            made = without(Status.VOID, void[0])
+        elif not stored:
+            first = next((one for point in self for one in point._outcome.verdicts.values()), None)  # noqa: SLF001 - its own point
+            known = first if first and not first.passed else None
+            made = without(
+                known.status if known else Status.NO_BASELINE,
+                known.reason if known else "nothing comparable is stored",
+                known.way_out if known else "record it: pytest --slmperf --slmperf-accept",
+            )
+        else:
+            made = verdict()
+        return _tracked(made, self._ledger)
+
+
+class KneeClaim:
+    """A measured knee, to be compared with the stored one."""
+
+    def __init__(self, knee: Knee, of: ModelResult) -> None:
+        self.value = knee
+        self._of = of
+
+    @property
+    def batch(self) -> int | None:
+        """The batch size of the knee, or None where the curve has none."""
+        return self.value.batch
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def unchanged_from(self, baseline: Knee) -> Verdict:
+        """Whether the knee is where it was, as far as resampled launches can tell. See `core.frontier.Knee`."""
+        return self._of._claimed(lambda: self.value.unchanged_from(baseline), what="knee", stored=self._of.baseline._measured)  # noqa: SLF001 - its maker
+
+
+class FrontierClaim:
+    """A measured frontier, to be compared with the stored one."""
+
+    def __init__(self, value: Frontier, of: ModelResult) -> None:
+        self.value = value
+        self._of = of
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def unchanged_from(self, baseline: Frontier) -> Verdict:
+        """Whether every stored point of the frontier is still reached, in each metric's own tolerance."""
+        sweep = self._of._sweep  # noqa: SLF001 - its maker
+        tolerances = {
+            name: verdict.tolerance for case in sweep.cases.values() for name, verdict in case.verdicts.items() if verdict.tolerance
+        }
+        launches = max((len(sample.launches) for samples in self.value.samples.values() for sample in samples), default=1)
+        policies = {
+            name: gate.Policy(tolerance, max_launches=launches, design=sweep.design, single_look=True)
+            for name, tolerance in tolerances.items()
+        }
+        return self._of._claimed(  # noqa: SLF001 - its maker
+            lambda: self.value.unchanged_from(baseline, policies), what=self.value.name, stored=self._of.baseline._measured  # noqa: SLF001
+        )
 
 
 def _attribute(meaning: Metric) -> str:

@@ -72,6 +72,7 @@ class Verdict:
         return self.status.passes
 
     def __bool__(self) -> bool:
+        __tracebackhide__ = True  # pytest then shows the line of the suite, not this one
         if self.on_asked:
             self.on_asked()
         if not self.judged:

@@ -92,12 +92,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     binding = binding_of(metafunc.function)
     if binding is None or binding.batch_sizes is not None:
         return
-    active: SlmperfSession | None = metafunc.config.pluginmanager.get_plugin(ACTIVE)
+    active = _active(metafunc.config)
     sweep = active.measuring.resolved(binding.sweep) if active else binding.sweep
     axes = {"batch_size": tuple(sweep.batch_size), "model": tuple(sweep.model)}
     for name, values in axes.items():
         if name in metafunc.fixturenames and values:
             metafunc.parametrize(name, values, ids=[f"{name}={value}" if name == "batch_size" else str(value) for value in values])
+
+
+def _active(config: pytest.Config) -> SlmperfSession | None:
+    active: SlmperfSession | None = config.pluginmanager.get_plugin(ACTIVE)
+    return active
 
 
 def binding_of(test: object) -> Binding | None:
@@ -134,7 +139,9 @@ def slmperf(request: pytest.FixtureRequest) -> Measuring:
     `result["opt-125m", 64]`. The same sweep on the same engine is measured once in a run. Put it in a fixture of
     `scope="module"`.
     """
-    active: SlmperfSession = request.config.pluginmanager.get_plugin(ACTIVE)
+    active = _active(request.config)
+    if active is None:
+        pytest.skip("measures performance: run with --slmperf")
     return active.measuring
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,12 +49,12 @@ def activate(config: pytest.Config) -> None:
     except UsageError as error:
         raise pytest.UsageError(str(error)) from error
     _one_worker_measures(config)
-    config.pluginmanager.register(SlmperfSession(config, measuring, ledger), ACTIVE)
-    if config.pluginmanager.has_plugin("benchmark"):
+    session = SlmperfSession(config, measuring, ledger)
+    config.pluginmanager.register(session, ACTIVE)
+    if config.pluginmanager.has_plugin("benchmark_none"):
         from pytest_slmperf.plugin.benchmark import BenchmarkBridge
 
-        active: SlmperfSession = config.pluginmanager.get_plugin(ACTIVE)
-        config.pluginmanager.register(BenchmarkBridge(active.outcome), f"{ACTIVE}-benchmark")
+        config.pluginmanager.register(BenchmarkBridge(session.outcome), f"{ACTIVE}-benchmark")
 
 
 def _options(config: pytest.Config) -> Options:
@@ -135,7 +136,7 @@ class SlmperfSession:
             return
         if self._is_worker:
             output: dict[str, Any] = self.config.workeroutput  # type: ignore[attr-defined]  # set by pytest-xdist
-            output["slmperf"] = document.dumps(self.measuring.outcome())
+            output["slmperf"] = document.text(self.measuring.outcome())
             return
         for path in self.measuring.options.reports:
             try:
@@ -149,7 +150,7 @@ class SlmperfSession:
         """On xdist's controller: take over what the measuring worker found."""
         text = getattr(node, "workeroutput", {}).get("slmperf")
         if text:
-            outcome = document.loads(text)
+            outcome = document.outcome(json.loads(text))
             if outcome.sweeps or self._from_worker is None:
                 self._from_worker = outcome
 
@@ -229,15 +230,18 @@ class SlmperfSession:
         outcome = self.outcome()
         if self._is_worker or not (outcome.sweeps or outcome.problems):
             return
-        writer = terminalreporter
-        width = writer._tw.fullwidth  # noqa: SLF001 - pytest offers no other way to its width
-        for section in terminal.sections(outcome, width=width, markup=writer._tw.markup):  # noqa: SLF001 - likewise
-            writer.section(section.title)
+        writer = terminalreporter._tw  # noqa: SLF001 - pytest offers no other way to its width and its colours
+
+        def markup(text: str, /, **style: bool) -> str:
+            return writer.markup(text, **style)
+
+        for section in terminal.sections(outcome, width=writer.fullwidth, markup=markup):
+            terminalreporter.section(section.title)
             for line in section.lines:
-                writer.line(line)
+                terminalreporter.line(line)
         for path in self.measuring.options.reports:
             if path.exists():
-                writer.line(f"report: {path}")
+                terminalreporter.line(f"report: {path}")
 
 
 def _looked_at(items: list[pytest.Item]) -> tuple[dict[Sweep, set[int] | None], bool]:

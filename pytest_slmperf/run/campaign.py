@@ -23,8 +23,8 @@ Mode = Literal["gate", "accept", "report"]
 
 METHOD = 1
 """How values are measured. Counted up where a change makes old samples incomparable with new ones."""
-REPORT_LAUNCHES = 3
-"""Launches of a case that nothing is compared with: enough for a figure, too few for a judgement."""
+REPORT_LAUNCHES = 5
+"""Launches of a case that has no baseline: enough for a figure with bounds, and so for a stated limit."""
 VOID_ALLOWANCE = 4
 """Launches that may be void for a case before the case is."""
 
@@ -359,14 +359,14 @@ class Campaign:
             return without(
                 Status.NO_BASELINE, f"the baseline of {case.name} holds no {name}", "record it: pytest --slmperf --slmperf-accept"
             )
-        verdict = case.verdicts.get(name)
-        if verdict is None:
+        decided = case.verdicts.get(name)
+        if decided is None:
             return without(Status.INCONCLUSIVE, "the run ended before the first look")
-        if verdict.status is Status.REGRESSED and (case.fresh_from is None or case.missing):
-            return replace(verdict, status=Status.INCONCLUSIVE, reason="it looked regressed, and the run ended before it was confirmed")
-        if verdict.status is Status.INCONCLUSIVE and case.missing:
-            return replace(verdict, reason="the budget was spent before it was decided", final=True)
-        return verdict
+        if decided.status is Status.REGRESSED and (case.fresh_from is None or case.missing):
+            return replace(decided, status=Status.INCONCLUSIVE, reason="it looked regressed, and the run ended before it was confirmed")
+        if decided.status is Status.INCONCLUSIVE and case.missing:
+            return replace(decided, reason="the budget was spent before it was decided", final=True)
+        return decided
 
     def _measurement(self, case: _Progressing, arm: str) -> Measurement:
         records = [block[arm] for block in case.blocks]

@@ -379,7 +379,7 @@ class Measuring:
             policy=gate.Policy(tolerance=DEFAULT_TOLERANCE, max_launches=self.settings.max_launches, design="stored"),
             supported=self.settings.tolerance == "supported",
             commit=fingerprint.commit(self._root),
-            by=fingerprint.author(self._root),
+            by=fingerprint.by(self._root),
         )
         self._remarks.extend(self._stored.accept([one.outcome for one in self._remembered.values()], how))
 
