@@ -1,0 +1,45 @@
+"""The `slmperf` command: a table of contents. Each verb is a room of its own.
+
+Exit codes are pytest's: 0 done, 1 refused or not passed, 4 wrong usage.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from pytest_slmperf import __version__
+from pytest_slmperf.cli import baselines
+from pytest_slmperf.core.errors import SlmperfError, UsageError
+
+DONE, FAILED, WRONG_USAGE = 0, 1, 4
+
+ROOMS = (baselines,)
+"""Each has `add(verbs)`, which declares its verb and sets `run`: a function of the parsed arguments to an exit code."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code."""
+    parser = _Parser(prog="slmperf", description="Performance of small language model serving, tested.")
+    parser.add_argument("--version", action="version", version=f"slmperf {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for room in ROOMS:
+        room.add(verbs)
+    given = parser.parse_args(argv)
+    try:
+        code: int = given.run(given)
+    except SlmperfError as error:
+        sys.stderr.write(f"slmperf: {error}\n")
+        return WRONG_USAGE if isinstance(error, UsageError) else FAILED
+    except BrokenPipeError:  # `slmperf … | head`: whoever read has seen enough
+        sys.stderr.close()
+        return DONE
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with pytest's exit code for wrong usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(WRONG_USAGE, f"{self.prog}: {message}\n")

@@ -1,0 +1,194 @@
+"""`slmperf baselines`: accept, retire, prune, list and show what is stored. Each verb prints what it changed."""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_slmperf.cli.reading import read_report
+from pytest_slmperf.core import gate
+from pytest_slmperf.core.baseline import Diff, Point, Retirement
+from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.machine import slug
+from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE
+from pytest_slmperf.core.verdict import quantity
+from pytest_slmperf.report.table import table
+from pytest_slmperf.run import fingerprint
+from pytest_slmperf.run.accept import Terms, accept
+from pytest_slmperf.run.settings import TOLERANCES, read_settings
+from pytest_slmperf.run.store import BaselineStore, Stored
+
+if TYPE_CHECKING:
+    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no public name for it
+
+
+def add(verbs: "Verbs") -> None:
+    """Declare the verb and its own verbs."""
+    parser = verbs.add_parser("baselines", help="accept, retire, prune, list and show what is stored")
+    own = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    folder = argparse.ArgumentParser(add_help=False)
+    folder.add_argument(
+        "--baselines", type=Path, metavar="DIR", help="default: what [tool.slmperf] says, or else baselines/"
+    )
+    which = argparse.ArgumentParser(add_help=False, parents=[folder])
+    for field in ("device", "driver", "engine"):
+        which.add_argument(f"--{field}", metavar="NAME", help=f"only where the {field} has this in its name")
+
+    taken = own.add_parser("accept", parents=[folder], help="store what a JSON report holds as the new baseline")
+    taken.add_argument("report", type=Path, metavar="REPORT")
+    taken.add_argument("cases", nargs="*", metavar="CASE", help="only these; default: every gated case")
+    taken.add_argument("--tolerance", choices=TOLERANCES, help="default: what [tool.slmperf] says, or else asked")
+    taken.set_defaults(run=_accept)
+
+    out = own.add_parser("retire", parents=[which], help="no longer compare with a recording, and say why")
+    out.add_argument("case", metavar="CASE")
+    out.add_argument("--reason", required=True, help="for whoever reviews it")
+    out.add_argument("--point", type=int, metavar="N", help="as `show` counts them; default: the one in force")
+    out.set_defaults(run=_retire)
+
+    less = own.add_parser("prune", parents=[folder], help="remove cases that no suite measures any more")
+    less.add_argument("report", type=Path, metavar="REPORT", help="JSON report of a whole run")
+    less.set_defaults(run=_prune)
+
+    every = own.add_parser("list", parents=[which], help="every stored case")
+    every.set_defaults(run=_list)
+
+    one = own.add_parser("show", parents=[which], help="one case: its key and its recordings")
+    one.add_argument("case", metavar="CASE")
+    one.set_defaults(run=_show)
+
+
+def _accept(given: argparse.Namespace) -> int:
+    run = read_report(given.report)
+    settings = read_settings(Path.cwd())
+    terms = Terms(
+        policy=gate.Policy(tolerance=DEFAULT_TOLERANCE, max_launches=settings.max_launches, design="stored"),
+        supported=(given.tolerance or settings.tolerance) == "supported",
+        recorded=run.started_at,
+        commit=run.commit,
+        by=fingerprint.by(),
+    )
+    _say_changes(accept(_store(given), run.machine, run.sweeps, terms, given.cases))
+    return 0
+
+
+def _retire(given: argparse.Namespace) -> int:
+    store = _store(given)
+    stored = _the_one(store, given)
+    reason = given.reason.strip()
+    if not reason:
+        raise UsageError("--reason is empty: say why, for whoever reviews it")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    changes = store.retire(stored.path, given.case, Retirement(now, reason, fingerprint.by()), given.point)
+    number = f"recording {given.point}" if given.point else "the recording in force"
+    _say([f"retired: {given.case}: {number} in {stored.path}"])
+    _say_changes(changes, otherwise="the gate still compares with the same recording")
+    return 0
+
+
+def _prune(given: argparse.Namespace) -> int:
+    run = read_report(given.report)
+    if not run.complete:
+        raise UsageError(f"{given.report}: of a run that was interrupted: it doesn't know every case")
+    store = _store(given)
+    current: dict[Path, set[str]] = {}
+    for sweep in run.sweeps:
+        for spec in sweep.specs:
+            path = store.path_of(run.machine, spec.engine, sweep.sweep)
+            current.setdefault(path, set()).update(sweep.cases, sweep.skipped, sweep.unselected)
+    changes = Diff()
+    for path, cases in current.items():
+        if path.exists():
+            changes += store.prune(path, cases)
+    _say_changes(changes)
+    here = store.root / slug(run.machine.device) / slug(run.machine.driver)
+    left = [stored.path for stored in store.files() if stored.path.parent == here and stored.path not in current]
+    _say(
+        f"kept: {path}: the report holds nothing of its suite; where that is gone, too: git rm {path}" for path in left
+    )
+    return 0
+
+
+def _list(given: argparse.Namespace) -> int:
+    headers = ("case", "engine", "device", "driver", "in force since", "recordings", "gated")
+    rows = []
+    for stored in _chosen(_store(given), given):
+        file = stored.file
+        for name, case in sorted(file.cases.items()):
+            point = case.current
+            gated = [metric for metric, kept in point.metrics.items() if kept.tolerance is not None] if point else []
+            since = point.recorded if point else "all retired"
+            machine = (file.engine, file.machine.device, file.machine.driver)
+            rows.append((name, *machine, since, str(len(case.points)), ", ".join(sorted(gated))))
+    _say(table(headers, rows, right=("recordings",)) or [f"nothing is stored in {_store(given).root}"])
+    return 0
+
+
+def _show(given: argparse.Namespace) -> int:
+    found = [stored for stored in _chosen(_store(given), given) if given.case in stored.file.cases]
+    if not found:
+        raise _unknown(given)
+    headers = ("#", "recorded", "commit", "by", "metric", "median", "unit", "launches×rounds", "tolerance", "")
+    for stored in found:
+        case = stored.file.cases[given.case]
+        _say([f"{given.case} in {stored.path}", ""])
+        _say(f"  {name}: {value}" for name, value in sorted(case.key.items()))
+        rows = [row for place, point in enumerate(case.points, 1) for row in _rows(place, point, point is case.current)]
+        _say(["", *table(headers, rows, right=("#", "median", "tolerance")), ""])
+        for place, point in enumerate(case.points, 1):
+            if point.retired:
+                who = f" by {point.retired.by}" if point.retired.by else ""
+                _say([f"recording {place} retired {point.retired.when}{who}: {point.retired.reason}"])
+    return 0
+
+
+def _rows(place: int, point: Point, in_force: bool) -> list[tuple[str, ...]]:  # noqa: FBT001 - a column
+    state = "in force" if in_force else "retired" if point.retired else ""
+    rows: list[tuple[str, ...]] = []
+    for name, kept in sorted(point.metrics.items()):
+        tolerance = "not gated" if kept.tolerance is None else f"{kept.tolerance:.1%}"
+        values = (quantity(kept.sample.median), kept.unit, kept.sample.shape, tolerance)
+        rows.append((str(place), point.recorded, (point.commit or "")[:12], point.by, name, *values, state))
+    return rows
+
+
+def _store(given: argparse.Namespace) -> BaselineStore:
+    return BaselineStore(given.baselines or Path(read_settings(Path.cwd()).baselines))
+
+
+def _chosen(store: BaselineStore, given: argparse.Namespace) -> list[Stored]:
+    """The files whose device, driver and engine were asked for."""
+
+    def wanted(stored: Stored) -> bool:
+        machine = stored.file.machine
+        names = {"device": machine.device, "driver": machine.driver, "engine": stored.file.engine}
+        asked = {field: getattr(given, field) for field in names}
+        return all(not text or text.casefold() in names[field].casefold() for field, text in asked.items())
+
+    return [stored for stored in store.files() if wanted(stored)]
+
+
+def _the_one(store: BaselineStore, given: argparse.Namespace) -> Stored:
+    found = [stored for stored in _chosen(store, given) if given.case in stored.file.cases]
+    if not found:
+        raise _unknown(given)
+    if len(found) > 1:
+        paths = ", ".join(str(stored.path) for stored in found)
+        raise UsageError(f"{given.case} is stored in {paths}: choose with --device, --driver or --engine")
+    return found[0]
+
+
+def _unknown(given: argparse.Namespace) -> UsageError:
+    return UsageError(f"nothing is stored for {given.case}: `slmperf baselines list` names every case")
+
+
+def _say_changes(changes: Diff, otherwise: str = "nothing changed") -> None:
+    _say(changes.lines() if changes else [otherwise])
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        sys.stdout.write(f"{line}\n")
