@@ -44,6 +44,15 @@ class Tolerances:
 
 
 @dataclass(frozen=True, slots=True)
+class Turns:
+    """What the scheduler counts for one thread."""
+
+    ran_ns: int
+    waited_ns: int
+    """Ready to run, and without a core."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What the machine's counters say at one moment. None stands for a counter that this machine hasn't got."""
 
@@ -52,8 +61,8 @@ class Reading:
     """CLOCK_MONOTONIC_RAW: never slewed."""
     boot_ns: int
     """CLOCK_BOOTTIME: runs on while the machine sleeps."""
-    waits_ns: Mapping[int, int] | None = None
-    """By thread of the engine's process: how long it was ready to run and had no core."""
+    threads: Mapping[int, "Turns"] | None = None
+    """The engine's threads by their id."""
     steal_ticks: Mapping[int, int] = field(default_factory=dict)
     """By core."""
     busy_ticks: Mapping[int, int] = field(default_factory=dict)
@@ -87,7 +96,7 @@ def judge_round(
         _clocks(before, after, tolerances)
         or _throttled(before, after, watched)
         or _stolen(before, after, watched, wall_ns, tolerances)
-        or _contended(before, after, wall_ns, tolerances)
+        or _contended(before, after, watched, wall_ns, tolerances)
         or _slowed(before, after, watched, tolerances)
     )
 
@@ -134,13 +143,25 @@ def _stolen(
     return None
 
 
-def _contended(before: Reading, after: Reading, wall_ns: int, tolerances: Tolerances) -> Void | None:
-    if before.waits_ns is None or after.waits_ns is None:
+def _contended(
+    before: Reading, after: Reading, cores: Collection[int], wall_ns: int, tolerances: Tolerances
+) -> Void | None:
+    """What the engine waited for its cores, as far as they were not busy with the engine itself.
+
+    Two threads of one engine on one core wait for each other whenever one wakes the other. That is the engine's own
+    way of working, and no more time goes lost by it than its cores were without it.
+    """
+    if before.threads is None or after.threads is None:
         return None
-    waited_ns = sum(waited - before.waits_ns.get(thread, 0) for thread, waited in after.waits_ns.items())
-    if waited_ns <= max(tolerances.waiting * wall_ns, tolerances.waiting_floor_ns):
+    waited_ns = ran_ns = 0
+    for thread, now in after.threads.items():
+        earlier = before.threads.get(thread, Turns(0, 0))
+        waited_ns += now.waited_ns - earlier.waited_ns
+        ran_ns += now.ran_ns - earlier.ran_ns
+    lost_ns = min(waited_ns, len(cores) * wall_ns - ran_ns)
+    if lost_ns <= max(tolerances.waiting * wall_ns, tolerances.waiting_floor_ns):
         return None
-    return Void("contended", f"the engine waited {waited_ns / wall_ns:.1%} of the round for its own core")
+    return Void("contended", f"others had the engine's core for {lost_ns / wall_ns:.1%} of the round")
 
 
 def _slowed(before: Reading, after: Reading, cores: Collection[int], tolerances: Tolerances) -> Void | None:
@@ -245,35 +266,35 @@ class Witness:
         blind = []
         if not self._throttles and not self._clocks:
             blind.append("this machine does not show its cores' clock and throttling, so a slowed core is not noticed")
-        if self._waits_ns() is None:
+        if self._turns() is None:
             blind.append("this kernel does not count how long a thread waits for a core, so contention is not noticed")
         return tuple(blind)
 
     def read(self) -> Reading:
         """The counters now. About 0.1 ms: for right before and right after a round, never within."""
-        waits_ns = self._waits_ns()
+        threads = self._turns()
         stat = _cores_of_stat()
         return Reading(
             monotonic_ns=time.monotonic_ns(),
             raw_ns=time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW),
             boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
-            waits_ns=waits_ns,
+            threads=threads,
             steal_ticks={core: ticks[_STEAL] for core, ticks in stat.items()},
             busy_ticks={core: sum(ticks[:_STEAL]) - ticks[_IDLE] - ticks[_IOWAIT] for core, ticks in stat.items()},
             throttles={core: _number(path) for core, path in self._throttles.items()},
             clock_khz={core: _number(path) for core, path in self._clocks.items()},
         )
 
-    def _waits_ns(self) -> dict[int, int] | None:
-        """Second field of schedstat. It grows only while the thread has no core, whoever has it."""
-        waits: dict[int, int] = {}
+    def _turns(self) -> dict[int, Turns] | None:
+        turns: dict[int, Turns] = {}
         try:
             for thread in os.listdir(self._tasks):  # noqa: PTH208 - a quarter of the time of a Path
                 with suppress(ProcessLookupError), open(f"{self._tasks}/{thread}/schedstat", "rb") as counters:  # noqa: PTH123
-                    waits[int(thread)] = int(counters.read().split()[1])
+                    ran, waited, _ = counters.read().split()
+                    turns[int(thread)] = Turns(int(ran), int(waited))
         except OSError:
             return None
-        return waits
+        return turns
 
 
 def scan() -> Scan:
