@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.baseline import Against
@@ -25,25 +25,17 @@ from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Case
 from pytest_slmperf.engines import registry
 from pytest_slmperf.engines.lengths import draw_lengths
 from pytest_slmperf.run import campaign, fingerprint, launch, pinning
+from pytest_slmperf.run.accept import Terms
 from pytest_slmperf.run.lock import device_lock
+from pytest_slmperf.run.progress import Progress
 from pytest_slmperf.run.settings import Settings
-from pytest_slmperf.run.stored import Acceptance, StoredCases
+from pytest_slmperf.run.stored import StoredCases
 
 SIMULATED_ENGINE = "fake"
 """It does no work, so it takes no device from anybody, and is stored under a machine of its own."""
 STARTUP_ESTIMATE_S = 1.0
 WARMUP_ESTIMATE = 2.0
 """A case takes about twice the time of its timed rounds: warm-up and observed rounds are as long again."""
-
-
-class RunProgress(campaign.Progress, Protocol):
-    """Is told how far a run is."""
-
-    def round(self, case: str, number: int, rounds: int) -> None: ...
-
-    def remark(self, line: str) -> None: ...
-
-    def done(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +111,7 @@ class Measuring:
         settings: Settings,
         *,
         root: Path,
-        progress: RunProgress,
+        progress: Progress,
         ledger: Ledger,
     ) -> None:
         self.options = options
@@ -215,9 +207,24 @@ class Measuring:
                 return specs
         raise UsageError(f"measure({sweep.name!r}, …) takes an engine, several engines, or the fixture slm_engine itself")
 
-    def _measure(self, sweep: Sweep, here: Sweep, specs: tuple[EngineSpec, ...]) -> _Remembered:
+    def compare(self, sweep: Sweep, baseline: EngineSpec, candidate: EngineSpec) -> Result:
+        """Measure two engines side by side, launches interleaved, and judge the second by the first."""
+        cases = sweep.cases([candidate.model_name])
+        arms = (campaign.Configuration(candidate, cases, baseline),)
+        remembered = self._measure(sweep, sweep, (candidate, baseline), arms)
+        if remembered.failure:
+            raise remembered.failure
+        return Result(remembered.outcome, self._ledger)
+
+    def _measure(
+        self,
+        sweep: Sweep,
+        here: Sweep,
+        specs: tuple[EngineSpec, ...],
+        configurations: tuple[campaign.Configuration, ...] = (),
+    ) -> _Remembered:
         self._hold_device(specs)
-        brief = self._brief(sweep, here, specs)
+        brief = self._brief(here, configurations or self._configurations(sweep, here, specs))
         running = campaign.Campaign(brief, self._surroundings(here))
         failure: BaseException | None = None
         try:
@@ -238,28 +245,32 @@ class Measuring:
         self._remembered[sweep, repr(specs)] = what
         return what
 
-    def _brief(self, sweep: Sweep, here: Sweep, specs: tuple[EngineSpec, ...]) -> campaign.Brief:
-        settings = self.settings
+    def _configurations(
+        self, sweep: Sweep, here: Sweep, specs: tuple[EngineSpec, ...]
+    ) -> tuple[campaign.Configuration, ...]:
         names = [spec.model_name for spec in specs]
         if len(set(names)) != len(names):
             raise UsageError(f"sweep {sweep.name!r} measures two engines with the model name {max(names, key=names.count)!r}")
+        return tuple(
+            campaign.Configuration(
+                candidate=spec,
+                cases=tuple(case for case in here.cases([spec.model_name]) if self._is_selected(sweep, case)),
+                baseline=replace(spec, python=self._other_python, planted_loss=0.0) if self._other_python else None,
+            )
+            for spec in specs
+        )
+
+    def _brief(self, here: Sweep, configurations: tuple[campaign.Configuration, ...]) -> campaign.Brief:
+        settings = self.settings
         factor = {"quick": 0.5, "gate": 1.0, "full": 1.5}[self.options.tier]
-        quantile = max(here.quantiles)
         return campaign.Brief(
             sweep=here,
-            configurations=tuple(
-                campaign.Configuration(
-                    candidate=spec,
-                    baseline=replace(spec, python=self._other_python, planted_loss=0.0) if self._other_python else None,
-                    cases=tuple(case for case in here.cases([spec.model_name]) if self._is_selected(sweep, case)),
-                )
-                for spec in specs
-            ),
+            configurations=configurations,
             mode=self.options.mode,
             policy=RoundPolicy(
                 rounds=settings.rounds,
                 round_s=settings.round_s,
-                observed_requests=math.ceil(round(1 / (1 - quantile), 6)),
+                observed_requests=math.ceil(round(1 / (1 - max(here.quantiles)), 6)),
                 void_retries=settings.void_retries,
                 answer_limit_s=settings.answer_limit_s,
             ),
@@ -375,13 +386,14 @@ class Measuring:
         """Store what was measured as the new baseline. Raises BaselineError where a part of it is refused."""
         if self._problems:
             raise BaselineError("\n".join(["nothing is recorded, since the measurement is not whole:", *self._problems]))
-        how = Acceptance(
+        terms = Terms(
             policy=gate.Policy(tolerance=DEFAULT_TOLERANCE, max_launches=self.settings.max_launches, design="stored"),
             supported=self.settings.tolerance == "supported",
+            recorded=self._started_at,
             commit=fingerprint.commit(self._root),
             by=fingerprint.by(self._root),
         )
-        self._remarks.extend(self._stored.accept([one.outcome for one in self._remembered.values()], how))
+        self._remarks.extend(self._stored.accept([one.outcome for one in self._remembered.values()], terms))
 
     def outcome(self) -> RunOutcome:
         """What there is by now; also of a run that was interrupted."""
