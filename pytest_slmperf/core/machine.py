@@ -77,6 +77,6 @@ def slug(text: str) -> str:
 
     Marks like (R) and (TM) are left out; what has no letter or digit is `unnamed`.
     """
-    plain = unicodedata.normalize("NFKD", re.sub(r"\((?:r|tm|c)\)", " ", text, flags=re.IGNORECASE))
-    words = re.findall(r"[a-z0-9][a-z0-9._]*", plain.encode("ascii", "ignore").decode().lower())
+    plain = unicodedata.normalize("NFKD", re.sub(r"\((?:r|tm|c)\)", " ", text, flags=re.IGNORECASE).casefold())
+    words = re.findall(r"[a-z0-9][a-z0-9._]*", plain.encode("ascii", "ignore").decode())
     return "-".join(word.rstrip(".") for word in words) or "unnamed"
