@@ -1,6 +1,7 @@
 """One case in an engine's process: warm up, rounds, and the memory it took."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from pytest_slmperf.core.engine import Engine, Request, Served
 from pytest_slmperf.core.launch import Load
@@ -94,3 +95,7 @@ def check(requests: Sequence[Request], batch: Served, *, observe: bool) -> None:
         raise WrongAnswer("a batch was to be observed, and not every token has its time")
     if any(times[0] < batch.started_ns for times in stamps):
         raise WrongAnswer("a token has a time before its batch began")
+    if any(times[-1] > batch.ended_ns for times in stamps):
+        raise WrongAnswer("a token has a time after its batch ended")
+    if any(after < before for times in stamps for before, after in pairwise(times)):
+        raise WrongAnswer("the times of a request's tokens are out of order")

@@ -1,0 +1,172 @@
+"""The fake engine keeps to its simple model, and goes wrong as it is told."""
+
+import statistics
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_slmperf.core.engine import EngineSpec, Request
+from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
+from pytest_slmperf.core.launch import LAUNCH_VARIABLE
+from pytest_slmperf.engines.fake import behaviour, create
+
+NO_PROMPT_COST = 1e12
+
+
+def started(**options):
+    engine = create(EngineSpec("fake", "tiny", options=options))
+    engine.start()
+    return engine
+
+
+def batch(size, prompt_tokens=32, output_tokens=32):
+    return (Request((16,) * prompt_tokens, output_tokens),) * size
+
+
+def throughput(engine, size, batches=1):
+    served = [engine.serve(batch(size), observe=False) for _ in range(batches)]
+    return sum(map(sum, (one.output_tokens for one in served))) / (served[-1].ended_ns - served[0].started_ns) * 1e9
+
+
+def test_one_request_alone_gets_the_level():
+    assert throughput(started(level=250, prefill_level=NO_PROMPT_COST), 1) == pytest.approx(250, rel=1e-6)
+
+
+def test_throughput_grows_with_the_batch_and_levels_off_at_the_knee():
+    engine = started(level=1000, knee=16, prefill_level=NO_PROMPT_COST)
+    by_size = {size: throughput(engine, size) for size in (1, 4, 16, 64, 256, 4096)}
+    assert list(by_size.values()) == sorted(by_size.values())
+    assert by_size[4] > 3 * by_size[1]
+    assert by_size[16] == pytest.approx(16_000 / 2, rel=0.05)
+    assert by_size[4096] == pytest.approx(16_000, rel=0.01)
+
+
+def test_a_prompt_costs_time_before_the_first_token():
+    served = started(level=1000, prefill_level=10_000).serve(batch(1, prompt_tokens=500), observe=True)
+    assert served.token_ns[0][0] - served.started_ns == pytest.approx(51e6, rel=1e-6)
+    assert served.token_ns[0][1] - served.token_ns[0][0] == pytest.approx(1e6, rel=1e-6)
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=8))
+def test_every_request_gets_its_tokens_one_after_the_other(lengths):
+    requests = tuple(Request((16,) * prompt, output) for prompt, output in lengths)
+    served = started().serve(requests, observe=True)
+    assert served.output_tokens == tuple(output for _, output in lengths)
+    assert tuple(map(len, served.token_ns)) == served.output_tokens
+    for times in served.token_ns:
+        assert list(times) == sorted(times)
+        assert served.started_ns < times[0]
+    assert max(times[-1] for times in served.token_ns) == served.ended_ns
+
+
+def test_a_request_that_has_finished_speeds_the_others_up():
+    engine = started(level=1000, knee=1, prefill_level=NO_PROMPT_COST)
+    served = engine.serve((Request((16,), 10), Request((16,), 20)), observe=True)
+    first, second = served.token_ns[1][9], served.token_ns[1][19]
+    assert second - first == pytest.approx((first - served.started_ns) / 2, rel=1e-6)
+
+
+def test_a_thousand_simulated_batches_take_no_time():
+    engine = started(level=100)
+    began = time.perf_counter()
+    throughput(engine, 16, batches=1000)
+    assert time.perf_counter() - began < 1
+
+
+def test_time_stands_still_between_batches():
+    engine = started()
+    first = engine.serve(batch(1), observe=False)
+    time.sleep(0.01)
+    assert engine.serve(batch(1), observe=False).started_ns == first.ended_ns
+
+
+def test_noise_spreads_the_pace_from_one_tenth_of_a_second_to_the_next():
+    engine = started(level=200, noise=0.05, seed=1, prefill_level=NO_PROMPT_COST)
+    paces = [throughput(engine, 1) for _ in range(400)]
+    assert statistics.stdev(paces) / statistics.mean(paces) == pytest.approx(0.05, rel=0.2)
+    assert statistics.median(paces) == pytest.approx(200, rel=0.02)
+
+
+def test_launches_differ_by_the_launch_noise(monkeypatch):
+    paces = []
+    for index in range(300):
+        monkeypatch.setenv(LAUNCH_VARIABLE, f"candidate/{index}")
+        paces.append(throughput(started(level=1000, launch_noise=0.03, seed=7), 1))
+    assert statistics.stdev(paces) / statistics.mean(paces) == pytest.approx(0.03, rel=0.2)
+
+
+def test_a_seed_repeats_a_run_launch_by_launch(monkeypatch):
+    def run():
+        paces = []
+        for launch in ("candidate/0", "baseline/1", "candidate/2"):
+            monkeypatch.setenv(LAUNCH_VARIABLE, launch)
+            paces.append(throughput(started(noise=0.05, launch_noise=0.05, seed=3), 4, batches=5))
+        return paces
+
+    assert run() == run()
+    assert len(set(run())) == 3
+
+
+def test_without_a_seed_every_launch_is_new():
+    assert len({throughput(started(launch_noise=0.05), 1) for _ in range(5)}) == 5
+
+
+def test_drift_changes_the_pace_with_each_launch(monkeypatch):
+    paces = []
+    for index in (0, 1, 2):
+        monkeypatch.setenv(LAUNCH_VARIABLE, f"candidate/{index}")
+        paces.append(throughput(started(level=1000, drift=-0.1, prefill_level=NO_PROMPT_COST), 1))
+    assert paces == pytest.approx([1000, 900, 810])
+
+
+def test_a_cold_engine_warms_up():
+    engine = started(cold=3)
+    seconds = [1 / throughput(engine, 1) for _ in range(12)]
+    assert seconds[0] == pytest.approx(3 * seconds[-1], rel=0.01)
+    assert seconds == sorted(seconds, reverse=True)
+
+
+def test_observing_costs_what_it_is_told_to():
+    engine = started(observing_cost=0.25)
+    plain, observed = engine.serve(batch(1), observe=False), engine.serve(batch(1), observe=True)
+    assert plain.token_ns is None
+    assert observed.ended_ns - observed.started_ns == pytest.approx(
+        1.25 * (plain.ended_ns - plain.started_ns), rel=1e-6
+    )
+
+
+def test_memory_grows_with_the_tokens_of_a_batch_up_to_its_limit():
+    engine = started(memory_bytes=1000, memory_bytes_per_token=10, memory_limit_bytes=2000)
+    assert engine.serve(batch(1, 32, 32), observe=False).peak_memory_bytes == 1640
+    with pytest.raises(MemoryError, match="2,280 bytes are needed and 2,000 are there"):
+        engine.serve(batch(2, 32, 32), observe=False)
+
+
+def test_its_facts_say_that_it_is_simulated():
+    facts = create(EngineSpec("fake", "tiny", dtype="int8", options={"vocabulary": 99, "startup_s": 2.0})).start()
+    assert (facts.device, facts.dtype, facts.vocabulary, facts.startup_s) == ("simulated", "int8", 99, 2.0)
+
+
+def test_a_fault_comes_in_its_batch_and_not_before():
+    engine = started(fault="raises", fault_batch=3)
+    throughput(engine, 1, batches=2)
+    with pytest.raises(EngineFailed, match="told to fail"):
+        engine.serve(batch(1), observe=False)
+
+
+def test_short_answers_lack_one_token():
+    assert started(fault="short", fault_batch=1).serve(batch(2), observe=False).output_tokens == (31, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"levle": 3}, "no option levle; it has level, knee"),
+        ({"fault": "sulks"}, "no fault 'sulks'; it has unavailable, raises"),
+    ],
+)
+def test_an_unknown_option_is_refused_with_the_known_ones(options, complaint):
+    with pytest.raises(EngineUnavailable, match=complaint):
+        behaviour(options)

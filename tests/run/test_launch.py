@@ -1,0 +1,403 @@
+"""A launch measures an engine in a process of its own, and leaves none behind, whatever happens."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import venv
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineHung, EngineUnavailable
+from pytest_slmperf.core.launch import Load, RoundPolicy
+from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.protocol import Ready, Start
+from pytest_slmperf.run.launch import run_launch
+from pytest_slmperf.run.process import OUTPUT_LIMIT, PACKAGE, EngineProcess
+
+CASE = "decode/tiny/batch=4"
+LOAD = Load(CASE, ((32, 32),) * 4, seed=1)
+POLICY = RoundPolicy(rounds=3, answer_limit_s=20)
+
+
+def fake(**options):
+    return EngineSpec("fake", "tiny", options=options)
+
+
+def launch(spec=None, loads=(LOAD,), policy=POLICY, **terms):
+    terms = {"arm": "candidate", "index": 0, "cores": None, "quantiles": (0.5, 0.9), **terms}
+    return run_launch(spec or fake(), loads, policy, **terms)
+
+
+def children(pid="self"):
+    """Ids of the processes that a process has started and not yet reaped."""
+    with suppress(OSError):
+        return {
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        }
+    return set()
+
+
+def gone(pid, within_s=2.0):
+    """Whether the process has ended, be it that nobody has reaped it yet."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    before = children()
+    yield
+    assert children() <= before
+
+
+# -- what a launch brings back
+
+
+def test_a_launch_measures_every_load_in_the_order_it_was_given():
+    loads = [replace(LOAD, case=f"decode/tiny/batch={size}", lengths=((32, 32),) * size) for size in (16, 1, 4)]
+    record = launch(loads=loads, index=7, arm="baseline")
+    assert list(record.cases) == [load.case for load in loads]
+    assert (record.arm, record.index, record.facts.device) == ("baseline", 7, "simulated")
+    assert record.versions == {"python": sys.version.split()[0], "fake": "1"}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record.started_at)
+    assert record.seconds > 0
+
+
+def test_throughput_has_a_value_for_each_round_and_the_rest_one_for_the_launch():
+    case = launch(fake(level=1000, prefill_level=1e12)).cases[CASE]
+    per_round = ("output_throughput", "total_token_throughput", "request_throughput")
+    assert {name: len(values) for name, values in case.values.items()} == {
+        **dict.fromkeys(per_round, 3),
+        **dict.fromkeys(("startup_s", "peak_memory_bytes"), 1),
+        **{f"median_{name}_ms": 1 for name in ("ttft", "tpot", "itl", "e2el")},
+        "p90_itl_ms": 1,
+    }
+    alone = 1000 / (1 + 3 / 16)
+    assert case.values["output_throughput"] == pytest.approx([4 * alone] * 3, rel=1e-5)
+    assert case.values["total_token_throughput"] == pytest.approx([8 * alone] * 3, rel=1e-5)
+    assert case.values["request_throughput"] == pytest.approx([4 * alone / 32] * 3, rel=1e-5)
+    assert case.values["median_tpot_ms"] == pytest.approx((1000 / alone,), rel=1e-5)
+    assert case.values["startup_s"] == (0.5,)
+
+
+def test_every_value_and_every_reason_stands_under_a_known_metric_and_none_under_both():
+    case = launch(quantiles=(0.5, 0.9, 0.99)).cases[CASE]
+    assert not case.values.keys() & case.unmeasured.keys()
+    for name in (*case.values, *case.unmeasured):
+        assert metric(name).name == name
+
+
+def test_a_quantile_that_the_observed_requests_cannot_give_is_unmeasured():
+    case = launch().cases[CASE]
+    assert case.unmeasured["p90_ttft_ms"] == "4 requests observed, and this quantile needs 10: raise observed_requests"
+    observed = replace(POLICY, observed_requests=10)
+    assert "p90_ttft_ms" in launch(policy=observed).cases[CASE].values
+
+
+def test_observing_nothing_leaves_every_latency_unmeasured():
+    case = launch(policy=replace(POLICY, observed_requests=0)).cases[CASE]
+    assert {name for name in case.unmeasured if name.startswith("median")} == {
+        "median_ttft_ms", "median_tpot_ms", "median_itl_ms", "median_e2el_ms",
+    }  # fmt: skip
+
+
+def test_observing_leaves_the_throughput_alone():
+    plain, observed = launch(fake()), launch(fake(observing_cost=1.0))
+    assert plain.cases[CASE].values["output_throughput"] == observed.cases[CASE].values["output_throughput"]
+    assert observed.cases[CASE].values["median_e2el_ms"] > plain.cases[CASE].values["median_e2el_ms"]
+
+
+def test_a_launch_without_loads_says_what_the_engine_is():
+    record = launch(loads=())
+    assert record.facts.vocabulary == 1024
+    assert record.cases == {}
+
+
+def test_progress_is_told_before_each_round():
+    told = []
+    launch(progress=lambda *arguments: told.append(arguments))
+    assert told == [(CASE, 1, 3), (CASE, 2, 3), (CASE, 3, 3)]
+
+
+def test_a_pace_that_does_not_settle_is_noted():
+    record = launch(fake(cold=1000), policy=replace(POLICY, warmup_limit=4))
+    assert "the pace was not steady after 4 warm-up steps" in record.cases[CASE].notes
+
+
+TOO_SOON_WARM = fake(level=100_000, prefill_level=1e12, cold=40)
+"""After one step of warming up it still gains so much that the rounds come out too short."""
+
+
+def test_a_round_that_is_too_short_is_void_and_repeated_longer():
+    case = launch(TOO_SOON_WARM, policy=replace(POLICY, warmup_limit=1)).cases[CASE]
+    assert case.void_rounds[0].guard == "short"
+    assert "50 ms is the least" in case.void_rounds[0].reason
+    assert len(case.values["output_throughput"]) == 3
+
+
+def test_a_case_without_a_valid_round_is_void_and_has_no_values():
+    never = replace(POLICY, warmup_limit=1, void_retries=0)
+    case = launch(TOO_SOON_WARM, policy=never).cases[CASE]
+    assert case.values == {}
+    assert case.void.startswith("no valid round in 1; the last: it lasted")
+    assert [void.launch for void in case.void_rounds] == [0]
+
+
+def test_what_an_engine_prints_does_not_matter():
+    record = launch(fake(fault="chatters", fault_batch=2))
+    assert len(record.cases[CASE].values["output_throughput"]) == 3
+
+
+def test_what_an_engine_prints_is_kept_within_bounds():
+    with EngineProcess(fake(fault="chatters"), launch="candidate/0", cores=None) as process:
+        process.hello(20)
+        process.ask(Start(fake(fault="chatters")), Ready, 20)
+        size = os.fstat(process._output.fileno()).st_size
+    assert 0 < size < OUTPUT_LIMIT
+
+
+def test_an_engine_is_pinned_and_has_its_threads_set_before_it_is_loaded(spying_engine):
+    core = max(os.sched_getaffinity(0))
+    spec = EngineSpec("spying", "tiny", threads=3)
+    settings = run_launch(spec, (), POLICY, arm="candidate", index=4, cores=(core,), quantiles=()).facts.settings
+    assert settings["cores"] == str(core)
+    assert settings["OMP_NUM_THREADS"] == settings["MKL_NUM_THREADS"] == "3"
+    assert settings["PYTHONHASHSEED"] == "0"
+    assert settings["SLMPERF_LAUNCH"] == "candidate/4"
+    assert settings["session"] == settings["group"] == settings["pid"]
+    assert settings["stdin"] == "/dev/null"
+
+
+@pytest.fixture
+def spying_engine(tmp_path, monkeypatch):
+    """An engine of another package, found by its entry point, that says what its process is like."""
+    (tmp_path / "spying-1.dist-info").mkdir()
+    (tmp_path / "spying-1.dist-info" / "METADATA").write_text("Name: spying\nVersion: 1\n")
+    (tmp_path / "spying-1.dist-info" / "entry_points.txt").write_text("[slmperf.engines]\nspying = spying:Spying\n")
+    (tmp_path / "spying.py").write_text(
+        "import os\n"
+        "from pytest_slmperf.core.engine import EngineFacts\n"
+        "variables = {name: os.environ[name] for name in\n"
+        "    ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'PYTHONHASHSEED', 'SLMPERF_LAUNCH')}\n"
+        "cores = ','.join(map(str, sorted(os.sched_getaffinity(0))))\n"
+        "class Spying:\n"
+        "    def __init__(self, spec): pass\n"
+        "    def start(self):\n"
+        "        settings = {**variables, 'cores': cores, 'session': os.getsid(0), 'group': os.getpgid(0),\n"
+        "                    'pid': os.getpid(), 'stdin': os.readlink('/proc/self/fd/0')}\n"
+        "        return EngineFacts('1', 'simulated', 'float32', 'random', 100, 100, settings)\n"
+        "    def stop(self): pass\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+# -- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "words"),
+    [
+        ("raises", EngineFailed, "failed while .*: the fake engine was told to fail"),
+        ("memory", EngineFailed, "ran out of memory while .*told to.*; try a smaller batch"),
+        (
+            "short",
+            EngineFailed,
+            "answered wrongly while .*: generated 31 tokens for request 1 of 4, which asked for 32",
+        ),
+        ("dies", EngineDied, "died while .*: signal SIGKILL; often that is the kernel's out-of-memory killer"),
+        ("exits", EngineDied, "died while .*: exit code 3\nits last lines:\n    the fake engine was told to exit"),
+        ("babbles", EngineFailed, "broke the protocol while .*: not JSON: .*likes to print"),
+    ],
+)
+def test_a_fault_in_a_round_says_whose_where_and_what_to_do(fault, error, words):
+    with pytest.raises(error, match=rf"(?s)^fake \(tiny, float32\) {words}") as raised:
+        launch(fake(fault=fault, fault_batch=8))
+    assert f"serving {CASE}, round 2 of 3" in str(raised.value)
+
+
+def test_missing_token_times_are_a_wrong_answer():
+    observed_batch = 3 + 3 * 3 + 1  # after the warm-up and three rounds of three batches
+    with pytest.raises(EngineFailed, match=f"answered wrongly while serving {CASE}, observed: .*not every token"):
+        launch(fake(fault="unobserved", fault_batch=observed_batch))
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "words"),
+    [
+        ("unavailable", EngineUnavailable, "cannot be had here: the fake engine was told not to be here"),
+        ("raises", EngineFailed, "failed while loading the model"),
+        ("memory", EngineFailed, "ran out of memory while loading the model"),
+        ("dies", EngineDied, "died while loading the model"),
+    ],
+)
+def test_a_fault_at_the_start_is_told_apart(fault, error, words):
+    with pytest.raises(error, match=words):
+        launch(fake(fault=fault))
+
+
+def test_an_unknown_engine_is_unavailable():
+    with pytest.raises(EngineUnavailable, match=r"nonesuch \(tiny, float32\) cannot be had here: unknown engine"):
+        launch(EngineSpec("nonesuch", "tiny"))
+
+
+def test_an_engine_without_an_answer_is_killed_after_the_limit():
+    began = time.monotonic()
+    with pytest.raises(EngineHung, match=f"no answer for 0.5 s while serving {CASE}, round 1 of 3, and was killed"):
+        launch(fake(fault="hangs", fault_batch=5), policy=replace(POLICY, answer_limit_s=0.5))
+    assert time.monotonic() - began < 5
+
+
+def test_a_start_without_an_end_is_killed_after_the_limit():
+    with pytest.raises(EngineHung, match=r"no answer for 0\.5 s while loading the model"):
+        launch(fake(start_sleep_s=60), policy=replace(POLICY, answer_limit_s=0.5))
+
+
+# -- interpreters
+
+
+def test_an_interpreter_that_is_not_there_is_said_to_be():
+    with pytest.raises(EngineUnavailable, match=r"/nowhere/python cannot be started \(No such file"):
+        launch(replace(fake(), python="/nowhere/python"))
+
+
+def test_a_program_that_is_no_python_is_said_to_be():
+    with pytest.raises(
+        EngineUnavailable, match=r"(?s)/bin/false does not run our worker; it must be a Python.*exit code 1"
+    ):
+        launch(replace(fake(), python="/bin/false"))
+
+
+def test_a_program_that_says_nothing_is_given_up(tmp_path):
+    mute = script(tmp_path, "import time; time.sleep(60)")
+    with pytest.raises(EngineUnavailable, match="does not run our worker"):
+        launch(replace(fake(), python=mute), policy=replace(POLICY, answer_limit_s=0.5))
+
+
+def test_a_python_that_is_too_old_is_said_to_be():
+    old = next(filter(None, map(_interpreter, ("3.10", "3.9", "3.8"))), None)
+    if old is None:
+        pytest.skip("no Python older than 3.11 here")
+    with pytest.raises(EngineUnavailable, match="(?s)it must be a Python.*pytest-slmperf needs Python 3.11 or newer"):
+        launch(replace(fake(), python=old))
+
+
+def test_another_python_needs_none_of_our_packages(tmp_path):
+    """An environment in which nothing at all is installed."""
+    venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
+    record = launch(replace(fake(), python=str(tmp_path / "bare/bin/python")))
+    assert len(record.cases[CASE].values["output_throughput"]) == 3
+
+
+def test_a_worker_of_another_version_is_refused(tmp_path):
+    other = script(tmp_path, """import os, sys; os.write(int(sys.argv[4]), b'{"slmperf": 99, "kind": "hello"}\\n')""")
+    with pytest.raises(EngineFailed, match="speaks protocol 99, where this pytest-slmperf speaks 1.* run again"):
+        launch(replace(fake(), python=other))
+
+
+def script(folder, content):
+    """A program that is started in an interpreter's place."""
+    path = folder / "python"
+    path.write_text(f"#!{sys.executable}\n{content}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def _interpreter(version):
+    found = shutil.which(f"python{version}")
+    if found and subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode == 0:
+        return found
+    return None
+
+
+# -- nothing is left behind
+
+PARENT = f"""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.launch import Load, RoundPolicy
+from pytest_slmperf.run.launch import run_launch
+spec = EngineSpec("fake", "tiny", options={{"fault": "hangs", "fault_batch": 4}})  # the first after the warm-up
+run_launch(spec, [{LOAD!r}], RoundPolicy(), arm="candidate", index=0, cores=None, quantiles=(),
+           progress=lambda *_: print("in the first round", flush=True))
+"""
+
+
+@pytest.fixture
+def hanging():
+    """(a process whose launch is in a round that never ends, the id of the engine's process)"""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", PARENT], env=environment, **pipes) as parent:
+        assert parent.stdout.readline() == b"in the first round\n"
+        time.sleep(0.1)
+        (engine,) = children(parent.pid)
+        yield parent, engine
+        parent.kill()
+
+
+def test_an_engine_whose_launch_is_killed_does_not_live_on(hanging):
+    parent, engine = hanging
+    parent.send_signal(signal.SIGKILL)
+    assert gone(engine)
+
+
+def test_ctrl_c_in_the_middle_of_a_batch_ends_both_at_once(hanging):
+    parent, engine = hanging
+    parent.send_signal(signal.SIGINT)
+    assert gone(engine)
+    _, stderr = parent.communicate(timeout=2)
+    assert b"KeyboardInterrupt" in stderr
+
+
+def test_a_launch_that_is_terminated_takes_its_engine_along(hanging):
+    parent, engine = hanging
+    parent.terminate()
+    assert gone(engine)
+
+
+def test_what_an_engine_has_started_dies_with_it(tmp_path, monkeypatch):
+    """Its whole process group is killed, also where the engine itself ends well."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import subprocess, sys\n"
+        "if 'bootstrap' in sys.orig_argv[1]:\n"
+        "    child = subprocess.Popen(['sleep', '60'])\n"
+        f"    open({str(tmp_path / 'child')!r}, 'w').write(str(child.pid))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    launch()
+    assert gone(int((tmp_path / "child").read_text()))
+
+
+def test_an_error_in_the_launch_itself_leaves_no_engine():
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch(progress=interrupt)
+
+
+def test_no_descriptor_is_left_open():
+    launch()
+    before = len(os.listdir("/proc/self/fd"))
+    launch()
+    with suppress(EngineDied):
+        launch(fake(fault="dies", fault_batch=2))
+    assert len(os.listdir("/proc/self/fd")) == before

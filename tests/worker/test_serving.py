@@ -1,0 +1,91 @@
+"""One case in an engine's process: what is sent, what is counted, and what is refused."""
+
+from dataclasses import replace
+
+import pytest
+
+from pytest_slmperf.core.engine import EngineSpec, Request, Served
+from pytest_slmperf.core.launch import Load
+from pytest_slmperf.engines import fake
+from pytest_slmperf.worker.memory import forget_peak, peak_bytes
+from pytest_slmperf.worker.serving import Case, WrongAnswer, check
+
+MIB = 1 << 20
+LOAD = Load("case", ((8, 4), (16, 6)), seed=1)
+REQUESTS = (Request((16,) * 8, 4), Request((16,) * 16, 6))
+GOOD = Served(100, 200, (4, 6), ((101, 102, 103, 104), (101, 102, 103, 104, 150, 200)))
+
+
+def case_of(**options):
+    engine = fake.create(EngineSpec("fake", "tiny", options=options))
+    engine.start()
+    return Case(engine, LOAD, vocabulary=1024)
+
+
+def test_a_round_counts_the_work_of_all_its_batches():
+    measured = case_of().round(3, observe=False)
+    assert (measured.requests, measured.prompt_tokens, measured.output_tokens) == (6, 72, 30)
+    assert measured.ended_ns > measured.started_ns
+    assert measured.observed == ()
+
+
+def test_an_observed_round_brings_every_batch_back():
+    measured = case_of().round(3, observe=True)
+    assert len(measured.observed) == 3
+    assert all(batch.token_ns for batch in measured.observed)
+
+
+def test_a_cold_engine_is_warmed_up_until_its_pace_is_steady():
+    prepared = case_of(cold=2).prepare(0.1, 50)
+    assert prepared.steady
+    assert 5 < prepared.steps < 20
+    assert prepared.batches == 15  # of 6.5 ms each
+
+
+def test_warming_up_ends_at_its_limit():
+    prepared = case_of(cold=1000).prepare(0.1, 4)
+    assert (prepared.steps, prepared.steady) == (4, False)
+
+
+def test_a_steady_engine_is_warmed_up_briefly():
+    assert case_of().prepare(0.1, 50).steps == 3
+
+
+def test_the_engines_own_word_on_memory_is_taken():
+    case = case_of(memory_bytes=1000, memory_bytes_per_token=1)
+    case.round(1, observe=False)
+    assert case.peak().memory_bytes == 1034
+
+
+def test_the_kernels_high_water_mark_is_forgotten_and_rises_again():
+    assert forget_peak() is None
+    before = peak_bytes()
+    block = bytearray(64 * MIB)
+    block[::4096] = b"x" * len(block[::4096])
+    del block
+    assert 60 * MIB < peak_bytes() - before < 80 * MIB
+    forget_peak()
+    assert peak_bytes() - before < 20 * MIB
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        (replace(GOOD, output_tokens=(4, 5)), "generated 5 tokens for request 2 of 2, which asked for 6"),
+        (replace(GOOD, output_tokens=(4,)), "answered 1 requests where 2 were sent"),
+        (replace(GOOD, ended_ns=100), "took no time"),
+        (replace(GOOD, token_ns=None), "not every token has its time"),
+        (replace(GOOD, token_ns=(GOOD.token_ns[0], (101, 200))), "not every token has its time"),
+        (replace(GOOD, started_ns=105), "before its batch began"),
+        (replace(GOOD, ended_ns=150), "after its batch ended"),
+        (replace(GOOD, token_ns=(GOOD.token_ns[0], (101, 102, 103, 150, 104, 200))), "out of order"),
+    ],
+)
+def test_an_answer_that_cannot_be_is_refused(wrong, complaint):
+    with pytest.raises(WrongAnswer, match=complaint):
+        check(REQUESTS, wrong, observe=True)
+
+
+def test_a_good_answer_is_taken():
+    check(REQUESTS, GOOD, observe=True)
+    check(REQUESTS, replace(GOOD, token_ns=None), observe=False)
