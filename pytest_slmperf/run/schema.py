@@ -1,6 +1,7 @@
 """The published JSON Schemas, and the first thing in a document that breaks one."""
 
 import json
+import math
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
@@ -10,8 +11,15 @@ import jsonschema_rs
 
 def violation(schema: str, document: object) -> str | None:
     """What in a document breaks the schema `baseline` or `report`, as `$.field: why`; None where nothing does."""
-    error = next(_validator(schema).iter_errors(document), None)
-    return f"{json_path(error.instance_path)}: {_short(error.message)}" if error else None
+    try:
+        error = next(_validator(schema).iter_errors(document), None)
+    except UnicodeEncodeError as surrogate:
+        return f"$: a text has half a surrogate pair ({surrogate.object[surrogate.start]!r}), which is no character"
+    if error is None:
+        return None
+    infinite = isinstance(error.instance, float) and not math.isfinite(error.instance)
+    why = f"{error.instance} is no number of JSON" if infinite else _short(error.message)
+    return f"{json_path(error.instance_path)}: {why}"
 
 
 def json_path(parts: Iterable[str | int]) -> str:
