@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, reduce
 from importlib import resources
+from typing import Any
 
 import jsonschema_rs
 
 
-def violation(schema: str, document: object) -> str | None:
+def violation(schema: str, document: Any) -> str | None:  # noqa: ANN401 - any JSON
     """What in a document breaks the schema `baseline` or `report`, as `$.field: why`; None where nothing does."""
     try:
         error = next(_validator(schema).iter_errors(document), None)
@@ -17,8 +18,9 @@ def violation(schema: str, document: object) -> str | None:
         return f"$: a text has half a surrogate pair ({surrogate.object[surrogate.start]!r}), which is no character"
     if error is None:
         return None
-    infinite = isinstance(error.instance, float) and not math.isfinite(error.instance)
-    why = f"{error.instance} is no number of JSON" if infinite else _short(error.message)
+    value = reduce(lambda inside, part: inside[part], error.instance_path, document)  # error.instance has null for inf
+    infinite = isinstance(value, float) and not math.isfinite(value)
+    why = f"{value} is no number of JSON" if infinite else _short(error.message)
     return f"{json_path(error.instance_path)}: {why}"
 
 
