@@ -7,12 +7,12 @@ surely within the tolerance. What is neither is `inconclusive`. docs/statistics.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pytest_slmperf.core import ranks
 from pytest_slmperf.core.errors import UsageError
@@ -24,13 +24,15 @@ if TYPE_CHECKING:
     import numpy as np
 
 Design = Literal["interleaved", "stored"]
+DESIGNS: tuple[Design, ...] = get_args(Design)
 
-LEVEL_REGRESSED = {"interleaved": 0.01, "stored": 0.02}
-"""P(regressed) over all looks together, where the loss is at most half the tolerance."""
-LEVEL_PASS = {"interleaved": 0.02, "stored": 0.04}
-"""P(pass) over all looks together, where the loss is the tolerance or more."""
-SPENDING_POWER = {"interleaved": 1, "stored": 3}
-"""By a share t of the information, t to this power of the level is spent (Kim and DeMets)."""
+SURE = 0.002
+"""Error level of what a verdict must be sure of, over all its looks: that there is a loss at all, or none of twice the
+tolerance."""
+LIKELY = 0.05
+"""Error level of what it need only be confident of: a loss beyond half the tolerance, or within the tolerance."""
+SPENDING_POWER = 3
+"""By a share t of the information, t to this power of a level is spent (Kim and DeMets)."""
 FIRST_LOOK = 8
 """Launches per arm; with fewer, one arm comes second in all blocks too often (1 in 256 here, 1 in 64 with 6)."""
 LOOK_EVERY = 2
@@ -62,25 +64,27 @@ class Policy:
             raise UsageError(f"a tolerance is a fraction between 0 and 1, not {self.tolerance!r}")
         if self.max_launches < 1:
             raise UsageError(f"a gate needs at least one launch, not {self.max_launches!r}")
-        if self.design not in SPENDING_POWER:
-            raise UsageError(f"unknown design {self.design!r}; known are {', '.join(SPENDING_POWER)}")
+        if self.design not in DESIGNS:
+            raise UsageError(f"unknown design {self.design!r}; known are {', '.join(DESIGNS)}")
 
 
 @dataclass(frozen=True, slots=True)
-class Levels:
-    """One-sided error levels of one look."""
-
-    regressed: float
-    passed: float
-
-
-@dataclass(frozen=True, slots=True)
-class Shift:
-    """How much worse the candidate is, on the log scale: an estimate between a lower and an upper bound."""
+class Comparison:
+    """How much worse the candidate is, on the log scale: an estimate, and bounds at any one-sided error level."""
 
     estimate: float
-    low: float
-    high: float
+    bounds: Callable[[float], tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look of the gate sees: the estimate between what is sure and what is likely, with the levels of both."""
+
+    estimate: float
+    sure: tuple[float, float]
+    likely: tuple[float, float]
+    sure_level: float
+    likely_level: float
 
 
 def looks(policy: Policy) -> tuple[int, ...]:
@@ -126,10 +130,9 @@ def rule(
     """
     policy = Policy(tolerance, max_runs, design)
     before, after = Sample.of(baseline), Sample.of(candidate)
-    shift = _shift(
-        _costs(before, higher_is_better=higher_is_better), _costs(after, higher_is_better=higher_is_better), policy
-    )
-    status = _status(shift, _margin(tolerance, higher_is_better=higher_is_better))
+    first, second = (_costs(sample, higher_is_better=higher_is_better) for sample in (before, after))
+    look = _look(_compare(first, second, design), len(before.launches), _counted(before, after, policy), policy)
+    status = _status(look, _margin(tolerance, higher_is_better=higher_is_better))
     if status is not Status.INCONCLUSIVE:
         return ("ok" if status is Status.UNCHANGED else status.value), 0
     return status.value, _launches_to_go(_counted(before, after, policy), policy)
@@ -142,24 +145,23 @@ def judge(metric: Metric, baseline: Sample, sample: Sample, policy: Policy) -> V
     """Compare a sample with its baseline. When interleaved, launch i of one stood next to launch i of the other."""
     higher = metric.higher_is_better
     costs = _costs(baseline, higher_is_better=higher), _costs(sample, higher_is_better=higher)
-    shift = _shift(*costs, policy)
+    comparison = _compare(*costs, policy.design)
+    look = _look(comparison, len(baseline.launches), _counted(baseline, sample, policy), policy)
     margin = _margin(policy.tolerance, higher_is_better=higher)
-    status = _status(shift, margin)
-    to_go = _launches_to_go(_counted(baseline, sample, policy), policy)
     verdict = Verdict(
-        status=status,
+        status=_status(look, margin),
         metric=metric.name,
         unit=metric.unit,
         higher_is_better=higher,
         tolerance=policy.tolerance,
-        effect=_effect(metric, (baseline, sample), shift, policy),
-        final=status is not Status.INCONCLUSIVE or to_go == 0,
+        effect=_effect(comparison, _smallest_seen(look, margin), (baseline, sample), higher_is_better=higher),
     )
-    if status is Status.INCONCLUSIVE:
-        return replace(
-            verdict, reason=_doubt(shift, costs, policy, higher_is_better=higher), way_out=_remedy(verdict, policy)
-        )
-    return verdict
+    if verdict.status is not Status.INCONCLUSIVE:
+        return verdict
+    verdict = replace(verdict, final=_launches_to_go(_counted(baseline, sample, policy), policy) == 0)
+    return replace(
+        verdict, reason=_doubt(look, costs, policy, higher_is_better=higher), way_out=_remedy(verdict, policy)
+    )
 
 
 def confirm(first: Verdict, fresh: Verdict) -> Verdict:
@@ -217,22 +219,34 @@ def supported_tolerance(sample: Sample, metric: Metric, policy: Policy) -> float
     costs = _costs(sample, higher_is_better=metric.higher_is_better)
     count, launches = len(costs), policy.max_launches
     stored = replace(policy, design="stored", single_look=False)
-    level = _levels(stored, count, launches).passed
-    index = ranks.critical(ranks.rank_sum_distribution(count, launches), level)
     inflation = _neighbour_inflation(costs)
-    if index is None or count < 2 or math.isinf(inflation):
+    if count < 2 or math.isinf(inflation):
         return None
     first, second, day = _resampling(count, launches)
     # Resampled launches vary less than new ones would, by (count - 1) / count.
     noise = np.asarray(costs) * (inflation * math.sqrt(count / (count - 1)))
     pairs = (noise[second][:, :, None] - noise[first][:, None, :]).reshape(len(day), -1)
-    top = pairs.shape[1] - 1
-    pairs.partition([top // 2, top - index], axis=1)
-    estimate, bound = pairs[:, top // 2], pairs[:, top - index]
-    half_width = np.hypot(bound - estimate, _quantile(level) * DAY_SD)
-    needed = float(np.quantile(estimate + day + half_width, DECIDED, method="higher"))
-    higher = metric.higher_is_better
-    return next((grid for grid in TOLERANCES if needed < _margin(grid, higher_is_better=higher)), None)
+    distribution = ranks.rank_sum_distribution(count, launches)
+    top, levels = pairs.shape[1] - 1, _levels(stored, count, launches)
+    indices = [ranks.critical(distribution, level) for level in levels]
+    if None in indices:
+        return None
+    places = [top // 2, *(top - index for index in indices if index is not None)]
+    pairs.partition(places, axis=1)
+    estimate, *bounds = (pairs[:, place] for place in places)
+    needed = [
+        float(
+            np.quantile(
+                estimate + day + np.hypot(bound - estimate, _quantile(level) * DAY_SD), DECIDED, method="higher"
+            )
+        )
+        for bound, level in zip(bounds, levels, strict=True)
+    ]
+    for tolerance in TOLERANCES:
+        margin = _margin(tolerance, higher_is_better=metric.higher_is_better)
+        if needed[0] < 2 * margin and needed[1] < margin:
+            return tolerance
+    return None
 
 
 @lru_cache(maxsize=64)
@@ -272,74 +286,71 @@ def _launches_to_go(count: int, policy: Policy) -> int:
     return next((look - count for look in looks(policy) if look > count), 0)
 
 
-def _status(shift: Shift, margin: float) -> Status:
-    if shift.low > margin / 2 and shift.estimate > margin:
+def _status(look: Look, margin: float) -> Status:
+    if look.sure[0] > 0 and look.likely[0] > margin / 2 and look.estimate > margin:
         return Status.REGRESSED
-    if shift.high < margin:
-        better = shift.high < -margin / 2 and shift.estimate < -margin
+    if look.sure[1] < 2 * margin and look.likely[1] < margin:
+        better = look.sure[1] < 0 and look.likely[1] < -margin / 2 and look.estimate < -margin
         return Status.IMPROVED if better else Status.UNCHANGED
     return Status.INCONCLUSIVE
 
 
-def _shift(baseline: Sequence[float], candidate: Sequence[float], policy: Policy) -> Shift:
-    """The estimate, and the bounds of this look's two tests."""
-    count = len(candidate) if policy.design == "stored" else min(len(baseline), len(candidate))
-    levels = _levels(policy, len(baseline), count)
-    if policy.design == "stored":
-        return _stored_shift(baseline, candidate, levels)
-    return _interleaved_shift(baseline, candidate, levels)
+def _look(comparison: Comparison, baseline: int, candidate: int, policy: Policy) -> Look:
+    sure, likely = _levels(policy, baseline, candidate)
+    return Look(comparison.estimate, comparison.bounds(sure), comparison.bounds(likely), sure, likely)
 
 
-def _stored_shift(baseline: Sequence[float], candidate: Sequence[float], levels: Levels) -> Shift:
+def _compare(baseline: Sequence[float], candidate: Sequence[float], design: Design) -> Comparison:
+    return (_against_another_day if design == "stored" else _within_blocks)(baseline, candidate)
+
+
+def _against_another_day(baseline: Sequence[float], candidate: Sequence[float]) -> Comparison:
     """Mann-Whitney bounds, wider where neighbours resemble each other, with the day's effect added in quadrature."""
     pairs = ranks.differences(baseline, candidate)
     estimate = ranks.middle(pairs)
     distribution = ranks.rank_sum_distribution(len(baseline), len(candidate))
     inflation = _neighbour_inflation(baseline, candidate)
 
-    def half_width(width: float, level: float) -> float:
-        return math.hypot(_widened(width, inflation), _quantile(level) * DAY_SD)
+    def bounds(level: float) -> tuple[float, float]:
+        low, high = _widened(_order_statistics(pairs, distribution, level), estimate, inflation)
+        day = _quantile(level) * DAY_SD
+        return estimate - math.hypot(estimate - low, day), estimate + math.hypot(high - estimate, day)
 
-    return Shift(
-        estimate,
-        estimate - half_width(estimate - _lower(pairs, distribution, levels.regressed), levels.regressed),
-        estimate + half_width(_upper(pairs, distribution, levels.passed) - estimate, levels.passed),
-    )
+    return Comparison(estimate, bounds)
 
 
-def _interleaved_shift(baseline: Sequence[float], candidate: Sequence[float], levels: Levels) -> Shift:
-    """Two tests at half the level each: of the arms, decisive with few launches, and of the blocks, blind to drift."""
+def _within_blocks(baseline: Sequence[float], candidate: Sequence[float]) -> Comparison:
+    """Two tests at half the level each: of the arms, decisive with few launches, and of the blocks, blind to drift.
+
+    Where the arms differ in length nobody knows the blocks, and the arms alone are compared.
+    """
     pairs = ranks.differences(baseline, candidate)
-    estimate = ranks.middle(pairs)
-    blocks = None
-    inflation = 1.0
-    if len(baseline) == len(candidate):
-        blocks = ranks.walsh_averages([after - before for before, after in zip(baseline, candidate, strict=True)])
-        estimate = ranks.middle(blocks)
-        inflation = _block_inflation(baseline, candidate)
-    distribution = ranks.rank_sum_distribution(len(baseline), len(candidate))
-    regressed, passed = levels.regressed / 2, levels.passed / 2
-    low = estimate - _widened(estimate - _lower(pairs, distribution, regressed), inflation)
-    high = estimate + _widened(_upper(pairs, distribution, passed) - estimate, inflation)
-    if blocks:
-        distribution = ranks.signed_rank_distribution(len(candidate))
-        low = max(low, _lower(blocks, distribution, regressed))
-        high = min(high, _upper(blocks, distribution, passed))
-    return Shift(estimate, low, high)
+    of_arms = ranks.rank_sum_distribution(len(baseline), len(candidate))
+    if len(baseline) != len(candidate):
+        return Comparison(ranks.middle(pairs), lambda level: _order_statistics(pairs, of_arms, level / 2))
+    changes = [after - before for before, after in zip(baseline, candidate, strict=True)]
+    blocks = ranks.walsh_averages(changes)
+    of_blocks = ranks.signed_rank_distribution(len(changes))
+    estimate = ranks.middle(blocks)
+    inflation = _block_inflation(baseline, candidate, changes)
+
+    def bounds(level: float) -> tuple[float, float]:
+        arms = _widened(_order_statistics(pairs, of_arms, level / 2), estimate, inflation)
+        low, high = _order_statistics(blocks, of_blocks, level / 2)
+        return max(arms[0], low), min(arms[1], high)
+
+    return Comparison(estimate, bounds)
 
 
-def _lower(ordered: Sequence[float], distribution: Sequence[float], level: float) -> float:
+def _order_statistics(ordered: Sequence[float], distribution: Sequence[float], level: float) -> tuple[float, float]:
     index = ranks.critical(distribution, level)
-    return -math.inf if index is None else ordered[index]
+    return (-math.inf, math.inf) if index is None else (ordered[index], ordered[-1 - index])
 
 
-def _upper(ordered: Sequence[float], distribution: Sequence[float], level: float) -> float:
-    index = ranks.critical(distribution, level)
-    return math.inf if index is None else ordered[-1 - index]
-
-
-def _widened(width: float, inflation: float) -> float:
-    return inflation * width if width > 0 else 0.0
+def _widened(bounds: tuple[float, float], estimate: float, inflation: float) -> tuple[float, float]:
+    """The bounds moved away from the estimate; one that stands on the estimate (no spread at all) stays there."""
+    low, high = estimate - bounds[0], bounds[1] - estimate
+    return estimate - (inflation * low if low > 0 else 0.0), estimate + (inflation * high if high > 0 else 0.0)
 
 
 def _autocorrelation(*arms: Sequence[float]) -> float:
@@ -369,12 +380,13 @@ def _neighbour_inflation(*arms: Sequence[float]) -> float:
     return math.sqrt(worth * (shortest - 1) / (shortest - worth)) if worth < shortest else math.inf
 
 
-def _block_inflation(baseline: Sequence[float], candidate: Sequence[float]) -> float:
-    """How much more the blocks' differences vary than independent arms would: where a block's two launches differ by
-    their place in it, the arms' spread understates the noise."""
+def _block_inflation(baseline: Sequence[float], candidate: Sequence[float], changes: Sequence[float]) -> float:
+    """How much more the blocks' changes vary than those of independent arms would.
+
+    Where a launch's place in its block matters, the spread of the arms understates the noise.
+    """
     arms = _squares(baseline) + _squares(candidate)
-    blocks = _squares([after - before for before, after in zip(baseline, candidate, strict=True)])
-    return math.sqrt(max(1.0, blocks / arms)) if arms > 0 else 1.0
+    return math.sqrt(max(1.0, _squares(changes) / arms)) if arms > 0 else 1.0
 
 
 def _squares(values: Sequence[float]) -> float:
@@ -382,55 +394,36 @@ def _squares(values: Sequence[float]) -> float:
     return sum([(value - centre) ** 2 for value in values])
 
 
-def _effect(metric: Metric, samples: tuple[Sample, Sample], shift: Shift, policy: Policy) -> Effect:
-    higher = metric.higher_is_better
-    baseline, candidate = (_costs(sample, higher_is_better=higher) for sample in samples)
-    interval = _confidence_interval(baseline, candidate, policy)
-    sign = -1.0 if higher else 1.0
-    low, high = sorted(_exp(sign * bound) for bound in (interval.low, interval.high))
+def _effect(
+    comparison: Comparison, smallest: float, samples: tuple[Sample, Sample], *, higher_is_better: bool
+) -> Effect:
+    sign = -1.0 if higher_is_better else 1.0
+    low, high = sorted(_ratio(sign * bound) for bound in comparison.bounds(0.025))
     return Effect(
         baseline=samples[0].median,
         candidate=samples[1].median,
-        ratio=math.exp(sign * shift.estimate),
+        ratio=math.exp(sign * comparison.estimate),
         low=low,
         high=high,
-        mde=_smallest_seen(shift, len(baseline), len(candidate), policy, higher_is_better=higher),
+        mde=_loss(smallest, higher_is_better=higher_is_better) if smallest < math.inf else math.inf,
         baseline_shape=samples[0].shape,
         candidate_shape=samples[1].shape,
     )
 
 
-def _confidence_interval(baseline: Sequence[float], candidate: Sequence[float], policy: Policy) -> Shift:
-    """The 95 % interval of this look alone: of the blocks when interleaved, of the arms and the day otherwise."""
-    each = 0.025
-    if policy.design == "stored":
-        return _stored_shift(baseline, candidate, Levels(each, each))
-    distribution = ranks.signed_rank_distribution(len(candidate))
-    if len(baseline) == len(candidate) and distribution[0] <= each:
-        blocks = ranks.walsh_averages([after - before for before, after in zip(baseline, candidate, strict=True)])
-        return Shift(ranks.middle(blocks), _lower(blocks, distribution, each), _upper(blocks, distribution, each))
-    return _interleaved_shift(baseline, candidate, Levels(2 * each, 2 * each))
-
-
-def _smallest_seen(shift: Shift, baseline: int, candidate: int, policy: Policy, *, higher_is_better: bool) -> float:
-    """The loss found with 80 % power, were the spread what it seems: the critical shift and a quantile of its noise."""
-    width = shift.estimate - shift.low
-    if math.isinf(width):
-        return math.inf
-    margin = _margin(policy.tolerance, higher_is_better=higher_is_better)
-    level = _levels(policy, baseline, candidate).regressed
-    if policy.design == "interleaved":
-        level /= 2
-    noise = width / _quantile(level)
-    return _loss(max(margin, margin / 2 + width) + _quantile(1 - POWER) * noise, higher_is_better=higher_is_better)
+def _smallest_seen(look: Look, margin: float) -> float:
+    """The shift found with 80 % power, were the spread what it seems: what is needed, and a quantile of its noise."""
+    sure, likely = look.estimate - look.sure[0], look.estimate - look.likely[0]
+    noise = sure / _quantile(look.sure_level)
+    return max(margin, margin / 2 + likely, sure) + _quantile(1 - POWER) * noise
 
 
 def _doubt(
-    shift: Shift, costs: tuple[Sequence[float], Sequence[float]], policy: Policy, *, higher_is_better: bool
+    look: Look, costs: tuple[Sequence[float], Sequence[float]], policy: Policy, *, higher_is_better: bool
 ) -> str:
-    if math.isinf(shift.low) and math.isinf(shift.high):
+    if math.isinf(look.sure[1]):
         return f"{len(costs[0])} against {len(costs[1])} launches are too few for any verdict"
-    reason = f"cannot exclude a loss of {_loss(shift.high, higher_is_better=higher_is_better):.1%}"
+    reason = f"cannot exclude a loss of {_loss(look.likely[1], higher_is_better=higher_is_better):.1%}"
     count = sum(map(len, costs))
     correlation = _autocorrelation(*costs)
     if policy.design == "stored" and correlation > 2 / math.sqrt(count):
@@ -454,8 +447,8 @@ def _seen(verdict: Verdict) -> str:
     return f"{effect.ratio - 1:+.1%}, 95 % CI {effect.low - 1:+.1%}…{effect.high - 1:+.1%}, {effect.candidate_shape}"
 
 
-def _exp(value: float) -> float:
-    return math.inf if value == math.inf else math.exp(value)
+def _ratio(shift: float) -> float:
+    return math.inf if shift == math.inf else math.exp(shift)
 
 
 @lru_cache(maxsize=1024)
@@ -465,8 +458,8 @@ def _quantile(level: float) -> float:
 
 
 @lru_cache(maxsize=1024)
-def _levels(policy: Policy, baseline: int, candidate: int) -> Levels:
-    """This look's share of the error levels, given the looks that came before it."""
+def _levels(policy: Policy, baseline: int, candidate: int) -> tuple[float, float]:
+    """This look's share of what is to be sure and what is to be likely, given the looks that came before it."""
     before = [look for look in looks(policy) if look < candidate]
     cap = max(policy.max_launches, candidate)
 
@@ -474,23 +467,20 @@ def _levels(policy: Policy, baseline: int, candidate: int) -> Levels:
         return launches if policy.design == "interleaved" else 1 / (1 / baseline + 1 / launches)
 
     times = tuple(information(look) / information(cap) for look in (*before, candidate))
-    power = SPENDING_POWER[policy.design]
-    return Levels(
-        _look_level(LEVEL_REGRESSED[policy.design], power, times), _look_level(LEVEL_PASS[policy.design], power, times)
-    )
+    return _look_level(SURE, times), _look_level(LIKELY, times)
 
 
 _STEPS = 160
 """Intervals of the Simpson integrals below; 320 change no level by more than 0.1 %."""
 
 
-def _look_level(level: float, power: int, times: Sequence[float]) -> float:
-    """The level of the last look such that all looks up to it spend `level · times[-1]^power` (Lan and DeMets).
+def _look_level(level: float, times: Sequence[float]) -> float:
+    """The level of the last look such that all looks so far spend `level · times[-1]^SPENDING_POWER` (Lan, DeMets).
 
     The score of the looks is taken as Brownian motion at the times given; the mass that no look has stopped yet is
     carried from look to look.
     """
-    spent = [level * time**power for time in times]
+    spent = [level * time**SPENDING_POWER for time in times]
     if len(times) == 1:
         return spent[0]
     boundary = _quantile(spent[0]) * math.sqrt(times[0])
