@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pytest_slmperf.core.engine import Engine, EngineFacts, Request, Served
 from pytest_slmperf.core.errors import EngineUnavailable
+from pytest_slmperf.core.machine import SIMULATED
 
 LOSS_LIMIT = 0.9
 """A batch lasts ten times as long there; more only costs time."""
@@ -15,7 +16,8 @@ class Slowed:
     """Any engine with a share of its throughput taken away.
 
     Each batch is followed by computing nothing for loss/(1 - loss) of its time, awake, so that the core stays as busy
-    and as warm as under a real regression. Times of tokens move in proportion.
+    and as warm as under a real regression. Times of tokens move in proportion. An engine whose time is simulated is
+    slowed in its own time, and nobody waits.
     """
 
     def __init__(self, engine: Engine, loss: float) -> None:
@@ -25,22 +27,33 @@ class Slowed:
             )
         self._engine = engine
         self._share = loss / (1 - loss)
+        self._simulated = False
+        self._behind_ns = 0
 
     def start(self) -> EngineFacts:
         """Start the engine itself; starting is not slowed."""
-        return self._engine.start()
+        facts = self._engine.start()
+        self._simulated = facts.device == SIMULATED
+        return facts
 
     def serve(self, batch: Sequence[Request], *, observe: bool) -> Served:
         """Serve the batch, then keep the core busy until the loss has come true. Raises what the engine raises."""
         served = self._engine.serve(batch, observe=observe)
-        extra_ns = round((served.ended_ns - served.started_ns) * self._share)
-        until_ns = served.ended_ns + extra_ns
-        while time.monotonic_ns() < until_ns:
-            pass
+        started_ns = served.started_ns + self._behind_ns
+        ended_ns = self._moved(served.ended_ns, served.started_ns) + self._behind_ns
+        if self._simulated:
+            self._behind_ns += ended_ns - started_ns - (served.ended_ns - served.started_ns)
+        else:
+            while (now_ns := time.monotonic_ns()) < ended_ns:
+                pass
+            ended_ns = now_ns
         token_ns = served.token_ns
         if token_ns is not None:
-            token_ns = tuple(tuple(self._moved(stamp, served.started_ns) for stamp in tokens) for tokens in token_ns)
-        return replace(served, ended_ns=max(until_ns, time.monotonic_ns()), token_ns=token_ns)
+            later = started_ns - served.started_ns
+            token_ns = tuple(
+                tuple(self._moved(stamp, served.started_ns) + later for stamp in tokens) for tokens in token_ns
+            )
+        return replace(served, started_ns=started_ns, ended_ns=ended_ns, token_ns=token_ns)
 
     def stop(self) -> None:
         """Stop the engine itself."""
