@@ -167,8 +167,8 @@ def _contended(
 def _slowed(before: Reading, after: Reading, cores: Collection[int], tolerances: Tolerances) -> Void | None:
     """Only within a round: what a machine settles at after its first seconds of load is its pace, not a fault."""
     for core in sorted(cores):
-        was, is_now = before.clock_khz.get(core, 0), after.clock_khz.get(core, 0)
-        if is_now < (1 - tolerances.slowed) * was:
+        was, is_now = before.clock_khz.get(core), after.clock_khz.get(core)
+        if was and is_now and is_now < (1 - tolerances.slowed) * was:
             return Void("slowed", f"the clock of core {core} fell from {was / 1e6:.2f} to {is_now / 1e6:.2f} GHz")
     return None
 
@@ -281,8 +281,8 @@ class Witness:
             threads=threads,
             steal_ticks={core: ticks[_STEAL] for core, ticks in stat.items()},
             busy_ticks={core: sum(ticks[:_STEAL]) - ticks[_IDLE] - ticks[_IOWAIT] for core, ticks in stat.items()},
-            throttles={core: _number(path) for core, path in self._throttles.items()},
-            clock_khz={core: _number(path) for core, path in self._clocks.items()},
+            throttles=_numbers(self._throttles),
+            clock_khz=_numbers(self._clocks),
         )
 
     def _turns(self) -> dict[int, Turns] | None:
@@ -318,7 +318,7 @@ def command_line(pid: int) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return ""
-    line = " ".join(words).strip()
+    line = " ".join(" ".join([words[0].rpartition("/")[2], *words[1:]]).split())
     return line if len(line) <= COMMAND_SHOWN else f"{line[:COMMAND_SHOWN]}…"
 
 
@@ -332,8 +332,9 @@ def _readable(paths: Mapping[int, Path]) -> dict[int, Path]:
     return {core: path for core, path in paths.items() if os.access(path, os.R_OK)}
 
 
-def _number(path: Path) -> int:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return 0
+def _numbers(paths: Mapping[int, Path]) -> dict[int, int]:
+    numbers: dict[int, int] = {}
+    for core, path in paths.items():
+        with suppress(OSError, ValueError):
+            numbers[core] = int(path.read_text())
+    return numbers

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from foreign_engine import install
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineHung, EngineUnavailable
@@ -173,39 +174,36 @@ def test_what_an_engine_prints_is_kept_within_bounds():
     assert 0 < size < OUTPUT_LIMIT
 
 
-def test_an_engine_is_pinned_and_has_its_threads_set_before_it_is_loaded(spying_engine):
+SPYING = """
+import os
+from pytest_slmperf.core.engine import EngineFacts
+
+variables = {name: os.environ[name] for name in
+             ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONHASHSEED", "SLMPERF_LAUNCH")}
+cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+
+class Engine:
+    def __init__(self, spec): pass
+    def start(self):
+        settings = {**variables, "cores": cores, "session": os.getsid(0), "group": os.getpgid(0),
+                    "pid": os.getpid(), "stdin": os.readlink("/proc/self/fd/0")}
+        return EngineFacts("1", "cpu", "float32", "random", 100, 100, settings)
+    def stop(self): pass
+"""
+"""Says what its process is like, and what it was like when the engine was imported."""
+
+
+def test_an_engine_is_pinned_and_has_its_threads_set_before_it_is_loaded(tmp_path, monkeypatch):
+    install(tmp_path, "spying", SPYING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     core = max(os.sched_getaffinity(0))
-    spec = EngineSpec("spying", "tiny", threads=3)
-    settings = run_launch(spec, (), POLICY, arm="candidate", index=4, cores=(core,), quantiles=()).facts.settings
+    settings = launch(EngineSpec("spying", "tiny", threads=3), loads=(), index=4, cores=(core,)).facts.settings
     assert settings["cores"] == str(core)
     assert settings["OMP_NUM_THREADS"] == settings["MKL_NUM_THREADS"] == "3"
     assert settings["PYTHONHASHSEED"] == "0"
     assert settings["SLMPERF_LAUNCH"] == "candidate/4"
     assert settings["session"] == settings["group"] == settings["pid"]
     assert settings["stdin"] == "/dev/null"
-
-
-@pytest.fixture
-def spying_engine(tmp_path, monkeypatch):
-    """An engine of another package, found by its entry point, that says what its process is like."""
-    (tmp_path / "spying-1.dist-info").mkdir()
-    (tmp_path / "spying-1.dist-info" / "METADATA").write_text("Name: spying\nVersion: 1\n")
-    (tmp_path / "spying-1.dist-info" / "entry_points.txt").write_text("[slmperf.engines]\nspying = spying:Spying\n")
-    (tmp_path / "spying.py").write_text(
-        "import os\n"
-        "from pytest_slmperf.core.engine import EngineFacts\n"
-        "variables = {name: os.environ[name] for name in\n"
-        "    ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'PYTHONHASHSEED', 'SLMPERF_LAUNCH')}\n"
-        "cores = ','.join(map(str, sorted(os.sched_getaffinity(0))))\n"
-        "class Spying:\n"
-        "    def __init__(self, spec): pass\n"
-        "    def start(self):\n"
-        "        settings = {**variables, 'cores': cores, 'session': os.getsid(0), 'group': os.getpgid(0),\n"
-        "                    'pid': os.getpid(), 'stdin': os.readlink('/proc/self/fd/0')}\n"
-        "        return EngineFacts('1', 'simulated', 'float32', 'random', 100, 100, settings)\n"
-        "    def stop(self): pass\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
 
 # -- what goes wrong
@@ -294,7 +292,7 @@ def test_a_python_that_is_too_old_is_said_to_be():
     old = next(filter(None, map(_interpreter, ("3.10", "3.9", "3.8"))), None)
     if old is None:
         pytest.skip("no Python older than 3.11 here")
-    with pytest.raises(EngineUnavailable, match="(?s)it must be a Python.*pytest-slmperf needs Python 3.11 or newer"):
+    with pytest.raises(EngineUnavailable, match=r"(?s)it must be a Python.*pytest-slmperf needs Python 3.11 or newer"):
         launch(replace(fake(), python=old))
 
 
@@ -307,7 +305,7 @@ def test_another_python_needs_none_of_our_packages(tmp_path):
 
 def test_a_worker_of_another_version_is_refused(tmp_path):
     other = script(tmp_path, """import os, sys; os.write(int(sys.argv[4]), b'{"slmperf": 99, "kind": "hello"}\\n')""")
-    with pytest.raises(EngineFailed, match="speaks protocol 99, where this pytest-slmperf speaks 1.* run again"):
+    with pytest.raises(EngineFailed, match=r"speaks protocol 99, where this pytest-slmperf speaks 1.* run again"):
         launch(replace(fake(), python=other))
 
 
@@ -396,8 +394,8 @@ def test_an_error_in_the_launch_itself_leaves_no_engine():
 
 def test_no_descriptor_is_left_open():
     launch()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     launch()
     with suppress(EngineDied):
         launch(fake(fault="dies", fault_batch=2))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -1,0 +1,281 @@
+"""Guards void a round for its causes, and name who it was."""
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+from foreign_engine import install
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.launch import Load, RoundPolicy
+from pytest_slmperf.run.guards import (
+    TICK_NS,
+    Reading,
+    Seen,
+    Suspect,
+    Turns,
+    Witness,
+    blame,
+    command_line,
+    judge_length,
+    judge_round,
+    load_elsewhere,
+    scan,
+    suspects,
+)
+from pytest_slmperf.run.launch import run_launch
+
+MS = 1_000_000
+ROUND_NS = 100 * MS
+CORE, OTHER = 3, 2
+QUIET = Reading(
+    monotonic_ns=5 * ROUND_NS,
+    raw_ns=7 * ROUND_NS,
+    boot_ns=9 * ROUND_NS,
+    threads={11: Turns(50 * MS, 30 * MS), 12: Turns(900 * MS, 700 * MS)},
+    steal_ticks={CORE: 40, OTHER: 90},
+    busy_ticks={CORE: 500, OTHER: 800},
+    throttles={CORE: 6, OTHER: 0},
+    clock_khz={CORE: 3_000_000, OTHER: 1_000_000},
+)
+
+
+def later(*, wall_ns=ROUND_NS, ran_ns=99 * MS, waited_ns=0, **changes):
+    """A reading after a round in which the engine's second thread did all the work."""
+    threads = {11: QUIET.threads[11], 12: Turns(900 * MS + ran_ns, 700 * MS + waited_ns)}
+    after = replace(
+        QUIET,
+        monotonic_ns=QUIET.monotonic_ns + wall_ns,
+        raw_ns=QUIET.raw_ns + wall_ns,
+        boot_ns=QUIET.boot_ns + wall_ns,
+        threads=threads,
+        busy_ticks={CORE: 510, OTHER: 800},
+    )
+    return replace(after, **changes)
+
+
+@pytest.mark.parametrize(
+    ("after", "guard", "words"),
+    [
+        pytest.param(later(), None, "", id="nothing happened"),
+        pytest.param(
+            later(ran_ns=90 * MS, waited_ns=10 * MS), "contended", "others had the engine's core for 10.0%", id="others"
+        ),
+        pytest.param(later(ran_ns=98.5 * MS, waited_ns=1.5 * MS), None, "", id="others, below the threshold"),
+        pytest.param(later(ran_ns=99 * MS, waited_ns=30 * MS), None, "", id="its own threads waited for each other"),
+        pytest.param(later(ran_ns=40 * MS, waited_ns=0), None, "", id="it slept, and nobody kept it from running"),
+        pytest.param(
+            later(wall_ns=4 * MS, ran_ns=3.6 * MS, waited_ns=0.4 * MS), None, "", id="a short round: wake-ups only"
+        ),
+        pytest.param(
+            later(threads={12: Turns(990 * MS, 700 * MS), 13: Turns(0, 8 * MS)}),
+            "contended",
+            "8.0%",
+            id="a thread that began in the round waited",
+        ),
+        pytest.param(later(threads=None), None, "", id="the kernel doesn't count waiting"),
+        pytest.param(later(steal_ticks={CORE: 41, OTHER: 90}), None, "", id="one tick: it may lie before the round"),
+        pytest.param(later(steal_ticks={CORE: 42, OTHER: 90}), "stolen", "about 20% of core 3", id="two ticks stolen"),
+        pytest.param(later(steal_ticks={CORE: 40, OTHER: 99}), None, "", id="stolen from another core"),
+        pytest.param(later(throttles={CORE: 8, OTHER: 0}), "throttled", "core 3 was slowed down 2 times", id="hot"),
+        pytest.param(later(throttles={CORE: 6, OTHER: 4}), None, "", id="another core is hot"),
+        pytest.param(
+            later(clock_khz={CORE: 2_600_000, OTHER: 1_000_000}),
+            "slowed",
+            "core 3 fell from 3.00 to 2.60 GHz",
+            id="the clock fell",
+        ),
+        pytest.param(later(clock_khz={CORE: 2_800_000}), None, "", id="the clock fell a little"),
+        pytest.param(later(clock_khz={CORE: 4_000_000}), None, "", id="the clock rose"),
+        pytest.param(later(throttles={}, clock_khz={}), None, "", id="neither clock nor throttling is shown"),
+        pytest.param(
+            later(raw_ns=QUIET.raw_ns + ROUND_NS + MS),
+            "clock",
+            "100 ms by it, 101 ms in truth",
+            id="the clock was moved",
+        ),
+        pytest.param(later(raw_ns=QUIET.raw_ns + ROUND_NS + MS // 10), None, "", id="the clock is being slewed"),
+        pytest.param(
+            later(boot_ns=QUIET.boot_ns + 4 * 10**9), "suspended", "the machine slept for 3.9 s", id="suspended"
+        ),
+    ],
+)
+def test_a_round_is_void_for_its_causes_alone(after, guard, words):
+    void = judge_round(QUIET, after, cores=(CORE,))
+    assert (void.guard if void else None) == guard
+    assert words in (void.reason if void else "")
+
+
+def test_an_unpinned_engine_is_judged_by_its_waiting_on_any_core():
+    busy = later(ran_ns=90 * MS, waited_ns=20 * MS)
+    assert judge_round(QUIET, busy, cores=None).guard == "contended"
+
+
+@given(st.integers(0, 100), st.integers(0, 300))
+def test_no_more_is_blamed_on_others_than_the_engine_waited_and_than_its_core_was_not_its_own(ran_ms, waited_ms):
+    void = judge_round(QUIET, later(ran_ns=ran_ms * MS, waited_ns=waited_ms * MS), cores=(CORE,))
+    assert (void is not None) == (min(waited_ms, 100 - ran_ms) > 2)
+
+
+@pytest.mark.parametrize(("worked_ms", "void"), [(100, False), (51, False), (49, True), (0.1, True)])
+def test_a_round_half_as_long_as_wanted_is_too_short(worked_ms, void):
+    assert (judge_length(int(worked_ms * MS), 0.1) is not None) is void
+
+
+def test_load_elsewhere_is_that_of_the_cores_that_the_engine_has_not():
+    wall_ns = 10 * TICK_NS
+    before = replace(QUIET, busy_ticks={0: 0, 1: 0, 2: 0})
+    after = replace(before, monotonic_ns=before.monotonic_ns + wall_ns, busy_ticks={0: 10, 1: 5, 2: 0})
+    assert load_elsewhere(before, after, (2,)) == pytest.approx(0.75)
+    assert load_elsewhere(before, after, (0, 1, 2)) == 0
+
+
+def test_a_suspect_is_who_used_the_cores_since_and_is_not_the_engine():
+    engine, idle, culprit, elsewhere, new, reused = 10, 20, 30, 40, 50, 60
+    before = {
+        engine: Seen("python", engine, 1, 100, CORE),
+        idle: Seen("sleep", idle, 1, 5, CORE),
+        culprit: Seen("make", culprit, 1, 100, CORE),
+        elsewhere: Seen("cc1", elsewhere, 1, 100, OTHER),
+        reused: Seen("old", reused, 1, 500, CORE),
+    }
+    after = {
+        engine: Seen("python", engine, 1, 900, CORE),
+        11: Seen("engine's child", engine, 1, 900, CORE),
+        idle: Seen("sleep", idle, 1, 5, CORE),
+        culprit: Seen("make", culprit, 1, 130, OTHER),
+        elsewhere: Seen("cc1", elsewhere, 1, 900, OTHER),
+        new: Seen("ld", new, 7, 10, CORE),
+        reused: Seen("new", reused, 8, 20, CORE),
+    }
+    found = suspects(before, after, cores=(CORE,), group=engine)
+    tick_s = TICK_NS / 1e9
+    assert found == [
+        Suspect(culprit, "make", 30 * tick_s),
+        Suspect(reused, "new", 20 * tick_s),
+        Suspect(new, "ld", 10 * tick_s),
+    ]
+
+
+def test_blame_names_three_and_counts_the_rest():
+    found = [Suspect(pid, f"job{pid}", 1.0) for pid in range(900_001, 900_006)]
+    assert blame(found) == (
+        "job900001 (pid 900001, 1 s of CPU), job900002 (pid 900002, 1 s of CPU), "
+        "job900003 (pid 900003, 1 s of CPU) and 2 more"
+    )
+    assert blame(found[:1], lambda _: "make -j8") == "make -j8 (pid 900001, 1 s of CPU)"
+    assert "nobody was seen there" in blame([])
+
+
+def test_this_process_is_named_as_such():
+    assert blame([Suspect(os.getpid(), "pytest", 0.5)]).startswith("pytest-slmperf itself, pytest (pid")
+
+
+def test_a_scan_sees_this_process():
+    seen = scan()[os.getpid()]
+    assert seen.group == os.getpgrp()
+    assert seen.core in range(os.cpu_count())
+    assert command_line(os.getpid())
+
+
+def test_a_process_with_a_strange_name_is_read_right():
+    copy_name = (
+        "import ctypes, time; ctypes.CDLL(None).prctl(15, b'a) R (1 b', 0, 0, 0); print(flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", copy_name], stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        assert scan()[child.pid].name == "a) R (1 b"
+        child.kill()
+
+
+def test_a_reading_costs_less_than_a_thousandth_of_a_second():
+    witness = Witness(os.getpid(), None)
+    times = []
+    for _ in range(50):
+        began = time.perf_counter()
+        witness.read()
+        times.append(time.perf_counter() - began)
+    assert sorted(times)[10] < 0.001
+
+
+# -- a real engine, and real others
+
+SPINNING = """
+import time
+from pytest_slmperf.core.engine import EngineFacts, Served
+
+class Engine:
+    def __init__(self, spec): pass
+    def start(self): return EngineFacts("1", "cpu", "float32", "random", 4096, 1024)
+    def serve(self, batch, *, observe):
+        started = time.monotonic_ns()
+        while time.monotonic_ns() < started + 5_000_000: pass
+        ended = time.monotonic_ns()
+        asked = tuple(request.output_tokens for request in batch)
+        return Served(started, ended, asked, tuple((ended,) * n for n in asked) if observe else None)
+    def stop(self): pass
+"""
+LOAD = Load("decode/tiny/batch=1", ((8, 4),), seed=1)
+POLICY = RoundPolicy(rounds=2, void_retries=1, answer_limit_s=30)
+
+
+@pytest.fixture
+def spinning(tmp_path, monkeypatch):
+    """An engine that does nothing, but as hard as it can."""
+    install(tmp_path, "spinning", SPINNING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return EngineSpec("spinning", "tiny")
+
+
+@contextmanager
+def busy_process(core):
+    """Another process that wants all of a core."""
+    burn = f"import os; os.sched_setaffinity(0, [{core}]); print(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", burn], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def measured_on(spec, core):
+    record = run_launch(spec, [LOAD], POLICY, arm="candidate", index=5, cores=(core,), quantiles=())
+    return record.cases[LOAD.case]
+
+
+def test_another_process_on_the_engines_core_voids_its_rounds_and_is_named(spinning):
+    core = max(os.sched_getaffinity(0))
+    with busy_process(core) as culprit:
+        case = measured_on(spinning, core)
+    assert case.values == {}
+    assert case.void.startswith("no valid round in 2; the last: others had the engine's core for")
+    assert [(void.launch, void.guard) for void in case.void_rounds] == [(5, "contended")] * 2
+    for void in case.void_rounds:
+        assert f" -c import os; os.sched_setaffinity(0, [{core}])" in void.reason
+        assert f"(pid {culprit}, " in void.reason
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core only")
+def test_another_process_on_another_core_is_a_note_and_voids_nothing(spinning):
+    other, *_, core = sorted(os.sched_getaffinity(0))
+    with busy_process(other) as culprit:
+        case = measured_on(spinning, core)
+    noted = [note for note in case.notes if "share caches and memory" in note]
+    assert any(f"(pid {culprit}, " in note for note in noted)
+    # Others may be at work on this machine while the tests run, and be blamed; this one must not.
+    assert not any(f"(pid {culprit}, " in void.reason for void in case.void_rounds)
+
+
+def test_a_simulated_engine_is_measured_beside_anybody():
+    core = max(os.sched_getaffinity(0))
+    with busy_process(core):
+        case = measured_on(EngineSpec("fake", "tiny"), core)
+    assert case.void_rounds == ()
+    assert len(case.values["output_throughput"]) == 2

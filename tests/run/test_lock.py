@@ -1,0 +1,109 @@
+"""One job measures on a device at a time."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pytest_slmperf.core.errors import DeviceBusy
+from pytest_slmperf.run.lock import device_lock, machine_folder
+from pytest_slmperf.run.process import PACKAGE
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from pytest_slmperf.run.lock import device_lock
+with device_lock("NVIDIA A100", wait_s=0, folder=Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the device."""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
+
+
+def test_a_device_that_another_job_holds_is_busy_and_the_job_is_named(holder, tmp_path):
+    said = []
+    with (
+        pytest.raises(
+            DeviceBusy, match=f"NVIDIA A100 is in use by pid {holder.pid} \\(.*{tmp_path}.*\\) since"
+        ) as busy,
+        device_lock("NVIDIA A100", wait_s=0.5, say=said.append, folder=tmp_path),
+    ):
+        pass
+    assert "wait for it, end it, or allow a longer wait" in str(busy.value)
+    assert len(said) == 1
+    assert said[0].startswith("waiting up to 0 s for NVIDIA A100, in use by pid")
+
+
+def test_a_crash_gives_the_device_back(holder, tmp_path):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with device_lock("NVIDIA A100", wait_s=0, folder=tmp_path):
+        pass
+
+
+def test_a_device_is_waited_for(holder, tmp_path):
+    def end_it(_said):
+        holder.kill()
+
+    began = time.monotonic()
+    with device_lock("NVIDIA A100", wait_s=30, say=end_it, folder=tmp_path):
+        assert time.monotonic() - began < 10
+
+
+def test_another_device_is_free(holder, tmp_path):
+    assert holder.poll() is None
+    with device_lock("cpu", wait_s=0, folder=tmp_path):
+        pass
+
+
+def test_a_device_can_be_held_again_and_by_anybody(tmp_path):
+    """Both files can be written by every user, whatever the umask of the first one."""
+    umask = os.umask(0o077)
+    try:
+        for _ in range(2):
+            with device_lock("cpu", wait_s=0, folder=tmp_path):
+                assert f"pid {os.getpid()} (" in (tmp_path / "slmperf-cpu.holder").read_text()
+    finally:
+        os.umask(umask)
+    for name in ("slmperf-cpu.lock", "slmperf-cpu.holder"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o666
+
+
+def test_an_error_gives_the_device_back(tmp_path):
+    with pytest.raises(KeyError), device_lock("cpu", wait_s=0, folder=tmp_path):
+        raise KeyError
+    with device_lock("cpu", wait_s=0, folder=tmp_path):
+        pass
+
+
+def test_waiting_is_said_on_stderr_unless_somebody_listens(holder, tmp_path, capfd):
+    with pytest.raises(DeviceBusy), device_lock("NVIDIA A100", wait_s=0.1, folder=tmp_path):
+        pass
+    assert capfd.readouterr().err.startswith(f"slmperf: waiting up to 0 s for NVIDIA A100, in use by pid {holder.pid}")
+
+
+def test_the_lock_lies_where_every_user_can_reach_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    folder = machine_folder()
+    assert folder != tmp_path
+    assert folder.stat().st_mode & stat.S_IWOTH
+
+
+def test_a_lock_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DeviceBusy, match="can't be taken"), device_lock("cpu", wait_s=0, folder=tmp_path / "file"):
+        pass
