@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from pytest_slmperf import __version__
-from pytest_slmperf.cli import baselines
+from pytest_slmperf.cli import ab, baselines
 from pytest_slmperf.core.errors import SlmperfError, UsageError
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 4
 
-ROOMS = (baselines,)
+ROOMS = (ab, baselines)
 """Each has `add(verbs)`, which declares its verb and sets `run`: a function of the parsed arguments to an exit code."""
 
 

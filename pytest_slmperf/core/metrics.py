@@ -23,30 +23,34 @@ class Metric:
 
     @property
     def direction(self) -> str:
+        """Which way is better, in words."""
         return "higher is better" if self.higher_is_better else "lower is better"
 
+
+UP, DOWN = True, False
+"""Which way is better."""
 
 SCALARS = {
     metric.name: metric
     for metric in (
-        Metric("output_throughput", "tok/s", True, "generated tokens per second of a round"),
-        Metric("total_token_throughput", "tok/s", True, "prompt and generated tokens per second of a round"),
-        Metric("request_throughput", "req/s", True, "finished requests per second of a round"),
-        Metric("peak_memory_bytes", "B", False, "the kernel's high-water mark of the case"),
-        Metric("startup_s", "s", False, "from the start of the process to the first request it can take"),
-        Metric("joules_per_output_token", "J/tok", False, "energy of a window over the tokens generated in it"),
-        Metric("joules_per_total_token", "J/tok", False, "energy of a window over its prompt and generated tokens"),
-        Metric("mean_power_w", "W", False, "energy of a window over its length"),
+        Metric("output_throughput", "tok/s", UP, "generated tokens per second of a round"),
+        Metric("total_token_throughput", "tok/s", UP, "prompt and generated tokens per second of a round"),
+        Metric("request_throughput", "req/s", UP, "finished requests per second of a round"),
+        Metric("peak_memory_bytes", "B", DOWN, "the kernel's high-water mark of the case"),
+        Metric("startup_s", "s", DOWN, "from the start of the process to the first request it can take"),
+        Metric("joules_per_output_token", "J/tok", DOWN, "energy of a window over the tokens generated in it"),
+        Metric("joules_per_total_token", "J/tok", DOWN, "energy of a window over its prompt and generated tokens"),
+        Metric("mean_power_w", "W", DOWN, "energy of a window over its length"),
     )
 }
 
 LATENCIES = {
     metric.name: metric
     for metric in (
-        Metric("ttft_ms", "ms", False, "from sending a request to its first token"),
-        Metric("tpot_ms", "ms", False, "(E2EL - TTFT) / (output tokens - 1), per request, as in vLLM and MLPerf"),
-        Metric("itl_ms", "ms", False, "gap between two successive tokens of a request"),
-        Metric("e2el_ms", "ms", False, "from sending a request to its last token"),
+        Metric("ttft_ms", "ms", DOWN, "from sending a request to its first token"),
+        Metric("tpot_ms", "ms", DOWN, "(E2EL - TTFT) / (output tokens - 1), per request, as in vLLM and MLPerf"),
+        Metric("itl_ms", "ms", DOWN, "gap between two successive tokens of a request"),
+        Metric("e2el_ms", "ms", DOWN, "from sending a request to its last token"),
     )
 }
 

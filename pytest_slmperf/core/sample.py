@@ -30,10 +30,11 @@ class Sample:
                 raise BadSample(f"launch {launch} has no round")
             for value in rounds:
                 if not (math.isfinite(value) and value > 0):
-                    raise BadSample(f"launch {launch} has the value {value!r}; a sample's values are positive and finite")
+                    raise BadSample(f"launch {launch} has the value {value!r}; values are positive and finite")
 
     @classmethod
     def of(cls, launches: Iterable[Iterable[float]]) -> "Sample":
+        """A sample of any nested numbers: launches of rounds."""
         return cls(tuple(tuple(float(value) for value in rounds) for rounds in launches))
 
     @cached_property

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.metrics import metric
@@ -30,7 +30,7 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A named point of a sweep on one model. The name is what a baseline is stored under: a renamed test loses no history."""
+    """A named point of a sweep on one model. A baseline is stored under its name: a renamed test loses no history."""
 
     sweep: str
     model: str
@@ -38,10 +38,12 @@ class Case:
 
     @property
     def name(self) -> str:
+        """`decode/opt-125m/batch=64`."""
         return f"{self.sweep}/{self.model}/batch={self.batch_size}"
 
     @property
     def coordinates(self) -> Mapping[str, str | int]:
+        """What a suite looks it up by."""
         return {"model": self.model, "batch_size": self.batch_size}
 
 
@@ -71,7 +73,7 @@ class Sweep:
             raise SuiteError(f"Sweep {self.name!r}: a name has small letters, digits, '.', '_' and '-' only")
         sizes = tuple(self.batch_size)
         if not sizes or any(type(size) is not int or size < 1 for size in sizes) or len(set(sizes)) != len(sizes):
-            raise SuiteError(f"Sweep {self.name!r}: batch_size={sizes!r}; it takes different whole numbers of at least 1")
+            raise SuiteError(f"Sweep {self.name!r}: batch_size={sizes!r}; it takes different whole numbers, at least 1")
         models = (self.model,) if isinstance(self.model, str) else tuple(self.model)
         if len(set(models)) != len(models):
             raise SuiteError(f"Sweep {self.name!r}: model={models!r} names one twice")
@@ -86,9 +88,11 @@ class Sweep:
         asked = self.gate if isinstance(self.gate, Mapping) else dict.fromkeys(self.gate, DEFAULT_TOLERANCE)
         tolerances = {}
         for name, tolerance in asked.items():
-            if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 < tolerance <= LARGEST_TOLERANCE:
+            number = isinstance(tolerance, (int, float)) and not isinstance(tolerance, bool)
+            if not (number and 0 < tolerance <= LARGEST_TOLERANCE):
                 raise SuiteError(
-                    f"Sweep {self.name!r}: gate[{name!r}]={tolerance!r}; a tolerance is a fraction above 0, up to {LARGEST_TOLERANCE}"
+                    f"Sweep {self.name!r}: gate[{name!r}]={tolerance!r}; "
+                    f"it takes a fraction above 0, up to {LARGEST_TOLERANCE}"
                 )
             tolerances[metric(name).name] = float(tolerance)
         return tolerances
@@ -96,8 +100,7 @@ class Sweep:
     @property
     def tolerances(self) -> Mapping[str, float]:
         """The gated metrics by their full names, each with the fraction that may be lost."""
-        assert isinstance(self.gate, Mapping)  # made so in __post_init__
-        return self.gate
+        return cast("Mapping[str, float]", self.gate)  # made so in __post_init__
 
     @property
     def quantiles(self) -> tuple[float, ...]:
@@ -107,6 +110,7 @@ class Sweep:
         return tuple(sorted({0.5, *declared, *(quantile for quantile in gated if quantile)}))
 
     def cases(self, models: Iterable[str]) -> tuple[Case, ...]:
+        """The cases on these models."""
         return tuple(Case(self.name, model, size) for model in models for size in self.batch_size)
 
     def each(self, test: Test) -> Test:
@@ -115,7 +119,7 @@ class Sweep:
         return test
 
     def at(self, *batch_sizes: int) -> Callable[[Test], Test]:
-        """Decorate a test that looks at these batch sizes only, so that selecting it alone measures no others."""
+        """Decorate a test that looks at these batch sizes only: selecting it alone measures no others."""
         unknown = [size for size in batch_sizes if size not in self.batch_size]
         if not batch_sizes or unknown:
             raise SuiteError(f"Sweep {self.name!r}.at{batch_sizes!r}: its batch sizes are {list(self.batch_size)}")
@@ -127,9 +131,11 @@ class Sweep:
         return bind
 
     def on(self, axes: Mapping[str, Any]) -> "Sweep":
-        """This sweep with what a machine's settings say of it: `model`, `batch_size`, `prompt_tokens`, `output_tokens`."""
+        """This sweep with what a machine's settings say of it: models, batch sizes, lengths, gate, percentiles."""
         workload = {name: axes[name] for name in ("prompt_tokens", "output_tokens") if name in axes}
         rest = {name: axes[name] for name in ("model", "batch_size", "gate", "percentiles") if name in axes}
         if workload and self.workload.lengths:
-            raise SuiteError(f"Sweep {self.name!r} draws its lengths from a trace; the settings give {', '.join(workload)}")
+            raise SuiteError(
+                f"Sweep {self.name!r} draws its lengths from a trace; the settings give {', '.join(workload)}"
+            )
         return replace(self, **rest, workload=replace(self.workload, **workload))

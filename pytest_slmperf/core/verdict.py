@@ -21,6 +21,7 @@ class Status(StrEnum):
 
     @property
     def passes(self) -> bool:
+        """Whether a test that asserts it is green."""
         return self in (Status.UNCHANGED, Status.IMPROVED)
 
 
@@ -69,6 +70,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
+        """Whether it passes, without asking for its truth."""
         return self.status.passes
 
     def __bool__(self) -> bool:

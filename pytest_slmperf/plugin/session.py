@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +11,15 @@ import pytest
 
 from pytest_slmperf.core.errors import NotJudged, SlmperfError, UsageError
 from pytest_slmperf.core.result import Ledger
-from pytest_slmperf.core.sweep import Sweep
-from pytest_slmperf.plugin import ACTIVE, binding_of, measures
+from pytest_slmperf.plugin import ACTIVE, measures
 from pytest_slmperf.plugin.check import RunCheck
-from pytest_slmperf.plugin.progress import progress_for
+from pytest_slmperf.plugin.failures import Failures
+from pytest_slmperf.plugin.ledger import AssertionLedger
+from pytest_slmperf.plugin.progress import TerminalProgress
+from pytest_slmperf.plugin.selection import coordinates, selection_of
 from pytest_slmperf.report import document, files, junit, terminal
-from pytest_slmperf.run.measuring import Measuring, Options, parse_against, parse_engine
+from pytest_slmperf.run.measuring import Measuring
+from pytest_slmperf.run.options import Options, parse_against, parse_engine
 from pytest_slmperf.run.settings import read_settings
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from pytest_slmperf.core.outcome import RunOutcome
-    from pytest_slmperf.core.verdict import Verdict
 
 XDIST_GROUP = "slmperf"
 """All performance tests go to one worker: measuring side by side would measure the neighbour."""
@@ -33,25 +34,24 @@ XDIST_GROUP = "slmperf"
 
 def activate(config: pytest.Config) -> None:
     """Register the session. Raises pytest.UsageError for an option or a setting that is wrong."""
+    ledger = AssertionLedger()
     try:
         options = _options(config)
-        settings = read_settings(config.rootpath)
         for path in options.reports:
             files.check_report_path(path)
-        ledger = AssertionLedger()
         measuring = Measuring(
             options,
-            settings,
+            read_settings(config.rootpath),
             root=config.rootpath,
-            progress=progress_for(config),
+            progress=TerminalProgress(config),
             ledger=Ledger(made=ledger.made, asked=ledger.asked),
         )
-    except UsageError as error:
+    except SlmperfError as error:
         raise pytest.UsageError(str(error)) from error
     _one_worker_measures(config)
     session = SlmperfSession(config, measuring, ledger)
     config.pluginmanager.register(session, ACTIVE)
-    if config.pluginmanager.has_plugin("benchmark_none"):
+    if config.pluginmanager.has_plugin("benchmark"):
         from pytest_slmperf.plugin.benchmark import BenchmarkBridge
 
         config.pluginmanager.register(BenchmarkBridge(session.outcome), f"{ACTIVE}-benchmark")
@@ -87,23 +87,6 @@ def _one_worker_measures(config: pytest.Config) -> None:
     config.option.dist = "loadgroup"
 
 
-@dataclass
-class AssertionLedger:
-    """Which verdicts a test made and asked: one that nobody asks would pass whatever it says."""
-
-    asserted: set[tuple[str, str]] = field(default_factory=set)
-    """(case, metric) whose verdict some test asked."""
-    unasked: list[Verdict] = field(default_factory=list)
-    """Verdicts that the current test made and has not asked yet."""
-
-    def made(self, verdict: Verdict) -> None:
-        self.unasked.append(verdict)
-
-    def asked(self, verdict: Verdict) -> None:
-        self.asserted.add((verdict.case, verdict.metric))
-        self.unasked = [one for one in self.unasked if (one.case, one.metric, one.tolerance) != (verdict.case, verdict.metric, verdict.tolerance)]
-
-
 class SlmperfSession:
     """Lives from configure to unconfigure of a run with `--slmperf`."""
 
@@ -111,7 +94,9 @@ class SlmperfSession:
         self.config = config
         self.measuring = measuring
         self.ledger = ledger
-        self._deselected = 0
+        self._failures = Failures()
+        self._check: RunCheck | None = None
+        self._deselected = False
         self._from_worker: RunOutcome | None = None
         self._previous_sigterm: Any = None
         self._is_worker = hasattr(config, "workerinput")
@@ -134,6 +119,9 @@ class SlmperfSession:
         signal.signal(signal.SIGTERM, self._previous_sigterm or signal.SIG_DFL)
         if self.config.option.collectonly:
             return
+        if self._check and not self._check.ran:
+            self.measuring.cut_short()
+            self.measuring.remark(*self.measuring.unwatched(self.ledger.asserted))
         if self._is_worker:
             output: dict[str, Any] = self.config.workeroutput  # type: ignore[attr-defined]  # set by pytest-xdist
             output["slmperf"] = document.text(self.measuring.outcome())
@@ -156,7 +144,7 @@ class SlmperfSession:
 
     def outcome(self) -> RunOutcome:
         """What there is to report by now."""
-        return self._from_worker if self._from_worker else self.measuring.outcome()
+        return self._from_worker or self.measuring.outcome()
 
     # -- collection
 
@@ -172,30 +160,41 @@ class SlmperfSession:
             item.add_marker(pytest.mark.timeout(0))
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
-        self._deselected += sum(1 for item in items if measures(item))
+        """Remember that a part of the suites doesn't run."""
+        self._deselected = self._deselected or any(measures(item) for item in items)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
-        """Tell the run which cases are looked at, and add the check that ends it."""
-        measuring = [item for item in items if measures(item)]
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Tell the run which cases are looked at, and add the check that ends it: nobody deselects any more."""
+        for item in session.items:
+            self._skip_what_is_not_swept(item)
+        measuring = [item for item in session.items if measures(item)]
         if not measuring:
             return
-        looked, vague = _looked_at(measuring)
-        for sweep, sizes in looked.items():
+        looked_at = selection_of(item for item in measuring if not item.get_closest_marker("skip"))
+        for sweep, sizes in looked_at.sweeps.items():
             self.measuring.select(sweep, sizes)
-        if vague:
+        if looked_at.everything:
             self.measuring.select_everything()
-        whole = not self._selective(session)
-        items.append(RunCheck.of(session, self, whole=whole, grouped=bool(getattr(self.config.option, "loadgroup", False))))
+        grouped = bool(getattr(self.config.option, "loadgroup", False))
+        self._check = RunCheck.of(session, self, whole=not self._selective(session), grouped=grouped)
+        session.items.append(self._check)
+
+    def _skip_what_is_not_swept(self, item: pytest.Item) -> None:
+        at = coordinates(item)
+        if at is None or not at.batch_sizes:
+            return
+        here = self.measuring.resolved(at.sweep).batch_size
+        if missing := sorted(at.batch_sizes - set(here)):
+            reason = f"{at.sweep.name} has batch sizes {list(here)} on this machine and tier, not {missing}"
+            item.add_marker(pytest.mark.skip(reason=reason))
 
     def _selective(self, session: pytest.Session) -> bool:
         """Whether only a part of the collected suites runs."""
         option = self.config.option
+        chosen = (option.keyword, option.markexpr, getattr(option, "lf", False), getattr(option, "stepwise", False))
         named = any("::" in argument for argument in self.config.args)
-        return bool(
-            named or self._deselected or option.keyword or option.markexpr
-            or getattr(option, "lf", False) or getattr(option, "stepwise", False) or session.testsfailed
-        )
+        return named or any(chosen) or self._deselected or session.testsfailed > 0
 
     def pytest_report_collectionfinish(self) -> list[str]:
         """The plan, before anything is measured."""
@@ -204,24 +203,45 @@ class SlmperfSession:
     # -- tests
 
     @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self) -> Generator[None, Any, Any]:
+        """A verdict that a fixture asks and nobody judges skips the test."""
+        try:
+            return (yield)
+        except NotJudged as unjudged:
+            pytest.skip(str(unjudged))
+
+    @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        """A verdict that is not judged skips its test; one that nobody asks fails it."""
-        self.ledger.unasked.clear()
+        """A verdict that is not judged skips its test; one that nobody asks, or whose error is caught, fails it."""
+        self.ledger.begin()
         try:
             result = yield
         except NotJudged as unjudged:
             pytest.skip(str(unjudged))
         finally:
             self._record_properties(item)
-        if self.ledger.unasked:
-            lines = "\n".join(verdict.line() for verdict in self.ledger.unasked)
-            pytest.fail(f"the test made a verdict and never asked for its truth; write `assert` before it:\n{lines}", pytrace=False)
+        complaint = self.ledger.complaint()
+        if complaint:
+            pytest.fail(complaint, pytrace=False)
         return result
 
     def _record_properties(self, item: pytest.Item) -> None:
-        at = item_case(item)
-        for outcome in self.measuring.case_outcomes(*at) if at else ():
-            item.user_properties.extend(junit.properties(outcome))
+        at = coordinates(item)
+        if at is None:
+            return
+        for size in sorted(at.batch_sizes) if at.batch_sizes else (None,):
+            for outcome in self.measuring.case_outcomes(at.sweep, at.model, size):
+                item.user_properties.extend(junit.properties(outcome))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, Any]:
+        """An error of ours is shown with the suite's line and its message, and once."""
+        if self.config.option.fulltrace:
+            return (yield)
+        self._failures.before(call.excinfo)
+        report = yield
+        self._failures.after(report, call.excinfo)
+        return report
 
     # -- reporting
 
@@ -242,33 +262,3 @@ class SlmperfSession:
         for path in self.measuring.options.reports:
             if path.exists():
                 terminalreporter.line(f"report: {path}")
-
-
-def _looked_at(items: list[pytest.Item]) -> tuple[dict[Sweep, set[int] | None], bool]:
-    """Batch sizes of each sweep that the selected tests look at, None for all of them; and whether a test doesn't say.
-
-    A test that is bound to no sweep looks at all of every sweep that its module names.
-    """
-    looked: dict[Sweep, set[int] | None] = {}
-    vague = False
-    for item in items:
-        binding = binding_of(getattr(item, "function", None))
-        if binding is None:
-            named = [value for value in vars(getattr(item, "module", object)).values() if isinstance(value, Sweep)]
-            looked.update(dict.fromkeys(named))
-            vague = vague or not named
-            continue
-        case = item_case(item)
-        sizes = set(binding.batch_sizes) if binding.batch_sizes else {case[2]} if case and case[2] else None
-        known = looked.setdefault(binding.sweep, set())
-        looked[binding.sweep] = None if sizes is None or known is None else known | sizes
-    return looked, vague
-
-
-def item_case(item: pytest.Item) -> tuple[Sweep, str | None, int | None] | None:
-    """The sweep, model and batch size that a test is parametrised with, or None for any other test."""
-    binding = binding_of(getattr(item, "function", None))
-    if binding is None:
-        return None
-    parameters = getattr(getattr(item, "callspec", None), "params", {})
-    return binding.sweep, parameters.get("model"), parameters.get("batch_size")

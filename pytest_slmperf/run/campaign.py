@@ -16,17 +16,20 @@ from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPoli
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
-from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Case, Sweep
+from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Case, Sweep
 from pytest_slmperf.core.verdict import Status, Verdict
 
 Mode = Literal["gate", "accept", "report"]
 
+ACCEPT = "pytest --slmperf --slmperf-accept"
 METHOD = 1
 """How values are measured. Counted up where a change makes old samples incomparable with new ones."""
 REPORT_LAUNCHES = 5
 """Launches of a case that has no baseline: enough for a figure with bounds, and so for a stated limit."""
 VOID_ALLOWANCE = 4
 """Launches that may be void for a case before the case is."""
+VOID_PAUSE_S = 2.0
+"""Pause after a turn with a void case, twice as long after each further one: the culprit may be done by then."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,7 @@ class Configuration:
 
     @property
     def arms(self) -> tuple[tuple[str, EngineSpec], ...]:
+        """The engines by the name of their arm."""
         both = (("candidate", self.candidate), ("baseline", self.baseline))
         return tuple((arm, spec) for arm, spec in both if spec)
 
@@ -54,9 +58,12 @@ class Brief:
     baseline_launches: int
     max_launches: int
     budget_s: float | None = None
+    slack: float = 1.0
+    """Factor on every tolerance: a quick look allows more."""
 
     @property
     def design(self) -> Literal["stored", "interleaved"]:
+        """Interleaved where there is another arm to measure."""
         return "interleaved" if any(one.baseline for one in self.configurations) else "stored"
 
 
@@ -79,7 +86,9 @@ class Launcher(Protocol):
 
     def __call__(
         self, spec: EngineSpec, loads: Sequence[Load], *, arm: str, index: int, policy: RoundPolicy
-    ) -> LaunchRecord: ...
+    ) -> LaunchRecord:
+        """Raises LaunchError."""
+        ...
 
 
 class Progress(Protocol):
@@ -89,12 +98,14 @@ class Progress(Protocol):
         """`launches` are expected in all by now, of which `spent` are done."""
         ...
 
-    def launching(self, spec: EngineSpec, cases: Sequence[str], arm: str) -> None: ...
+    def launching(self, spec: EngineSpec, cases: Sequence[str], arm: str) -> None:
+        """A launch begins that measures these cases, in this order."""
+        ...
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a campaign needs from outside: an engine's launcher, the store, the lengths of requests, and somebody to tell."""
+    """What a campaign needs from outside."""
 
     launch: Launcher
     stored: Callable[[str, Mapping[str, object]], Stored]
@@ -103,6 +114,7 @@ class Surroundings:
     fits: Callable[[Sweep, Case, EngineSpec, Load], str | None]
     """Why the case can't be measured on this machine, or None."""
     progress: Progress
+    pause: Callable[[float], None] = time.sleep
 
 
 def case_key(sweep: Sweep, record: LaunchRecord) -> dict[str, object]:
@@ -166,6 +178,7 @@ class Campaign:
         self._skipped: dict[str, str] = {}
         self._versions: dict[str, Mapping[str, str]] = {}
         self._launches = 0
+        self._pause_s = VOID_PAUSE_S
         self._began = time.monotonic()
 
     def run(self) -> SweepOutcome:
@@ -194,7 +207,9 @@ class Campaign:
             launches=self._launches,
             seconds=time.monotonic() - self._began,
             skipped=dict(self._skipped),
-            notes=tuple(dict.fromkeys(note for case in self._cases for note in (case.note, *case.stored.notes) if note)),
+            notes=tuple(
+                dict.fromkeys(note for case in self._cases for note in (case.note, *case.stored.notes) if note)
+            ),
         )
 
     # -- launches
@@ -237,8 +252,10 @@ class Campaign:
                 len(turn.arms) * max(case.missing for case in due if case.configuration is turn) for turn in turns
             )
             self._around.progress.planned(self._launches + expected, self._launches)
-            for turn in turns:
-                self._block(turn, [case for case in due if case.configuration is turn])
+            void = [self._block(turn, [case for case in due if case.configuration is turn]) for turn in turns]
+            if any(void) and any(case.missing for case in due):
+                self._around.pause(self._pause_s)
+                self._pause_s *= 2
             for case in due:
                 if not case.missing:
                     self._look(case)
@@ -247,8 +264,11 @@ class Campaign:
         budget = self._brief.budget_s
         return budget is not None and time.monotonic() - self._began > budget
 
-    def _block(self, configuration: Configuration, due: list[_Progressing]) -> None:
-        """One launch of each arm, in random order. A case's block counts where it is valid in every arm."""
+    def _block(self, configuration: Configuration, due: list[_Progressing]) -> bool:
+        """One launch of each arm, in random order. A case's block counts where it is valid in every arm.
+
+        Returns whether the block of some case is void.
+        """
         arms = list(configuration.arms)
         self._draw.shuffle(arms)
         loads = [case.load for case in due]
@@ -262,6 +282,7 @@ class Campaign:
             case.voids.extend(void)
             if not void:
                 case.blocks.append(block)
+        return any(record.cases[case.name].void for case in due for record in records.values())
 
     def _launch(self, arm: str, spec: EngineSpec, loads: Sequence[Load]) -> LaunchRecord:
         self._around.progress.launching(spec, [load.case for load in loads], arm)
@@ -294,8 +315,12 @@ class Campaign:
         case.wanted = len(case.blocks) + more
 
     def _gated(self, case: _Progressing) -> Mapping[str, float]:
+        """The tolerance of each gated metric: the stored one where there is one, as the noise supported it."""
         asked = self._brief.sweep.tolerances
-        return {name: case.stored.tolerances.get(name, tolerance) for name, tolerance in asked.items()}
+        return {
+            name: min(self._brief.slack * case.stored.tolerances.get(name, tolerance), LARGEST_TOLERANCE)
+            for name, tolerance in asked.items()
+        }
 
     def _arms_of(self, case: _Progressing, name: str, start: int = 0) -> tuple[Sample | None, Sample | None]:
         candidate = _sample(case.blocks[start:], "candidate", name)
@@ -325,54 +350,68 @@ class Campaign:
                 case.verdicts[name] = replace(first, status=Status.INCONCLUSIVE, reason=reason)
                 continue
             policy = gate.confirmation(self._policy(self._gated(case)[name]))
-            case.verdicts[name] = gate.confirm(first, gate.judge(metric(name), baseline, fresh, policy))
+            confirmed = gate.confirm(first, gate.judge(metric(name), baseline, fresh, policy))
+            if confirmed.status is Status.REGRESSED and self._brief.design == "stored":
+                confirmed = replace(confirmed, way_out=f"if it is meant to be so: {ACCEPT} -k {self._brief.sweep.name}")
+            case.verdicts[name] = confirmed
 
     # -- results
 
     def _case_outcome(self, case: _Progressing) -> CaseOutcome:
         measurement = self._measurement(case, "candidate")
-        baseline = self._measurement(case, "baseline") if self._brief.design == "interleaved" else case.stored.measurement
+        baseline = (
+            self._measurement(case, "baseline") if self._brief.design == "interleaved" else case.stored.measurement
+        )
         verdicts = {}
-        for name, tolerance in self._brief.sweep.tolerances.items():
-            verdict = replace(self._verdict(case, name, measurement), case=case.name)
-            verdicts[name] = replace(verdict, tolerance=self._gated(case).get(name, tolerance))
+        for name, tolerance in self._gated(case).items():
+            verdict = self._verdict(case, name, measurement)
+            verdicts[name] = replace(verdict, case=case.name, tolerance=tolerance)
         return CaseOutcome(case.name, case.case.coordinates, measurement, baseline, verdicts)
 
     def _verdict(self, case: _Progressing, name: str, measurement: Measurement) -> Verdict:
         meaning = metric(name)
-
-        def without(status: Status, reason: str, way_out: str = "") -> Verdict:
-            return Verdict(status, name, meaning.unit, meaning.higher_is_better, reason=reason, way_out=way_out)
-
-        if measurement.void:
-            return without(Status.VOID, measurement.void, "free the machine of other work and run again")
-        if self._brief.mode != "gate":
-            done = "recorded" if self._brief.mode == "accept" else "measured"
-            verdict = without(Status.UNMEASURED, f"{done}, not judged")
-            return replace(verdict, judged=False)
-        if self._brief.design == "stored" and not case.stored.measurement:
-            return without(case.stored.status, case.stored.reason, case.stored.way_out)
-        if name not in measurement.samples:
-            return without(Status.UNMEASURED, measurement.unmeasured.get(name, "no launch measured it"))
-        baseline, _ = self._arms_of(case, name)
-        if baseline is None:
-            return without(
-                Status.NO_BASELINE, f"the baseline of {case.name} holds no {name}", "record it: pytest --slmperf --slmperf-accept"
+        prevented = self._prevented(case, name, measurement)
+        if prevented:
+            status, reason, way_out = prevented
+            judged = self._brief.mode == "gate" or status is Status.VOID
+            return Verdict(
+                status, name, meaning.unit, meaning.higher_is_better, reason=reason, way_out=way_out, judged=judged
             )
-        decided = case.verdicts.get(name)
-        if decided is None:
-            return without(Status.INCONCLUSIVE, "the run ended before the first look")
+        decided = case.verdicts[name]
         if decided.status is Status.REGRESSED and (case.fresh_from is None or case.missing):
-            return replace(decided, status=Status.INCONCLUSIVE, reason="it looked regressed, and the run ended before it was confirmed")
+            reason = "it looked regressed, and the run ended before it was confirmed"
+            return replace(decided, status=Status.INCONCLUSIVE, reason=reason)
         if decided.status is Status.INCONCLUSIVE and case.missing:
             return replace(decided, reason="the budget was spent before it was decided", final=True)
         return decided
+
+    def _prevented(self, case: _Progressing, name: str, measurement: Measurement) -> tuple[Status, str, str] | None:
+        """Why nothing was judged, what that is called and how to go on; None where the gate has looked."""
+        stored = self._brief.design == "stored"
+        found: tuple[Status, str, str] | None = None
+        if measurement.void:
+            found = Status.VOID, measurement.void, "free the machine of other work and run again"
+        elif self._brief.mode != "gate":
+            done = "recorded" if self._brief.mode == "accept" else "measured"
+            found = Status.UNMEASURED, f"{done}, not judged", ""
+        elif stored and not case.stored.measurement:
+            found = case.stored.status, case.stored.reason, case.stored.way_out
+        elif name not in measurement.samples:
+            found = Status.UNMEASURED, measurement.unmeasured.get(name, "no launch measured it"), ""
+        elif self._arms_of(case, name)[0] is None:
+            other = f"the baseline of {case.name}" if stored else "the other arm"
+            found = Status.NO_BASELINE, f"{other} holds no {name}", f"record it: {ACCEPT}" if stored else ""
+        elif name not in case.verdicts:
+            found = Status.INCONCLUSIVE, "the run ended before the first look", "give it a larger budget"
+        return found
 
     def _measurement(self, case: _Progressing, arm: str) -> Measurement:
         records = [block[arm] for block in case.blocks]
         names = dict.fromkeys(name for _, record in records for name in record.values)
         samples = {name: sample for name in names if (sample := _sample(case.blocks, arm, name))}
-        unmeasured = {name: reason for _, record in records for name, reason in record.unmeasured.items() if name not in samples}
+        unmeasured = {
+            name: reason for _, record in records for name, reason in record.unmeasured.items() if name not in samples
+        }
         voids: list[VoidRound] = []
         for index, record in sorted([*records, *case.voids], key=lambda entry: entry[0]):
             voids.extend(replace(void, launch=index) for void in record.void_rounds)

@@ -5,92 +5,36 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING
 
 from pytest_slmperf.core import gate
-from pytest_slmperf.core.baseline import Against
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import BaselineError, SlmperfError, UsageError
 from pytest_slmperf.core.launch import LaunchRecord, Load, RoundPolicy
-from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
 from pytest_slmperf.core.result import Ledger, Result
-from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Case, Sweep
+from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Case, Sweep
 from pytest_slmperf.engines import registry
 from pytest_slmperf.engines.lengths import draw_lengths
-from pytest_slmperf.run import campaign, fingerprint, launch, pinning
+from pytest_slmperf.run import campaign, fingerprint, launch, pinning, plan
 from pytest_slmperf.run.accept import Terms
 from pytest_slmperf.run.lock import device_lock
-from pytest_slmperf.run.progress import Progress
-from pytest_slmperf.run.settings import Settings
+from pytest_slmperf.run.options import PYTHON, Options
 from pytest_slmperf.run.stored import StoredCases
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_slmperf.run.progress import Progress
+    from pytest_slmperf.run.settings import Settings
 
 SIMULATED_ENGINE = "fake"
 """It does no work, so it takes no device from anybody, and is stored under a machine of its own."""
-STARTUP_ESTIMATE_S = 1.0
-WARMUP_ESTIMATE = 2.0
-"""A case takes about twice the time of its timed rounds: warm-up and observed rounds are as long again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the command line asked for; it wins over the settings."""
-
-    mode: campaign.Mode = "gate"
-    engine: str | None = None
-    engine_options: Mapping[str, Any] = field(default_factory=dict)
-    baselines: Path | None = None
-    against: Against | None = None
-    tier: Literal["quick", "gate", "full"] = "gate"
-    budget_s: float | None = None
-    reports: tuple[Path, ...] = ()
-
-
-def parse_engine(text: str | None) -> tuple[str | None, dict[str, Any]]:
-    """`NAME` or `NAME:KEY=VALUE,KEY=VALUE`; values are read as numbers and truths where they look like them."""
-    if not text:
-        return None, {}
-    name, _, rest = text.partition(":")
-    options = {}
-    for part in filter(None, rest.split(",")):
-        key, equals, value = part.partition("=")
-        if not (key and equals and value):
-            raise UsageError(f"--slmperf-engine {text}: {part!r} is not KEY=VALUE")
-        options[key] = _value(value)
-    return name, options
-
-
-def _value(text: str) -> str | int | float | bool:
-    if text.casefold() in ("true", "false"):
-        return text.casefold() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def parse_against(text: str | None) -> Against | None:
-    """`KEY=VALUE`, as in `driver=580.65` or `python=.venv-main/bin/python`."""
-    if not text:
-        return None
-    key, equals, value = text.partition("=")
-    if not (key and equals and value):
-        raise UsageError(f"--slmperf-against {text}: it takes KEY=VALUE, as in driver=580.65 or python=PATH")
-    if key == "python" and not Path(value).exists():
-        raise UsageError(f"--slmperf-against python={value}: there is no such interpreter")
-    return Against(key, value)
-
-
-PYTHON = "python"
-"""`--slmperf-against python=PATH` measures the engine of another environment; every other field is one of a baseline."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +75,9 @@ class Measuring:
         self._complete = True
         against = options.against
         self._other_python = against.value if against and against.field == PYTHON else None
-        self._default_engine = options.engine or settings.engine or registry.best()
-        _check_engine(self._default_engine)
-        self._machine = fingerprint.simulated() if self._default_engine == SIMULATED_ENGINE else fingerprint.probe()
+        self.default_engine = options.engine or settings.engine or registry.best()
+        _check_engine(self.default_engine)
+        self._machine = fingerprint.simulated() if self.default_engine == SIMULATED_ENGINE else fingerprint.probe()
         self._stored = StoredCases(
             options.baselines or root / settings.baselines, self._machine, None if self._other_python else against
         )
@@ -147,15 +91,17 @@ class Measuring:
         dtype: str | None = None,
         threads: int | None = None,
         engine: str | None = None,
-        **options: str | int | float | bool,
+        **options: str | float | bool,
     ) -> EngineSpec:
         """See the fixture `slm_engine`."""
         if model is None:
-            raise UsageError("slm_engine() needs a model: a name of the table of shapes, or the path of a converted model")
+            raise UsageError(
+                "slm_engine() needs a model: a name of the table of shapes, or the path of a converted model"
+            )
         given = {**self.options.engine_options, **options}
         planted = float(given.pop("slowed", 0.0))
         return EngineSpec(
-            engine=engine or self._default_engine,
+            engine=engine or self.default_engine,
             model=model,
             dtype=dtype or self.settings.dtype,
             threads=threads or self.settings.threads,
@@ -185,9 +131,7 @@ class Measuring:
         """The sweep as this machine's settings and the tier change it."""
         here = sweep.on(self.settings.sweep_on(sweep.name, self._machine))
         if self.options.tier == "quick":
-            ends = sorted({min(here.batch_size), max(here.batch_size)})
-            doubled = {name: min(2 * tolerance, LARGEST_TOLERANCE) for name, tolerance in here.tolerances.items()}
-            here = replace(here, batch_size=ends, gate=doubled)
+            here = replace(here, batch_size=sorted({min(here.batch_size), max(here.batch_size)}))
         return here
 
     def _specs(self, sweep: Sweep, engine: object) -> tuple[EngineSpec, ...]:
@@ -205,7 +149,9 @@ class Measuring:
             specs = tuple(engine)
             if specs and all(isinstance(spec, EngineSpec) for spec in specs):
                 return specs
-        raise UsageError(f"measure({sweep.name!r}, …) takes an engine, several engines, or the fixture slm_engine itself")
+        raise UsageError(
+            f"measure({sweep.name!r}, …) takes an engine, several engines, or the fixture slm_engine itself"
+        )
 
     def compare(self, sweep: Sweep, baseline: EngineSpec, candidate: EngineSpec) -> Result:
         """Measure two engines side by side, launches interleaved, and judge the second by the first."""
@@ -239,7 +185,9 @@ class Measuring:
             raise
         finally:
             self._progress.done()
-        return self._remember(sweep, specs, _Remembered(sweep, replace(outcome, unselected=self._unselected(sweep, here, specs)), failure))
+        return self._remember(
+            sweep, specs, _Remembered(sweep, replace(outcome, unselected=self._unselected(sweep, here, specs)), failure)
+        )
 
     def _remember(self, sweep: Sweep, specs: tuple[EngineSpec, ...], what: _Remembered) -> _Remembered:
         self._remembered[sweep, repr(specs)] = what
@@ -250,7 +198,9 @@ class Measuring:
     ) -> tuple[campaign.Configuration, ...]:
         names = [spec.model_name for spec in specs]
         if len(set(names)) != len(names):
-            raise UsageError(f"sweep {sweep.name!r} measures two engines with the model name {max(names, key=names.count)!r}")
+            raise UsageError(
+                f"sweep {sweep.name!r} measures two engines with the model name {max(names, key=names.count)!r}"
+            )
         return tuple(
             campaign.Configuration(
                 candidate=spec,
@@ -262,7 +212,6 @@ class Measuring:
 
     def _brief(self, here: Sweep, configurations: tuple[campaign.Configuration, ...]) -> campaign.Brief:
         settings = self.settings
-        factor = {"quick": 0.5, "gate": 1.0, "full": 1.5}[self.options.tier]
         return campaign.Brief(
             sweep=here,
             configurations=configurations,
@@ -275,20 +224,35 @@ class Measuring:
                 answer_limit_s=settings.answer_limit_s,
             ),
             baseline_launches=settings.baseline_launches,
-            max_launches=round(settings.max_launches * factor),
+            max_launches=self._max_launches,
             budget_s=self._budget_left(),
+            slack=2.0 if self.options.tier == "quick" else 1.0,
         )
+
+    @property
+    def _max_launches(self) -> int:
+        factor = {"quick": 0.5, "gate": 1.0, "full": 1.5}[self.options.tier]
+        return round(self.settings.max_launches * factor)
 
     def _budget_left(self) -> float | None:
         budget = self.options.budget_s
         return None if budget is None else max(0.0, budget - (time.monotonic() - self._began))
 
     def _surroundings(self, here: Sweep) -> campaign.Surroundings:
-        def start(spec: EngineSpec, loads: Sequence[Load], *, arm: str, index: int, policy: RoundPolicy) -> LaunchRecord:
+        def start(
+            spec: EngineSpec, loads: Sequence[Load], *, arm: str, index: int, policy: RoundPolicy
+        ) -> LaunchRecord:
             simulated = spec.engine == SIMULATED_ENGINE
             cores = None if simulated else pinning.choose_cores(spec.threads)
             return launch.run_launch(
-                spec, loads, policy, arm=arm, index=index, cores=cores, quantiles=here.quantiles, progress=self._progress.round
+                spec,
+                loads,
+                policy,
+                arm=arm,
+                index=index,
+                cores=cores,
+                quantiles=here.quantiles,
+                progress=self._progress.round,
             )
 
         return campaign.Surroundings(
@@ -300,8 +264,8 @@ class Measuring:
         simulated = {spec.engine == SIMULATED_ENGINE for spec in specs}
         if simulated != {self._machine.simulated}:
             raise UsageError(
-                "one run measures real engines or the simulated one, not both: their samples belong to different machines; "
-                f"choose with --slmperf-engine (now {self._default_engine!r})"
+                "one run measures real engines or the simulated one, not both: their samples belong to different "
+                f"machines; choose with --slmperf-engine (now {self.default_engine!r})"
             )
         if not self._machine.simulated and "cpu" not in self._locked:
             self._held.enter_context(device_lock("cpu", wait_s=self.settings.lock_wait_s, say=self._progress.remark))
@@ -327,27 +291,19 @@ class Measuring:
 
     def plan_lines(self) -> list[str]:
         """The cases, launches and time that the selected tests will take."""
+        spending = plan.Spending(
+            self.options.mode,
+            arms=2 if self._other_python else 1,
+            settings=self.settings,
+            max_launches=self._max_launches,
+        )
         lines = []
         for sweep in self._selected:
             here = self.resolved(sweep)
-            models = here.model or ("(the model of its fixture)",)
-            cases = [case.name for case in here.cases(models) if self._is_selected(sweep, case)]
-            lines.append(f"slmperf: {sweep.name}: {len(cases)} cases: {', '.join(cases)}")
-            lines.append(f"slmperf: {sweep.name}: {self._estimate(here, len(cases), len(models))}")
+            models = here.model or ("(its fixture's model)",)
+            cases = [case for case in here.cases(models) if self._is_selected(sweep, case)]
+            lines.extend(plan.lines(here.name, cases, spending))
         return lines
-
-    def _estimate(self, here: Sweep, cases: int, models: int) -> str:
-        settings = self.settings
-        cap = settings.max_launches
-        arms = 2 if self._other_python else 1
-        fewest = gate.first_launches(gate.Policy(tolerance=DEFAULT_TOLERANCE, max_launches=cap, design="interleaved" if arms == 2 else "stored"))
-        if self.options.mode == "accept":
-            fewest = cap = settings.baseline_launches
-        launch_s = models * STARTUP_ESTIMATE_S + cases * WARMUP_ESTIMATE * settings.rounds * settings.round_s
-        span = f"{fewest}" if fewest == cap else f"{fewest} to {cap}"
-        return f"{span} launches of {models} configuration{'s' * (models > 1)} × {arms} arm{'s' * (arms > 1)}, " + (
-            f"about {_duration(fewest * arms * launch_s)} to {_duration(cap * arms * launch_s)} where a batch is shorter than a round"
-        )
 
     def problem(self, line: str) -> None:
         """Something that makes the run red."""
@@ -368,10 +324,10 @@ class Measuring:
         ]
 
     def unwatched(self, asserted: set[tuple[str, str]]) -> list[str]:
-        """What no test looked at: gated metrics without an assertion, sweeps without a measurement, stale stored cases."""
+        """What no test looked at: gated metrics nobody asserts, sweeps nobody measures, stored cases that are stale."""
         measured = {remembered.sweep for remembered in self._remembered.values()}
         found = [
-            f"sweep {sweep.name!r} is declared and nothing measured it: call slmperf.measure({sweep.name.upper()}, …), or delete it"
+            f"sweep {sweep.name!r} is declared and nothing measured it: pass it to slmperf.measure(…), or delete it"
             for sweep in self._selected
             if sweep not in measured
         ]
@@ -385,7 +341,9 @@ class Measuring:
     def accept(self) -> None:
         """Store what was measured as the new baseline. Raises BaselineError where a part of it is refused."""
         if self._problems:
-            raise BaselineError("\n".join(["nothing is recorded, since the measurement is not whole:", *self._problems]))
+            raise BaselineError(
+                "\n".join(["nothing is recorded, since the measurement is not whole:", *self._problems])
+            )
         terms = Terms(
             policy=gate.Policy(tolerance=DEFAULT_TOLERANCE, max_launches=self.settings.max_launches, design="stored"),
             supported=self.settings.tolerance == "supported",
@@ -408,15 +366,21 @@ class Measuring:
             remarks=tuple(self._remarks),
         )
 
+    def cut_short(self) -> None:
+        """The run ended before its end: what there is, is a part."""
+        self._complete = False
+
     def close(self) -> None:
         """Give the device back."""
         self._held.close()
 
 
 def _load_of(sweep: Sweep, case: Case, context_tokens: int) -> tuple[Load, str | None]:
-    """The case's load. The prompts' seed depends on the case's name alone: every launch and every arm sends the same."""
+    """The case's load. Its prompts depend on its name alone: every launch and every arm sends the same."""
     lengths, left_out = draw_lengths(sweep.workload, case.batch_size, context_tokens)
-    note = f"{case.model}: {left_out} requests of the trace exceed its context of {context_tokens} tokens and are left out"
+    note = (
+        f"{case.model}: {left_out} requests of the trace exceed its context of {context_tokens} tokens and are left out"
+    )
     return Load(case.name, tuple(lengths), seed=zlib.crc32(case.name.encode())), note if left_out else None
 
 
@@ -428,9 +392,13 @@ def _unasserted(outcome: SweepOutcome, asserted: set[tuple[str, str]]) -> list[s
                 missing.setdefault(name, []).append(case.case)
     return [
         f"sweep {outcome.sweep!r} gates {name}, and no test asserts it for {', '.join(cases)}: "
-        f"assert point.{name} {'>=' if metric(name).higher_is_better else '<='} point.baseline.{name}, or take it out of gate={{…}}"
+        f"assert point.{name} {_sign(name)} point.baseline.{name}, or take it out of gate={{…}}"
         for name, cases in missing.items()
     ]
+
+
+def _sign(name: str) -> str:
+    return ">=" if metric(name).higher_is_better else "<="
 
 
 def _check_engine(name: str) -> None:
@@ -440,7 +408,3 @@ def _check_engine(name: str) -> None:
         raise UsageError(f"unknown engine {name!r}: known are {', '.join(engines)}")
     if engines[name].missing:
         raise UsageError(f"{engines[name].missing}")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,7 +1,7 @@
 """What `[tool.slmperf]` in pyproject.toml says, checked once and handed on as a value."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,6 +23,7 @@ class MachineSettings:
     sweep: Mapping[str, Mapping[str, Any]]
 
     def matches(self, machine: Machine) -> bool:
+        """Whether all its conditions hold; a fact that isn't known holds for none."""
         known = machine.flat()
         for condition, asked in self.when.items():
             if condition == "device":
@@ -48,7 +49,7 @@ class Settings:
     threads: int = 1
     baselines: str = "baselines"
     tolerance: str = "asked"
-    """`asked`: recording refuses a metric whose noise needs more than the suite asks for. `supported`: it takes what is needed."""
+    """Recording a metric whose noise needs more than the suite asks for: `asked` refuses, `supported` takes that."""
     baseline_launches: int = 20
     max_launches: int = 16
     rounds: int = 4
@@ -109,7 +110,7 @@ def settings_of(table: Mapping[str, Any], where: str) -> Settings:
     return replace(Settings(), **values, machine=kinds)
 
 
-def _checked(name: str, value: Any, where: str) -> Any:
+def _checked(name: str, value: Any, where: str) -> Any:  # noqa: ANN401 - a parsed file's value, of the field's type after
     default = getattr(Settings(), name)
     if name in _AT_LEAST:
         number = int if isinstance(default, int) else (int, float)
@@ -124,7 +125,7 @@ def _checked(name: str, value: Any, where: str) -> Any:
     return value
 
 
-def _machine_settings(table: Any, where: str) -> MachineSettings:
+def _machine_settings(table: object, where: str) -> MachineSettings:
     if not isinstance(table, Mapping):
         raise UsageError(f"{where}: it takes a table with `when` and `sweep`")
     _refuse_unknown(table, ("when", "sweep"), where)
@@ -143,7 +144,7 @@ def _machine_settings(table: Any, where: str) -> MachineSettings:
     return MachineSettings(when, sweeps)
 
 
-def _refuse_unknown(given: Mapping[str, Any], known: Any, where: str) -> None:
+def _refuse_unknown(given: Mapping[str, Any], known: Collection[str], where: str) -> None:
     for name in given:
         if name not in known:
             close = get_close_matches(name, known, n=1)

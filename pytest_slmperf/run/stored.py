@@ -64,7 +64,7 @@ class StoredCases:
                 path = self._store.path_of(self._machine, engine, suite)
                 lines.append(
                     f"{path} holds {', '.join(gone)}, and no suite measures that any more: "
-                    f"slmperf baselines prune REPORT.json --baselines {self._store.root}, with the report of a whole run"
+                    f"slmperf baselines prune REPORT.json --baselines {self._store.root}, with a whole run's report"
                 )
         return lines
 

@@ -1,0 +1,135 @@
+"""`slmperf ab A B`: measure two engines side by side, launches interleaved in random order, and judge B by A."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.result import Ledger
+from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Sweep
+from pytest_slmperf.core.workload import StaticBatch
+from pytest_slmperf.report import files, terminal
+from pytest_slmperf.run.measuring import Measuring
+from pytest_slmperf.run.options import Options, literal
+from pytest_slmperf.run.progress import Progress
+from pytest_slmperf.run.settings import read_settings
+
+if TYPE_CHECKING:
+    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no public name for it
+
+SAME = "same"
+WIDTH = 110
+
+
+def add(verbs: "Verbs") -> None:
+    """Declare the verb."""
+    parser = verbs.add_parser(
+        "ab",
+        help="measure two environments, engine arguments, dtypes or models side by side",
+        description="A and B are KEY=VALUE,KEY=VALUE or `same`: python=PATH (the interpreter of another environment), "
+        "engine, model, dtype, threads, slowed (a planted loss), or any option of the engine. B is judged by A.",
+    )
+    parser.add_argument("a", metavar="A", help="the arm that is compared with, as in python=.venv-main/bin/python")
+    parser.add_argument("b", metavar="B", help="the arm that is judged, as in python=.venv/bin/python, or same")
+    parser.add_argument("--model", default="tiny-2x128", help="of both arms; default: tiny-2x128")
+    parser.add_argument("--batch-size", type=_sizes, default=[1, 16], metavar="N,N", help="default: 1,16")
+    parser.add_argument("--prompt-tokens", type=int, default=32, metavar="N", help="default: 32")
+    parser.add_argument("--output-tokens", type=int, default=32, metavar="N", help="default: 32")
+    parser.add_argument(
+        "--gate",
+        action="append",
+        type=_gate,
+        metavar="METRIC[=TOLERANCE]",
+        help=f"what is judged, may be given several times; default: output_throughput={DEFAULT_TOLERANCE}",
+    )
+    parser.add_argument("--budget", type=float, metavar="MINUTES", help="end what is undecided by then as inconclusive")
+    parser.add_argument("--report", type=Path, action="append", default=[], metavar="PATH", help=".json or .md")
+    parser.set_defaults(run=_run)
+
+
+def _run(given: argparse.Namespace) -> int:
+    for path in given.report:
+        files.check_report_path(path)
+    root = Path.cwd()
+    settings = read_settings(root)
+    baseline, candidate = (
+        _arm(text, EngineSpec("", given.model, settings.dtype, settings.threads)) for text in (given.a, given.b)
+    )
+    options = Options(
+        engine=candidate.engine or baseline.engine or None, budget_s=given.budget * 60 if given.budget else None
+    )
+    sweep = Sweep(
+        "ab",
+        StaticBatch(given.prompt_tokens, given.output_tokens),
+        batch_size=given.batch_size,
+        gate=dict(given.gate or [("output_throughput", DEFAULT_TOLERANCE)]),
+    )
+    measuring = Measuring(options, settings, root=root, progress=Progress(_Stderr()), ledger=Ledger())
+    try:
+        arms = [replace(arm, engine=arm.engine or measuring.default_engine) for arm in (baseline, candidate)]
+        result = measuring.compare(sweep, *arms)
+    finally:
+        measuring.close()
+        for path in given.report:
+            files.write_report(measuring.outcome(), path)
+    sys.stdout.write("\n".join(terminal.lines(measuring.outcome(), WIDTH)) + "\n")
+    return (
+        0 if all(verdict.passed for case in result.outcome.cases.values() for verdict in case.verdicts.values()) else 1
+    )
+
+
+def _arm(text: str, base: EngineSpec) -> EngineSpec:
+    """The engine that one side names. Raises UsageError."""
+    if text == SAME:
+        return base
+    pairs = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not (key and equals and value):
+            raise UsageError(f"{text}: {part!r} is not KEY=VALUE; an arm is KEY=VALUE,KEY=VALUE or {SAME}")
+        pairs[key] = value
+    if "python" in pairs and not Path(pairs["python"]).exists():
+        raise UsageError(f"{text}: there is no interpreter {pairs['python']}")
+    named = {name: pairs.pop(name) for name in ("engine", "model", "dtype", "python") if name in pairs}
+    slowed, threads = (_number(name, pairs.pop(name, default), text) for name, default in _NUMBERS.items())
+    return replace(
+        base,
+        **named,
+        threads=int(threads) if threads else base.threads,
+        planted_loss=slowed,
+        options={name: literal(value) for name, value in pairs.items()},
+    )
+
+
+_NUMBERS = {"slowed": "0", "threads": "0"}
+
+
+def _number(name: str, value: str, text: str) -> float:
+    number = literal(value)
+    if isinstance(number, (str, bool)) or (name == "threads" and not isinstance(number, int)):
+        raise UsageError(f"{text}: {name}={value}: it takes a {'whole ' * (name == 'threads')}number")
+    return number
+
+
+def _sizes(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _gate(text: str) -> tuple[str, float]:
+    name, equals, tolerance = text.partition("=")
+    return name, float(tolerance) if equals else DEFAULT_TOLERANCE
+
+
+class _Stderr:
+    """Progress goes beside the result, not into it."""
+
+    @property
+    def rewrites(self) -> bool:
+        return sys.stderr.isatty()
+
+    def show(self, line: str, *, replace: bool) -> None:
+        sys.stderr.write(f"\r\x1b[K{line}" if replace else f"{line}\n")
+        sys.stderr.flush()

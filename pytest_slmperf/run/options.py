@@ -1,0 +1,68 @@
+"""What a command line asked for, read into values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pytest_slmperf.core.baseline import Against
+from pytest_slmperf.core.errors import UsageError
+
+PYTHON = "python"
+"""`--slmperf-against python=PATH` measures another environment's engine; every other field is one of a baseline."""
+
+
+Scalar = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asked for; it wins over the settings."""
+
+    mode: Literal["gate", "accept", "report"] = "gate"
+    engine: str | None = None
+    engine_options: Mapping[str, Scalar] = field(default_factory=dict)
+    baselines: Path | None = None
+    against: Against | None = None
+    tier: Literal["quick", "gate", "full"] = "gate"
+    budget_s: float | None = None
+    reports: tuple[Path, ...] = ()
+
+
+def parse_engine(text: str | None) -> tuple[str | None, dict[str, Scalar]]:
+    """`NAME` or `NAME:KEY=VALUE,KEY=VALUE`; values are read as numbers and truths where they look like them."""
+    if not text:
+        return None, {}
+    name, _, rest = text.partition(":")
+    options: dict[str, Scalar] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not (key and equals and value):
+            raise UsageError(f"--slmperf-engine {text}: {part!r} is not KEY=VALUE")
+        options[key] = literal(value)
+    return name, options
+
+
+def literal(text: str) -> Scalar:
+    """An option's value as it was typed: a truth or a number where it looks like one, a text otherwise."""
+    if text.casefold() in ("true", "false"):
+        return text.casefold() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def parse_against(text: str | None) -> Against | None:
+    """`KEY=VALUE`, as in `driver=580.65` or `python=.venv-main/bin/python`."""
+    if not text:
+        return None
+    try:
+        against = Against.parse(text)
+    except UsageError as error:
+        raise UsageError(f"--slmperf-against {error}, or python=PATH") from error
+    if against.field == PYTHON and not Path(against.value).exists():
+        raise UsageError(f"--slmperf-against {text}: there is no such interpreter")
+    return against
