@@ -1,0 +1,333 @@
+"""`slmperf baselines`, from the command line to the files and back."""
+
+import math
+import random
+import subprocess
+import sys
+from contextlib import chdir
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_slmperf.cli import main
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.machine import Machine
+from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
+from pytest_slmperf.core.sample import Measurement, Sample
+from pytest_slmperf.core.verdict import Status, Verdict
+from pytest_slmperf.report import document
+from pytest_slmperf.run.store import BaselineStore
+
+MACHINE = Machine("NVIDIA H100", "580.65", {"cores": 16})
+SMALL, LARGE = "decode/opt-125m/batch=1", "decode/opt-125m/batch=64"
+
+
+def case(name, *, median=4000.0, spread=0.002, launches=20, tolerance=0.03, seed=0, **changes):
+    draw = random.Random(seed)
+    sample = Sample.of([[median * math.exp(draw.gauss(0, spread))] * 3 for _ in range(launches)])
+    key = {"engine": "ctranslate2", "engine_version": "4.8.5", "model": "opt-125m", "dtype": "float32"}
+    measured = Measurement(name, key, {"output_throughput": sample})
+    meaning = metric("output_throughput")
+    verdict = Verdict(Status.UNMEASURED, meaning.name, meaning.unit, True, name, tolerance, judged=False)
+    coordinates = {"model": "opt-125m", "batch_size": int(name.rpartition("=")[2])}
+    return CaseOutcome(name, coordinates, replace(measured, **changes), None, {meaning.name: verdict})
+
+
+def run(*cases, complete=True, planted_loss=0.0, machine=MACHINE, **fields):
+    sweep = SweepOutcome(
+        sweep="decode",
+        design="stored",
+        mode="accept",
+        cases={one.case: one for one in cases},
+        specs=(EngineSpec("ctranslate2", "opt-125m", planted_loss=planted_loss),),
+        versions={"python": "3.12.1", "ctranslate2": "4.8.5"},
+        baseline_versions=None,
+        launches=20,
+        seconds=60.0,
+        **fields,
+    )
+    return RunOutcome(machine, (sweep,), "2026-01-01T00:00:00+00:00", 61.0, "0123456789abcdef", complete)
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path):
+    """Every command runs in a project of its own."""
+    with chdir(tmp_path):
+        yield tmp_path
+
+
+@pytest.fixture
+def baselines(capsys):
+    def command(*words):
+        """Exit code, and what was printed where."""
+        try:
+            code = main(["baselines", *map(str, words)])
+        except SystemExit as ended:
+            code = ended.code
+        printed = capsys.readouterr()
+        return code, printed.out or printed.err
+
+    return command
+
+
+@pytest.fixture
+def report(project):
+    def write(outcome):
+        path = project / "report.json"
+        path.write_text(document.text(outcome))
+        return path
+
+    return write
+
+
+def stored():
+    (one,) = BaselineStore(Path("baselines")).files()
+    return one.file
+
+
+def test_accept_stores_every_gated_case(baselines, report):
+    """A report of another machine becomes that machine's baseline, with when and at which commit it was measured."""
+    code, said = baselines("accept", report(run(case(SMALL), case(LARGE))))
+    assert code == 0
+    assert [line.split(" ")[:2] for line in said.splitlines()] == [["new:", SMALL], ["new:", LARGE]]
+    assert "(20×3 launches×rounds, tolerance 3.0%)" in said
+    point = stored().cases[SMALL].current
+    assert (point.recorded, point.commit) == ("2026-01-01T00:00:00+00:00", "0123456789abcdef")
+    assert point.versions["ctranslate2"] == "4.8.5"
+    assert stored().machine == MACHINE
+
+
+def test_accept_again_says_what_moved(baselines, report):
+    """A second recording shows the old median, the new one and the change."""
+    baselines("accept", report(run(case(SMALL))))
+    code, said = baselines("accept", report(run(case(SMALL, median=4400.0))))
+    assert code == 0
+    assert said.startswith(f"moved: {SMALL} output_throughput ")
+    assert "(+10.0%, better; 20×3 → 20×3 launches×rounds)" in said
+
+
+def test_accept_takes_only_the_cases_that_are_named(baselines, report):
+    """Other cases of the report are left out, also where they could not be accepted."""
+    assert baselines("accept", report(run(case(SMALL), case(LARGE, void="throttled"))), SMALL)[0] == 0
+    assert set(stored().cases) == {SMALL}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "message"),
+    [
+        (run(case(SMALL), case(LARGE, launches=16)), f"{LARGE} output_throughput: 16 launches; a baseline needs 20"),
+        (run(case(SMALL), case(LARGE, void="throttled")), f"{LARGE}: void: throttled"),
+        (run(case(SMALL), case(LARGE, samples={})), f"{LARGE} output_throughput: unmeasured: no launch measured it"),
+        (run(case(LARGE), planted_loss=0.2), f"{LARGE}: measured with a planted loss of 20%, not to be recorded"),
+        (
+            run(case(SMALL), case(LARGE, spread=0.5)),
+            f"{LARGE} output_throughput: its noise leaves even a tolerance of 15%",
+        ),
+        (run(replace(case(LARGE), verdicts={})), "no gated case was measured"),
+    ],
+)
+def test_accept_refuses_all_or_nothing(baselines, report, outcome, message):
+    """What no gate may rest on is refused with its reason, and nothing at all is stored."""
+    code, said = baselines("accept", report(outcome))
+    assert code == 1
+    assert "nothing is recorded" in said
+    assert message in said
+    assert not Path("baselines").exists()
+
+
+def test_accept_refuses_a_tolerance_that_the_noise_does_not_support(baselines, report):
+    """The smallest tolerance that is supported is named, with the line to write."""
+    code, said = baselines("accept", report(run(case(SMALL, spread=0.02, tolerance=0.01))))
+    assert code == 1
+    assert "and 1.0% is asked for: write gate={'output_throughput': 0." in said
+
+
+@pytest.mark.parametrize("way", ["option", "setting"])
+def test_accept_takes_the_supported_tolerance_when_asked_to(baselines, report, project, way):
+    """On the command line or in the project's settings, the tolerance may be what the noise supports."""
+    words = ["--tolerance", "supported"]
+    if way == "setting":
+        (project / "pyproject.toml").write_text('[tool.slmperf]\ntolerance = "supported"\n')
+        words = []
+    assert baselines("accept", report(run(case(SMALL, spread=0.02, tolerance=0.01))), *words)[0] == 0
+    assert 0.01 < stored().cases[SMALL].current.metrics["output_throughput"].tolerance <= 0.15
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "message"),
+    [
+        (None, 4, "report.json: No such file or directory"),
+        ("", 1, "report.json: no JSON report: "),
+        ('{"a": NaN}', 1, "NaN is no JSON"),
+        ("[]", 1, "report.json: no JSON report: $: [] is not of type"),
+        ('{"format": "slmperf-report", "version": 99}', 1, "report.json: this report has version 99"),
+        ('{"format": "slmperf-report", "version": 1}', 1, 'report.json: no JSON report: $: "machine" is a required'),
+    ],
+)
+def test_a_report_that_is_none_is_refused(baselines, project, content, code, message):
+    """A missing report is wrong usage; one that can't be understood is named with the place."""
+    if content is not None:
+        (project / "report.json").write_text(content)
+    found, said = baselines("accept", "report.json")
+    assert (found, message in said) == (code, True), said
+
+
+def test_accept_of_an_unknown_case_is_wrong_usage(baselines, report):
+    """A case that the report doesn't hold is named, with those that it holds."""
+    code, said = baselines("accept", report(run(case(SMALL))), "decode/opt-125m/batch=2")
+    assert code == 4
+    assert f"not measured: decode/opt-125m/batch=2; measured were {SMALL}" in said
+
+
+def test_retire_falls_back_and_says_so(baselines, report):
+    """The recording in force is retired with its reason, and the gate compares with the one before."""
+    baselines("accept", report(run(case(SMALL))))
+    baselines("accept", report(run(case(SMALL, median=4400.0))))
+    code, said = baselines("retire", SMALL, "--reason", "the fan was broken")
+    assert code == 0
+    assert said.startswith(
+        f"retired: {SMALL}: the recording in force in baselines/nvidia-h100/580.65/ctranslate2-decode.json"
+    )
+    assert "(-9.1%, worse" in said
+    assert [bool(point.retired) for point in stored().cases[SMALL].points] == [False, True]
+
+
+def test_retire_an_older_recording(baselines, report):
+    """A recording that isn't in force can be retired by its number; the gate goes on as before."""
+    baselines("accept", report(run(case(SMALL))))
+    baselines("accept", report(run(case(SMALL, median=4400.0))))
+    code, said = baselines("retire", SMALL, "--reason", "wrong clocks", "--point", 1)
+    assert code == 0
+    assert said.splitlines()[-1] == "the gate still compares with the same recording"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ((SMALL,), 4, "the following arguments are required: --reason"),
+        ((SMALL, "--reason", " "), 4, "--reason is empty"),
+        (("decode/other", "--reason", "x"), 4, "nothing is stored for decode/other"),
+        ((SMALL, "--reason", "x", "--point", "7"), 4, "has no recording 7"),
+        ((SMALL, "--reason", "x", "--driver", "590"), 4, "nothing is stored for"),
+    ],
+)
+def test_retire_needs_a_reason_and_something_to_retire(baselines, report, words, code, message):
+    """Wrong words are wrong usage, and change nothing."""
+    baselines("accept", report(run(case(SMALL))))
+    found, said = baselines("retire", *words)
+    assert (found, message in said) == (code, True), said
+    assert not stored().cases[SMALL].points[0].retired
+
+
+def test_retire_where_several_machines_have_the_case(baselines, report):
+    """An ambiguous case names its files, and an option chooses."""
+    baselines("accept", report(run(case(SMALL))))
+    baselines("accept", report(run(case(SMALL), machine=replace(MACHINE, driver="590.10"))))
+    code, said = baselines("retire", SMALL, "--reason", "x")
+    assert code == 4
+    assert "580.65/ctranslate2-decode.json, " in said
+    assert "choose with --device, --driver or --engine" in said
+    assert baselines("retire", SMALL, "--reason", "x", "--driver", "590")[0] == 0
+
+
+def test_list_shows_every_case(baselines, report):
+    """A line for each case: where it holds, since when, how many recordings, what is gated."""
+    assert baselines("list") == (0, "nothing is stored in baselines\n")
+    baselines("accept", report(run(case(SMALL), case(LARGE))))
+    baselines("retire", LARGE, "--reason", "x")
+    code, said = baselines("list")
+    lines = [line.split("  ") for line in said.splitlines()]
+    assert code == 0
+    assert [line[0].strip() for line in lines[2:]] == [SMALL, LARGE]
+    assert "2026-01-01T00:00:00+00:00" in said
+    assert "all retired" in said
+    assert baselines("list", "--engine", "vllm") == (0, "nothing is stored in baselines\n")
+
+
+def test_show_has_the_key_and_every_recording(baselines, report):
+    """One case in full: the key's fields, a line for each recording and metric, and why one was retired."""
+    baselines("accept", report(run(case(SMALL))))
+    baselines("accept", report(run(case(SMALL, median=4400.0))))
+    baselines("retire", SMALL, "--reason", "the fan was broken", "--point", 1)
+    code, said = baselines("show", SMALL)
+    assert code == 0
+    assert "  dtype: float32\n" in said
+    assert "0123456789ab " in said
+    rows = [line.split() for line in said.splitlines() if "output_throughput" in line]
+    assert [(row[0], row[-1]) for row in rows] == [("1", "retired"), ("2", "force")]
+    assert "the fan was broken" in said.splitlines()[-1]
+    assert baselines("show", LARGE)[0] == 4
+
+
+def test_prune_removes_what_no_suite_measures(baselines, report):
+    """Cases of the report's suites that it doesn't know go; skipped and unselected ones stay."""
+    names = [f"decode/opt-125m/batch={size}" for size in (1, 2, 4, 8)]
+    baselines("accept", report(run(*map(case, names))))
+    code, said = baselines(
+        "prune", report(run(case(names[0]), skipped={names[1]: "too large"}, unselected=(names[2],)))
+    )
+    assert code == 0
+    assert said.startswith(f"gone: {names[3]} output_throughput ")
+    assert set(stored().cases) == set(names[:3])
+    assert baselines("prune", report(run(*map(case, names[:3]))))[1] == "nothing changed\n"
+
+
+def test_prune_keeps_a_suite_that_the_report_does_not_know(baselines, report):
+    """A suite that was not run may still exist: its file is named, and stays."""
+    baselines("accept", report(run(case(SMALL))))
+    other = replace(run(case(SMALL)), sweeps=(replace(run(case(SMALL)).sweeps[0], sweep="prefill"),))
+    code, said = baselines("prune", report(other))
+    assert code == 0
+    assert "kept: baselines/nvidia-h100/580.65/ctranslate2-decode.json" in said
+    assert set(stored().cases) == {SMALL}
+
+
+def test_prune_by_an_interrupted_run_is_wrong_usage(baselines, report):
+    """A run that didn't come to its end doesn't know every case."""
+    baselines("accept", report(run(case(SMALL))))
+    code, said = baselines("prune", report(run(case(LARGE), complete=False)))
+    assert (code, "was interrupted" in said) == (4, True)
+    assert set(stored().cases) == {SMALL}
+
+
+def test_baselines_lie_where_the_project_says(baselines, report, project):
+    """The folder is an option, or else a setting of the project."""
+    (project / "pyproject.toml").write_text('[tool.slmperf]\nbaselines = "stored"\n')
+    baselines("accept", report(run(case(SMALL))))
+    assert list(Path("stored").rglob("*.json"))
+    baselines("accept", report(run(case(SMALL))), "--baselines", "other")
+    assert list(Path("other").rglob("*.json"))
+
+
+def test_a_damaged_file_is_told(baselines, report):
+    """What can't be read ends a verb with 1, naming the file and the way out."""
+    baselines("accept", report(run(case(SMALL))))
+    path = Path("baselines/nvidia-h100/580.65/ctranslate2-decode.json")
+    path.write_text("{")
+    for words in (["list"], ["show", SMALL], ["retire", SMALL, "--reason", "x"], ["accept", "report.json"]):
+        code, said = baselines(*words)
+        assert code == 1
+        assert "git checkout -- " in said
+    assert path.read_text() == "{"
+
+
+@pytest.mark.parametrize("words", [(), ("burn",), ("accept",), ("show",)])
+def test_wrong_usage_exits_as_pytest_does(baselines, words):
+    """Missing and unknown words exit with 4, not with argparse's 2."""
+    code, said = baselines(*words)
+    assert (code, "usage: slmperf baselines" in said) == (4, True)
+
+
+def test_the_command_itself(project):
+    """The installed command runs as a program."""
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from pytest_slmperf.cli import main; sys.exit(main())",
+        "baselines",
+        "list",
+    ]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "nothing is stored in baselines\n", "")
