@@ -224,7 +224,8 @@ def supported_tolerance(sample: Sample, metric: Metric, policy: Policy) -> float
         return None
     first, second, day = _resampling(count, launches)
     # Resampled launches vary less than new ones would, by (count - 1) / count.
-    noise = np.asarray(costs) * (inflation * math.sqrt(count / (count - 1)))
+    noise = np.asarray(costs) - sum(costs) / count
+    noise = (noise * (inflation * math.sqrt(count / (count - 1)))).astype(np.float32)
     pairs = (noise[second][:, :, None] - noise[first][:, None, :]).reshape(len(day), -1)
     distribution = ranks.rank_sum_distribution(count, launches)
     top, levels = pairs.shape[1] - 1, _levels(stored, count, launches)
@@ -421,9 +422,9 @@ def _smallest_seen(look: Look, margin: float) -> float:
 def _doubt(
     look: Look, costs: tuple[Sequence[float], Sequence[float]], policy: Policy, *, higher_is_better: bool
 ) -> str:
-    if math.isinf(look.sure[1]):
-        return f"{len(costs[0])} against {len(costs[1])} launches are too few for any verdict"
-    reason = f"cannot exclude a loss of {_loss(look.likely[1], higher_is_better=higher_is_better):.1%}"
+    reason = f"{len(costs[0])} against {len(costs[1])} launches bound nothing"
+    if look.likely[1] < math.inf:
+        reason = f"cannot exclude a loss of {_loss(look.likely[1], higher_is_better=higher_is_better):.1%}"
     count = sum(map(len, costs))
     correlation = _autocorrelation(*costs)
     if policy.design == "stored" and correlation > 2 / math.sqrt(count):
