@@ -72,7 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and the session where it was asked for."""
     config.addinivalue_line("markers", "slmperf: a performance test; it runs with --slmperf and is skipped without")
     if config.option.slmperf:
-        from pytest_slmperf.plugin.session import activate
+        from pytest_slmperf.plugin.session import activate  # noqa: PLC0415 - switched off, nothing below is imported
 
         activate(config)
         return
@@ -93,11 +93,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if binding is None or binding.batch_sizes is not None:
         return
     active = _active(metafunc.config)
-    sweep = active.measuring.resolved(binding.sweep) if active else binding.sweep
+    sweep = active.resolved(binding.sweep) if active else binding.sweep
     axes = {"batch_size": tuple(sweep.batch_size), "model": tuple(sweep.model)}
     for name, values in axes.items():
         if name in metafunc.fixturenames and values:
-            metafunc.parametrize(name, values, ids=[f"{name}={value}" if name == "batch_size" else str(value) for value in values])
+            label = "batch_size={}" if name == "batch_size" else "{}"
+            metafunc.parametrize(name, values, ids=[label.format(value) for value in values])
 
 
 def _active(config: pytest.Config) -> SlmperfSession | None:
@@ -134,9 +135,9 @@ def slmperf(request: pytest.FixtureRequest) -> Measuring:
 
     `slmperf.measure(SWEEP, slm_engine("opt-125m"))` measures the cases of that sweep which the selected tests look at,
     each launch of the engine in a process of its own, and returns the result: `result[64].output_throughput`,
-    `result[64].ttft_ms.p99`, `result[64].baseline`, `result.knee`, `result.frontier`. With several models, give the
-    `slm_engine` itself (the sweep's `model=[...]` are measured, interleaved) or a list of engines, and look points up by
-    `result["opt-125m", 64]`. The same sweep on the same engine is measured once in a run. Put it in a fixture of
+    `result[64].ttft_ms.p99`, `result[64].baseline`, `result.knee`, `result.frontier`. With several models, give
+    `slm_engine` itself (the sweep's `model=[...]` are measured, interleaved) or a list of engines, and look points up
+    by `result["opt-125m", 64]`. The same sweep on the same engine is measured once in a run. Put it in a fixture of
     `scope="module"`.
     """
     active = _active(request.config)

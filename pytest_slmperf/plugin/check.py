@@ -17,19 +17,22 @@ class RunCheck(pytest.Item):
     selection it only says so. In a recording run it stores what was measured, and is red where that is refused.
     """
 
-    def __init__(self, *, active: SlmperfSession, whole: bool, **rest: Any) -> None:
+    def __init__(self, *, active: SlmperfSession, whole: bool, **rest: Any) -> None:  # noqa: ANN401 - pytest's
         super().__init__(**rest)
         self._active = active
         self._whole = whole
+        self.ran = False
+        """False where the run ended before it."""
 
     @classmethod
     def of(cls, session: pytest.Session, active: SlmperfSession, *, whole: bool, grouped: bool) -> RunCheck:
-        """The check of this session. `grouped`: pytest-xdist sends it after the performance tests, to the same worker."""
+        """The check of this session. `grouped`: pytest-xdist sends it to the worker that measures, after the tests."""
         nodeid = f"{NAME}@slmperf" if grouped else NAME
         return cls.from_parent(session, name=NAME, nodeid=nodeid, active=active, whole=whole)
 
     def runtest(self) -> None:
         """Record, or look for what no test looked at."""
+        self.ran = True
         measuring = self._active.measuring
         if measuring.options.mode == "accept":
             measuring.accept()
@@ -41,7 +44,7 @@ class RunCheck(pytest.Item):
             raise RunIncomplete("\n".join(found))
         measuring.remark(*found)
 
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *_: Any, **__: Any) -> str:
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], _style: object = None) -> str:
         """The message alone: there is no line of a suite to show."""
         return str(excinfo.value)
 

@@ -31,7 +31,8 @@ class TerminalScreen:
         capture = self._plugins.get_plugin("capturemanager")
         with capture.global_and_fixture_disabled() if capture else nullcontext():
             if replace:
-                reporter.rewrite(line, erase=True)
+                reporter.rewrite(line[: reporter._tw.fullwidth - 1], erase=True)  # noqa: SLF001 - a wrapped line stays
+                reporter.currentfspath = None  # pytest's own line is gone: it begins a new one
             else:
                 reporter.ensure_newline()
                 reporter.write_line(line)

@@ -15,7 +15,7 @@ from pytest_slmperf.plugin import ACTIVE, measures
 from pytest_slmperf.plugin.check import RunCheck
 from pytest_slmperf.plugin.failures import Failures
 from pytest_slmperf.plugin.ledger import AssertionLedger
-from pytest_slmperf.plugin.progress import TerminalProgress
+from pytest_slmperf.plugin.progress import progress_for
 from pytest_slmperf.plugin.selection import coordinates, selection_of
 from pytest_slmperf.report import document, files, junit, terminal
 from pytest_slmperf.run.measuring import Measuring
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from pytest_slmperf.core.outcome import RunOutcome
+    from pytest_slmperf.core.sweep import Sweep
 
 XDIST_GROUP = "slmperf"
 """All performance tests go to one worker: measuring side by side would measure the neighbour."""
@@ -43,7 +44,7 @@ def activate(config: pytest.Config) -> None:
             options,
             read_settings(config.rootpath),
             root=config.rootpath,
-            progress=TerminalProgress(config),
+            progress=progress_for(config),
             ledger=Ledger(made=ledger.made, asked=ledger.asked),
         )
     except SlmperfError as error:
@@ -52,7 +53,7 @@ def activate(config: pytest.Config) -> None:
     session = SlmperfSession(config, measuring, ledger)
     config.pluginmanager.register(session, ACTIVE)
     if config.pluginmanager.has_plugin("benchmark"):
-        from pytest_slmperf.plugin.benchmark import BenchmarkBridge
+        from pytest_slmperf.plugin.benchmark import BenchmarkBridge  # noqa: PLC0415 - it needs pytest-benchmark
 
         config.pluginmanager.register(BenchmarkBridge(session.outcome), f"{ACTIVE}-benchmark")
 
@@ -134,7 +135,7 @@ class SlmperfSession:
                 session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
+    def pytest_testnodedown(self, node: object) -> None:
         """On xdist's controller: take over what the measuring worker found."""
         text = getattr(node, "workeroutput", {}).get("slmperf")
         if text:
@@ -158,6 +159,13 @@ class SlmperfSession:
             item.add_marker(pytest.mark.xdist_group(XDIST_GROUP))
         if self.config.pluginmanager.has_plugin("timeout") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(0))
+
+    def resolved(self, sweep: Sweep) -> Sweep:
+        """The sweep on this machine. Raises pytest.UsageError where the settings make no sense of it."""
+        try:
+            return self.measuring.resolved(sweep)
+        except SlmperfError as error:
+            raise pytest.UsageError(str(error)) from error
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
         """Remember that a part of the suites doesn't run."""
@@ -184,7 +192,7 @@ class SlmperfSession:
         at = coordinates(item)
         if at is None or not at.batch_sizes:
             return
-        here = self.measuring.resolved(at.sweep).batch_size
+        here = self.resolved(at.sweep).batch_size
         if missing := sorted(at.batch_sizes - set(here)):
             reason = f"{at.sweep.name} has batch sizes {list(here)} on this machine and tier, not {missing}"
             item.add_marker(pytest.mark.skip(reason=reason))

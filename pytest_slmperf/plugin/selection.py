@@ -1,0 +1,64 @@
+"""Which cases the selected tests look at: only those are measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from pytest_slmperf.core.sweep import Sweep
+from pytest_slmperf.plugin import binding_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pytest
+
+BatchSizes: TypeAlias = set[int] | None
+"""None for all of a sweep."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a set of tests looks at."""
+
+    sweeps: dict[Sweep, BatchSizes] = field(default_factory=dict)
+    everything: bool = False
+    """A test doesn't say which sweep it looks at: it may be any."""
+
+
+def selection_of(items: Iterable[pytest.Item]) -> Selection:
+    """What the tests look at. One that is bound to no sweep looks at all of every sweep that its module names."""
+    sweeps: dict[Sweep, BatchSizes] = {}
+    everything = False
+    for item in items:
+        at = coordinates(item)
+        if at is None:
+            named = [value for value in vars(getattr(item, "module", object)).values() if isinstance(value, Sweep)]
+            sweeps.update(dict.fromkeys(named))
+            everything = everything or not named
+            continue
+        known = sweeps.setdefault(at.sweep, set())
+        sweeps[at.sweep] = None if known is None or at.batch_sizes is None else known | at.batch_sizes
+    return Selection(sweeps, everything)
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Where in a sweep a test stands."""
+
+    sweep: Sweep
+    model: str | None
+    batch_sizes: BatchSizes
+
+
+def coordinates(item: pytest.Item) -> Coordinates | None:
+    """The sweep, model and batch sizes that a test is bound to, or None for any other test."""
+    binding = binding_of(getattr(item, "function", None))
+    if binding is None:
+        return None
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    if binding.batch_sizes is not None:
+        sizes: BatchSizes = set(binding.batch_sizes)
+    else:
+        sizes = {parameters["batch_size"]} if "batch_size" in parameters else None
+    return Coordinates(binding.sweep, parameters.get("model"), sizes)
