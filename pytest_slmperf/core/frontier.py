@@ -21,6 +21,8 @@ from pytest_slmperf.core.verdict import Status, Verdict
 RESAMPLES = 500
 COVERAGE = 0.99
 """Share of the resampled knees that an interval covers. Two disjoint intervals are what makes a knee moved."""
+SURE = 0.95
+"""Share of the resampled knees that must lie where the baseline's are, for a knee to be unchanged."""
 TWO_SEGMENT_POINTS = 4
 KNEEDLE_POINTS = 3
 
@@ -192,10 +194,10 @@ class Knee:
     def unchanged_from(self, baseline: "Knee") -> Verdict:
         """Whether the knee is where it was.
 
-        `regressed` (it moved, in either direction) only where the two intervals have no batch size in common.
-        `unchanged` where this interval lies within the baseline's, and the baseline's is one batch size or two
-        neighbouring ones: a baseline on the edge between two sizes is never known better than that. Everything
-        else is `inconclusive`; knees by other definitions or over other batch sizes are `incomparable`.
+        `regressed` (it moved, in either direction) only where the two intervals have no batch size in common, or where
+        the sweep has no knee any more. `unchanged` where 95 % of the resampled knees lie within the baseline's interval,
+        and that is one batch size or two neighbouring ones: a baseline on the edge between two sizes is never known
+        better. Everything else is `inconclusive`; knees by other definitions or of other sweeps are `incomparable`.
         """
         status, reason, way_out = self._compared(baseline)
         return Verdict(status, "knee", "requests", True, self.case, reason=reason, way_out=way_out)  # noqa: FBT003
@@ -207,13 +209,14 @@ class Knee:
         if self.sizes != baseline.sizes:
             sizes = [", ".join(map(str, knee.sizes)) for knee in (baseline, self)]
             return Status.INCOMPARABLE, f"two sweeps: {sizes[0]} → {sizes[1]}", "Sweep the baseline's batch sizes."
-        if not self.interval or not baseline.interval:
-            return Status.INCONCLUSIVE, f"nothing to compare: {both}", _MORE
-        if self.interval[1] < baseline.interval[0] or baseline.interval[1] < self.interval[0]:
-            return Status.REGRESSED, f"the knee moved: {both}", "Accept a new baseline if this is intended."
+        if not baseline.interval:
+            return Status.INCONCLUSIVE, f"the baseline's knee is not bounded: {both}", _MORE
         low, high = baseline.interval
-        within = low <= self.interval[0] and self.interval[1] <= high
-        if within and self.sizes.index(high) - self.sizes.index(low) <= 1:
+        moved = self.interval and (self.interval[1] < low or high < self.interval[0])
+        if moved or sum(self.shares.values()) <= 1 - COVERAGE:
+            return Status.REGRESSED, f"the knee moved: {both}", "Accept a new baseline if this is intended."
+        within = sum(share for size, share in self.shares.items() if low <= size <= high)
+        if within >= SURE and self.sizes.index(high) - self.sizes.index(low) <= 1:
             return Status.UNCHANGED, both, ""
         return Status.INCONCLUSIVE, f"it lies on the edge between batch sizes: {both}", _MORE
 

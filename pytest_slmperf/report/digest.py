@@ -11,6 +11,11 @@ from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
 from pytest_slmperf.core.verdict import Effect, Status, Verdict, quantity
 from pytest_slmperf.report.document import counts
 
+MOST_CAUSES = 3
+"""Causes of one verdict that are said one by one; the failing tests say the rest, each with its own line."""
+
+_URGENCY = (Status.REGRESSED, *(status for status in Status if status is not Status.REGRESSED))
+
 
 @dataclass(frozen=True, slots=True)
 class JudgedRow:
@@ -91,22 +96,23 @@ def not_gated(sweep: SweepOutcome) -> tuple[str, ...]:
 
 
 def failures(sweep: SweepOutcome) -> list[Finding]:
-    """What did not pass, grouped by verdict, reason and way out; regressions first."""
+    """What did not pass, grouped by verdict, reason and way out: regressions first, a few causes of each verdict."""
     groups: dict[tuple[Status, str, str], list[str]] = {}
     for case in sweep.cases.values():
         for name, verdict in case.verdicts.items():
             if verdict.judged and not verdict.passed:
                 cause = (verdict.status, verdict.reason, verdict.way_out)
                 groups.setdefault(cause, []).append(f"{short(case.case, sweep)} {name}")
-    order = sorted(groups, key=lambda cause: cause[0] is not Status.REGRESSED)
-    return [
-        Finding(
-            " - ".join(part for part in (f"{len(groups[cause])} {cause[0]}", cause[1]) if part),
-            tuple(groups[cause]),
-            cause[2],
-        )
-        for cause in order
-    ]
+    found: list[Finding] = []
+    for status in sorted({status for status, _, _ in groups}, key=_URGENCY.index):
+        causes = [cause for cause in groups if cause[0] is status]
+        for cause in causes[:MOST_CAUSES]:
+            what = " - ".join(part for part in (f"{len(groups[cause])} {status}", cause[1]) if part)
+            found.append(Finding(what, tuple(groups[cause]), cause[2]))
+        rest = [concerned for cause in causes[MOST_CAUSES:] for concerned in groups[cause]]
+        if rest:
+            found.append(Finding(f"{len(rest)} more {status}", tuple(rest)))
+    return found
 
 
 def void_rounds(sweep: SweepOutcome) -> list[Finding]:
@@ -209,7 +215,12 @@ def quiet(run: RunOutcome) -> bool:
 
 def short(case: str, sweep: SweepOutcome) -> str:
     """A case's name without its sweep's."""
-    return case.removeprefix(f"{sweep.sweep}/")
+    return one_line(case.removeprefix(f"{sweep.sweep}/"))
+
+
+def one_line(text: str) -> str:
+    """The text on one line, without control characters: an engine's words must not steer a terminal."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))
 
 
 def duration(seconds: float) -> str:

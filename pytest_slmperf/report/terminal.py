@@ -52,7 +52,7 @@ def sections(run: RunOutcome, width: int = 80, markup: Markup = plain) -> list[S
     if digest.quiet(run):
         return []
     parts = [
-        Section(f"slmperf {digest.title(sweep)}", tuple(_sweep_lines(sweep, width, markup)))
+        Section(digest.one_line(f"slmperf {digest.title(sweep)}"), tuple(_sweep_lines(sweep, width, markup)))
         for sweep in run.sweeps
         if sweep.cases or sweep.skipped or sweep.notes
     ]
@@ -214,11 +214,11 @@ def _fits(drawn: Sequence[str], columns: int) -> bool:
 
 
 def _prose(text: str, width: int) -> list[str]:
-    return wrap(" ".join(text.split()), max(width, 20), subsequent_indent=INDENT, break_on_hyphens=False) or [""]
+    return wrap(digest.one_line(text), max(width, 20), subsequent_indent=INDENT, break_on_hyphens=False) or [""]
 
 
 def _way_out(text: str) -> Iterator[str]:
-    yield from (f"{INDENT * 2}{line}" for line in text.splitlines())
+    yield from (f"{INDENT * 2}{digest.one_line(line)}" for line in text.splitlines())
 
 
 def _cut(line: str, columns: int) -> str:

@@ -1,0 +1,103 @@
+"""The comment on a pull request."""
+
+from dataclasses import replace
+from html.parser import HTMLParser
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from rendered_runs import RUNS, case_outcome, large_run, run_outcome, sweep_outcome
+
+from pytest_slmperf.core.verdict import Status
+from pytest_slmperf.report.markdown import COMMENT_LIMIT, escape, markdown
+
+OURS = {"h3", "h4", "p", "ul", "li", "strong", "pre", "code", "details", "summary"}
+OURS |= {"table", "thead", "tbody", "tr", "th", "td"}
+PARSER = MarkdownIt("commonmark", {"html": True}).enable("table")
+
+
+class Shown(HTMLParser):
+    """The text that a reader sees, and the tags that it is made of."""
+
+    def __init__(self):
+        super().__init__()
+        self.text = ""
+        self.tags = []
+
+    def handle_data(self, data):
+        self.text += data
+
+    def handle_starttag(self, tag, _attributes):
+        self.tags.append(tag)
+
+
+def shown(text):
+    page = Shown()
+    page.feed(PARSER.render(text))
+    return page
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zs", "Zl", "Zp", "Cf"]), min_size=1))
+def test_escaped_text_is_shown_as_it_is(text):
+    """Whatever a reason says, the reader sees it, as text in one table cell and nothing else."""
+    page = shown(f"| head | next |\n|---|---|\n| {escape(text)} | end |")
+    seen = page.text.replace("\u200b", "")
+    assert text in seen
+    assert page.tags == ["table", "thead", "tr", "th", "th", "tbody", "tr", "td", "td"]
+
+
+def test_nobody_is_called():
+    """A name after an @ in a reason mentions nobody."""
+    assert "@a" not in escape("ask @anna or mail it to a@b.example").replace("a@b.example", "")
+
+
+@settings(deadline=None, max_examples=40)
+@given(RUNS)
+def test_any_run_is_rendered(run):
+    """Whatever came out of a run, every folded part is closed again and only our own elements are there."""
+    page = shown(markdown(run))
+    text = markdown(run)
+    assert text.count("<details>") == text.count("</details>")
+    assert set(page.tags) <= OURS
+
+
+def test_failures_come_first_and_passes_are_folded():
+    """What failed stands in a table at the top, what passed is folded away below it."""
+    cases = [case_outcome(1), case_outcome(4, Status.INCONCLUSIVE), case_outcome(16, Status.REGRESSED)]
+    text = markdown(run_outcome(sweep_outcome(*cases)))
+    order = ["❌ regressed", "❌ inconclusive", "<details><summary>4 passed</summary>", "✅ unchanged"]
+    assert [text.index(seen) for seen in order] == sorted(text.index(seen) for seen in order)
+    assert "opt-125m/batch=16 | output_throughput | 2085 | 1874 tok/s | -10.1% (-10.7…-9.5) | 3.0% | 1.4%" in text
+
+
+def test_the_way_out_is_a_block_of_code():
+    """The command that accepts a change can be copied from a block of code, backticks in it or not."""
+    case = case_outcome(4, Status.REGRESSED)
+    slow = replace(case.verdicts["output_throughput"], way_out="slmperf baselines accept `ls *.json`\n```")
+    page = shown(markdown(run_outcome(sweep_outcome(replace(case, verdicts={"output_throughput": slow})))))
+    assert "slmperf baselines accept `ls *.json`\n```" in page.text
+
+
+def test_a_comment_has_a_limit():
+    """A run too large for a comment is cut at whole rows, says how many are missing, and stays well-formed."""
+    text = markdown(large_run(1_000))
+    assert len(text) <= COMMENT_LIMIT
+    assert "more lines did not fit here" in text
+    assert text.count("<details>") == text.count("</details>") == 2
+    assert text.count("regressed |") == 100
+
+
+def test_problems_and_remarks():
+    """What makes a run red beside the verdicts is said at the top, what is only worth knowing at the end."""
+    run = run_outcome(sweep_outcome(case_outcome(4)), problems=("a case is stale\nslmperf baselines retire x",))
+    run = replace(run, remarks=("the governor is powersave",))
+    text = markdown(run)
+    assert text.index("a case is stale") < text.index("slmperf baselines retire x") < text.index("#### decode")
+    assert text.rstrip().endswith("- the governor is powersave")
+
+
+def test_recorded():
+    """A sweep that was recorded shows its medians and the tolerances that they support."""
+    text = markdown(run_outcome(sweep_outcome(case_outcome(4), mode="accept")))
+    assert "#### decode: recorded, not judged" in text
+    assert "✅" not in text

@@ -1,0 +1,154 @@
+"""The terminal's summary."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rendered_runs import RUNS, case_outcome, large_run, run_outcome, sweep_outcome
+
+from pytest_slmperf.core.sample import VoidRound
+from pytest_slmperf.core.verdict import Status
+from pytest_slmperf.report.terminal import lines, sections
+
+COLOUR = re.compile("\x1b\\[[0-9;]*m")
+STATUSES = [
+    Status.UNCHANGED,
+    Status.REGRESSED,
+    Status.INCONCLUSIVE,
+    Status.NO_BASELINE,
+    Status.IMPROVED,
+    Status.INCOMPARABLE,
+]
+RUN = run_outcome(sweep_outcome(*(case_outcome(4**place, status) for place, status in enumerate(STATUSES))))
+
+
+def coloured(text, /, **markup):
+    return f"\x1b[31m{text}\x1b[0m" if markup else text
+
+
+def rendered(run, width=120):
+    return "\n".join(lines(run, width))
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 140, 160])
+def test_fits_the_terminal(width):
+    """From 80 to 160 columns no table line is wider than the terminal, and every figure of a row is there."""
+    drawn = lines(RUN, width)
+    closing = drawn.pop()
+    assert max(map(len, drawn)) <= width
+    text = "\n".join(drawn)
+    for seen in ("output_throughput", "-10.1% (", "3.0%", "1.4%", "20×5 vs 14×5", "299.3", "tok/s", "J/tok"):
+        assert seen in text
+    for status in STATUSES:
+        assert text.count(f" {status}\n") >= 1
+    assert closing.startswith("7 unchanged, 1 improved, 1 regressed, 1 inconclusive, 1 no-baseline, 1 incomparable")
+
+
+@settings(deadline=None, max_examples=40)
+@given(RUNS, st.integers(20, 200))
+def test_any_run_is_rendered(run, width):
+    """Whatever came out of a run, it is rendered in lines without a line break."""
+    assert all(len(line.splitlines()) <= 1 for line in lines(run, width))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.sampled_from([80, 125, 160]))
+def test_colours_take_no_width(width):
+    """Colours change nothing but the colour: without them, the lines are those of a terminal that has none."""
+    painted = lines(RUN, width, coloured)
+    assert [COLOUR.sub("", line) for line in painted] == lines(RUN, width)
+    assert painted != lines(RUN, width)
+
+
+def test_a_quiet_run_prints_nothing():
+    """Where nothing was measured and nothing is wrong, there is no section at all."""
+    assert sections(run_outcome()) == []
+    assert sections(run_outcome(sweep_outcome())) == []
+
+
+def test_the_last_line_is_the_bill():
+    """The last line counts verdicts, launches and seconds, and says what a verdict cost."""
+    run = run_outcome(sweep_outcome(case_outcome(4, Status.REGRESSED)), seconds=61.0)
+    assert lines(run)[-1] == "1 unchanged, 1 regressed; 34 launches in 61.0 s, 30.5 s a verdict"
+
+
+def test_an_interrupted_run_says_so():
+    """An interrupted run says that its figures are only what was finished."""
+    assert lines(run_outcome(sweep_outcome(case_outcome(4)), complete=False))[-1].startswith("interrupted")
+
+
+def test_void_rounds_are_grouped_by_guard():
+    """Void rounds are counted by guard, with the first reason of each."""
+    case = case_outcome(4)
+    voids = tuple(VoidRound(launch, "contended", f"process {launch} took 40 % of a core") for launch in range(12))
+    noisy = replace(case, measurement=replace(case.measurement, void_rounds=voids))
+    text = rendered(run_outcome(sweep_outcome(noisy)))
+    assert "12 rounds void, contended (first: process 0 took 40 % of a core, launch 0 of opt-125m/batch=4)" in text
+
+
+def test_void_rounds_of_a_stored_baseline_are_of_another_day():
+    """The other arm's void rounds are counted where it was measured now, and not where it was stored."""
+    case = case_outcome(4)
+    both = replace(case, baseline=case.measurement)
+    assert "1 round void" in rendered(run_outcome(sweep_outcome(both)))
+    assert "2 rounds void" in rendered(run_outcome(sweep_outcome(both, design="interleaved")))
+
+
+def test_way_out_can_be_copied():
+    """The command that resolves a finding stands on a line of its own, in one piece, however narrow the terminal."""
+    command = (
+        "slmperf baselines accept reports/2026-03-01-h100-nightly.json decode/opt-125m/batch=4 --tolerance supported"
+    )
+    case = case_outcome(4, Status.REGRESSED)
+    verdicts = {**case.verdicts}
+    verdicts["output_throughput"] = replace(verdicts["output_throughput"], way_out=command)
+    run = run_outcome(sweep_outcome(replace(case, verdicts=verdicts)), problems=(f"2 cases are stale\n{command}",))
+    assert [line.strip() for line in lines(run, 80)].count(command) == 2
+
+
+def test_missing_metrics_and_cases_are_said_with_their_reasons():
+    """Unmeasured metrics, skipped and unselected cases and notes are said once each, with the cases they concern."""
+    cases = [case_outcome(batch) for batch in (1, 4, 16)]
+    without = {"joules_per_total_token": "no energy meter"}
+    cases = [replace(case, measurement=replace(case.measurement, unmeasured=without)) for case in cases]
+    sweep = sweep_outcome(
+        *cases,
+        skipped={"decode/opt-125m/batch=512": "needs 13.2 GiB"},
+        unselected=("decode/opt-125m/batch=64",),
+        notes=("weights are random",),
+    )
+    text = rendered(run_outcome(sweep), 160)
+    unmeasured = "unmeasured: joules_per_total_token: no energy meter: opt-125m/batch=1, opt-125m/batch=4 and 1 more"
+    assert text.count(unmeasured) == 1
+    assert "skipped: needs 13.2 GiB: opt-125m/batch=512" in text
+    assert "not selected, so not measured: opt-125m/batch=64" in text
+    assert "note: weights are random" in text
+
+
+@pytest.mark.parametrize("mode", ["accept", "report"])
+@pytest.mark.parametrize("width", [80, 160])
+def test_without_judging(mode, width):
+    """A run that records or reports shows every metric and judges none."""
+    case = case_outcome(4)
+    verdicts = {
+        name: replace(verdict, status=Status.UNMEASURED, judged=False, effect=None)
+        for name, verdict in case.verdicts.items()
+    }
+    text = rendered(run_outcome(sweep_outcome(replace(case, verdicts=verdicts), mode=mode)), width)
+    assert "p99_ttft_ms" in text
+    assert "verdict" not in text.rpartition("\n")[0]
+    assert "nothing judged" in text.splitlines()[-1]
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_what_differs_between_the_arms():
+    """The versions that differ between the arms stand below the table."""
+    assert "versions: fake 1.0 → 1.1\n" in rendered(RUN)
+
+
+def test_a_thousand_cases():
+    """A thousand cases take a line for each metric, not more."""
+    drawn = lines(large_run(200), 160)
+    assert len(drawn) < 200 * 2 + 30
