@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
-from pytest_slmperf.core.result import Ledger
+from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Sweep
 from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.report import files, terminal

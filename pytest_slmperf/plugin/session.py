@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_slmperf.core.errors import NotJudged, SlmperfError, UsageError
-from pytest_slmperf.core.result import Ledger
+from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.plugin import ACTIVE, measures
 from pytest_slmperf.plugin.check import RunCheck
 from pytest_slmperf.plugin.failures import Failures

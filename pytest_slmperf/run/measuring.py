@@ -17,7 +17,7 @@ from pytest_slmperf.core.errors import BaselineError, SlmperfError, UsageError
 from pytest_slmperf.core.launch import LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
-from pytest_slmperf.core.result import Ledger, Result
+from pytest_slmperf.core.result import Result
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Case, Sweep
 from pytest_slmperf.engines import registry
 from pytest_slmperf.engines.lengths import draw_lengths
@@ -30,6 +30,7 @@ from pytest_slmperf.run.stored import StoredCases
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_slmperf.core.point import Ledger
     from pytest_slmperf.run.progress import Progress
     from pytest_slmperf.run.settings import Settings
 
