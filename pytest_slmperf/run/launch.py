@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Served
+from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.latency import latencies, statistics
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.metrics import LATENCIES, at_quantile
@@ -50,8 +51,12 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
     The engine is pinned to `cores`, and this process keeps off them; with None neither is pinned. `progress` is told
     (case, round, rounds) before each plain round. Whatever happens, the engine's process group is dead at the end.
 
-    Raises EngineUnavailable, EngineFailed, EngineDied or EngineHung.
+    Raises EngineUnavailable, EngineFailed, EngineDied or EngineHung, and UsageError for fewer cores than threads.
     """
+    if cores is not None and len(cores) < spec.threads:
+        raise UsageError(
+            f"{spec.engine} needs {spec.threads} cores, one for each thread, and was given {len(cores)}: set threads lower"
+        )
     began = time.monotonic()
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     with keep_off(cores), EngineProcess(spec, launch=f"{arm}/{index}", cores=cores) as process:
@@ -156,8 +161,9 @@ class _Launch:
     def _valid_round(self, case: _Case, *, observe: bool, batches: int | None = None) -> Measured | None:
         """A round that no guard voids, or None if there was none in `void_retries` repetitions."""
         pause_s = FIRST_PAUSE_S
-        for attempt in range(self._terms.policy.void_retries + 1):
-            if attempt and self._witness:
+        void: Void | None = None
+        for _ in range(self._terms.policy.void_retries + 1):
+            if void and void.guard != "short":
                 time.sleep(pause_s)
                 pause_s *= 2
                 self._scanned = scan()

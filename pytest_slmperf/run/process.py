@@ -98,7 +98,8 @@ class EngineProcess:
                 "name a Python interpreter, 3.11 or newer"
             ) from error
         self.pid = self._process.pid
-        self._pidfd = os.pidfd_open(self.pid)
+        with suppress(OSError):  # a kernel without it: then the end of the pipe says when the process has ended
+            self._pidfd = os.pidfd_open(self.pid)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -241,10 +242,9 @@ class EngineProcess:
         """Let it give back what it took. What was measured is measured, so a bad end is no error."""
         with suppress(OSError):
             os.write(self._to, encode(Stop()))
-        if self._pidfd is not None:
-            ended = select.poll()
-            ended.register(self._pidfd, select.POLLIN)
-            ended.poll(STOP_LIMIT_S * 1000)
+        ended = select.poll()
+        ended.register(self._from if self._pidfd is None else self._pidfd, select.POLLIN)
+        ended.poll(STOP_LIMIT_S * 1000)
 
     def _end(self) -> None:
         if self._process is not None:

@@ -16,7 +16,7 @@ import pytest
 from foreign_engine import install
 
 from pytest_slmperf.core.engine import EngineSpec
-from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineHung, EngineUnavailable
+from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineHung, EngineUnavailable, UsageError
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.protocol import Ready, Start
@@ -161,6 +161,18 @@ def test_a_case_without_a_valid_round_is_void_and_has_no_values():
     assert [void.launch for void in case.void_rounds] == [0]
 
 
+def test_a_planted_loss_takes_that_share_of_the_throughput():
+    policy = replace(POLICY, rounds=2, observed_requests=0)
+    plain, slowed = launch(policy=policy), launch(replace(fake(), planted_loss=0.2), policy=policy)
+    best = [max(record.cases[CASE].values["output_throughput"]) for record in (plain, slowed)]
+    assert best[1] / best[0] == pytest.approx(0.8, abs=0.02)
+
+
+def test_more_threads_than_cores_are_refused():
+    with pytest.raises(UsageError, match="fake needs 2 cores, one for each thread, and was given 1: set threads lower"):
+        launch(replace(fake(), threads=2), cores=(0,))
+
+
 def test_what_an_engine_prints_does_not_matter():
     record = launch(fake(fault="chatters", fault_batch=2))
     assert len(record.cases[CASE].values["output_throughput"]) == 3
@@ -196,10 +208,11 @@ class Engine:
 def test_an_engine_is_pinned_and_has_its_threads_set_before_it_is_loaded(tmp_path, monkeypatch):
     install(tmp_path, "spying", SPYING)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
     core = max(os.sched_getaffinity(0))
-    settings = launch(EngineSpec("spying", "tiny", threads=3), loads=(), index=4, cores=(core,)).facts.settings
+    settings = launch(EngineSpec("spying", "tiny"), loads=(), index=4, cores=(core,)).facts.settings
     assert settings["cores"] == str(core)
-    assert settings["OMP_NUM_THREADS"] == settings["MKL_NUM_THREADS"] == "3"
+    assert settings["OMP_NUM_THREADS"] == settings["MKL_NUM_THREADS"] == "1"
     assert settings["PYTHONHASHSEED"] == "0"
     assert settings["SLMPERF_LAUNCH"] == "candidate/4"
     assert settings["session"] == settings["group"] == settings["pid"]
