@@ -186,7 +186,7 @@ class ModelResult:
     def _policies(self, now: Frontier) -> Mapping[str, gate.Policy]:
         launches = max((len(sample.launches) for samples in now.samples.values() for sample in samples), default=1)
         return {
-            name: gate.Policy(tolerance, max_launches=launches, design=self._of.outcome.design, single_look=True)
+            name: gate.Policy(tolerance, max_launches=launches, design=self._of.outcome.design)
             for name, tolerance in self._tolerances.items()
         }
 
