@@ -196,6 +196,14 @@ def test_only_a_few_earlier_recordings_are_kept():
     )
 
 
+def test_accepting_a_recording_twice_stores_it_once():
+    """The same recording takes its own place; once it is retired, accepting it again brings it back as a new one."""
+    file = stored(4000.0, 4100.0)
+    again = measurement(output_throughput=sample(4100.0, seed=4100))
+    assert accepted(file, again) == file
+    assert len(accepted(retired(file, CASE, RETIREMENT), again).cases[CASE].points) == 3
+
+
 def test_other_cases_stay_as_they_are():
     """Accepting one case leaves every other case of the file alone."""
     before = stored()
