@@ -14,7 +14,8 @@ ROOM_FOR_THE_REST = 2_000
 
 SIGNS = {True: "✅", False: "❌"}
 
-_SPECIAL = re.compile(r"[\\`*\[\]<>|~#&$!{}]|(?<!\w)_|_(?!\w)|(?<!\w)@|://")
+_SPECIAL = re.compile(r"[\\`*\[\]<>|~#&$!{}]|(?<![^\W_])_|_(?![^\W_])|(?<!\w)@|://")
+_LIST_OR_RULE = re.compile(r"^(\d*)([-+=.)])")
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "@\u200b", "://": ":\u200b//"}
 
 JUDGED_HEADERS = (
@@ -54,6 +55,11 @@ def escape(text: str) -> str:
     return _SPECIAL.sub(_escaped, " ".join(text.split()))
 
 
+def _paragraph(text: str) -> str:
+    """Escaped text at the beginning of a line, where some characters start a list or underline a heading."""
+    return _LIST_OR_RULE.sub(r"\1\\\2", escape(text))
+
+
 def _escaped(match: re.Match[str]) -> str:
     return _ENTITIES.get(match[0], f"\\{match[0]}")
 
@@ -62,7 +68,7 @@ def _lines(run: RunOutcome) -> Iterator[tuple[str, bool]]:
     """Lines of the comment, each with whether it must be kept: what explains and what closes an element must."""
     yield f"### slmperf: {escape(digest.closing(run))}", True
     yield "", True
-    yield escape(_setting(run)), True
+    yield _paragraph(_setting(run)), True
     for problem in run.problems:
         yield "", True
         first, *rest = problem.splitlines() or [""]
@@ -75,7 +81,7 @@ def _lines(run: RunOutcome) -> Iterator[tuple[str, bool]]:
         yield from _rest(run, sweep)
     for remark in run.remarks:
         yield "", True
-        yield f"- {escape(remark)}", False
+        yield f"- {_paragraph(remark)}", False
 
 
 def _setting(run: RunOutcome) -> str:
@@ -123,7 +129,7 @@ def _rest(run: RunOutcome, sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
     if changed:
         said.insert(0, f"versions: {changed}")
     if said:
-        yield from _folded(f"{len(said)} remarks", ((f"- {escape(line)}", False) for line in said))
+        yield from _folded(f"{len(said)} remarks", ((f"- {_paragraph(line)}", False) for line in said))
     if not run.complete:
         yield "", True
 
