@@ -111,8 +111,8 @@ class Surroundings:
     stored: Callable[[str, Mapping[str, object]], Stored]
     loads: Callable[[Sweep, Case, int], tuple[Load, str | None]]
     """(sweep, case, context tokens) → the load, and a note where requests were left out."""
-    fits: Callable[[Sweep, Case, EngineSpec, Load], str | None]
-    """Why the case can't be measured on this machine, or None."""
+    fits: Callable[[Sweep, Case, EngineSpec], str | None]
+    """Why the case can't be measured on this machine, or None. Asked before the engine is started."""
     progress: Progress
     pause: Callable[[float], None] = time.sleep
 
@@ -216,14 +216,19 @@ class Campaign:
 
     def _prime(self, configuration: Configuration) -> None:
         """A throw-away launch of each arm: weights are made, caches are warm, and the engine says what it is."""
+        unfit = {
+            case.name: reason
+            for case in configuration.cases
+            if (reason := self._around.fits(self._brief.sweep, case, configuration.candidate))
+        }
+        self._skipped.update(unfit)
+        cases = [case for case in configuration.cases if case.name not in unfit]
+        if not cases:
+            return
         records = {arm: self._launch(arm, spec, ()) for arm, spec in configuration.arms}
         record = records["candidate"]
-        for case in configuration.cases:
+        for case in cases:
             load, note = self._around.loads(self._brief.sweep, case, record.facts.context_tokens)
-            unfit = self._around.fits(self._brief.sweep, case, configuration.candidate, load)
-            if unfit:
-                self._skipped[case.name] = unfit
-                continue
             key = case_key(self._brief.sweep, record)
             stored = self._around.stored(case.name, key) if self._brief.design == "stored" else Stored()
             self._cases.append(

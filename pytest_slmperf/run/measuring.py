@@ -21,7 +21,7 @@ from pytest_slmperf.core.result import Result
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Case, Sweep
 from pytest_slmperf.engines import registry
 from pytest_slmperf.engines.lengths import draw_lengths
-from pytest_slmperf.run import campaign, fingerprint, launch, pinning, plan
+from pytest_slmperf.run import campaign, fingerprint, fitting, launch, pinning, plan
 from pytest_slmperf.run.accept import Terms
 from pytest_slmperf.run.lock import device_lock
 from pytest_slmperf.run.options import PYTHON, Options
@@ -257,8 +257,13 @@ class Measuring:
             )
 
         return campaign.Surroundings(
-            launch=start, stored=self._stored.find, loads=_load_of, fits=lambda *_: None, progress=self._progress
+            launch=start, stored=self._stored.find, loads=_load_of, fits=self._unfit, progress=self._progress
         )
+
+    def _unfit(self, sweep: Sweep, case: Case, spec: EngineSpec) -> str | None:
+        memory_gib = self._machine.fields.get("memory_gib")
+        total = float(memory_gib) * 2**30 if isinstance(memory_gib, (int, float)) else math.inf
+        return fitting.too_large(sweep.workload, case, spec, memory_bytes=total)
 
     def _hold_device(self, specs: Iterable[EngineSpec]) -> None:
         """One job measures on a device at a time. The lock is held to the end of the run; a crash releases it."""
