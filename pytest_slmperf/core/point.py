@@ -90,13 +90,15 @@ class Quantity:
 
     @property
     def _example(self) -> str:
-        sign = ">=" if self.metric.higher_is_better else "<="
-        name = spelling(self.metric)
-        return f"point.{name} {sign} point.baseline.{name}"
+        return assertion(self.metric)
 
 
 class StoredValue(Quantity):
     """A metric of the baseline."""
+
+    def __getattr__(self, name: str) -> "StoredValue":
+        """`.p99` of a latency."""
+        return StoredValue(self.point, _percentile(self.metric, name))
 
     def __ge__(self, other: object) -> Verdict:
         return _measured(other) <= self
@@ -127,10 +129,7 @@ class Value(Quantity):
 
     def __getattr__(self, name: str) -> "Value":
         """`.p99` of a latency."""
-        if name.startswith("_") or self.metric.quantile is None or not (name[0] == "p" and name[1:2].isdigit()):
-            raise AttributeError(f"{self.metric.name} has no {name!r}")
-        latency = self.metric.name.partition("_")[2]
-        return Value(self._measured_point, metric(f"{name.replace('_', '.')}_{latency}"))
+        return Value(self._measured_point, _percentile(self.metric, name))
 
     def _compared(self, other: object, *, at_least: bool) -> Verdict:
         if isinstance(other, (int, float)) and not isinstance(other, bool):
@@ -246,6 +245,20 @@ def spelling(meaning: Metric) -> str:
         return meaning.name
     statistic, _, latency = meaning.name.partition("_")
     return latency if statistic == "median" else f"{latency}.{statistic.replace('.', '_')}"
+
+
+def _percentile(of: Metric, name: str) -> Metric:
+    """The percentile of a latency that `p99` or `p99_9` names. Raises AttributeError for any other."""
+    if not name.startswith("_") and of.quantile is not None:
+        with suppress(SuiteError):
+            return metric(f"{name.replace('_', '.')}_{of.name.partition('_')[2]}")
+    raise AttributeError(f"{of.name} has no {name!r}")
+
+
+def assertion(meaning: Metric) -> str:
+    """What a suite writes after `assert`: `point.ttft_ms.p99 <= point.baseline.ttft_ms.p99`."""
+    name = spelling(meaning)
+    return f"point.{name} {'>=' if meaning.higher_is_better else '<='} point.baseline.{name}"
 
 
 def _named(point: Point | StoredPoint, name: str) -> Metric:

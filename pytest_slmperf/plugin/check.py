@@ -14,7 +14,8 @@ NAME = "slmperf::whole-run"
 
 class RunCheck(pytest.Item):
     """Runs last. In a whole run it is red for a gated metric that no test asserts and for a stale baseline; under a
-    selection it only says so. In a recording run it stores what was measured, and is red where that is refused.
+    selection it only says so, and of the metrics also where a test failed and may not have come to its assertion. In
+    a recording run it stores what was measured, and is red where that is refused.
     """
 
     def __init__(self, *, active: SlmperfSession, whole: bool, **rest: Any) -> None:  # noqa: ANN401 - pytest's
@@ -37,12 +38,11 @@ class RunCheck(pytest.Item):
         if measuring.options.mode == "accept":
             measuring.accept()
             return
-        found = measuring.unwatched(self._active.ledger.asserted)
-        if not found:
-            return
-        if self._whole:
-            raise RunIncomplete("\n".join(found))
-        measuring.remark(*found)
+        unasserted, stale = measuring.unasserted(self._active.ledger.asserted), measuring.stale()
+        red = [*([] if self._active.a_test_failed else unasserted), *stale] if self._whole else []
+        measuring.remark(*(line for line in (*unasserted, *stale) if line not in red))
+        if red:
+            raise RunIncomplete("\n".join(red))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], _style: object = None) -> str:
         """The message alone: there is no line of a suite to show."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
 
+import pytest
 from _pytest._code.code import ExceptionChainRepr
 
 import pytest_slmperf
 from pytest_slmperf.core.errors import SlmperfError
-
-if TYPE_CHECKING:
-    import pytest
 
 PACKAGE = Path(pytest_slmperf.__file__).parent
 
@@ -19,24 +17,37 @@ PACKAGE = Path(pytest_slmperf.__file__).parent
 class Failures:
     """Shortens the reports of errors that explain themselves; `--full-trace` leaves them whole."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole: bool) -> None:
+        self._whole = whole
         self._first_seen: dict[SlmperfError, str] = {}
 
-    def before(self, excinfo: pytest.ExceptionInfo[BaseException] | None) -> None:
+    def before(self, call: pytest.CallInfo[None]) -> None:
         """Drop our own frames: where in this package an error was raised tells the author of a suite nothing."""
-        if excinfo is None or not isinstance(excinfo.value, SlmperfError):
-            return
-        theirs = excinfo.traceback.filter(lambda entry: not Path(str(entry.path)).is_relative_to(PACKAGE))
-        if theirs:
-            excinfo.traceback = theirs
+        if not self._whole and call.excinfo is not None and isinstance(call.excinfo.value, SlmperfError):
+            error = call.excinfo.value
+            call.excinfo = pytest.ExceptionInfo.from_exc_info((type(error), error, _theirs(call.excinfo.tb)))
 
-    def after(self, report: pytest.TestReport, excinfo: pytest.ExceptionInfo[BaseException] | None) -> None:
+    def after(self, report: pytest.TestReport, error: BaseException | None) -> None:
         """Drop what the error came from, and all but the first line where another test had the same error before."""
-        if excinfo is None or not isinstance(excinfo.value, SlmperfError) or not report.failed:
+        if self._whole or not isinstance(error, SlmperfError) or not report.failed:
             return
         if isinstance(report.longrepr, ExceptionChainRepr):
             report.longrepr = ExceptionChainRepr(report.longrepr.chain[-1:])
-        first = self._first_seen.setdefault(excinfo.value, report.nodeid)
+        first = self._first_seen.setdefault(error, report.nodeid)
         if first != report.nodeid:
-            line = str(excinfo.value).partition("\n")[0]
-            report.longrepr = f"{type(excinfo.value).__name__}: {line}\nthe same error as in {first}"
+            line = str(error).partition("\n")[0]
+            report.longrepr = f"{type(error).__name__}: {line}\nthe same error as in {first}"
+
+
+def _theirs(whole: TracebackType) -> TracebackType:
+    """The traceback without the frames of this package; whole where nothing else is in it."""
+    kept: list[TracebackType] = []
+    entry: TracebackType | None = whole
+    while entry is not None:
+        if not Path(entry.tb_frame.f_code.co_filename).is_relative_to(PACKAGE):
+            kept.append(entry)
+        entry = entry.tb_next
+    rest: TracebackType | None = None
+    for one in reversed(kept):
+        rest = TracebackType(rest, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    return rest or whole

@@ -95,7 +95,9 @@ class SlmperfSession:
         self.config = config
         self.measuring = measuring
         self.ledger = ledger
-        self._failures = Failures()
+        self.a_test_failed = False
+        """A performance test did, so that it may not have come to all its assertions."""
+        self._failures = Failures(whole=config.option.fulltrace)
         self._check: RunCheck | None = None
         self._deselected = False
         self._from_worker: RunOutcome | None = None
@@ -122,7 +124,7 @@ class SlmperfSession:
             return
         if self._check and not self._check.ran:
             self.measuring.cut_short()
-            self.measuring.remark(*self.measuring.unwatched(self.ledger.asserted))
+            self.measuring.remark(*self.measuring.unasserted(self.ledger.asserted), *self.measuring.stale())
         if self._is_worker:
             output: dict[str, Any] = self.config.workeroutput  # type: ignore[attr-defined]  # set by pytest-xdist
             output["slmperf"] = document.text(self.measuring.outcome())
@@ -242,13 +244,14 @@ class SlmperfSession:
                 item.user_properties.extend(junit.properties(outcome))
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, Any]:
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """An error of ours is shown with the suite's line and its message, and once."""
-        if self.config.option.fulltrace:
-            return (yield)
-        self._failures.before(call.excinfo)
+        self._failures.before(call)
         report = yield
-        self._failures.after(report, call.excinfo)
+        self.a_test_failed = self.a_test_failed or (report.failed and measures(item))
+        self._failures.after(report, call.excinfo.value if call.excinfo else None)
         return report
 
     # -- reporting

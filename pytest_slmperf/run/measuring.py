@@ -17,6 +17,7 @@ from pytest_slmperf.core.errors import BaselineError, SlmperfError, UsageError
 from pytest_slmperf.core.launch import LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
+from pytest_slmperf.core.point import assertion
 from pytest_slmperf.core.result import Result
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Case, Sweep
 from pytest_slmperf.engines import registry
@@ -82,6 +83,9 @@ class Measuring:
         self._stored = StoredCases(
             options.baselines or root / settings.baselines, self._machine, None if self._other_python else against
         )
+
+    def __repr__(self) -> str:
+        return f"<slmperf on {self._machine.device}>"
 
     # -- what a suite calls
 
@@ -329,8 +333,8 @@ class Measuring:
             if model in (None, case.coordinates["model"]) and batch_size in (None, case.coordinates["batch_size"])
         ]
 
-    def unwatched(self, asserted: set[tuple[str, str]]) -> list[str]:
-        """What no test looked at: gated metrics nobody asserts, sweeps nobody measures, stored cases that are stale."""
+    def unasserted(self, asserted: set[tuple[str, str]]) -> list[str]:
+        """What no test looked at, of what was measured whole: sweeps nobody measures, gated metrics nobody asserts."""
         measured = {remembered.sweep for remembered in self._remembered.values()}
         found = [
             f"sweep {sweep.name!r} is declared and nothing measured it: pass it to slmperf.measure(…), or delete it"
@@ -338,11 +342,15 @@ class Measuring:
             if sweep not in measured
         ]
         for remembered in self._remembered.values():
-            if self.options.mode == "gate":
+            if self.options.mode == "gate" and not remembered.failure:
                 found.extend(_unasserted(remembered.outcome, asserted))
-        if self.options.mode == "gate":
-            found.extend(self._stored.stale([remembered.outcome for remembered in self._remembered.values()]))
         return found
+
+    def stale(self) -> list[str]:
+        """Stored cases that no suite measures any more, of the suites that were measured whole."""
+        if self.options.mode != "gate" or any(remembered.failure for remembered in self._remembered.values()):
+            return []
+        return self._stored.stale([remembered.outcome for remembered in self._remembered.values()])
 
     def accept(self) -> None:
         """Store what was measured as the new baseline. Raises BaselineError where a part of it is refused."""
@@ -398,13 +406,9 @@ def _unasserted(outcome: SweepOutcome, asserted: set[tuple[str, str]]) -> list[s
                 missing.setdefault(name, []).append(case.case)
     return [
         f"sweep {outcome.sweep!r} gates {name}, and no test asserts it for {', '.join(cases)}: "
-        f"assert point.{name} {_sign(name)} point.baseline.{name}, or take it out of gate={{…}}"
+        f"assert {assertion(metric(name))}, or take it out of gate={{…}}"
         for name, cases in missing.items()
     ]
-
-
-def _sign(name: str) -> str:
-    return ">=" if metric(name).higher_is_better else "<="
 
 
 def _check_engine(name: str) -> None:
