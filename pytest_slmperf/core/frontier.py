@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from statistics import median
+from statistics import NormalDist, median
 
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.gate import DAY_SD, Policy, judge
@@ -21,8 +21,12 @@ from pytest_slmperf.core.verdict import Status, Verdict
 RESAMPLES = 500
 COVERAGE = 0.99
 """Share of the resampled knees that an interval covers. Two disjoint intervals are what makes a knee moved."""
-SURE = 0.95
+ONE_DAY_SD = DAY_SD / math.sqrt(2)
+"""Standard deviation of log values that one day adds; DAY_SD is that of the difference between two."""
+WITHIN = 0.95
 """Share of the resampled knees that must lie where the baseline's are, for a knee to be unchanged."""
+FRONTIER_LEVEL = 0.002
+"""P(some point called lost) of a frontier without a change, over all its points and metrics."""
 TWO_SEGMENT_POINTS = 4
 KNEEDLE_POINTS = 3
 
@@ -127,6 +131,8 @@ def two_segment(batch: Sequence[int], throughput: Sequence[float]) -> Found:
     return batch[best] if after < before else NoKnee("the throughput rises faster, not slower, past the best break")
 
 
+_NORMAL = NormalDist()
+
 _DEFINITIONS: Mapping[str, Callable[..., Found]] = {
     "bca": bca,
     "share_of_maximum": share_of_maximum,
@@ -217,7 +223,7 @@ class Knee:
         if moved or sum(self.shares.values()) <= 1 - COVERAGE:
             return Status.REGRESSED, f"the knee moved: {both}", "Accept a new baseline if this is intended."
         within = sum(share for size, share in self.shares.items() if low <= size <= high)
-        if within >= SURE and self.sizes.index(high) - self.sizes.index(low) <= 1:
+        if within >= WITHIN and self.sizes.index(high) - self.sizes.index(low) <= 1:
             return Status.UNCHANGED, both, ""
         return Status.INCONCLUSIVE, f"it lies on the edge between batch sizes: {both}", _MORE
 
@@ -241,12 +247,12 @@ class Curve:
         *,
         seed: int = 0,
         resamples: int = RESAMPLES,
-        day_sd: float = DAY_SD,
+        day_sd: float = ONE_DAY_SD,
     ) -> Knee:
         """The knee of the median curve, and of `resamples` curves of resampled launches.
 
         One launch measured every batch size, so launches are drawn whole where all sizes have equally many.
-        `day_sd` is the standard deviation of log values between two days, drawn for every batch size of its own.
+        `day_sd` is the standard deviation of log values that a day adds, drawn for every batch size of its own.
         """
         sizes = tuple(sorted(self.throughput))
         if not sizes:
@@ -314,8 +320,8 @@ class Frontier:
         """Whether every point of the baseline's frontier is still reached.
 
         A stored point is reached where its own case, or else any other, passes the gate in every metric. It is lost
-        where its own case regressed in some metric and no case reaches it: that is `regressed`. `policy` may be one
-        for all metrics, or one for each name.
+        where no case reaches it and its own regressed in some metric, surely enough for the number of comparisons that
+        a frontier makes: that is `regressed`. `policy` may be one for all metrics, or one for each name.
         """
         if [meaning.name for meaning in self.metrics] != [meaning.name for meaning in baseline.metrics]:
             return self._verdict(Status.INCOMPARABLE, f"two kinds of frontier: {baseline.name} and {self.name}")
@@ -365,7 +371,8 @@ class Frontier:
                 return Status.UNCHANGED, f"now by {other}"
         if own is None:
             return Status.UNMEASURED, "not measured"
-        lost = [verdict for verdict in own if verdict.status is Status.REGRESSED]
+        comparisons = len(baseline.points) * len(self.metrics)
+        lost = [verdict for verdict in own if _surely_regressed(verdict, comparisons)]
         doubtful = [verdict for verdict in own if not verdict.passed]
         return (Status.REGRESSED if lost else Status.INCONCLUSIVE), ", ".join(map(_by_how_much, lost or doubtful))
 
@@ -412,6 +419,16 @@ def _policies(metrics: Sequence[Metric], policy: Policy | Mapping[str, Policy]) 
     if missing:
         raise SuiteError(f"the frontier is of {', '.join(missing)} too: gate it in the sweep")
     return [policy[meaning.name] for meaning in metrics]
+
+
+def _surely_regressed(verdict: Verdict, comparisons: int) -> bool:
+    """Whether there is a loss at all is sure enough for all comparisons together (Bonferroni)."""
+    effect = verdict.effect
+    if verdict.status is not Status.REGRESSED or effect is None or not 0 < effect.low <= effect.high < math.inf:
+        return False
+    loss = -math.log(effect.ratio) if verdict.higher_is_better else math.log(effect.ratio)
+    deviation = math.log(effect.high / effect.low) / (2 * _NORMAL.inv_cdf(0.975))
+    return loss > -_NORMAL.inv_cdf(FRONTIER_LEVEL / comparisons) * deviation
 
 
 def _by_how_much(verdict: Verdict) -> str:
