@@ -98,6 +98,7 @@ class StoredValue(Quantity):
 
     def __getattr__(self, name: str) -> "StoredValue":
         """`.p99` of a latency."""
+        __tracebackhide__ = True  # pytest then shows the line of the suite, not this one
         return StoredValue(self.point, _percentile(self.metric, name))
 
     def __ge__(self, other: object) -> Verdict:
@@ -129,6 +130,7 @@ class Value(Quantity):
 
     def __getattr__(self, name: str) -> "Value":
         """`.p99` of a latency."""
+        __tracebackhide__ = True  # pytest then shows the line of the suite, not this one
         return Value(self._measured_point, _percentile(self.metric, name))
 
     def _compared(self, other: object, *, at_least: bool) -> Verdict:
@@ -161,6 +163,7 @@ class StoredPoint:
         self._measurement = outcome.baseline
 
     def __getattr__(self, name: str) -> StoredValue:
+        __tracebackhide__ = True
         return StoredValue(self, _named(self, name))
 
     def sample(self, meaning: Metric) -> Sample | None:
@@ -186,6 +189,7 @@ class Point:
         self._ledger = ledger
 
     def __getattr__(self, name: str) -> Value:
+        __tracebackhide__ = True
         return Value(self, _named(self, name))
 
     def __repr__(self) -> str:
@@ -249,6 +253,7 @@ def spelling(meaning: Metric) -> str:
 
 def _percentile(of: Metric, name: str) -> Metric:
     """The percentile of a latency that `p99` or `p99_9` names. Raises AttributeError for any other."""
+    __tracebackhide__ = True
     if not name.startswith("_") and of.quantile is not None:
         with suppress(SuiteError):
             return metric(f"{name.replace('_', '.')}_{of.name.partition('_')[2]}")
@@ -263,6 +268,7 @@ def assertion(meaning: Metric) -> str:
 
 def _named(point: Point | StoredPoint, name: str) -> Metric:
     """The metric that an attribute of a point names. Raises AttributeError for any other."""
+    __tracebackhide__ = True
     if name.startswith("_"):
         raise AttributeError(name)
     with suppress(SuiteError):

@@ -163,11 +163,11 @@ class SlmperfSession:
             item.add_marker(pytest.mark.timeout(0))
 
     def resolved(self, sweep: Sweep) -> Sweep:
-        """The sweep on this machine. Raises pytest.UsageError where the settings make no sense of it."""
+        """The sweep on this machine. Raises CollectError where the settings make no sense of it."""
         try:
             return self.measuring.resolved(sweep)
         except SlmperfError as error:
-            raise pytest.UsageError(str(error)) from error
+            raise pytest.Collector.CollectError(str(error)) from error
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
         """Remember that a part of the suites doesn't run."""

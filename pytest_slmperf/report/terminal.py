@@ -214,7 +214,10 @@ def _fits(drawn: Sequence[str], columns: int) -> bool:
 
 
 def _prose(text: str, width: int) -> list[str]:
-    return wrap(digest.one_line(text), max(width, 20), subsequent_indent=INDENT, break_on_hyphens=False) or [""]
+    """Lines that hold words and paths whole: they are there to be copied."""
+    wide = max(width, 20)
+    text = digest.one_line(text)
+    return wrap(text, wide, subsequent_indent=INDENT, break_on_hyphens=False, break_long_words=False) or [""]
 
 
 def _way_out(text: str) -> Iterator[str]:

@@ -1,0 +1,113 @@
+"""A project with a suite, as a user would have it: run in this process, or in one of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ENGINE = "fake:noise=0.002,launch_noise=0.002,seed=1"
+SLOWED = f"{ENGINE},slowed=0.2"
+BASELINE = "baselines/simulated/simulated/fake-decode.json"
+
+SETTINGS = """
+[tool.slmperf]
+rounds = 2
+max_launches = 8
+
+[tool.pytest.ini_options]
+filterwarnings = ["error"]
+"""
+
+SUITE = """
+import pytest
+
+from pytest_slmperf import StaticBatch, Sweep
+
+DECODE = Sweep("decode", StaticBatch(prompt_tokens=16, output_tokens=16), batch_size=[1, 16],
+               gate={"output_throughput": 0.03, "ttft_ms": 0.05})
+
+
+@pytest.fixture(scope="module")
+def decode(slmperf, slm_engine):
+    return slmperf.measure(DECODE, slm_engine("opt-125m"))
+
+
+@DECODE.each
+def test_throughput(decode, batch_size):
+    point = decode[batch_size]
+    assert point.output_throughput >= point.baseline.output_throughput
+
+
+@DECODE.each
+def test_first_token(decode, batch_size):
+    point = decode[batch_size]
+    assert point.ttft_ms <= point.baseline.ttft_ms
+"""
+
+NEIGHBOURS = ("randomly", "xdist", "timeout", "rerunfailures", "benchmark", "cacheprovider")
+"""Plugins that a run leaves out, unless it is about them."""
+
+
+class Project:
+    """A folder with a suite, settings and maybe a baseline."""
+
+    def __init__(self, path: Path, pytester: pytest.Pytester | None = None) -> None:
+        self.path = path
+        self._pytester = pytester
+        self.write("pyproject.toml", SETTINGS)
+        self.write("test_suite.py", SUITE)
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def settings(self, *lines: str) -> None:
+        """Add fields to [tool.slmperf]."""
+        self.write("pyproject.toml", SETTINGS.replace("[tool.slmperf]", "\n".join(["[tool.slmperf]", *lines])))
+
+    def baseline(self) -> Path:
+        return self.path / BASELINE
+
+    def gate(self, *args: str, engine: str = ENGINE, keep: tuple[str, ...] = ()) -> pytest.RunResult:
+        """`pytest --slmperf` in this process."""
+        return self.plain("--slmperf", "--slmperf-engine", engine, *args, keep=keep)
+
+    def plain(self, *args: str, keep: tuple[str, ...] = ()) -> pytest.RunResult:
+        """`pytest` in this process."""
+        assert self._pytester
+        return self._pytester.runpytest_inprocess(*without(keep), *args)
+
+    def command(self, *args: str, keep: tuple[str, ...] = (), engine: str = ENGINE) -> list[str]:
+        """`pytest --slmperf` as a command line of its own."""
+        return [sys.executable, "-m", "pytest", *without(keep), "--slmperf", "--slmperf-engine", engine, *args]
+
+    def apart(self, *args: str, keep: tuple[str, ...] = (), engine: str = ENGINE) -> str:
+        """What it says in a process of its own; the last line is its exit code."""
+        command = self.command(*args, keep=keep, engine=engine)
+        done = subprocess.run(command, cwd=self.path, capture_output=True, text=True, timeout=120, check=False)
+        return f"{done.stdout}{done.stderr}\nexit code {done.returncode}"
+
+    def start(self, *args: str, engine: str = ENGINE, **rest) -> subprocess.Popen[str]:
+        """The same, still running."""
+        return subprocess.Popen(
+            self.command(*args, engine=engine),
+            cwd=self.path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            **rest,
+        )
+
+
+def without(keep: tuple[str, ...]) -> list[str]:
+    return [word for name in NEIGHBOURS if name not in keep for word in ("-p", f"no:{name}")]
+
+
+def prose(result: pytest.RunResult) -> str:
+    """What a run said, without the line breaks of its terminal."""
+    return " ".join(result.stdout.str().split())

@@ -1,0 +1,121 @@
+"""What runs is what is measured; a whole run answers for what no test looks at."""
+
+import json
+
+import pytest
+from projects import SLOWED, SUITE, prose
+
+UNASSERTED = SUITE.split("@DECODE.each\ndef test_first_token")[0]
+
+
+@pytest.mark.parametrize("selection", [["-k", "throughput and 16"], ["test_suite.py::test_throughput[batch_size=16]"]])
+def test_only_the_cases_of_selected_tests_are_measured(project, selection):
+    """-k and node ids cut the measurement too."""
+    result = project.gate(*selection, "--slmperf-report", "report.json")
+    assert result.ret == 0
+    report = json.loads((project.path / "report.json").read_text())
+    assert [case["case"] for sweep in report["sweeps"] for case in sweep["cases"]] == ["decode/opt-125m/batch=16"]
+
+
+def test_a_curve_of_a_part_is_refused(project):
+    """A test of the knee alone measures the whole sweep; bound to one batch size it is told that it can't be had."""
+    project.write("test_suite.py", SUITE + "\n@DECODE.at(16)\ndef test_knee(decode):\n    assert decode.knee.batch\n")
+    result = project.gate("-k", "test_knee")
+    result.stdout.fnmatch_lines(
+        ["*a knee needs the whole sweep, and the selected tests leave out decode/opt-125m/batch=1*"]
+    )
+
+
+def test_what_a_selection_leaves_unasserted_is_said_and_not_red(project):
+    """Under -k, a gated metric that no selected test asserts is a remark."""
+    result = project.gate("-k", "test_throughput")
+    result.assert_outcomes(passed=3, deselected=2)
+    result.stdout.fnmatch_lines(
+        ["*gates median_ttft_ms, and no test asserts it for*", "*assert point.ttft_ms <= point.baseline.ttft_ms*"]
+    )
+
+
+def test_a_gated_metric_that_no_test_asserts_is_red_in_a_whole_run(project):
+    """The run itself fails, with the line that asserts the metric; a stated limit is no such line."""
+    limit = "\n@DECODE.each\ndef test_limit(decode, batch_size):\n    assert decode[batch_size].ttft_ms <= 1000\n"
+    project.write("test_suite.py", UNASSERTED + limit)
+    result = project.gate()
+    result.assert_outcomes(passed=4, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "sweep 'decode' gates median_ttft_ms, and no test asserts it for decode/opt-125m/batch=1, *",
+            "FAILED slmperf::whole-run*",
+        ]
+    )
+
+
+def test_a_declared_sweep_that_nothing_measures_is_red(project):
+    """A sweep without a measurement is a test that isn't one."""
+    other = """
+OTHER = Sweep("other", StaticBatch(16, 16), batch_size=[1])
+
+@OTHER.each
+def test_other(slmperf):
+    pass
+"""
+    project.write("test_suite.py", SUITE + other)
+    result = project.gate()
+    result.assert_outcomes(passed=5, failed=1)
+    result.stdout.fnmatch_lines(["sweep 'other' is declared and nothing measured it*"])
+
+
+def test_a_stale_case_is_red_in_a_whole_run_and_said_under_a_selection(project):
+    """A stored case that no suite measures any more names its file and the command that removes it."""
+    project.write("test_suite.py", SUITE.replace("batch_size=[1, 16]", "batch_size=[16]"))
+    whole = project.gate()
+    whole.assert_outcomes(passed=2, failed=1)
+    whole.stdout.fnmatch_lines(
+        ["*holds decode/opt-125m/batch=1, and no suite measures that any more: slmperf baselines prune *"]
+    )
+    part = project.gate("-k", "test_throughput")
+    part.assert_outcomes(passed=2, deselected=1)
+    assert "holds decode/opt-125m/batch=1, and no suite measures that any more" in prose(part)
+
+
+def test_a_new_case_is_red_with_the_command_that_records_it(project):
+    """A case without a baseline is `no-baseline`, and the message says how to record it."""
+    project.write("test_suite.py", SUITE.replace("batch_size=[1, 16]", "batch_size=[1, 4, 16]"))
+    result = project.gate()
+    result.assert_outcomes(passed=5, failed=2)
+    result.stdout.fnmatch_lines(
+        ["*no-baseline: decode/opt-125m/batch=4 output_throughput*", "*--slmperf --slmperf-accept*"]
+    )
+    assert project.gate("--slmperf-accept", "-k", "throughput and 4").ret == 0
+    project.gate().assert_outcomes(passed=7)
+
+
+def test_a_renamed_test_loses_no_history(project):
+    """A case is named by its sweep, model and batch size, not by its test or file."""
+    (project.path / "test_suite.py").rename(project.path / "test_renamed.py")
+    project.write("test_renamed.py", SUITE.replace("test_throughput", "test_other_name"))
+    project.gate().assert_outcomes(passed=5)
+
+
+def test_the_first_failure_may_end_the_run(project):
+    """With -x the rest is neither run nor red, and the report says that it is not whole."""
+    result = project.gate("-x", "--slmperf-report", "report.json", engine=SLOWED)
+    result.assert_outcomes(failed=1)
+    assert json.loads((project.path / "report.json").read_text())["complete"] is False
+
+
+def test_the_last_failed_run_alone(project):
+    """--lf measures the cases of the tests that failed, and the run's own check still ends it."""
+    project.gate("-k", "test_throughput and 16", engine=SLOWED, keep=("cacheprovider",)).assert_outcomes(
+        failed=1, passed=1, deselected=3
+    )
+    result = project.gate("--lf", "-v", keep=("cacheprovider",))
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["slmperf: decode: 1 case: *batch=16", "*slmperf::whole-run PASSED*"])
+
+
+def test_a_skipped_test_has_nothing_measured(project):
+    """A case that only a skipped test looks at is not measured."""
+    project.write("test_suite.py", SUITE + "\n@pytest.mark.skip\n@DECODE.at(16)\ndef test_skipped(decode):\n    pass\n")
+    result = project.gate("-k", "test_skipped")
+    result.assert_outcomes(skipped=1, passed=1, deselected=4)
+    assert "launch 1" not in result.stdout.str()
