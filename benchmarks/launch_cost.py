@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import CaseRecord, Load, RoundPolicy
@@ -30,7 +31,7 @@ from pytest_slmperf.run.launch import run_launch
 from pytest_slmperf.run.pinning import choose_cores, keep_off
 
 TOKENS = 32
-POLICY = RoundPolicy(rounds=8, round_s=0.1, observed_requests=0)
+POLICY = RoundPolicy(rounds=4, round_s=0.1, observed_requests=0, void_retries=6)
 UNDISTURBED = 0.98
 """Share of its wall time that a bare round must have had the core for: what the guards ask of ours."""
 
@@ -49,18 +50,26 @@ def round_of(batches):
             sampling_topk=1, include_prompt_in_result=False)
     ended = time.monotonic_ns()
     assert all(len(result.sequences_ids[0]) == asked["tokens"] for result in results)
-    return ended - began, time.process_time_ns() - busy
+    return ended - began, (time.process_time_ns() - busy) / (ended - began)
 
 first_ns, _ = round_of(1)
 step = max(1, round(asked["round_s"] * 1e9 / 20 / first_ns))
-steps_ns = [round_of(step)[0] for _ in range(5)]
-batches = max(1, round(asked["round_s"] * 1e9 / min(steps_ns) * step))
-json.dump([batches, [round_of(batches) for _ in range(asked["rounds"])]], sys.stdout)
+batches = max(1, round(asked["round_s"] * 1e9 / min(round_of(step)[0] for _ in range(5)) * step))
+rounds, pause_s = [], 0.1
+while len(rounds) < asked["rounds"] and pause_s < asked["patience_s"]:
+    wall_ns, had_the_core = round_of(batches)
+    if had_the_core > asked["undisturbed"]:
+        rounds.append(wall_ns)
+        pause_s = 0.1
+    else:
+        time.sleep(pause_s)
+        pause_s *= 2
+json.dump([batches, rounds], sys.stdout)
 """
 
 
 def bare(model: str, size: int, cores: tuple[int, ...]) -> float | None:
-    """Output tok/s of a bare loop: the median of its undisturbed rounds, or None where there are too few."""
+    """Output tok/s of a bare loop: the median of its undisturbed rounds, or None where there were too few."""
     folder = random_model(shape_of(model))
     vocabulary = read_vocabulary(folder)
     requests = prompts(((TOKENS, TOKENS),) * size, vocabulary=len(vocabulary), seed=1)
@@ -71,6 +80,8 @@ def bare(model: str, size: int, cores: tuple[int, ...]) -> float | None:
         "tokens": TOKENS,
         "rounds": POLICY.rounds,
         "round_s": POLICY.round_s,
+        "patience_s": 0.1 * 2**POLICY.void_retries,
+        "undisturbed": UNDISTURBED,
     }
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     with keep_off(cores):
@@ -83,25 +94,25 @@ def bare(model: str, size: int, cores: tuple[int, ...]) -> float | None:
             text=True,
         )
     batches: int
-    rounds: list[tuple[int, int]]
-    batches, rounds = json.loads(done.stdout)
-    valid = [wall_ns for wall_ns, busy_ns in rounds if busy_ns >= UNDISTURBED * wall_ns]
-    if len(valid) < POLICY.rounds // 2:
+    rounds_ns: list[int]
+    batches, rounds_ns = json.loads(done.stdout)
+    if len(rounds_ns) < POLICY.rounds:
         return None
-    return batches * size * TOKENS / statistics.median(valid) * 1e9
+    return batches * size * TOKENS / statistics.median(rounds_ns) * 1e9
 
 
 def ours(model: str, size: int, cores: tuple[int, ...]) -> float | None:
     """Output tok/s by `run_launch`, or None where it is void."""
     case = launched(EngineSpec("ctranslate2", model), size, cores)
     rounds = case.values.get("output_throughput", ())
-    return statistics.median(rounds) if len(rounds) >= POLICY.rounds // 2 else None
+    return statistics.median(rounds) if len(rounds) == POLICY.rounds else None
 
 
 def launched(spec: EngineSpec, size: int, cores: tuple[int, ...] | None, rounds: int = POLICY.rounds) -> CaseRecord:
     load = Load("case", ((TOKENS, TOKENS),) * size, seed=1)
-    policy = RoundPolicy(rounds=rounds, round_s=POLICY.round_s, observed_requests=0)
-    record = run_launch(spec, [load], policy, arm="candidate", index=0, cores=cores, quantiles=())
+    record = run_launch(
+        spec, [load], replace(POLICY, rounds=rounds), arm="candidate", index=0, cores=cores, quantiles=()
+    )
     return record.cases["case"]
 
 

@@ -18,6 +18,7 @@ TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 NS_PER_S = 1e9
 NS_PER_MS = 1e6
 COMMAND_SHOWN = 60
+SUSPECTS_NAMED = 5
 
 # Fields of a line of /proc/stat after the core's name, in ticks.
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7
@@ -227,15 +228,15 @@ def suspects(before: Scan, after: Scan, *, cores: Collection[int] | None, group:
 
 
 def blame(found: Sequence[Suspect], command: Callable[[int], str] = lambda _: "") -> str:
-    """Who it was, in words: the first three, or that nobody was seen. `command` gives the command line of a process."""
+    """Who it was, in words: the first few, or that nobody was seen. `command` gives the command line of a process."""
     if not found:
         return "nobody was seen there: a process that has ended since, another container, or the kernel itself"
     named = [
         f"{'pytest-slmperf itself, ' if suspect.pid == os.getpid() else ''}{command(suspect.pid) or suspect.name} "
         f"(pid {suspect.pid}, {suspect.cpu_s:.2g} s of CPU)"
-        for suspect in found[:3]
+        for suspect in found[:SUSPECTS_NAMED]
     ]
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    more = f" and {len(found) - SUSPECTS_NAMED} more" if len(found) > SUSPECTS_NAMED else ""
     return ", ".join(named) + more
 
 

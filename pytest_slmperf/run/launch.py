@@ -1,5 +1,6 @@
 """One launch: an engine in a process of its own, every load warmed up and measured, and the process gone again."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from pytest_slmperf.run.process import EngineProcess
 NS_PER_S = 1e9
 FIRST_PAUSE_S = 0.1
 """Before a void round is repeated; twice as long before each further repetition."""
+LONGEST_PAUSE_S = 2.0
 
 Progress = Callable[[str, int, int], None]
 
@@ -55,7 +57,7 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
     """
     if cores is not None and len(cores) < spec.threads:
         raise UsageError(
-            f"{spec.engine} needs {spec.threads} cores, one for each thread, and was given {len(cores)}: set threads lower"
+            f"{spec.engine} needs {spec.threads} cores, one for each thread, and was given {len(cores)}: lower threads"
         )
     began = time.monotonic()
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -165,7 +167,7 @@ class _Launch:
         for _ in range(self._terms.policy.void_retries + 1):
             if void and void.guard != "short":
                 time.sleep(pause_s)
-                pause_s *= 2
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 self._scanned = scan()
             measured, void = self._round(case, batches or case.batches, observe=observe)
             if void is None:
@@ -204,7 +206,8 @@ class _Launch:
             return
         mean = sum(case.load_elsewhere) / len(case.load_elsewhere)
         if mean > self._tolerances.elsewhere:
-            found = suspects(at_first, scan(), cores=None, group=self._process.pid)
+            elsewhere = set(range(os.cpu_count() or 1)) - set(self._terms.cores or ())
+            found = suspects(at_first, scan(), cores=elsewhere, group=self._process.pid)
             case.notes.append(
                 f"the other cores were {mean:.0%} busy, and share caches and memory; seen: {blame(found, command_line)}"
             )

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -163,12 +163,10 @@ def test_a_suspect_is_who_used_the_cores_since_and_is_not_the_engine():
     ]
 
 
-def test_blame_names_three_and_counts_the_rest():
-    found = [Suspect(pid, f"job{pid}", 1.0) for pid in range(900_001, 900_006)]
-    assert blame(found) == (
-        "job900001 (pid 900001, 1 s of CPU), job900002 (pid 900002, 1 s of CPU), "
-        "job900003 (pid 900003, 1 s of CPU) and 2 more"
-    )
+def test_blame_names_the_first_and_counts_the_rest():
+    found = [Suspect(pid, f"job{pid}", 1.0) for pid in range(900_001, 900_008)]
+    named = [f"job90000{number} (pid 90000{number}, 1 s of CPU)" for number in range(1, 6)]
+    assert blame(found) == f"{', '.join(named)} and 2 more"
     assert blame(found[:1], lambda _: "make -j8") == "make -j8 (pid 900001, 1 s of CPU)"
     assert "nobody was seen there" in blame([])
 
@@ -239,6 +237,8 @@ def busy_process(core):
     burn = f"import os; os.sched_setaffinity(0, [{core}]); print(flush=True)\nwhile True: pass"
     with subprocess.Popen([sys.executable, "-c", burn], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
+        with suppress(PermissionError):  # so that it comes first where others are at work on this machine as well
+            os.setpriority(os.PRIO_PROCESS, process.pid, -5)
         try:
             yield process.pid
         finally:
@@ -268,7 +268,7 @@ def test_another_process_on_another_core_is_a_note_and_voids_nothing(spinning):
     with busy_process(other) as culprit:
         case = measured_on(spinning, core)
     noted = [note for note in case.notes if "share caches and memory" in note]
-    assert any(f"(pid {culprit}, " in note for note in noted)
+    assert f"(pid {culprit}, " in " ".join(noted)
     # Others may be at work on this machine while the tests run, and be blamed; this one must not.
     assert not any(f"(pid {culprit}, " in void.reason for void in case.void_rounds)
 

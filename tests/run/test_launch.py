@@ -169,7 +169,7 @@ def test_a_planted_loss_takes_that_share_of_the_throughput():
 
 
 def test_more_threads_than_cores_are_refused():
-    with pytest.raises(UsageError, match="fake needs 2 cores, one for each thread, and was given 1: set threads lower"):
+    with pytest.raises(UsageError, match="fake needs 2 cores, one for each thread, and was given 1: lower threads"):
         launch(replace(fake(), threads=2), cores=(0,))
 
 
