@@ -88,6 +88,16 @@ def measured_rows(sweep: SweepOutcome) -> Iterator[MeasuredRow]:
             )
 
 
+def accepted_tolerances(sweep: SweepOutcome) -> Mapping[tuple[str, str], str]:
+    """Tolerances of a sweep that was recorded, by (short case, metric)."""
+    return {
+        (short(case.case, sweep), name): _percent(verdict.tolerance)
+        for case in sweep.cases.values()
+        for name, verdict in case.verdicts.items()
+        if verdict.tolerance is not None
+    }
+
+
 def not_gated(sweep: SweepOutcome) -> tuple[str, ...]:
     """Metrics that were measured and that no case of the sweep gates, in the order they appear."""
     gated = {name for case in sweep.cases.values() for name in case.verdicts}
@@ -298,13 +308,3 @@ def _spread(sample: Sample) -> str:
         return ""
     tenth = len(medians) // 10
     return f"±{(medians[-1 - tenth] - medians[tenth]) / 2 / sample.median:.1%}"
-
-
-def accepted_tolerances(sweep: SweepOutcome) -> Mapping[tuple[str, str], str]:
-    """Tolerances of a sweep that was recorded, by (short case, metric)."""
-    return {
-        (short(case.case, sweep), name): _percent(verdict.tolerance)
-        for case in sweep.cases.values()
-        for name, verdict in case.verdicts.items()
-        if verdict.tolerance is not None
-    }
