@@ -1,0 +1,95 @@
+"""The documents' examples, page by page: its files are written, its commands run, its output is what it shows."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from sybil import Document, Region, Sybil
+from sybil.parsers.markdown import CodeBlockParser
+
+ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "suites.md")
+SIMULATED = "fake:launch_noise=0.002"
+"""What a command measures that names no engine: the real one takes a quiet machine and minutes."""
+FILE = re.compile(r"# (?P<name>[\w./-]+\.(?:py|toml))(?P<more>, continued)?\n")
+
+
+class Reader:
+    """Somebody who does in an empty folder what a page says, from top to bottom."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.commands = 0
+
+    def write(self, example) -> None:
+        """Write a block that names its file in the first line, or add it to that file; compile what names none."""
+        named = FILE.match(example.parsed)
+        if named is None:
+            compile(example.parsed, f"{example.path}:{example.line}", "exec")
+            return
+        path = self.folder / named["name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = path.read_text(encoding="utf-8") if named["more"] else ""
+        path.write_text(before + example.parsed, encoding="utf-8")
+        if path.suffix == ".toml":
+            tomllib.loads(path.read_text(encoding="utf-8"))
+        else:
+            compile(path.read_text(encoding="utf-8"), str(path), "exec")
+
+    def follow(self, example) -> None:
+        """Run each command of a block, and find the lines below it in its output, in their order."""
+        for session in re.split(r"^\$ ", example.parsed, flags=re.MULTILINE)[1:]:
+            command, *expected = session.rstrip().splitlines()
+            self.commands += 1
+            output = self.run(command, passes=not any("failed" in line or "regressed" in line for line in expected))
+            lines = iter(output.splitlines())
+            for line in expected:
+                pattern = re.compile(".*".join(map(re.escape, line.split("…"))))
+                assert any(pattern.fullmatch(real.rstrip()) for real in lines), f"no {line!r} in:\n{output}"
+
+    def run(self, command: str, *, passes: bool) -> str:
+        """What a command prints. It ends with 0 if it passes, and with 1 if not."""
+        words = shlex.split(command, comments=True)
+        if "--slmperf" in words and "--slmperf-engine" not in words:
+            words += ["--slmperf-engine", SIMULATED]
+        environment = {**os.environ, "COLUMNS": "110", "PYTEST_ADDOPTS": "-p no:randomly -p no:cacheprovider"}
+        here = Path(sys.executable).parent
+        done = subprocess.run(
+            [here / words[0], *words[1:]],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+            check=False,
+        )
+        output = f"$ {command}\n{done.stdout}{done.stderr}"
+        assert done.returncode == int(not passes), output
+        return output
+
+
+def shown_code(document: Document) -> list[Region]:
+    """The blocks of a page that a reader would copy."""
+    reader: Reader = document.namespace["reader"]
+    parsers = {"python": reader.write, "toml": reader.write, "console": reader.follow}
+    return [region for language, use in parsers.items() for region in CodeBlockParser(language, use)(document)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_works_from_top_to_bottom(page, tmp_path):
+    """A reader who copies a page's files and commands, in its order, gets what it shows."""
+    reader = Reader(tmp_path)
+
+    def parse(document: Document) -> list[Region]:
+        document.namespace["reader"] = reader
+        return shown_code(document)
+
+    for example in Sybil(parsers=[parse]).parse(page).examples():
+        example.evaluate()
+    if not reader.commands:
+        reader.run("pytest --slmperf --slmperf-no-gate", passes=True)
