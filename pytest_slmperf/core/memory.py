@@ -1,15 +1,15 @@
 """How much memory a model needs: weights, KV cache, the largest batch that fits, and the peak of a case.
 
 Two kinds of figures. The textbook's: what a model needs in an engine that keeps one copy of everything, in the type it
-is asked for; they say which batch fits on a GPU. And CTranslate2's on a CPU: what that engine really holds, from the way
-it packs weights and grows its cache, and from the way glibc serves it (`core/heap.py`).
+is asked for; they say which batch fits on a GPU. And CTranslate2's on a CPU: what that engine really holds, by how
+it packs weights and grows its cache, and by how glibc serves it (`core/heap.py`).
 """
 
 from dataclasses import dataclass
 
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.heap import LARGEST_THRESHOLD, MIB, Arena, Block, round_up
-from pytest_slmperf.core.shapes import OPT_POSITION_OFFSET, Role, Shape, tensors
+from pytest_slmperf.core.shapes import OPT_POSITION_OFFSET, Family, Role, Shape, tensors
 
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 GIB = 2**30
@@ -84,8 +84,11 @@ TOKEN_BYTES = 130
 """One token of a vocabulary: two strings, two places in tables."""
 LIBRARY_BYTES = 2 * MIB
 """Pages of the library, and the stacks of its threads."""
-SCRATCH_BYTES = 11 * MIB // 2
+SCRATCH_BYTES = 5 * MIB
 """MKL's GEMM takes two such buffers when it first meets a batch, and keeps them; seen: 4 to 9 MiB, by the model."""
+ROTARY_POSITIONS = 2_048
+SCRATCH_USED_BYTES = MIB
+"""What it writes to of each; the rest is address space only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +150,9 @@ def predicted_peak(
 ) -> Peak:
     """The high-water mark of a process in which CTranslate2 serves this batch on a CPU, as its first one.
 
-    `process_bytes` is what the process held before the engine was started, and is measured. Within about 10 % of what
-    the kernel says (benchmarks/memory_model.py). A later batch finds the allocator as an earlier one left it, and may
-    need somewhat more or less.
+    `process_bytes` is what the process held before the engine was started, and is measured. benchmarks/memory_model.py
+    finds it within 5 % of what the kernel says for float32, and within 15 % for int8. A later batch finds the allocator
+    as an earlier one left it, and may need somewhat more or less.
     """
     quantised = _element_bytes(dtype) == 1
     replaced = {Role.MATRIX, Role.EMBEDDING} if quantised else {Role.MATRIX}  # by packed or quantised ones, when loaded
@@ -164,7 +167,7 @@ def predicted_peak(
     return Peak(
         process=process_bytes,
         weights=held_weight_bytes(shape, dtype) + TOKEN_BYTES * shape.vocabulary + LIBRARY_BYTES,
-        batch=arena.peak,
+        batch=arena.peak - decode.unused_bytes,
         cache=sum(2 * decode.cached_bytes(layer, seen) for layer in range(shape.layers)),
     )
 
@@ -184,11 +187,17 @@ class _Decode:
         self._caches: list[tuple[Block, Block] | None] = [None] * shape.layers
         self._logits: Block | None = None
         self._scratch: list[Block] = []
+        self._rotary: list[tuple[int, list[Block]]] = [(0, [])] * shape.layers
 
     def cached_bytes(self, layer: int, tokens: int) -> int:
         """Bytes of the keys, and as many of the values, of a layer that has seen this many tokens of each request."""
         kept = min(tokens, self._shape.window_of(layer) or tokens)
         return self._bytes(kept * self._shape.heads * self._shape.head_dim)
+
+    @property
+    def unused_bytes(self) -> int:
+        """Bytes of blocks that are never written to, and so not resident."""
+        return len(self._scratch) * (SCRATCH_BYTES - SCRATCH_USED_BYTES)
 
     def step(self, tokens: int, seen: int, *, logits: bool) -> None:
         """Take in this many tokens of each request after those seen before."""
@@ -196,8 +205,7 @@ class _Decode:
         current, spare = self._take(tokens * shape.hidden), None
         mask = [self._take(tokens * shape.heads)] if tokens > 1 else []
         for layer in range(shape.layers):
-            self._attention(layer, tokens, seen)
-            attended = spare or self._take(tokens * shape.hidden)
+            attended = self._attention(layer, tokens, seen, spare)
             produced = self._take(tokens * shape.hidden)
             self._feed_forward(tokens)
             self._give(attended)
@@ -206,18 +214,27 @@ class _Decode:
             self._logits = self._take(shape.vocabulary)
         self._give(*mask, current, *([spare] if spare else []))
 
-    def _attention(self, layer: int, tokens: int, seen: int) -> None:
+    def _attention(self, layer: int, tokens: int, seen: int, spare: Block | None) -> Block:
+        """The block with the layer's attention output: the spare one where there is one."""
         shape = self._shape
         width = shape.heads * shape.head_dim
         queries = self._take(tokens * max(shape.hidden, width))
-        fused = self._project(tokens, shape.hidden, shape.qkv_rows)
-        self._keep_scratch(1)
+        fused = self._project(tokens, shape.hidden, shape.qkv_rows, scratch=1)
         shared = shape.kv_heads < shape.heads
+        narrow = tokens * shape.kv_heads * shape.head_dim
         if tokens > 1 and not shared:
             fused = self._replace(fused, tokens * shape.qkv_rows)
-        keys, values = (self._take(tokens * shape.kv_heads * shape.head_dim) for _ in range(2))
+        keys, values = self._take(narrow), self._take(narrow)
+        if tokens > 1 and shared:
+            queries = self._replace(queries, tokens * width)
+            keys, values = self._replace(keys, narrow), self._replace(values, narrow)
+        if shape.family in {Family.QWEN3, Family.GEMMA3}:
+            queries, keys = self._replace(queries, tokens * width), self._replace(keys, narrow)
         if shared:
             keys, values = self._replace(keys, tokens * width), self._replace(values, tokens * width)
+        if shape.family is not Family.OPT:
+            self._keep_rotary_tables(layer, seen + tokens)
+            queries, keys = self._replace(queries, tokens * width), self._replace(keys, tokens * width)
         cached = self._caches[layer]
         if cached is None:
             self._caches[layer] = keys, values
@@ -237,25 +254,37 @@ class _Decode:
         self._give(scores)
         if tokens > 1:
             context = self._replace(context, tokens * width)
+        output = self._project(tokens, width, shape.hidden, into=spare)
         self._give(queries, context)
+        return output
 
     def _feed_forward(self, tokens: int) -> None:
         shape = self._shape
         inner = [self._project(tokens, shape.hidden, shape.ffn) for _ in range(2 if shape.gated else 1)]
-        self._keep_scratch(2)
+        self._project(tokens, shape.ffn, shape.hidden, into=inner[0], scratch=2)
         self._give(*inner)
 
     def _keep_scratch(self, buffers: int) -> None:
         if len(self._scratch) < buffers and self._batch > 1:
             self._scratch.append(self._arena.take(SCRATCH_BYTES))
 
-    def _project(self, tokens: int, inputs: int, outputs: int) -> Block:
+    def _keep_rotary_tables(self, layer: int, positions: int) -> None:
+        """Each layer has its own sines and cosines, for 2,048 positions more whenever there are too few."""
+        made, blocks = self._rotary[layer]
+        if positions > made:
+            made = max(positions, made + ROTARY_POSITIONS)
+            new = [self._arena.take(made * self._shape.head_dim * 4) for _ in range(2)]
+            self._give(*blocks)
+            self._rotary[layer] = made, new
+
+    def _project(self, tokens: int, inputs: int, outputs: int, *, into: Block | None = None, scratch: int = 0) -> Block:
         """The output of a linear layer; an int8 one needs its quantised input and an int32 result meanwhile."""
-        if not self._quantised:
-            return self._take(tokens * outputs)
-        quantised = self._take(tokens * inputs // 4), self._take(tokens * outputs)
-        output = self._take(tokens * outputs)
-        self._give(*quantised)
+        quantised = [self._take(tokens * inputs // 4), self._take(tokens * outputs)] if self._quantised else []
+        if self._quantised:
+            self._keep_scratch(scratch)
+        output = into or self._take(tokens * outputs)
+        self._keep_scratch(scratch)
+        self._give(*quantised[::-1])
         return output
 
     def _replace(self, block: Block, elements: int) -> Block:

@@ -125,8 +125,8 @@ class CTranslate2:
         """Serve the requests as one static batch and block until the last token.
 
         Where the requests' output lengths differ, or with `observe`, CTranslate2 calls back for each token, which costs
-        throughput: docs/engines.md says how much. Raises EngineFailed if a request exceeds the context, or if CTranslate2
-        raises or answers with another length.
+        throughput: docs/engines.md says how much. Raises EngineFailed if a request exceeds the context, and if
+        CTranslate2 raises or answers with another length.
         """
         generator = self._generator
         if generator is None:

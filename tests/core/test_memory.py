@@ -1,0 +1,150 @@
+"""Memory figures agree with the published range of batches, and with themselves."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_slmperf.core.errors import SuiteError
+from pytest_slmperf.core.heap import LARGEST_HEAP, LARGEST_THRESHOLD, MIB, Arena
+from pytest_slmperf.core.memory import (
+    GIB,
+    held_kv_bytes_per_token,
+    held_weight_bytes,
+    kv_bytes_per_token,
+    kv_capacity_tokens,
+    largest_batch,
+    predicted_peak,
+    weight_bytes,
+)
+from pytest_slmperf.core.shapes import SHAPES, parameters
+
+A100 = 39.4 * GIB
+names = st.sampled_from(sorted(SHAPES))
+dtypes = st.sampled_from(["float32", "float16", "bfloat16", "int8"])
+TINY = SHAPES["tiny-4x256"]
+
+# (model, KV tokens in thousands) on a 40 GB A100, worked out from arXiv 2404.03353's largest batches: 512 requests of
+# about 1,960 tokens down to 16 of about 900.
+PAPER = [("opt-125m", 1_010), ("opt-350m", 375), ("opt-1.3b", 177), ("opt-2.7b", 98), ("opt-6.7b", 46), ("opt-13b", 14)]
+
+
+@pytest.mark.parametrize(("name", "thousands"), PAPER)
+def test_the_papers_models_leave_room_for_as_many_tokens_as_it_found(name, thousands):
+    """0.9 of a 40 GB A100, less weights and half a GiB, holds the KV tokens that the paper's batches imply."""
+    assert kv_capacity_tokens(SHAPES[name], "float16", memory_bytes=A100) / 1_000 == pytest.approx(thousands, rel=0.035)
+
+
+@pytest.mark.parametrize(("name", "request_tokens", "batch"), [("opt-125m", 1_960, 512), ("opt-13b", 880, 16)])
+def test_the_papers_largest_batches_fit(name, request_tokens, batch):
+    """512 requests fit for OPT-125M and 16 for OPT-13B, as in the paper, and not a quarter more."""
+    found = largest_batch(SHAPES[name], "float16", request_tokens=request_tokens, memory_bytes=A100)
+    assert batch <= found < 1.25 * batch
+
+
+@pytest.mark.parametrize(
+    ("name", "kv_bytes", "gib"),
+    [
+        ("opt-125m", 36_864, 0.233),
+        ("opt-13b", 819_200, 23.941),
+        ("smollm2-135m", 23_040, 0.251),
+        ("qwen2.5-0.5b", 12_288, 0.920),
+        ("qwen3-0.6b", 114_688, 1.110),
+        ("llama-3.2-1b", 32_768, 2.302),
+        ("gemma-3-1b", 26_624, 1.862),
+    ],
+)
+def test_weights_and_cache_are_those_of_the_published_configurations(name, kv_bytes, gib):
+    """Bytes in float16 equal the table's: KV per token exactly, weights to a thousandth of a GiB."""
+    assert kv_bytes_per_token(SHAPES[name], "float16") == kv_bytes
+    assert weight_bytes(SHAPES[name], "float16") / GIB == pytest.approx(gib, abs=0.001)
+
+
+@given(names, dtypes, st.integers(1, 10**12), st.integers(1, 10**12))
+def test_more_memory_never_fits_fewer_tokens(name, dtype, less, more):
+    """Capacity grows with memory, and is nothing where the weights don't fit."""
+    less, more = sorted((less, more))
+    tokens = [kv_capacity_tokens(SHAPES[name], dtype, memory_bytes=memory) for memory in (less, more)]
+    assert 0 <= tokens[0] <= tokens[1]
+
+
+@given(names)
+def test_fewer_bits_never_take_more_room(name):
+    """Weights of 8 bits are smaller than those of 32, and those of 16 bits are half of these."""
+    shape = SHAPES[name]
+    assert weight_bytes(shape, "int8") < weight_bytes(shape, "float32")
+    assert weight_bytes(shape, "float16") == 2 * parameters(shape)
+    assert weight_bytes(shape, "float32") == 4 * parameters(shape)
+
+
+@given(names)
+def test_ctranslate2_never_holds_less_than_the_textbook(name):
+    """Packed weights and a repeated cache only add to what a model needs."""
+    shape = SHAPES[name]
+    unused = 2 * shape.hidden * 4
+    assert held_weight_bytes(shape, "float32", packed=False) >= weight_bytes(shape, "float32") - unused
+    assert held_weight_bytes(shape, "float32") > held_weight_bytes(shape, "float32", packed=False)
+    assert held_kv_bytes_per_token(shape) == kv_bytes_per_token(shape, "float32") * shape.heads // shape.kv_heads
+
+
+def test_an_unknown_dtype_is_named():
+    """A dtype without a size is an error that lists the known ones."""
+    with pytest.raises(SuiteError, match="unknown dtype 'fp4': known are float32"):
+        weight_bytes(TINY, "fp4")
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 32), st.sampled_from(["float32", "int8"]))
+def test_a_batch_takes_its_cache_and_at_most_a_few_times_that(batch_size, prompt, output, dtype):
+    """The predicted peak holds the whole cache, counts every part once, and is not absurd."""
+    peak = predicted_peak(
+        TINY, dtype, batch_size=batch_size, prompt_tokens=prompt, output_tokens=output, process_bytes=10 * MIB
+    )
+    assert peak.total == peak.process + peak.weights + peak.batch
+    assert peak.cache == held_kv_bytes_per_token(TINY) * batch_size * (prompt + output - 1)
+    assert peak.batch >= peak.cache
+    logits = batch_size * TINY.vocabulary * 4
+    activations = 16 * batch_size * prompt * TINY.ffn * 4
+    assert peak.batch <= 4 * peak.cache + activations + logits + 20 * MIB
+
+
+def test_a_sliding_window_caps_the_cache():
+    """Layers with a window stop growing at it; those without go on."""
+    shape = replace(SHAPES["gemma-3-270m"], layers=6, vocabulary=1_024)
+    caches = [
+        predicted_peak(shape, "float32", batch_size=1, prompt_tokens=1, output_tokens=output, process_bytes=0).cache
+        for output in (512, 1_024)
+    ]
+    one_layer = 2 * 512 * shape.heads * shape.head_dim * 4
+    assert caches == [6 * one_layer, 7 * one_layer]
+
+
+blocks = st.lists(st.tuples(st.integers(16 * 2**10, 80 * MIB), st.booleans()), max_size=60)
+
+
+@given(blocks)
+def test_an_arena_holds_what_is_in_use_and_gives_back_what_is_mapped(requests):
+    """Resident memory is never below the blocks in use, and never above the peak."""
+    arena = Arena()
+    used = []
+    for size, frees_oldest in requests:
+        used.append((size, arena.take(size)))
+        if frees_oldest:
+            arena.give(used.pop(0)[1])
+        assert sum(size for size, _ in used) <= arena.resident <= arena.peak
+    for _, block in used:
+        arena.give(block)
+    assert arena.resident <= 2 * LARGEST_HEAP + 2 * LARGEST_THRESHOLD
+
+
+def test_blocks_that_grow_step_by_step_leave_holes():
+    """Eight caches that are copied into larger blocks hold more than nine such blocks, and less than sixteen."""
+    arena = Arena(largest_freed=8 * MIB)
+    caches = [arena.take(1 * MIB) for _ in range(8)]
+    for step in range(1, 80):
+        for index, cache in enumerate(caches):
+            caches[index] = arena.take(MIB + step * 64 * 2**10)
+            arena.give(cache)
+    live = 8 * (MIB + 79 * 64 * 2**10)
+    assert 9 / 8 * live < arena.peak < 2 * live

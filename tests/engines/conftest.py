@@ -1,0 +1,31 @@
+"""Models of tiny shapes, made once for all tests of the engines."""
+
+import pytest
+
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.shapes import SHAPES
+from pytest_slmperf.engines.ctranslate2 import CTranslate2, write_model
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """A folder of its own for the weights of these tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def tiny(cache):
+    """A started engine with two layers of 64, for the tests that only serve."""
+    engine = CTranslate2(EngineSpec("ctranslate2", "tiny-2x64"), cache=cache)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def converted(tmp_path):
+    """A folder as ct2-transformers-converter makes it, with a model that no table knows."""
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    write_model(SHAPES["tiny-2x64"], "float32", folder)
+    return folder

@@ -1,0 +1,333 @@
+"""The real engine, with real models of tiny shapes."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pytest_slmperf.core.engine import EngineSpec, Request
+from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
+from pytest_slmperf.core.heap import MIB
+from pytest_slmperf.core.memory import predicted_peak
+from pytest_slmperf.core.shapes import SHAPES, Family
+from pytest_slmperf.core.workload import prompts
+from pytest_slmperf.engines.ctranslate2 import CTranslate2, create, write_model
+
+lengths = st.tuples(st.integers(1, 12), st.integers(1, 9))
+
+
+def of(model="tiny-2x64", **rest):
+    return EngineSpec("ctranslate2", str(model), **rest)
+
+
+def requests(*pairs):
+    return prompts(pairs, vocabulary=512, seed=1)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batch=st.lists(lengths, min_size=1, max_size=6), observe=st.booleans())
+def test_every_answer_has_exactly_the_length_asked_for(tiny, batch, observe):
+    """Whatever the lengths of prompts and outputs in one batch, each request gets its own number of tokens."""
+    served = tiny.serve(requests(*batch), observe=observe)
+    assert served.output_tokens == tuple(output for _, output in batch)
+    assert served.started_ns < served.ended_ns
+    if not observe:
+        assert served.token_ns is None
+        return
+    assert tuple(map(len, served.token_ns)) == served.output_tokens
+    for stamps in served.token_ns:
+        assert list(stamps) == sorted(stamps)
+        assert served.started_ns < stamps[0] <= stamps[-1] <= served.ended_ns
+
+
+def test_a_batch_is_one_batch(tiny):
+    """The first tokens of all requests are there before the second token of any."""
+    served = tiny.serve(requests(*[(16, 8)] * 32), observe=True)
+    by_step = list(zip(*served.token_ns, strict=True))
+    assert all(max(step) < min(following) for step, following in pairwise(by_step))
+
+
+def test_a_short_request_leaves_the_batch_when_it_is_done(tiny):
+    """The last steps of a batch are those of its longest request alone, and faster than those of all together."""
+    served = tiny.serve(requests(*[(4, 60)] * 31, (4, 400)), observe=True)
+    long = served.token_ns[31]
+    with_others = (long[50] - long[10]) / 40
+    alone = (long[390] - long[110]) / 280
+    assert alone < with_others
+
+
+def test_the_clock_is_the_one_that_other_processes_read(tiny):
+    """Times lie between two readings of the monotonic clock around the call."""
+    before = time.monotonic_ns()
+    served = tiny.serve(requests((8, 4)), observe=True)
+    assert before <= served.started_ns <= served.token_ns[0][0] <= served.ended_ns <= time.monotonic_ns()
+
+
+def test_facts_say_what_was_resolved(cache):
+    """A started engine names its version, type, weights, context and the settings that belong to a baseline's key."""
+    engine = CTranslate2(of(dtype="auto", threads=1), cache=cache)
+    facts = engine.start()
+    assert facts.device == "cpu"
+    assert facts.dtype.startswith("int8")
+    assert facts.weights == "random"
+    assert (facts.context_tokens, facts.vocabulary) == (2_048, 512)
+    assert facts.settings == {"threads": 1}
+    assert facts.version.count(".") == 2
+
+
+def test_variables_that_choose_kernels_are_part_of_the_settings(cache, monkeypatch):
+    """CTranslate2's own environment variables change what is measured, so they are recorded."""
+    monkeypatch.setenv("CT2_FORCE_CPU_ISA", "AVX2")
+    assert CTranslate2(of(), cache=cache).start().settings == {"threads": 1, "CT2_FORCE_CPU_ISA": "AVX2"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "int8_float32"])
+def test_each_type_that_a_cpu_has_serves(cache, dtype):
+    """float32 and the int8 types give answers of the forced length."""
+    engine = CTranslate2(of(dtype=dtype), cache=cache)
+    assert engine.start().dtype.startswith(dtype)
+    assert engine.serve(requests((8, 4), (8, 4)), observe=False).output_tokens == (4, 4)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "fp8"])
+def test_a_type_that_the_device_lacks_names_those_that_it_has(cache, dtype):
+    """An unsupported dtype is unavailable, not silently replaced by another."""
+    with pytest.raises(EngineUnavailable, match=rf"no {dtype} on this cpu; it has .*float32"):
+        CTranslate2(of(dtype=dtype), cache=cache).start()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"devise": "cpu"}, "no option 'devise'; it knows device, device_index, flash_attention, context_tokens"),
+        ({"device": "tpu"}, "device='tpu'; it knows cpu and cuda"),
+        ({"device_index": "0"}, "device_index='0' must be of type int"),
+        ({"flash_attention": 1}, "flash_attention=1 must be of type bool"),
+    ],
+)
+def test_options_are_checked_before_anything_is_loaded(options, message):
+    """A wrong option fails when the engine is made, with the known ones."""
+    with pytest.raises(EngineUnavailable, match=message):
+        create(of(options=options))
+
+
+def test_making_an_engine_imports_no_engine():
+    """create() is cheap: ctranslate2 is imported when the engine starts."""
+    code = (
+        "import sys\n"
+        "from pytest_slmperf.core.engine import EngineSpec\n"
+        "from pytest_slmperf.engines.registry import create\n"
+        "create(EngineSpec('ctranslate2', 'opt-13b'))\n"
+        "sys.exit('ctranslate2' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_request_beyond_the_context_is_refused(tiny):
+    """Prompt and output together must fit, and the message says both."""
+    with pytest.raises(EngineFailed, match=r"2000 \+ 49 tokens exceeds the context of 2048"):
+        tiny.serve(requests((2_000, 49)), observe=False)
+
+
+def test_an_empty_batch_is_refused(tiny):
+    """There is nothing to time in a batch of none."""
+    with pytest.raises(EngineFailed, match="empty batch"):
+        tiny.serve((), observe=False)
+
+
+def test_an_engine_that_was_not_started_or_was_stopped_serves_nothing(cache):
+    """serve() needs start() before and no stop() since."""
+    engine = CTranslate2(of(), cache=cache)
+    with pytest.raises(EngineFailed, match="before it was started"):
+        engine.serve(requests((8, 4)), observe=False)
+    engine.start()
+    engine.stop()
+    with pytest.raises(EngineFailed, match="after it was stopped"):
+        engine.serve(requests((8, 4)), observe=False)
+
+
+def test_what_ctranslate2_raises_is_passed_on_with_its_text(converted):
+    """A context beyond the model's positions is the engine's own error, in its words."""
+    engine = CTranslate2(of(converted, options={"context_tokens": 4_096}))
+    engine.start()
+    with pytest.raises(EngineFailed, match=r"batch of 1: .*position"):
+        engine.serve((Request((20,) * 2_040, 20),), observe=False)
+
+
+# Converted models.
+
+
+def test_a_converted_model_is_served_from_its_folder(converted):
+    """A path takes the place of a name; weights are then called real, and the case is called by the folder's name."""
+    spec = of(converted)
+    engine = CTranslate2(spec)
+    facts = engine.start()
+    assert (facts.weights, facts.context_tokens, facts.vocabulary) == ("real", 2_048, 512)
+    assert spec.model_name == "my-model"
+    assert engine.serve(requests((8, 4)), observe=False).output_tokens == (4,)
+
+
+def test_a_vocabulary_of_lines_is_read_as_well(converted):
+    """Older conversions keep their vocabulary as text, one token a line."""
+    tokens = json.loads((converted / "vocabulary.json").read_text())
+    (converted / "vocabulary.json").unlink()
+    (converted / "vocabulary.txt").write_text("".join(f"{token}\n" for token in tokens))
+    assert CTranslate2(of(converted)).start().vocabulary == 512
+
+
+def test_the_context_is_read_from_the_configuration_or_an_option(converted):
+    """config.json may say the context; the option context_tokens outdoes it."""
+    configuration = json.loads((converted / "config.json").read_text())
+    (converted / "config.json").write_text(json.dumps(configuration | {"max_position_embeddings": 512}))
+    assert CTranslate2(of(converted)).start().context_tokens == 512
+    assert CTranslate2(of(converted, options={"context_tokens": 64})).start().context_tokens == 64
+
+
+@pytest.mark.parametrize("missing", ["model.bin", "config.json", "vocabulary.json"])
+def test_a_missing_file_is_named(converted, missing):
+    """A folder that isn't a converted model names the file that it lacks."""
+    (converted / missing).unlink()
+    with pytest.raises(EngineUnavailable, match=missing):
+        CTranslate2(of(converted)).start()
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    """A path that leads nowhere is told from an unknown name."""
+    with pytest.raises(EngineUnavailable, match=r"there is no folder .*nowhere"):
+        CTranslate2(of(tmp_path / "nowhere")).start()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("config.json", "{"), ("vocabulary.json", "[1, 2]"), ("vocabulary.json", "[")]
+)
+def test_a_damaged_file_is_named(converted, name, text):
+    """A file that cannot be parsed, or isn't what it should be, is named."""
+    (converted / name).write_text(text)
+    with pytest.raises(EngineUnavailable, match=name):
+        CTranslate2(of(converted)).start()
+
+
+def test_a_cut_off_model_is_unavailable(converted):
+    """A model that is too short for what it says is refused with ctranslate2's own words."""
+    model = converted / "model.bin"
+    model.write_bytes(model.read_bytes()[:-1_000])
+    with pytest.raises(EngineUnavailable, match=r"ctranslate2 cannot load my-model: .+"):
+        CTranslate2(of(converted)).start()
+
+
+def shrunk(name):
+    """The same architecture as a known model's, small enough to run at once."""
+    shape = SHAPES[name]
+    shared = shape.kv_heads < shape.heads
+    return replace(
+        shape,
+        layers=7 if shape.window else 2,
+        hidden=64,
+        heads=4,
+        kv_heads=2 if shared else 4,
+        head_dim=16,
+        ffn=128,
+        vocabulary=512,
+        embedding=32 if shape.embedding else None,
+        window=16 if shape.window else None,
+    )
+
+
+ARCHITECTURES = (
+    "opt-125m",
+    "opt-350m",
+    "smollm2-135m",
+    "smollm2-1.7b",
+    "qwen2.5-0.5b",
+    "qwen3-0.6b",
+    "llama-3.2-1b",
+    "gemma-2-2b",
+    "gemma-3-270m",
+)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("stored", ["float32", "float16"])
+def test_each_architecture_of_the_table_runs(tmp_path, name, stored):
+    """A small model of each family is written, loaded and served past its window, with unlike lengths in one batch."""
+    write_model(shrunk(name), stored, tmp_path)
+    engine = CTranslate2(of(tmp_path))
+    engine.start()
+    assert engine.serve(requests(*[(40, 30)] * 2), observe=False).output_tokens == (30, 30)
+    assert engine.serve(requests((12, 3), (9, 8)), observe=False).output_tokens == (3, 8)
+
+
+def test_every_family_is_among_the_architectures_that_run():
+    """No family is in the table that the test above doesn't run."""
+    assert {SHAPES[name].family for name in ARCHITECTURES} == set(Family)
+
+
+def test_answers_differ_between_prompts(tiny):
+    """Random weights are no constant: unlike prompts are answered unlike, so nothing is skipped for being the same."""
+    results = tiny._generator.generate_batch(
+        [[f"t{token}" for token in range(first, first + 8)] for first in (20, 200)], max_length=16, min_length=16
+    )
+    assert results[0].sequences_ids != results[1].sequences_ids
+
+
+# What a batch takes of memory, as the kernel counts it.
+
+MEASURE = """
+import ctypes, re, sys
+from pathlib import Path
+import ctranslate2, numpy
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.workload import prompts
+from pytest_slmperf.engines.ctranslate2 import CTranslate2
+
+def status(name):
+    return int(re.search(rf"{name}:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+dtype, cache, *numbers = sys.argv[1:]
+batch, prompt, output = map(int, numbers)
+engine = CTranslate2(EngineSpec("ctranslate2", "tiny-4x256", dtype=dtype), cache=Path(cache))
+requests = prompts([(prompt, output)] * batch, vocabulary=4096, seed=1)
+before = status("VmRSS")
+engine.start()
+ctypes.CDLL(None).malloc_trim(0)
+Path("/proc/self/clear_refs").write_text("5")
+engine.serve(requests, observe=False)
+print(before, status("VmHWM"))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's high-water mark is Linux's")
+@pytest.mark.parametrize(
+    ("dtype", "batch", "prompt", "output", "tolerance"),
+    [
+        ("float32", 1, 32, 256, 0.1),
+        ("float32", 16, 32, 128, 0.1),
+        ("float32", 64, 32, 64, 0.1),
+        ("float32", 64, 256, 4, 0.1),
+        ("int8", 16, 32, 128, 0.2),
+        ("int8", 64, 32, 64, 0.2),
+    ],
+)
+def test_the_predicted_peak_is_what_the_kernel_counts(tiny_cache, dtype, batch, prompt, output, tolerance):
+    """The prediction of a first batch's peak is within 10 % of the process's high-water mark, 20 % for int8."""
+    arguments = [dtype, str(tiny_cache), str(batch), str(prompt), str(output)]
+    answer = subprocess.run([sys.executable, "-c", MEASURE, *arguments], check=True, capture_output=True, text=True)
+    before, measured = map(int, answer.stdout.split())
+    shape = SHAPES["tiny-4x256"]
+    predicted = predicted_peak(
+        shape, dtype, batch_size=batch, prompt_tokens=prompt, output_tokens=output, process_bytes=before
+    )
+    assert predicted.total == pytest.approx(measured, rel=tolerance), (predicted, measured / MIB)
+
+
+@pytest.fixture(scope="module")
+def tiny_cache(cache):
+    """The cache with the weights of tiny-4x256 in it, so that no measured process makes them."""
+    CTranslate2(of("tiny-4x256"), cache=cache).start()
+    return cache

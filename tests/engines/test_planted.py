@@ -1,0 +1,81 @@
+"""A planted loss takes away exactly the share that it says."""
+
+import resource
+import time
+from itertools import pairwise
+
+import pytest
+
+from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Request, Served
+from pytest_slmperf.core.errors import EngineUnavailable
+from pytest_slmperf.engines.planted import Slowed
+from pytest_slmperf.engines.registry import create
+
+BATCH = (Request((16,) * 4, 4),)
+
+
+class Steady:
+    """Takes 20 ms for a batch, asleep."""
+
+    def start(self):
+        return EngineFacts("1", "simulated", "float32", "random", 64, 64)
+
+    def serve(self, batch, *, observe):
+        started_ns = time.monotonic_ns()
+        time.sleep(0.02)
+        ended_ns = time.monotonic_ns()
+        self.lasted_ns = ended_ns - started_ns
+        stamps = tuple(started_ns + (ended_ns - started_ns) * step // 4 for step in range(1, 5))
+        return Served(started_ns, ended_ns, (4,) * len(batch), (stamps,) * len(batch) if observe else None)
+
+    def stop(self):
+        self.stopped = True
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.05, 0.2, 0.5, 0.89])
+def test_a_batch_lasts_as_much_longer_as_the_loss_says(loss):
+    """At a loss of 0.2 a batch lasts 1.25 times as long, and the time has really passed."""
+    inner = Steady()
+    engine = Slowed(inner, loss)
+    shares = []
+    for _ in range(5):
+        began = time.monotonic_ns()
+        served = engine.serve(BATCH, observe=False)
+        assert began <= served.started_ns < served.ended_ns <= time.monotonic_ns()
+        shares.append(inner.lasted_ns / (served.ended_ns - served.started_ns))
+    assert max(shares) == pytest.approx(1 - loss, rel=0.03)  # other programs can only make a batch longer
+
+
+def test_the_core_is_busy_meanwhile():
+    """The time is burnt, not slept: a sleeping core would cool down and save energy."""
+    engine = Slowed(Steady(), 0.8)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    engine.serve(BATCH, observe=False)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime > 0.01
+
+
+def test_token_times_move_in_proportion():
+    """Each token is as much later as its batch is slower, and the last one is there before the end."""
+    served = Slowed(Steady(), 0.5).serve(BATCH, observe=True)
+    gaps = [later - sooner for sooner, later in pairwise((served.started_ns, *served.token_ns[0]))]
+    assert gaps == pytest.approx([gaps[0]] * 4, rel=0.01)
+    assert gaps[0] >= 2 * 0.005e9 * 0.99
+    assert served.token_ns[0][-1] <= served.ended_ns
+
+
+def test_the_rest_is_the_engines_own():
+    """Facts, lengths and stopping pass through."""
+    inner = Steady()
+    engine = Slowed(inner, 0.1)
+    assert engine.start() == inner.start()
+    assert engine.serve(BATCH, observe=False).output_tokens == (4,)
+    engine.stop()
+    assert inner.stopped
+
+
+@pytest.mark.parametrize("loss", [-0.1, 0.9, 1.0, float("nan")])
+def test_an_impossible_loss_is_refused(loss):
+    """A loss is a share below 0.9."""
+    with pytest.raises(EngineUnavailable, match=r"planted loss of .* is impossible"):
+        create(EngineSpec("fake", "tiny", planted_loss=loss))

@@ -1,0 +1,77 @@
+"""Engines are found by name, our own and those of other packages."""
+
+from pathlib import Path
+
+import pytest
+
+from pytest_slmperf.core.engine import EngineSpec, Request
+from pytest_slmperf.core.errors import EngineUnavailable
+from pytest_slmperf.engines.ctranslate2 import CTranslate2
+from pytest_slmperf.engines.planted import Slowed
+from pytest_slmperf.engines.registry import available, best, create
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+def install(folder, monkeypatch, **engines):
+    """Install a distribution that registers these engines, as its files would lie in site-packages."""
+    metadata = folder / "echo-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: echo\nVersion: 1.0\n")
+    lines = "".join(f"{name} = {target}\n" for name, target in engines.items())
+    (metadata / "entry_points.txt").write_text(f"[slmperf.engines]\n{lines}")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
+def test_the_documented_engine_serves(tmp_path, monkeypatch):
+    """The example of docs/engines.md is found through its entry point and keeps to the protocol."""
+    install(tmp_path, monkeypatch, echo="echo_engine:create")
+    engine = create(EngineSpec("echo", "anything"))
+    facts = engine.start()
+    served = engine.serve((Request((16, 17), 3), Request((18,), 5)), observe=True)
+    engine.stop()
+    assert facts.device == "simulated"
+    assert served.output_tokens == (3, 5)
+    assert tuple(map(len, served.token_ns)) == (3, 5)
+
+
+def test_an_unknown_engine_names_the_known_ones(tmp_path, monkeypatch):
+    """A misspelt engine is answered with all that are registered, and how one registers."""
+    install(tmp_path, monkeypatch, echo="echo_engine:create")
+    with pytest.raises(EngineUnavailable, match=r"unknown engine 'vlm'.*ctranslate2, fake, echo.*slmperf\.engines"):
+        create(EngineSpec("vlm", "opt-125m"))
+
+
+def test_an_engine_that_cannot_be_imported_says_so(tmp_path, monkeypatch):
+    """A registered engine whose module is gone is unavailable, with what was looked for."""
+    install(tmp_path, monkeypatch, gone="no_such_module:create", half="echo_engine:creat")
+    with pytest.raises(EngineUnavailable, match=r"gone \(no_such_module:create\) cannot be imported"):
+        create(EngineSpec("gone", "x"))
+    with pytest.raises(EngineUnavailable, match=r"half \(echo_engine:creat\) cannot be imported"):
+        create(EngineSpec("half", "x"))
+
+
+def test_a_built_in_name_stays_ours(tmp_path, monkeypatch):
+    """Another package cannot put itself in the place of an engine of ours."""
+    install(tmp_path, monkeypatch, ctranslate2="echo_engine:create")
+    assert isinstance(create(EngineSpec("ctranslate2", "tiny-2x64")), CTranslate2)
+
+
+def test_all_engines_are_listed_with_what_they_lack(tmp_path, monkeypatch):
+    """The list says of each engine whether this interpreter can use it, and else what to do."""
+    install(tmp_path, monkeypatch, echo="echo_engine:create", gone="no_such_module:create")
+    listed = {engine.name: engine for engine in available()}
+    assert [name for name, engine in listed.items() if engine.usable] == ["ctranslate2", "fake", "echo"]
+    assert "no_such_module cannot be found" in listed["gone"].missing
+
+
+def test_the_best_engine_does_the_work_itself():
+    """What is measured by default is a real engine, never the simulated one."""
+    assert best() == "ctranslate2"
+
+
+def test_a_planted_loss_slows_any_engine():
+    """A spec with a loss gets its engine slowed down, one without gets it as it is."""
+    assert isinstance(create(EngineSpec("ctranslate2", "tiny-2x64", planted_loss=0.2)), Slowed)
+    assert isinstance(create(EngineSpec("ctranslate2", "tiny-2x64")), CTranslate2)
