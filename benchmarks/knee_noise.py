@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("sweeps", nargs="?", type=int, default=300)
     parser.add_argument("--noise", type=float, nargs="*", default=[0.01, 0.03])
     parser.add_argument("--resamples", type=int, default=300)
+    parser.add_argument("--frontiers", action="store_true", help="only the frontiers")
     given = parser.parse_args()
     definitions = [
         Definition("bca"),
@@ -104,6 +105,8 @@ def main() -> None:
     ]
     print(f"{'definition':40} {'noise':>5} {'truth':>8}  verdicts of {given.sweeps} sweeps, 20 against 14 launches")
     frontiers(given.sweeps, given.noise)
+    if given.frontiers:
+        return
     for definition in definitions:
         for noise in given.noise:
             border = edge(definition, 16.0)
