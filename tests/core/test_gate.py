@@ -21,6 +21,7 @@ THROUGHPUT = metric("output_throughput")
 ENERGY = metric("joules_per_output_token")
 RANK = {Status.IMPROVED: 0, Status.UNCHANGED: 1, Status.INCONCLUSIVE: 2, Status.REGRESSED: 3}
 
+patient = settings(deadline=None)  # the first example of a schedule works its levels out
 designs = st.sampled_from(gate.DESIGNS)
 tolerances = st.floats(0.01, 0.15)
 noises = st.sampled_from([0.0, 0.0005, 0.005, 0.01, 0.03, 0.1])
@@ -59,6 +60,7 @@ def scaled(rounds, factor):
 # What a verdict may not depend on
 
 
+@patient
 @given(arms(), designs, tolerances, st.floats(1e-6, 1e6))
 def test_the_unit_does_not_matter(both, design, tolerance, factor):
     """Values in another unit get the same verdict and the same ratio."""
@@ -69,6 +71,7 @@ def test_the_unit_does_not_matter(both, design, tolerance, factor):
     assert (other.effect.low, other.effect.high) == pytest.approx((verdict.effect.low, verdict.effect.high), rel=1e-9)
 
 
+@patient
 @given(arms(), designs, tolerances)
 def test_swapping_the_arms_inverts_the_ratio(both, design, tolerance):
     """The candidate against the baseline is the inverse of the baseline against the candidate."""
@@ -79,6 +82,7 @@ def test_swapping_the_arms_inverts_the_ratio(both, design, tolerance):
         assert (back.low, back.high) == pytest.approx((1 / there.high, 1 / there.low), rel=1e-9)
 
 
+@patient
 @given(arms(), designs, tolerances, st.randoms(use_true_random=False))
 def test_the_order_of_rounds_does_not_matter(both, design, tolerance, draw):
     """Rounds may come in any order within their launch."""
@@ -88,6 +92,7 @@ def test_the_order_of_rounds_does_not_matter(both, design, tolerance, draw):
     assert judged(*shuffled, policy) == judged(*both, policy)
 
 
+@patient
 @given(arms(), tolerances, st.randoms(use_true_random=False))
 def test_the_order_of_blocks_does_not_matter(both, tolerance, draw):
     """Interleaved blocks may come in any order, as long as they stay together."""
@@ -98,6 +103,7 @@ def test_the_order_of_blocks_does_not_matter(both, tolerance, draw):
     assert other.effect.low == pytest.approx(verdict.effect.low, rel=1e-9)
 
 
+@patient
 @given(arms(), designs, tolerances)
 def test_lower_is_better_mirrors_higher_is_better(both, design, tolerance):
     """The inverse of a metric, with the inverse tolerance, gets the same verdict."""
@@ -109,6 +115,7 @@ def test_lower_is_better_mirrors_higher_is_better(both, design, tolerance):
     assert lower.status is higher.status
 
 
+@patient
 @given(arms(), designs, tolerances)
 def test_the_bare_rule_and_the_verdict_agree(both, design, tolerance):
     """The rule that can be checked from outside is the one that judges."""
@@ -122,6 +129,7 @@ def test_the_bare_rule_and_the_verdict_agree(both, design, tolerance):
 # In which direction a verdict moves
 
 
+@patient
 @given(arms(), designs, tolerances, st.floats(0, 0.3))
 def test_a_larger_loss_is_never_judged_better(both, design, tolerance, loss):
     """Slowing every launch of the candidate down never improves its verdict."""
@@ -133,6 +141,7 @@ def test_a_larger_loss_is_never_judged_better(both, design, tolerance, loss):
         assert RANK[after.status] >= RANK[before.status]
 
 
+@patient
 @given(arms(), designs, tolerances, tolerances)
 def test_a_larger_tolerance_never_regresses_more(both, design, one, other):
     """What passes passes with a larger tolerance too, and what regressed regresses with a smaller one."""
@@ -143,6 +152,7 @@ def test_a_larger_tolerance_never_regresses_more(both, design, one, other):
         assert tight.status is Status.REGRESSED
 
 
+@patient
 @given(st.integers(1, 24), noises, designs, tolerances, st.integers(0, 1000))
 def test_what_equals_its_baseline_has_not_regressed(count, sd, design, tolerance, seed):
     """A candidate with the baseline's own values is never regressed, and never improved."""
@@ -152,6 +162,7 @@ def test_what_equals_its_baseline_has_not_regressed(count, sd, design, tolerance
     assert verdict.effect.ratio == pytest.approx(1)
 
 
+@patient
 @given(arms(), designs, tolerances, st.integers(1, 18))
 def test_the_last_look_is_final(both, design, tolerance, cap):
     """A verdict asks for more launches only below the cap, never beyond it, and then only when undecided."""
@@ -165,6 +176,7 @@ def test_the_last_look_is_final(both, design, tolerance, cap):
         assert verdict.final
 
 
+@patient
 @given(arms(), designs, tolerances)
 def test_the_estimate_lies_within_its_interval(both, design, tolerance):
     """The ratio is inside its confidence interval, and the MDE is at least the tolerance."""
@@ -277,6 +289,7 @@ def test_a_policy_that_makes_no_sense_is_refused(wrong):
 # Looks and levels
 
 
+@patient
 @given(st.integers(1, 40), designs)
 def test_looks_rise_to_the_cap(cap, design):
     """The looks depend on the cap alone: they begin with the first launches and end with all."""
@@ -399,6 +412,7 @@ def test_too_few_launches_for_a_bound_say_how_many_are_needed(confidence, needed
     assert slo([100] * needed, 1, at_least=True, confidence=confidence).passed
 
 
+@patient
 @given(st.lists(st.floats(1, 1000), min_size=1, max_size=20), st.floats(1, 1000))
 def test_a_limit_is_never_met_and_missed(values, limit):
     """What surely holds as a lower limit does not surely hold as an upper one, unless it stands on the limit."""
