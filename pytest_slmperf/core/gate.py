@@ -46,6 +46,8 @@ DECIDED = 0.99
 """Share of gates without a change that a supported tolerance decides."""
 POWER = 0.80
 
+_ROUNDING = 1e-9
+"""Log values that spread less than this differ by the arithmetic, not by the machine."""
 _NORMAL = NormalDist()
 
 
@@ -364,7 +366,7 @@ def _autocorrelation(*arms: Sequence[float]) -> float:
         off = [value - centre for value in arm]
         products += sum([p * q for p, q in pairwise(off)])
         squares += sum([p * p for p in off])
-    return products / squares if squares > 0 else 0.0
+    return products / squares if squares > len(arms) * _ROUNDING**2 else 0.0
 
 
 def _neighbour_inflation(*arms: Sequence[float]) -> float:

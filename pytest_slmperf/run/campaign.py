@@ -178,6 +178,8 @@ class Campaign:
         self._skipped: dict[str, str] = {}
         self._versions: dict[str, Mapping[str, str]] = {}
         self._launches = 0
+        self._orders: dict[Configuration, list[tuple[str, EngineSpec]]] = {}
+        """Orders of the arms that the next block turns round."""
         self._pause_s = VOID_PAUSE_S
         self._began = time.monotonic()
 
@@ -270,12 +272,11 @@ class Campaign:
         return budget is not None and time.monotonic() - self._began > budget
 
     def _block(self, configuration: Configuration, due: list[_Progressing]) -> bool:
-        """One launch of each arm, in random order. A case's block counts where it is valid in every arm.
+        """One launch of each arm. A case's block counts where it is valid in every arm.
 
         Returns whether the block of some case is void.
         """
-        arms = list(configuration.arms)
-        self._draw.shuffle(arms)
+        arms = self._order(configuration)
         loads = [case.load for case in due]
         records = {}
         for arm, spec in arms:
@@ -288,6 +289,16 @@ class Campaign:
             if not void:
                 case.blocks.append(block)
         return any(record.cases[case.name].void for case in due for record in records.values())
+
+    def _order(self, configuration: Configuration) -> list[tuple[str, EngineSpec]]:
+        """Random in one block and the other way round in the next: by chance alone, one arm could always come second."""
+        before = self._orders.pop(configuration, None)
+        if before:
+            return before[::-1]
+        arms = list(configuration.arms)
+        self._draw.shuffle(arms)
+        self._orders[configuration] = arms
+        return arms
 
     def _launch(self, arm: str, spec: EngineSpec, loads: Sequence[Load]) -> LaunchRecord:
         self._around.progress.launching(spec, [load.case for load in loads], arm)
