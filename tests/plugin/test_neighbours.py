@@ -1,0 +1,94 @@
+"""Other plugins beside ours."""
+
+import json
+from xml.etree import ElementTree  # noqa: ICN001 - our own file, and nobody's alias
+
+import pytest
+from projects import ENGINE, SLOWED, SUITE
+
+ORDINARY = """
+import pytest
+
+@pytest.mark.parametrize("number", range(8))
+def test_ordinary(number):
+    assert number >= 0
+"""
+
+
+def test_one_worker_of_xdist_measures(project):
+    """Under -n 2, every performance test and the run's check go to one worker, and the controller reports."""
+    project.write("test_ordinary.py", ORDINARY)
+    said = project.apart("-n2", "-v", "--slmperf-report", "report.json", "--junitxml", "junit.xml", keep=("xdist",))
+    assert "13 passed" in said
+    workers = {line.split("]")[0] for line in said.splitlines() if "test_suite.py" in line and "PASSED" in line}
+    assert len(workers) == 1
+    assert any(f"{worker}]" in line for worker in workers for line in said.splitlines() if "whole-run" in line)
+    assert "4 unchanged; 9 launches" in said
+    report = json.loads((project.path / "report.json").read_text())
+    assert report["complete"] is True
+    assert len(report["sweeps"][0]["cases"]) == 2
+    assert "slmperf.output_throughput.verdict" in (project.path / "junit.xml").read_text()
+
+
+def test_side_by_side_on_every_worker_is_refused(project):
+    """--dist each would measure the neighbour, so it is exit code 4."""
+    said = project.apart("--tx", "2*popen", "--dist", "each", keep=("xdist",))
+    assert "--slmperf measures on one worker; --dist each would measure side by side" in said
+    assert said.endswith("exit code 4")
+
+
+def test_a_shuffled_order_changes_nothing(project):
+    """pytest-randomly may shuffle the tests; the run's check stays the last."""
+    result = project.gate("-v", keep=("randomly",))
+    result.assert_outcomes(passed=5)
+    done = [line for line in result.outlines if "PASSED" in line]
+    assert done[-1].startswith("slmperf::whole-run")
+
+
+def test_a_timeout_for_tests_ends_no_measurement(project):
+    """--timeout is for tests; a measurement has limits of its own."""
+    slow = f"{ENGINE},start_sleep_s=0.15"
+    result = project.gate("--slmperf-no-gate", "--timeout=1", engine=slow, keep=("timeout",))
+    result.assert_outcomes(skipped=4, passed=1)
+
+
+def test_a_rerun_buys_no_green(project):
+    """--reruns repeats the tests and not the measurement: what was red stays red, with no launch more."""
+    result = project.gate("--reruns", "3", "-k", "throughput and 16", engine=SLOWED, keep=("rerunfailures",))
+    result.assert_outcomes(failed=1, passed=1, deselected=3)
+    result.stdout.fnmatch_lines(["*1 regressed*"])
+    assert "3 rerun" in result.stdout.str()
+    assert "; 17 launches" in result.stdout.str()
+
+
+def test_a_rerun_starts_no_failed_engine_again(project):
+    """An engine that failed has failed for this run."""
+    result = project.gate("--reruns", "2", engine=f"{ENGINE},fault=dies,fault_batch=2", keep=("rerunfailures",))
+    assert result.ret == 1
+    assert "; 1 launch in" in result.stdout.str()
+
+
+def test_pytest_benchmark_works_beside_us(project):
+    """Its fixture times as always, and its file has its benchmarks and our cases."""
+    project.write("test_ordinary.py", "def test_timed(benchmark):\n    assert benchmark(lambda: 1) == 1\n")
+    said = project.apart("--benchmark-json", "bench.json", "--benchmark-max-time=0.01", keep=("benchmark",))
+    assert "6 passed" in said
+    names = [one["name"] for one in json.loads((project.path / "bench.json").read_text())["benchmarks"]]
+    assert "test_timed" in names
+    assert len(names) == 3
+
+
+def test_junit_counts_and_explains_failures(project):
+    """The JUnit file has a failure for each red test, the run's check too, and each verdict's figures."""
+    sleeping = "@DECODE.each\ndef test_first_token"
+    project.write("test_suite.py", SUITE.partition(sleeping)[0])
+    assert project.gate("--junitxml", "junit.xml").ret == 1
+    (suite,) = ElementTree.parse(project.path / "junit.xml").getroot()  # noqa: S314 - our own file
+    assert (suite.attrib["tests"], suite.attrib["failures"], suite.attrib["errors"]) == ("3", "1", "0")
+    cases = {case.attrib["name"]: case for case in suite.iter("testcase")}
+    assert "no test asserts it" in cases["whole-run"].find("failure").text
+    pairs = cases["test_throughput[batch_size=16]"].iter("property")
+    properties = {pair.attrib["name"]: pair.attrib["value"] for pair in pairs}
+    assert properties["slmperf.case"] == "decode/opt-125m/batch=16"
+    assert properties["slmperf.output_throughput.verdict"] == "unchanged"
+    assert float(properties["slmperf.output_throughput.ratio"]) == pytest.approx(1, abs=0.03)
