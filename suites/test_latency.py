@@ -1,4 +1,4 @@
-"""Latency under a batch: what a single request and a full batch wait for (arXiv 2404.03353, its discussion of low-end devices)."""
+"""Latency under a batch: what a single request and a full batch wait for (arXiv 2404.03353, on low-end devices)."""
 
 import pytest
 

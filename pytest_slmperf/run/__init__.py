@@ -1,0 +1,1 @@
+"""The sequences: launch, warm up, measure, gate, record, compare."""
