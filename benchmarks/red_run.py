@@ -54,8 +54,8 @@ def run(folder: Path, *arguments: str) -> str:
 
 
 def last_seen(line: str) -> str:
-    """What is left of a line that was written over."""
-    return line.rpartition("\r")[2].replace("\x1b[K", "")
+    """What is left of a line that was written over, without the blanks that erased it."""
+    return line.rpartition("\r")[2].lstrip() if "\r" in line else line
 
 
 def wrapped(line: Text, console: Console) -> list[Text]:
@@ -72,15 +72,14 @@ def main() -> None:
         output = run(folder, "--slmperf-engine", SLOWED)
     finally:
         shutil.rmtree(folder)
-    fonts = re.compile(r"@font-face \{\{.*?\}\}", re.DOTALL)  # a picture fetches nothing
+    plain = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)  # a picture fetches nothing
+    plain = plain.replace("Fira Code", "Menlo, Consolas, DejaVu Sans Mono, Liberation Mono")
     console = Console(record=True, width=WIDTH, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115, PTH123
     console.print(f"$ pytest --slmperf --slmperf-engine {SLOWED}", highlight=False)
     for line in output.split("\n"):
         for part in wrapped(Text.from_ansi(last_seen(line)), console):
             console.print(part)
-    console.save_svg(
-        str(ROOT / "docs" / "red-run.svg"), title="pytest --slmperf", code_format=fonts.sub("", CONSOLE_SVG_FORMAT)
-    )
+    console.save_svg(str(ROOT / "docs" / "red-run.svg"), title="pytest --slmperf", code_format=plain)
 
 
 if __name__ == "__main__":
