@@ -291,7 +291,7 @@ class Campaign:
         return any(record.cases[case.name].void for case in due for record in records.values())
 
     def _order(self, configuration: Configuration) -> list[tuple[str, EngineSpec]]:
-        """Random in one block and the other way round in the next: by chance alone, one arm could always come second."""
+        """Random in one block, turned round in the next: by chance alone, one arm could always come second."""
         before = self._orders.pop(configuration, None)
         if before:
             return before[::-1]
