@@ -94,5 +94,5 @@ def _missing(name: str, requests: int, source: Sequence[float], quantile: float)
         unit = "gap" if name == "itl_ms" else "request"
         plural = "s" if len(source) > 1 else ""
         seen = f"{len(source)} {unit}{plural} observed"
-        return f"{seen}, and this quantile needs {needed(quantile)}: raise observed_requests"
+        return f"{seen}, and this quantile needs {needed(quantile)}: declare it in percentiles=[…]"
     return ""

@@ -31,6 +31,8 @@ class RoundPolicy:
     """A round repeats whole batches until it has lasted about this long; a round half as long is void."""
     observed_requests: int = 1
     """Requests whose tokens are timed, at least, in rounds of their own (latencies), by whole batches."""
+    observed_s: float = 0.0
+    """How long the observed rounds last together, at least: a latency of two requests says little."""
     warmup_limit: int = 10
     """Warm-up steps at most (a step is a batch, or as many as last a twentieth of a round); fewer where the pace is
     steady before."""

@@ -440,8 +440,16 @@ class Campaign:
             unmeasured=unmeasured,
             void_rounds=tuple(voids),
             void=void,
-            notes=tuple(dict.fromkeys(note for _, record in records for note in record.notes)),
+            notes=_counted([note for _, record in records for note in record.notes]),
         )
+
+
+def _counted(notes: Sequence[str]) -> tuple[str, ...]:
+    """Notes of the same kind (alike in their first words) as one, the first, with the number of launches."""
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    for note in notes:
+        kinds.setdefault(tuple(note.split()[:4]), []).append(note)
+    return tuple(f"{alike[0]} (in {len(alike)} launches)" if len(alike) > 1 else alike[0] for alike in kinds.values())
 
 
 def _sample(blocks: Sequence[Mapping[str, tuple[int, CaseRecord]]], arm: str, name: str) -> Sample | None:

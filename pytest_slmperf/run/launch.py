@@ -1,5 +1,6 @@
 """One launch: an engine in a process of its own, every load warmed up and measured, and the process gone again."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -149,11 +150,14 @@ class _Launch:
 
     def _observe(self, case: _Case) -> str:
         """Observe whole batches until there are enough requests. Returns why there are none, where there are none."""
-        batch = len(case.load.lengths)
-        while (missing := self._terms.policy.observed_requests - batch * len(case.observed)) > 0:
+        policy = self._terms.policy
+        enough = max(
+            math.ceil(policy.observed_requests / len(case.load.lengths)),
+            round(case.batches * policy.observed_s / policy.round_s),
+        )
+        while (missing := enough - len(case.observed)) > 0:
             self._process.doing = f"serving {case.load.case}, observed"
-            batches = min(case.batches, -(-missing // batch))
-            measured = self._valid_round(case, observe=True, batches=batches)
+            measured = self._valid_round(case, observe=True, batches=min(case.batches, missing))
             if measured is None:
                 case.observed.clear()
                 return f"the observed rounds were void: {case.voids[-1].reason}"

@@ -225,6 +225,7 @@ class Measuring:
                 rounds=settings.rounds,
                 round_s=settings.round_s,
                 observed_requests=math.ceil(round(1 / (1 - max(here.quantiles)), 6)),
+                observed_s=settings.round_s,
                 void_retries=settings.void_retries,
                 answer_limit_s=settings.answer_limit_s,
             ),

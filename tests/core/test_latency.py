@@ -65,7 +65,7 @@ def test_every_latency_has_its_median_even_of_one_request():
 def test_a_quantile_of_too_few_requests_is_unmeasured_and_says_how_many_it_needs():
     values, unmeasured = statistics(latencies([served(*[[10, 20]] * 64)]), quantiles=(0.9, 0.99))
     assert values["p90_ttft_ms"] == 10
-    reason = "64 requests observed, and this quantile needs 100: raise observed_requests"
+    reason = "64 requests observed, and this quantile needs 100: declare it in percentiles=[…]"
     assert unmeasured["p99_ttft_ms"] == unmeasured["p99_e2el_ms"] == reason
     assert unmeasured["p99_itl_ms"].startswith("64 gaps observed")
 

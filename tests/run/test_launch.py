@@ -107,7 +107,7 @@ def test_every_value_and_every_reason_stands_under_a_known_metric_and_none_under
 
 def test_a_quantile_that_the_observed_requests_cannot_give_is_unmeasured():
     case = launch().cases[CASE]
-    assert case.unmeasured["p90_ttft_ms"] == "4 requests observed, and this quantile needs 10: raise observed_requests"
+    assert case.unmeasured["p90_ttft_ms"] == "4 requests observed, and this quantile needs 10: declare it in percentiles=[…]"
     observed = replace(POLICY, observed_requests=10)
     assert "p90_ttft_ms" in launch(policy=observed).cases[CASE].values
 
