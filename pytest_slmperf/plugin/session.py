@@ -91,6 +91,11 @@ def _one_worker_measures(config: pytest.Config) -> None:
     config.option.dist = "loadgroup"
 
 
+def _skipped(unjudged: NotJudged) -> BaseException:
+    """A skip that a report shows at the test, not here."""
+    return pytest.skip.Exception(str(unjudged), _use_item_location=True)
+
+
 def _keep_together(item: pytest.Item) -> None:
     """Give a test's id the suffix by which pytest-xdist schedules groups.
 
@@ -236,7 +241,7 @@ class SlmperfSession:
         try:
             return (yield)
         except NotJudged as unjudged:
-            pytest.skip(str(unjudged))
+            raise _skipped(unjudged) from None
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -245,7 +250,7 @@ class SlmperfSession:
         try:
             result = yield
         except NotJudged as unjudged:
-            pytest.skip(str(unjudged))
+            raise _skipped(unjudged) from None
         finally:
             self._record_properties(item)
         complaint = self.ledger.complaint()

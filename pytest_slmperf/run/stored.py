@@ -32,7 +32,11 @@ class StoredCases:
             return Stored(found.measurement, found.tolerances, found.point.versions, notes=found.notes)
         if isinstance(found, Incomparable):
             field = found.fields[0]
-            one = f"compare across it: --slmperf-against {field.field}={field.stored}" if len(found.fields) == 1 else ""
+            one = (
+                f"compare across it: --slmperf-against {field.field}={field.stored}"
+                if len(found.fields) == 1 and field.stored is not None
+                else ""
+            )
             return Stored(
                 status=Status.INCOMPARABLE,
                 reason=f"the baseline holds for something else: {found.reason}",

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -91,16 +92,23 @@ class Project:
         done = subprocess.run(command, cwd=self.path, capture_output=True, text=True, timeout=120, check=False)
         return f"{done.stdout}{done.stderr}\nexit code {done.returncode}"
 
-    def start(self, *args: str, engine: str = ENGINE, **rest) -> subprocess.Popen[str]:
-        """The same, still running."""
+    def start(
+        self,
+        *args: str,
+        engine: str = ENGINE,
+        to: int = subprocess.PIPE,
+        env: Mapping[str, str] | None = None,
+        preexec_fn: Callable[[], None] | None = None,
+    ) -> subprocess.Popen[str]:
+        """The same, still running; `to` is where it writes."""
         return subprocess.Popen(
             self.command(*args, engine=engine),
             cwd=self.path,
-            stdout=subprocess.PIPE,
+            stdout=to,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            **rest,
+            env={**os.environ, **(env or {})},
+            preexec_fn=preexec_fn,  # noqa: PLW1509 - the child is not forked from a thread
         )
 
 
@@ -111,3 +119,17 @@ def without(keep: tuple[str, ...]) -> list[str]:
 def prose(result: pytest.RunResult) -> str:
     """What a run said, without the line breaks of its terminal."""
     return " ".join(result.stdout.str().split())
+
+
+def engines_of(folder: Path) -> list[str]:
+    """Processes of engines that a run in this folder started."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().decode().replace("\0", " ")
+            there = (process / "cwd").resolve()
+        except OSError:  # it has ended by now
+            continue
+        if there == folder.resolve() and "bootstrap.py" in command:
+            found.append(command)
+    return found

@@ -1,0 +1,146 @@
+"""Recording, reporting, comparing with another version, and spending less."""
+
+import json
+import os
+import pty
+import sys
+from pathlib import Path
+
+import jsonschema_rs
+import pytest
+from projects import ENGINE, SLOWED, SUITE, prose
+
+import pytest_slmperf
+
+NOISY = "fake:noise=0.002,launch_noise=0.02,seed=4"
+
+
+def _report(project) -> dict:
+    return json.loads((project.path / "report.json").read_text())
+
+
+def test_reporting_judges_nothing(fresh):
+    """--slmperf-no-gate measures and reports; whatever is asserted, a stated limit too, is skipped with the reason."""
+    limit = "\n@DECODE.at(16)\ndef test_limit(decode):\n    assert decode[16].ttft_ms <= 0.001\n"
+    fresh.write("test_suite.py", SUITE + limit)
+    result = fresh.gate("--slmperf-no-gate", "-rs", "--slmperf-report", "report.json")
+    result.assert_outcomes(skipped=5, passed=1)
+    result.stdout.fnmatch_lines(["2 cases measured, nothing judged; *", "SKIPPED*test_suite.py:*measured, not judged"])
+    assert not fresh.baseline().exists()
+    assert len(_report(fresh)["sweeps"][0]["cases"]) == 2
+
+
+def test_the_report_keeps_its_schema_and_is_written_when_red(project):
+    """A red run's report validates, names every verdict, and a Markdown one stands beside it."""
+    result = project.gate("--slmperf-report", "report.json", "--slmperf-report", "out/report.md", engine=SLOWED)
+    result.assert_outcomes(failed=4, passed=1)
+    result.stdout.fnmatch_lines(["report: report.json", "report: out/report.md"])
+    schema = json.loads((Path(pytest_slmperf.__file__).parent / "schemas" / "report.json").read_text())
+    jsonschema_rs.validator_for(schema).validate(_report(project))
+    assert _report(project)["complete"] is True
+    assert "regressed" in (project.path / "out" / "report.md").read_text()
+
+
+def test_recording_refuses_a_tolerance_that_the_noise_does_not_support(fresh):
+    """The smallest that it supports is named, nothing is stored, and `tolerance = "supported"` takes that one."""
+    refused = fresh.gate("--slmperf-accept", engine=NOISY)
+    refused.assert_outcomes(skipped=4, failed=1)
+    assert "nothing is recorded" in prose(refused)
+    assert "its noise supports a tolerance of" in prose(refused)
+    assert not fresh.baseline().exists()
+    fresh.settings('tolerance = "supported"')
+    taken = fresh.gate("--slmperf-accept", engine=NOISY)
+    taken.assert_outcomes(skipped=4, passed=1)
+    assert fresh.gate(engine=NOISY).ret == 0
+
+
+def test_a_planted_loss_is_never_recorded(fresh):
+    """What is slowed on purpose is for seeing red, not for a baseline."""
+    result = fresh.gate("--slmperf-accept", engine=SLOWED)
+    result.assert_outcomes(skipped=4, failed=1)
+    assert "measured with a planted loss of 20%, not to be recorded" in prose(result)
+    assert not fresh.baseline().exists()
+
+
+def test_a_spent_budget_is_inconclusive_and_not_green(project):
+    """What is undecided when the budget ends is red."""
+    result = project.gate("--slmperf-budget", "0.001")
+    result.assert_outcomes(failed=4, passed=1)
+    assert "4 inconclusive" in prose(result)
+
+
+def test_the_quick_tier_measures_the_ends_and_skips_the_rest(project):
+    """Tests of cases that a tier leaves out are skipped with the reason, and what is stored of them isn't stale."""
+    project.write(
+        "test_suite.py", SUITE.replace("[1, 16]", "[1, 4, 16]") + "\n@DECODE.at(4)\ndef test_four(decode):\n    pass\n"
+    )
+    result = project.gate("--slmperf-tier", "quick", "-rs")
+    result.assert_outcomes(passed=5, skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED*decode has batch sizes [[]1, 16[]] on this machine and tier, not [[]4[]]"])
+
+
+def test_another_field_may_be_compared_across(project):
+    """--slmperf-against KEY=VALUE lets that field alone differ."""
+    project.settings('dtype = "int8"')
+    result = project.gate("--slmperf-against", "dtype=float32")
+    result.assert_outcomes(passed=5)
+
+
+def test_another_engine_version_may_be_compared_across(project):
+    """So a new version of an engine is judged by the old one's baseline."""
+    text = project.baseline().read_text()
+    assert '"engine_version": "1"' in text
+    project.baseline().write_text(text.replace('"engine_version": "1"', '"engine_version": "0.9"'))
+    refused = project.gate()
+    refused.assert_outcomes(failed=4, passed=1)
+    assert "engine_version: 0.9 (stored) → 1 (now)" in prose(refused)
+    project.gate("--slmperf-against", "engine_version=0.9").assert_outcomes(passed=5)
+
+
+def test_another_environment_is_measured_beside_this_one(fresh):
+    """--slmperf-against python=PATH needs no baseline: alike it is green, and slowed here it is red."""
+    noisy = "fake:noise=0.002,launch_noise=0.002"
+    against = ("--slmperf-against", f"python={sys.executable}", "--slmperf-report", "report.json")
+    fresh.gate(*against, engine=noisy).assert_outcomes(passed=5)
+    sweep = _report(fresh)["sweeps"][0]
+    assert sweep["design"] == "interleaved"
+    red = fresh.gate(*against, engine=f"{noisy},slowed=0.2")
+    red.assert_outcomes(failed=4, passed=1)
+    assert "4 regressed" in prose(red)
+
+
+def test_a_log_gets_sparse_lines(project):
+    """Where nobody looks, a line tells now and then where a run is."""
+    lines = [line for line in project.gate().outlines if line.startswith("slmperf: fake")]
+    assert lines == ["slmperf: fake opt-125m: launch 1: starting"]
+
+
+def test_a_terminal_gets_one_line_that_is_rewritten(project):
+    """Where somebody looks, one line says case, launch, round and the time left, and is gone in the end."""
+    ours, theirs = pty.openpty()
+    run = project.start(
+        "--slmperf-no-gate", engine=f"{ENGINE},start_sleep_s=0.1", to=theirs, env={"TERM": "xterm", "COLUMNS": "120"}
+    )
+    os.close(theirs)
+    seen = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            seen += chunk
+    except OSError:  # Linux says so when the other end is closed
+        pass
+    finally:
+        os.close(ours)
+    assert run.wait(timeout=30) == 0
+    drawn = [part for part in seen.decode().split("\r") if part.startswith("slmperf: fake")]
+    assert len(drawn) > 3
+    assert any(
+        "launch 5 of about 9, round" in part and "decode/opt-125m/batch=" in part and "s left" in part for part in drawn
+    )
+    assert all("\n" not in part for part in drawn)
+
+
+@pytest.mark.parametrize("style", ["auto", "short", "line", "native"])
+def test_every_style_of_traceback_keeps_the_message(project, style):
+    """The figures are there in each of pytest's styles; the short summary has them in all of them."""
+    result = project.gate("-k", "throughput and 16", f"--tb={style}", "-rf", engine=SLOWED)
+    assert "regressed: de" in prose(result)
