@@ -151,8 +151,6 @@ class FakeEngine:
         peak = self._peak(batch)
         asked = tuple(request.output_tokens for request in batch)
         started = self._now_ns
-        if self._spec.planted_loss:  # what plants it lets real time pass after a batch, and that is to count
-            started = max(started, time.monotonic_ns())
         ends = self._token_ends(batch, started, stretch=self._stretch(observe=observe))
         self._now_ns = ends[-1]
         token_ns = tuple(tuple(ends[:tokens]) for tokens in asked) if observe and fault != "unobserved" else None
