@@ -412,6 +412,8 @@ class Campaign:
             found = Status.UNMEASURED, f"{done}, not judged", ""
         elif stored and not case.stored.measurement:
             found = case.stored.status, case.stored.reason, case.stored.way_out
+        elif not case.blocks:
+            found = Status.INCONCLUSIVE, "the run ended before the first launch", "give it a larger budget"
         elif name not in measurement.samples:
             found = Status.UNMEASURED, measurement.unmeasured.get(name, "no launch measured it"), ""
         elif self._arms_of(case, name)[0] is None:
