@@ -9,17 +9,31 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_slmperf.core.engine import EngineSpec
+    from pytest_slmperf.core.memory import largest_batch_within, predicted_peak
+    from pytest_slmperf.core.shapes import shape_of
     from pytest_slmperf.core.sweep import Sweep
     from pytest_slmperf.core.workload import StaticBatch, TraceLengths
 
 __version__ = "0.1.0.dev0"
-__all__ = ["EngineSpec", "StaticBatch", "Sweep", "TraceLengths", "__version__"]
+__all__ = [
+    "EngineSpec",
+    "StaticBatch",
+    "Sweep",
+    "TraceLengths",
+    "__version__",
+    "largest_batch_within",
+    "predicted_peak",
+    "shape_of",
+]
 
 _HOMES = {
     "EngineSpec": "pytest_slmperf.core.engine",
     "StaticBatch": "pytest_slmperf.core.workload",
     "Sweep": "pytest_slmperf.core.sweep",
     "TraceLengths": "pytest_slmperf.core.workload",
+    "largest_batch_within": "pytest_slmperf.core.memory",
+    "predicted_peak": "pytest_slmperf.core.memory",
+    "shape_of": "pytest_slmperf.core.shapes",
 }
 
 

@@ -172,6 +172,33 @@ def predicted_peak(
     )
 
 
+def largest_batch_within(
+    shape: Shape, dtype: str, *, memory_bytes: float, prompt_tokens: int, output_tokens: int, process_bytes: int
+) -> int:
+    """The largest batch whose `predicted_peak` stays within this memory; 0 where a single request is too much."""
+
+    def fits(batch_size: int) -> bool:
+        peak = predicted_peak(
+            shape,
+            dtype,
+            batch_size=batch_size,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            process_bytes=process_bytes,
+        )
+        return peak.total <= memory_bytes
+
+    if not fits(1):
+        return 0
+    fitting, too_large = 1, 2
+    while fits(too_large):
+        fitting, too_large = too_large, 2 * too_large
+    while too_large - fitting > 1:
+        middle = (fitting + too_large) // 2
+        fitting, too_large = (middle, too_large) if fits(middle) else (fitting, middle)
+    return fitting
+
+
 class _Decode:
     """The allocations of CTranslate2's decoder for one batch, in their order (its attention.cc and transformer.cc).
 

@@ -182,6 +182,9 @@ class Point:
 
     def __init__(self, outcome: CaseOutcome, sweep: SweepOutcome, ledger: Ledger) -> None:
         self.case = outcome.case
+        self.model = str(outcome.coordinates["model"])
+        self.batch_size = int(outcome.coordinates["batch_size"])
+        self.key = outcome.measurement.key
         self.baseline = StoredPoint(outcome)
         self._measurement = outcome.measurement
         self._verdicts = outcome.verdicts
