@@ -87,6 +87,7 @@ class CTranslate2:
         self._generator: Library = None
         self._vocabulary: list[str] = []
         self._context = 0
+        self._ready: _Ready | None = None
 
     def start(self) -> EngineFacts:
         """Load the model, and make its random weights first where nobody did before. Blocks, for minutes if it's large.
@@ -131,21 +132,16 @@ class CTranslate2:
         generator = self._generator
         if generator is None:
             raise EngineFailed("ctranslate2 was asked to serve before it was started, or after it was stopped")
-        self._check_fit(batch)
-        vocabulary = self._vocabulary
-        prompts = [[vocabulary[token] for token in request.prompt] for request in batch]
-        echoed = _echoed(batch)
-        steps = [request.output_tokens + echo for request, echo in zip(batch, echoed, strict=True)]
-        longest = max(steps)
-        stamps: list[list[int]] = [[] for _ in batch]
-        callback = _callback(steps, stamps if observe else None)
+        ready = self._made_ready(batch)
+        stamps: list[list[int]] | None = [[] for _ in batch] if observe else None
+        callback = _callback(ready.steps, stamps)
         started_ns = time.monotonic_ns()
         try:
             results = generator.generate_batch(
-                prompts,
+                ready.prompts,
                 max_batch_size=0,
-                max_length=longest,
-                min_length=longest,
+                max_length=ready.longest,
+                min_length=ready.longest,
                 beam_size=1,
                 sampling_topk=1,
                 include_prompt_in_result=False,
@@ -156,14 +152,27 @@ class CTranslate2:
                 f"ctranslate2 failed on a batch of {len(batch)}: {error or type(error).__name__}"
             ) from error
         ended_ns = time.monotonic_ns()
+        echoed = ready.echoed
         generated = tuple(len(result.sequences_ids[0]) - echo for result, echo in zip(results, echoed, strict=True))
         _check_lengths(generated, batch)
-        token_ns = tuple(tuple(stamp[echo:]) for stamp, echo in zip(stamps, echoed, strict=True)) if observe else None
+        if stamps is None:
+            return Served(started_ns, ended_ns, generated)
+        token_ns = tuple(tuple(stamp[echo:]) for stamp, echo in zip(stamps, echoed, strict=True))
         return Served(started_ns, ended_ns, generated, token_ns)
 
     def stop(self) -> None:
         """Free the model's memory."""
         self._generator = None
+
+    def _made_ready(self, batch: Sequence[Request]) -> "_Ready":
+        """What CTranslate2 is given for a batch; kept while the same one is served again and again."""
+        if self._ready is None or self._ready.batch is not batch:
+            self._check_fit(batch)
+            vocabulary, echoed = self._vocabulary, _echoed(batch)
+            steps = [request.output_tokens + echo for request, echo in zip(batch, echoed, strict=True)]
+            prompts = [[vocabulary[token] for token in request.prompt] for request in batch]
+            self._ready = _Ready(batch, prompts, echoed, steps, max(steps))
+        return self._ready
 
     def _check_compute_type(self, supported_on: Callable[[str, int], set[str]]) -> None:
         options = self._options
@@ -192,6 +201,18 @@ class CTranslate2:
             settings["flash_attention"] = self._options.flash_attention
         # CTranslate2's own variables choose kernels: CT2_USE_MKL, CT2_FORCE_CPU_ISA, CT2_CUDA_ALLOCATOR, …
         return settings | {name: value for name, value in sorted(os.environ.items()) if name.startswith("CT2_")}
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A batch as CTranslate2 takes it."""
+
+    batch: Sequence[Request]
+    prompts: list[list[str]]
+    echoed: Sequence[int]
+    """Prompt tokens that CTranslate2 generates again, by request."""
+    steps: list[int]
+    longest: int
 
 
 def _callback(steps: Sequence[int], stamps: list[list[int]] | None) -> Callable[[Step], bool] | None:

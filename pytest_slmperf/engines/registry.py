@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from pytest_slmperf.core.engine import Engine, EngineFactory, EngineSpec
 from pytest_slmperf.core.errors import EngineUnavailable
 from pytest_slmperf.engines.planted import Slowed
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINTS = "slmperf.engines"
 
@@ -97,8 +99,10 @@ def _factory(name: str) -> EngineFactory:
         raise EngineUnavailable(f"the engine {name} ({point.value}) cannot be imported: {error}") from error
 
 
-def _registered() -> dict[str, EntryPoint]:
+def _registered() -> "dict[str, EntryPoint]":
     """Engines of other packages; a built-in name stays ours."""
+    from importlib.metadata import entry_points  # noqa: PLC0415 - every engine's process would pay 17 ms for it
+
     return {point.name: point for point in entry_points(group=ENTRY_POINTS) if point.name not in BUILT_IN}
 
 
