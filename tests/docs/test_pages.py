@@ -27,10 +27,10 @@ class Reader:
         self.commands = 0
 
     def write(self, example) -> None:
-        """Write a block that names its file in the first line, or add it to that file; compile what names none."""
+        """Write a block that names its file in the first line, or add it to that file; execute one that names none."""
         named = FILE.match(example.parsed)
         if named is None:
-            compile(example.parsed, f"{example.path}:{example.line}", "exec")
+            exec(compile(example.parsed, f"{example.path}:{example.line}", "exec"), {})  # noqa: S102 - it is our own
             return
         path = self.folder / named["name"]
         path.parent.mkdir(parents=True, exist_ok=True)
