@@ -1,0 +1,259 @@
+"""The order of launches, the looks between them and what ends them, with a launcher that is a plain function."""
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+
+from pytest_slmperf.core.engine import EngineFacts, EngineSpec
+from pytest_slmperf.core.errors import EngineDied
+from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
+from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
+from pytest_slmperf.core.sweep import Sweep
+from pytest_slmperf.core.verdict import Status
+from pytest_slmperf.core.workload import StaticBatch
+from pytest_slmperf.run.campaign import (
+    REPORT_LAUNCHES,
+    VOID_ALLOWANCE,
+    Brief,
+    Campaign,
+    Configuration,
+    Stored,
+    Surroundings,
+)
+
+FACTS = EngineFacts("1", "cpu", "float32", "random", context_tokens=64, vocabulary=64)
+SWEEP = Sweep("decode", StaticBatch(8, 8), batch_size=[1, 4], gate={"output_throughput": 0.05})
+ONE, FOUR = "decode/m/batch=1", "decode/m/batch=4"
+
+
+def steady(_arm, _case, index):
+    """A level of 100 with half a percent of noise, the same in every run."""
+    return 100 * random.Random(index).gauss(1, 0.005)
+
+
+def lost(share, arm="candidate", cases=(ONE, FOUR), until=10**6):
+    """The same, with a share taken from one arm up to some launch."""
+
+    def value(at, case, index):
+        return steady(at, case, index) * (1 - share if at == arm and case in cases and index < until else 1)
+
+    return value
+
+
+@dataclass
+class Script:
+    """Plays launches, and writes down what it was asked for."""
+
+    value: object = steady
+    asked: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
+    """(model, arm, cases in their order) of every launch."""
+    pauses: list[float] = field(default_factory=list)
+    plans: list[tuple[int, int]] = field(default_factory=list)
+
+    def launch(self, spec, loads, *, arm, index, policy):  # noqa: ARG002 - the launcher's protocol
+        self.asked.append((spec.model, arm, tuple(load.case for load in loads)))
+        cases = {load.case: self._record(arm, load.case, index) for load in loads}
+        return LaunchRecord(arm, index, spec, FACTS, {"engine": "1"}, "2026-01-01T00:00:00+00:00", 0.1, cases)
+
+    def _record(self, arm, case, index):
+        value = self.value(arm, case, index)
+        if value is None:
+            return CaseRecord(case, {}, void_rounds=(VoidRound(index, "contended", "somebody"),), void="contended")
+        return CaseRecord(case, {"output_throughput": (value, value)})
+
+    def planned(self, launches, spent):
+        self.plans.append((launches, spent))
+
+    def launching(self, spec, cases, arm):
+        """Nobody looks."""
+
+
+def stored(level=100.0, launches=20, names=(ONE, FOUR)):
+    """A baseline of that level for some cases."""
+
+    def find(case, key):
+        if case not in names:
+            return Stored(reason="nothing is stored", way_out="record it")
+        draw = random.Random(0)
+        sample = Sample.of([[level * draw.gauss(1, 0.005)] * 2 for _ in range(launches)])
+        return Stored(Measurement(case, key, {"output_throughput": sample}), {"output_throughput": 0.05})
+
+    return find
+
+
+def play(script, *, sweep=SWEEP, mode="gate", find=None, models=("m",), arms=1, budget_s=None, fits=None):
+    """Run a campaign of this script."""
+    configurations = tuple(
+        Configuration(
+            EngineSpec("e", model),
+            tuple(sweep.cases([model])),
+            EngineSpec("e", model, python="/other") if arms == 2 else None,
+        )
+        for model in models
+    )
+    brief = Brief(sweep, configurations, mode, RoundPolicy(), 20, 16, budget_s)
+    around = Surroundings(
+        launch=script.launch,
+        stored=find or stored(),
+        loads=lambda _sweep, case, _context: (Load(case.name, ((8, 8),), 0), None),
+        fits=fits or (lambda *_: None),
+        progress=script,
+        pause=script.pauses.append,
+    )
+    return Campaign(brief, around, entropy=1).run()
+
+
+def statuses(outcome):
+    return {name: case.verdicts["output_throughput"].status for name, case in outcome.cases.items()}
+
+
+def test_a_run_without_a_change_ends_with_the_first_look():
+    """One launch to prime, eight that are looked at, and no more: the first decisive look is final."""
+    script = Script()
+    assert set(statuses(play(script)).values()) == {Status.UNCHANGED}
+    assert script.asked[0] == ("m", "candidate", ())
+    assert len(script.asked) == 1 + 8
+
+
+def test_the_order_of_cases_is_random_within_a_launch():
+    """Neither case always comes first."""
+    script = Script()
+    play(script)
+    firsts = Counter(cases[0] for _, _, cases in script.asked[1:])
+    assert set(firsts) == {ONE, FOUR}
+
+
+def test_models_take_turns():
+    """Configurations are interleaved: no model gets its launches in a row."""
+    sweep = Sweep("decode", StaticBatch(8, 8), batch_size=[1], gate={"output_throughput": 0.05})
+    script = Script()
+    names = ("decode/a/batch=1", "decode/b/batch=1")
+    play(script, sweep=sweep, models=("a", "b"), find=stored(names=names))
+    models = [model for model, _, cases in script.asked if cases]
+    assert len(models) == 16
+    assert all(set(models[at : at + 2]) == {"a", "b"} for at in range(0, 16, 2))
+
+
+def test_arms_are_interleaved_and_neither_always_comes_first():
+    """Each block has a launch of both arms, and orders are turned round, so that drift hits both alike."""
+    script = Script()
+    outcome = play(script, arms=2)
+    assert set(statuses(outcome).values()) == {Status.UNCHANGED}
+    assert outcome.design == "interleaved"
+    arms = [arm for _, arm, cases in script.asked if cases]
+    blocks = [tuple(arms[at : at + 2]) for at in range(0, len(arms), 2)]
+    assert Counter(blocks) == {("candidate", "baseline"): 4, ("baseline", "candidate"): 4}
+
+
+def test_a_decided_case_gets_no_more_launches():
+    """Only what looks regressed is measured again, in as many fresh launches as the first look had."""
+    script = Script(lost(0.2, cases=(FOUR,)))
+    outcome = play(script)
+    assert statuses(outcome) == {ONE: Status.UNCHANGED, FOUR: Status.REGRESSED}
+    assert [cases for _, _, cases in script.asked[9:]] == [(FOUR,)] * 8
+    assert "confirmed by fresh launches" in outcome.cases[FOUR].verdicts["output_throughput"].reason
+
+
+def test_what_is_undecided_gets_more_launches_up_to_the_cap():
+    """A loss on the edge of the tolerance is looked at again and again, and ends inconclusive."""
+    script = Script(lost(0.05))
+    outcome = play(script)
+    assert statuses(outcome)[ONE] is Status.INCONCLUSIVE
+    assert len(script.asked) == 1 + 16
+
+
+def test_what_fresh_launches_do_not_confirm_is_inconclusive():
+    """A loss that is gone in fresh launches is neither a regression nor a pass."""
+    script = Script(lost(0.2, until=9))
+    outcome = play(script)
+    assert set(statuses(outcome).values()) == {Status.INCONCLUSIVE}
+    assert "fresh launches alone" in outcome.cases[ONE].verdicts["output_throughput"].reason
+
+
+@pytest.mark.parametrize("arms", [1, 2])
+def test_a_void_launch_is_repeated(arms):
+    """A void block doesn't count, whichever arm it hit; after it is waited, each time longer."""
+    script = Script(lambda arm, case, index: None if index in (4, 8) else steady(arm, case, index))
+    outcome = play(script, arms=arms)
+    assert set(statuses(outcome).values()) == {Status.UNCHANGED}
+    assert len(script.asked) == arms * (1 + 8 + 2)
+    assert script.pauses == [2.0, 4.0]
+    if arms == 1:
+        assert [void.launch for void in outcome.cases[ONE].measurement.void_rounds] == [4, 8]
+
+
+def test_a_case_that_stays_void_is_void_and_the_others_go_on():
+    """After the allowance a case gets no more launches, and is red with the guard's reason."""
+    script = Script(lambda arm, case, index: None if case == FOUR else steady(arm, case, index))
+    outcome = play(script)
+    assert statuses(outcome) == {ONE: Status.UNCHANGED, FOUR: Status.VOID}
+    assert outcome.cases[FOUR].verdicts["output_throughput"].reason == "contended"
+    assert sum(FOUR in cases for _, _, cases in script.asked) == VOID_ALLOWANCE + 1
+
+
+def test_a_spent_budget_ends_what_is_undecided():
+    """Nothing is launched after it, and nothing passes."""
+    script = Script()
+    outcome = play(script, budget_s=0.0)
+    assert set(statuses(outcome).values()) == {Status.INCONCLUSIVE}
+    assert len(script.asked) == 1
+
+
+def test_a_case_without_a_baseline_is_measured_a_little():
+    """Enough launches for a stated limit, and the verdict says what is missing."""
+    script = Script()
+    outcome = play(script, find=stored(names=(ONE,)))
+    assert statuses(outcome) == {ONE: Status.UNCHANGED, FOUR: Status.NO_BASELINE}
+    assert len(outcome.cases[FOUR].measurement.samples["output_throughput"].launches) == REPORT_LAUNCHES
+
+
+@pytest.mark.parametrize(("mode", "launches"), [("accept", 20), ("report", 8)])
+def test_a_run_that_does_not_judge_has_a_fixed_number_of_launches(mode, launches):
+    """Recording and reporting look at nothing in between, so that nothing is chosen by its values."""
+    script = Script(lost(0.2))
+    outcome = play(script, mode=mode)
+    assert len(script.asked) == 1 + launches
+    assert not any(case.verdicts["output_throughput"].judged for case in outcome.cases.values())
+
+
+def test_what_does_not_fit_is_skipped_before_an_engine_starts():
+    """A case that can't be here is left out with its reason; where none can, nothing is started."""
+    script = Script()
+    outcome = play(script, fits=lambda _sweep, case, _spec: "too large" if case.batch_size == 4 else None)
+    assert outcome.skipped == {FOUR: "too large"}
+    assert list(outcome.cases) == [ONE]
+    script = Script()
+    assert not play(script, fits=lambda *_: "too large").cases
+    assert not script.asked
+
+
+def test_a_failed_launch_ends_the_campaign_and_leaves_what_was_measured():
+    """The error goes on; the outcome has the launches before it."""
+
+    def dies(arm, case, index):
+        if index == 5:
+            raise EngineDied("killed")
+        return steady(arm, case, index)
+
+    script = Script(dies)
+    configuration = Configuration(EngineSpec("e", "m"), tuple(SWEEP.cases(["m"])))
+    brief = Brief(SWEEP, (configuration,), "gate", RoundPolicy(), 20, 16)
+    around = Surroundings(
+        script.launch, stored(), lambda _s, case, _c: (Load(case.name, ((8, 8),), 0), None), lambda *_: None, script
+    )
+    campaign = Campaign(brief, around)
+    with pytest.raises(EngineDied):
+        campaign.run()
+    outcome = campaign.outcome()
+    assert len(outcome.cases[ONE].measurement.samples["output_throughput"].launches) == 4
+    assert set(statuses(outcome).values()) == {Status.INCONCLUSIVE}
+
+
+def test_the_plan_grows_with_what_is_still_undecided():
+    """Progress is told how many launches are expected by now, and how many are done."""
+    script = Script(lost(0.2))
+    play(script)
+    assert script.plans[0] == (9, 1)
+    assert script.plans[-1] == (17, 16)
