@@ -199,8 +199,9 @@ class ModelResult:
     def _judged(self, what: str, judge: Callable[[], Verdict]) -> Verdict:
         """A verdict on the whole curve; one that says why where a run doesn't judge, or has nothing to judge by."""
         unjudged = self._unjudged()
-        verdict = replace(unjudged, metric=what, case=self._name, unit="", tolerance=None) if unjudged else judge()
-        return self._of.track(verdict)
+        if unjudged is None:
+            return self._of.track(judge())
+        return self._of.track(replace(unjudged, metric=what, case=self._name, unit="", tolerance=None))
 
     def _unjudged(self) -> Verdict | None:
         mode = self._of.outcome.mode

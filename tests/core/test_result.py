@@ -1,0 +1,256 @@
+"""Points, knees and frontiers of a hand-made sweep, and what a suite may and may not do with them."""
+
+import copy
+import math
+import operator
+
+import numpy as np
+import pytest
+
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import NotJudged, SuiteError
+from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
+from pytest_slmperf.core.point import Ledger
+from pytest_slmperf.core.result import Result
+from pytest_slmperf.core.sample import Measurement, Sample
+from pytest_slmperf.core.verdict import Status, Verdict
+
+SIZES = {1: 100.0, 4: 300.0, 16: 500.0, 64: 505.0}
+GATED = {"output_throughput": 0.03, "median_tpot_ms": 0.05}
+
+
+def sample(level, launches=20):
+    return Sample.of([[level * (1 + 0.001 * (launch % 5 - 2))] * 2 for launch in range(launches)])
+
+
+def measurement(case, throughput, *, void=None, unmeasured=None):
+    samples = {
+        "output_throughput": sample(throughput),
+        "median_tpot_ms": sample(1000 / throughput),
+        "median_ttft_ms": sample(20.0),
+        "p99_ttft_ms": sample(40.0),
+    }
+    return Measurement(case, {}, {} if void else samples, unmeasured or {}, void=void)
+
+
+def verdict(case, name, status, judged):
+    higher = name == "output_throughput"
+    return Verdict(status, name, "tok/s", higher, case, GATED[name], reason="why", way_out="how", judged=judged)
+
+
+def sweep_outcome(*, models=("m",), status=Status.UNCHANGED, mode="gate", factor=1.0, baseline=True, void=None, **rest):
+    cases = {}
+    for model in models:
+        for size, level in SIZES.items():
+            name = f"decode/{model}/batch={size}"
+            cases[name] = CaseOutcome(
+                name,
+                {"model": model, "batch_size": size},
+                measurement(name, level * factor, void=void, unmeasured={"peak_memory_bytes": "no mark here"}),
+                measurement(name, level) if baseline else None,
+                {gated: verdict(name, gated, status, mode == "gate") for gated in GATED},
+            )
+    specs = tuple(EngineSpec("fake", model) for model in models)
+    return SweepOutcome("decode", "stored", mode, cases, specs, {}, None, 21, 1.0, **rest)
+
+
+def result(**of):
+    return Result(sweep_outcome(**of))
+
+
+def test_points_are_looked_up_by_batch_size_and_model():
+    """One model needs no name; several do."""
+    one, two = result(), result(models=("a", "b"))
+    assert one[16].case == "decode/m/batch=16"
+    assert two["b", 4].case == "decode/b/batch=4"
+    assert len(two) == 8
+    assert [point.case for point in two.of("a")] == [f"decode/a/batch={size}" for size in SIZES]
+    assert repr(one[16].output_throughput) == "<decode/m/batch=16 output_throughput 500 tok/s (20×2)>"
+    assert repr(one[16].itl_ms) == "<decode/m/batch=16 median_itl_ms unmeasured>"
+    with pytest.raises(SuiteError, match="name one of a, b"):
+        two[4]
+    with pytest.raises(SuiteError, match="did not measure 'c'; it measured a, b"):
+        two["c", 4]
+    with pytest.raises(
+        SuiteError, match=r"batch=8 was not measured in this run; measured are batch sizes \[1, 4, 16, 64\]"
+    ):
+        one[8]
+
+
+def test_a_case_that_does_not_fit_skips_whoever_looks_at_it():
+    """It raises what the plugin turns into a skip, with the reason."""
+    fits = result(skipped={"decode/m/batch=256": "too large"})
+    with pytest.raises(NotJudged, match="decode/m/batch=256: too large"):
+        fits[256]
+
+
+def test_values_are_plain_numbers_where_asked_for_one():
+    """The median and the samples are free to use; what was not measured says why."""
+    point = result()[16]
+    assert point.output_throughput.median == pytest.approx(500)
+    assert point.baseline.output_throughput.median == pytest.approx(500)
+    assert point.ttft_ms.median == pytest.approx(20)
+    assert point.ttft_ms.p99.median == pytest.approx(40)
+    assert point.baseline.ttft_ms.p99.median == pytest.approx(40)
+    assert len(point.output_throughput.sample.launches) == 20
+    with pytest.raises(SuiteError, match="peak_memory_bytes was not measured: no mark here"):
+        _ = point.peak_memory_bytes.median
+    with pytest.raises(SuiteError, match="there is no baseline"):
+        _ = result(baseline=False)[16].baseline.output_throughput.median
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("output_througput", "did you mean output_throughput?"), ("colour", "it has output_throughput"), ("_x", "_x")],
+)
+def test_an_unknown_metric_is_an_attribute_error(name, said):
+    """A typing mistake is answered with what was probably meant."""
+    with pytest.raises(AttributeError, match=said):
+        getattr(result()[16], name)
+    with pytest.raises(AttributeError, match="has no 'p99'"):
+        _ = result()[16].output_throughput.p99
+
+
+def test_a_point_can_be_copied():
+    """Reading attributes by name doesn't break what Python does with objects."""
+    assert copy.copy(result()[16]).case == "decode/m/batch=16"
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_only_two_verdicts_are_true(status):
+    """Every other one raises its line and the way out, and none is false."""
+    point = result(status=status)[16]
+    claims = [
+        lambda: point.output_throughput >= point.baseline.output_throughput,
+        lambda: point.baseline.output_throughput <= point.output_throughput,
+        lambda: point.tpot_ms <= point.baseline.tpot_ms,
+        lambda: point.baseline.tpot_ms >= point.tpot_ms,
+    ]
+    for claim in claims:
+        if status.passes:
+            assert claim()
+        else:
+            with pytest.raises(AssertionError, match=f"{status}: decode/m/batch=16 .*why\nhow"):
+                bool(claim())
+
+
+@pytest.mark.parametrize("mode", ["accept", "report"])
+def test_a_run_that_does_not_judge_has_no_truth(mode):
+    """A gate, a stated limit, a knee and a frontier alike raise what becomes a skip."""
+    judged = result(mode=mode)
+    point = judged[16]
+    for claim in (
+        point.output_throughput >= point.baseline.output_throughput,
+        point.output_throughput >= 10**9,
+        judged.knee.unchanged_from(judged.baseline.knee),
+        judged.frontier.unchanged_from(judged.baseline.frontier),
+    ):
+        with pytest.raises(NotJudged, match="not judged"):
+            bool(claim)
+
+
+@pytest.mark.parametrize("number", [1, 0.5, np.float64(2), np.float32(2)], ids=lambda number: type(number).__name__)
+def test_a_limit_may_stand_on_either_side(number):
+    """Numbers of Python and numpy, left or right."""
+    point = result()[16]
+    if isinstance(number, float | int):
+        assert point.output_throughput >= number
+        assert number <= point.output_throughput
+        assert point.ttft_ms.p99 <= 100 * number
+    else:
+        with pytest.raises(SuiteError, match="not with float32"):
+            _ = point.output_throughput >= number
+
+
+@pytest.mark.parametrize(
+    ("limit", "status"), [(480, Status.UNCHANGED), (520, Status.REGRESSED), (500.2, Status.INCONCLUSIVE)]
+)
+def test_a_limit_passes_only_within_the_confidence_bound(limit, status):
+    """Beyond it is regressed, in between is inconclusive."""
+    assert (result()[16].output_throughput >= limit).status is status
+
+
+def test_a_void_case_keeps_no_limit():
+    """What no launch measured validly has no truth but the reason."""
+    point = result(void="contended")[16]
+    assert (point.output_throughput >= 1).status is Status.VOID
+    with pytest.raises(AssertionError, match="contended"):
+        bool(point.output_throughput >= 1)
+
+
+@pytest.mark.parametrize("limit", [math.inf, -math.inf, math.nan, True, None, "5", [1]])
+def test_what_is_no_limit_is_refused(limit):
+    """An infinite or missing limit would always hold."""
+    with pytest.raises(SuiteError):
+        _ = result()[16].ttft_ms <= limit
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        bool, float, int, round, abs, operator.neg, sum,
+        *(lambda one, do=do: do(one, 2) for do in (operator.add, operator.sub, operator.mul, operator.truediv, pow)),
+        *(lambda one, do=do: do(2, one) for do in (operator.add, operator.sub, operator.mul, operator.truediv, pow)),
+        *(lambda one, do=do: do(one, 2) for do in (operator.eq, operator.ne, operator.gt, operator.lt)),
+        lambda one: one == one,  # noqa: PLR0124 - that is the mistake
+        lambda one: one in [1, 2],
+        lambda one: np.float64(3) * one,
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("side", ["measured", "stored"])
+def test_a_value_is_no_number(act, side):
+    """Arithmetic, equality, strict order and bare truth say what to write instead."""
+    point = result()[16]
+    value = point.output_throughput if side == "measured" else point.baseline.output_throughput
+    with pytest.raises((SuiteError, TypeError)) as caught:
+        act([value] if act is sum else value)
+    if caught.type is SuiteError:
+        assert "point.output_throughput >= point.baseline.output_throughput" in str(caught.value)
+
+
+def test_the_ledger_hears_of_every_verdict():
+    """It is told when a verdict is made, and again when its truth is asked."""
+    made, asked = [], []
+    point = Result(sweep_outcome(), Ledger(made.append, asked.append))[16]
+    claim = point.output_throughput >= point.baseline.output_throughput
+    assert (len(made), len(asked)) == (1, 0)
+    assert claim
+    assert made == asked
+
+
+def test_knee_and_frontier_are_claims_with_a_baseline():
+    """Unlost they are unchanged; lost they are red, in the words of their own comparison."""
+    same = result()
+    assert same.knee.value.batch == 16
+    assert same.knee.unchanged_from(same.baseline.knee)
+    assert same.frontier.unchanged_from(same.baseline.frontier)
+    assert (
+        same.of("m").knee_by("two_segment").unchanged_from(same.of("m").baseline.knee_by("two_segment")).case
+        == "decode/m"
+    )
+    slower = result(factor=0.8)
+    with pytest.raises(AssertionError, match="no longer reached"):
+        bool(slower.frontier.unchanged_from(slower.baseline.frontier))
+    with pytest.raises(SuiteError, match="unknown definition"):
+        same.of("m").knee_by("elbow")
+
+
+def test_a_claim_without_a_baseline_says_so():
+    """It has the status of its cases, and the way out."""
+    lone = result(baseline=False, status=Status.NO_BASELINE)
+    claim = lone.knee.unchanged_from(lone.baseline.knee)
+    assert (claim.status, claim.metric, claim.way_out) == (Status.NO_BASELINE, "knee", "how")
+
+
+def test_a_curve_of_a_void_case_is_void():
+    """A knee over a case that was contended would be a guess."""
+    void = result(void="contended")
+    assert void.knee.unchanged_from(void.baseline.knee).status is Status.VOID
+
+
+def test_a_curve_of_a_part_is_refused():
+    """A knee of some batch sizes is another knee."""
+    part = result(unselected=("decode/m/batch=256",))
+    for curve in ("knee", "frontier"):
+        with pytest.raises(SuiteError, match=f"a {curve} needs the whole sweep, .* leave out decode/m/batch=256"):
+            getattr(part, curve)
