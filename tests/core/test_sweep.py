@@ -69,7 +69,9 @@ def test_a_bare_latency_is_gated_at_its_median():
 
 def test_quantiles_are_those_gated_and_declared():
     """A launch is asked for the median, the gated and the declared percentiles, each once."""
-    sweep = Sweep("s", WORKLOAD, batch_size=[1], gate={"p99_ttft_ms": 0.1, "output_throughput": 0.03}, percentiles=[90, 99])
+    sweep = Sweep(
+        "s", WORKLOAD, batch_size=[1], gate={"p99_ttft_ms": 0.1, "output_throughput": 0.03}, percentiles=[90, 99]
+    )
     assert sweep.quantiles == (0.5, 0.9, 0.99)
 
 
