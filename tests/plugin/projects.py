@@ -47,7 +47,7 @@ def test_first_token(decode, batch_size):
     assert point.ttft_ms <= point.baseline.ttft_ms
 """
 
-NEIGHBOURS = ("randomly", "xdist", "timeout", "rerunfailures", "benchmark", "cacheprovider")
+NEIGHBOURS = ("randomly", "xdist", "timeout", "rerunfailures", "benchmark", "cacheprovider", "hypothesispytest")
 """Plugins that a run leaves out, unless it is about them."""
 
 
