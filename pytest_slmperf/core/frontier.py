@@ -36,6 +36,8 @@ class NoKnee:
     """Why a curve has no knee by some definition."""
 
     reason: str
+    beyond: bool = False
+    """Whether there may be one past the largest batch of the sweep."""
 
 
 Found = int | NoKnee
@@ -66,7 +68,7 @@ def bca(
     if not advised:
         return NoKnee("no batch size keeps both limits")
     if advised[-1] == batch[-1]:
-        return NoKnee(f"both limits still hold at {batch[-1]}, the largest batch of the sweep")
+        return NoKnee(f"both limits still hold at {batch[-1]}, the largest batch of the sweep", beyond=True)
     return advised[-1]
 
 
@@ -80,7 +82,7 @@ def share_of_maximum(batch: Sequence[int], throughput: Sequence[float], *, share
     wanted = share * max(throughput)
     found = next(size for size, rate in zip(batch, throughput, strict=True) if rate >= wanted)
     if found == batch[-1]:
-        return NoKnee(f"the throughput still rises at {batch[-1]}, the largest batch of the sweep")
+        return NoKnee(f"the throughput still rises at {batch[-1]}, the largest batch of the sweep", beyond=True)
     return found
 
 
@@ -190,6 +192,8 @@ class Knee:
     seed: int
     reason: str = ""
     case: str = ""
+    beyond: float = 0.0
+    """Share of the resampled curves whose knee may lie past the largest batch."""
 
     def __str__(self) -> str:
         if self.batch is None:
@@ -203,7 +207,7 @@ class Knee:
         `regressed` (it moved, in either direction) only where the two intervals have no batch size in common, or where
         the sweep has no knee any more. `unchanged` where 95 % of the resampled knees lie within the baseline's
         interval, and that is one batch size or two neighbouring ones: a baseline on the edge between two sizes is
-        never known better. Everything else is `inconclusive`; knees by other definitions or of other sweeps are
+        never known better; also where both lie past the largest batch. Everything else is `inconclusive`; knees by other definitions or of other sweeps are
         `incomparable`.
         """
         status, reason, way_out = self._compared(baseline)
@@ -216,16 +220,27 @@ class Knee:
         if self.sizes != baseline.sizes:
             sizes = [", ".join(map(str, knee.sizes)) for knee in (baseline, self)]
             return Status.INCOMPARABLE, f"two sweeps: {sizes[0]} → {sizes[1]}", "Sweep the baseline's batch sizes."
-        if not baseline.interval:
-            return Status.INCONCLUSIVE, f"the baseline's knee is not bounded: {both}", _MORE
-        low, high = baseline.interval
-        moved = self.interval and (self.interval[1] < low or high < self.interval[0])
-        if moved or sum(self.shares.values()) <= 1 - COVERAGE:
+        moved = self._moved_from(baseline)
+        if moved is None:
+            return Status.INCONCLUSIVE, f"it lies on the edge between batch sizes: {both}", _MORE
+        if moved:
             return Status.REGRESSED, f"the knee moved: {both}", "Accept a new baseline if this is intended."
+        return Status.UNCHANGED, both, ""
+
+    def _moved_from(self, baseline: "Knee") -> bool | None:
+        """Whether it moved, or None where that can't be told."""
+        past, was_past = self.beyond >= COVERAGE, baseline.beyond >= COVERAGE
+        if was_past and (past or self.interval):
+            return not past
+        if not baseline.interval:
+            return None
+        low, high = baseline.interval
+        apart = self.interval and (self.interval[1] < low or high < self.interval[0])
+        if apart or sum(self.shares.values()) <= 1 - COVERAGE:
+            return True
         within = sum(share for size, share in self.shares.items() if low <= size <= high)
-        if within >= WITHIN and self.sizes.index(high) - self.sizes.index(low) <= 1:
-            return Status.UNCHANGED, both, ""
-        return Status.INCONCLUSIVE, f"it lies on the edge between batch sizes: {both}", _MORE
+        close = self.sizes.index(high) - self.sizes.index(low) <= 1
+        return False if within >= WITHIN and close else None
 
 
 _MORE = "What decides it: more launches, batch sizes on both sides of the knee, or another definition."
@@ -263,7 +278,7 @@ class Curve:
         found = definition.of(sizes, *([column[size].median for size in sizes] for column in columns))
         launches = [[[median(rounds) for rounds in column[size].launches] for size in sizes] for column in columns]
         draw = random.Random(seed)
-        drawn = [definition.of(sizes, *_resampled(launches, draw, day_sd)) for _ in range(resamples)]
+        drawn: list[Found] = [definition.of(sizes, *_resampled(launches, draw, day_sd)) for _ in range(resamples)]
         knees = sorted(knee for knee in drawn if not isinstance(knee, NoKnee))
         shares = {size: knees.count(size) / resamples for size in sizes if size in knees}
         none = isinstance(found, NoKnee)
@@ -276,6 +291,7 @@ class Curve:
             seed=seed,
             reason=found.reason if isinstance(found, NoKnee) else "",
             case=self.case,
+            beyond=sum(isinstance(one, NoKnee) and one.beyond for one in drawn) / resamples,
         )
 
 

@@ -416,3 +416,27 @@ def test_a_loss_is_never_a_pass(seed, factor):
     """Whatever the noise, a frontier that lost 15 % or more of its throughput everywhere never passes."""
     slower = swept(dict.fromkeys(SIZES, (factor, 1 / factor)), seed=seed)
     assert not slower.unchanged_from(STORED, POLICY).passed
+
+
+def rising(factor):
+    """Throughput that still rises at the largest batch, over 8 launches."""
+    sizes = {1: 100.0, 4: 300.0, 16: 300.0 * factor}
+    return Curve(
+        {size: Sample.of([[rate * (1 + 0.001 * launch)] for launch in range(8)]) for size, rate in sizes.items()}
+    )
+
+
+def test_a_knee_past_the_sweep_is_unchanged_while_it_stays_there():
+    """Where throughput still rises at the largest batch, before and now, nothing has moved."""
+    assert rising(2).knee().unchanged_from(rising(2.1).knee()).status is Status.UNCHANGED
+
+
+def test_a_knee_that_comes_into_the_sweep_has_moved():
+    """Where throughput rose to the end and now stops before, the knee moved."""
+    assert rising(1).knee().unchanged_from(rising(2).knee()).status is Status.REGRESSED
+
+
+def test_a_knee_that_cannot_be_is_never_unchanged():
+    """A curve of one point has no knee anywhere: two of them are not compared in silence."""
+    alone = Curve({4: Sample.of([[100.0], [101.0]])}).knee()
+    assert alone.unchanged_from(alone).status is Status.INCONCLUSIVE
