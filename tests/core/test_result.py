@@ -145,7 +145,7 @@ def test_a_run_that_does_not_judge_has_no_truth(mode):
         judged.knee.unchanged_from(judged.baseline.knee),
         judged.frontier.unchanged_from(judged.baseline.frontier),
     ):
-        with pytest.raises(NotJudged, match="not judged|why"):
+        with pytest.raises(NotJudged, match=r"not judged|why"):
             bool(claim)
 
 
