@@ -207,8 +207,8 @@ class Knee:
         `regressed` (it moved, in either direction) only where the two intervals have no batch size in common, or where
         the sweep has no knee any more. `unchanged` where 95 % of the resampled knees lie within the baseline's
         interval, and that is one batch size or two neighbouring ones: a baseline on the edge between two sizes is
-        never known better; also where both lie past the largest batch. Everything else is `inconclusive`; knees by other definitions or of other sweeps are
-        `incomparable`.
+        never known better; also where both lie past the largest batch. Everything else is `inconclusive`; knees by
+        other definitions or of other sweeps are `incomparable`.
         """
         status, reason, way_out = self._compared(baseline)
         return Verdict(status, "knee", "requests", True, self.case, reason=reason, way_out=way_out)  # noqa: FBT003
