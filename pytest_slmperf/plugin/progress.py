@@ -32,6 +32,7 @@ class TerminalScreen:
         with capture.global_and_fixture_disabled() if capture else nullcontext():
             if replace:
                 reporter.rewrite(line[: reporter._tw.fullwidth - 1], erase=True)  # noqa: SLF001 - a wrapped line stays
+                reporter.write("\r" if not line else "")  # erasing leaves the cursor at the end of the line
                 reporter.currentfspath = None  # pytest's own line is gone: it begins a new one
             else:
                 reporter.ensure_newline()

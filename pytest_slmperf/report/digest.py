@@ -215,7 +215,7 @@ def closing(run: RunOutcome) -> str:
     else:
         cases = sum(len(sweep.cases) for sweep in run.sweeps)
         line = f"{cases} {'case' if cases == 1 else 'cases'} measured, nothing judged; {spent}"
-    return line if run.complete else f"interrupted, what was finished: {line}"
+    return line if run.complete else f"not finished, what there is: {line}"
 
 
 def quiet(run: RunOutcome) -> bool:
