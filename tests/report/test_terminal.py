@@ -75,8 +75,8 @@ def test_the_last_line_is_the_bill():
 
 
 def test_an_interrupted_run_says_so():
-    """An interrupted run says that its figures are only what was finished."""
-    assert lines(run_outcome(sweep_outcome(case_outcome(4)), complete=False))[-1].startswith("interrupted")
+    """A run that did not finish says that its figures are only what there is."""
+    assert lines(run_outcome(sweep_outcome(case_outcome(4)), complete=False))[-1].startswith("not finished")
 
 
 def test_void_rounds_are_grouped_by_guard():
