@@ -125,6 +125,13 @@ class Sweep:
             raise SuiteError(f"Sweep {self.name!r}.at{batch_sizes!r}: its batch sizes are {list(self.batch_size)}")
 
         def bind(test: Test) -> Test:
+            code = getattr(test, "__code__", None)
+            wanted = {"batch_size", "model"} & set(code.co_varnames[: code.co_argcount] if code else ())
+            if wanted:
+                raise SuiteError(
+                    f"Sweep {self.name!r}.at(…) passes no {' and no '.join(sorted(wanted))}: decorate with each, "
+                    f"or look the point up, as in result[{batch_sizes[0]}]"
+                )
             setattr(test, BINDING, Binding(self, batch_sizes))
             return test
 

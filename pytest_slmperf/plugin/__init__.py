@@ -97,7 +97,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     axes = {"batch_size": tuple(sweep.batch_size), "model": tuple(sweep.model)}
     for name, values in axes.items():
         if name in metafunc.fixturenames and values:
-            label = "batch_size={}" if name == "batch_size" else "{}"
+            label = "batch{}" if name == "batch_size" else "{}"
             metafunc.parametrize(name, values, ids=[label.format(value) for value in values])
 
 

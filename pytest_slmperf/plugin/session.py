@@ -11,7 +11,7 @@ import pytest
 
 from pytest_slmperf.core.errors import NotJudged, SlmperfError, UsageError
 from pytest_slmperf.core.point import Ledger
-from pytest_slmperf.plugin import ACTIVE, measures
+from pytest_slmperf.plugin import ACTIVE, binding_of, measures
 from pytest_slmperf.plugin.check import RunCheck
 from pytest_slmperf.plugin.failures import Failures
 from pytest_slmperf.plugin.ledger import AssertionLedger
@@ -20,7 +20,7 @@ from pytest_slmperf.plugin.selection import coordinates, selection_of
 from pytest_slmperf.report import document, files, junit, terminal
 from pytest_slmperf.run.measuring import Measuring
 from pytest_slmperf.run.options import Options, parse_against, parse_engine
-from pytest_slmperf.run.settings import read_settings
+from pytest_slmperf.run.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -37,6 +37,7 @@ def activate(config: pytest.Config) -> None:
     """Register the session. Raises pytest.UsageError for an option or a setting that is wrong."""
     ledger = AssertionLedger()
     try:
+        _refuse_lost_settings(config)
         options = _options(config)
         for path in options.reports:
             files.check_report_path(path)
@@ -56,6 +57,18 @@ def activate(config: pytest.Config) -> None:
         from pytest_slmperf.plugin.benchmark import BenchmarkBridge  # noqa: PLC0415 - it needs pytest-benchmark
 
         config.pluginmanager.register(BenchmarkBridge(session.outcome), f"{ACTIVE}-benchmark")
+
+
+def _refuse_lost_settings(config: pytest.Config) -> None:
+    """pytest takes the path of an option that it does not know yet for a test, and may find another root by it."""
+    here = config.invocation_params.dir
+    if here == config.rootpath:
+        return
+    if read_settings(here) != Settings() and read_settings(config.rootpath) == Settings():
+        raise UsageError(
+            f"{here / 'pyproject.toml'} has [tool.slmperf], and pytest took {config.rootpath} for the root: write "
+            "options with =, as in --slmperf-baselines=DIR, or name the root: --rootdir=."
+        )
 
 
 def _options(config: pytest.Config) -> Options:
@@ -178,6 +191,9 @@ class SlmperfSession:
         if not measures(item):
             return
         item.add_marker("slmperf")
+        binding = binding_of(getattr(item, "function", None))
+        if binding:
+            item.extra_keyword_matches.add(binding.sweep.name)
         if self._is_worker:
             item.add_marker(pytest.mark.xdist_group(XDIST_GROUP))
         if self.config.pluginmanager.has_plugin("timeout") and not item.get_closest_marker("timeout"):

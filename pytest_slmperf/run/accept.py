@@ -106,8 +106,8 @@ def settled_tolerance(case: CaseOutcome, name: str, asked: float, terms: Terms) 
     if supported <= asked or terms.supported:
         return max(supported, min(asked, LARGEST_TOLERANCE))
     return (
-        f"{at}: its noise supports a tolerance of {supported:.1%}, and {asked:.1%} is asked for: write "
-        f"gate={{{name!r}: {supported:g}}} in the suite, or take what is supported: --tolerance supported here, "
+        f"{at}: a tolerance of {supported:.1%} is supported by its noise and the {gate.DAY_SD:.1%} between two days of "
+        f"a machine, and {asked:.1%} is asked for: write gate={{{name!r}: {supported:g}}} in the suite, or "
         'tolerance = "supported" in [tool.slmperf]'
     )
 

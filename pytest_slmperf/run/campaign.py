@@ -21,7 +21,6 @@ from pytest_slmperf.core.verdict import Status, Verdict
 
 Mode = Literal["gate", "accept", "report"]
 
-ACCEPT = "pytest --slmperf --slmperf-accept"
 METHOD = 1
 """How values are measured. Counted up where a change makes old samples incomparable with new ones."""
 REPORT_LAUNCHES = 5
@@ -58,6 +57,10 @@ class Brief:
     baseline_launches: int
     max_launches: int
     budget_s: float | None = None
+    record: str = "pytest --slmperf --slmperf-accept"
+    """The command that records, for the way out of what has no baseline."""
+    supported: bool = False
+    """Recordings take the tolerance that the noise needs, so that a stored one may be larger than the suite's."""
     slack: float = 1.0
     """Factor on every tolerance: a quick look allows more."""
 
@@ -209,9 +212,7 @@ class Campaign:
             launches=self._launches,
             seconds=time.monotonic() - self._began,
             skipped=dict(self._skipped),
-            notes=tuple(
-                dict.fromkeys(note for case in self._cases for note in (case.note, *case.stored.notes) if note)
-            ),
+            notes=self._notes(),
         )
 
     # -- launches
@@ -331,12 +332,27 @@ class Campaign:
         case.wanted = len(case.blocks) + more
 
     def _gated(self, case: _Progressing) -> Mapping[str, float]:
-        """The tolerance of each gated metric: the stored one where there is one, as the noise supported it."""
+        """The tolerance of each gated metric: the stored one where there is one, as the noise supported it.
+
+        A recording stores what the suite asks for now.
+        """
         asked = self._brief.sweep.tolerances
+        stored = case.stored.tolerances if self._brief.mode == "gate" else {}
         return {
-            name: min(self._brief.slack * case.stored.tolerances.get(name, tolerance), LARGEST_TOLERANCE)
+            name: min(self._brief.slack * stored.get(name, tolerance), LARGEST_TOLERANCE)
             for name, tolerance in asked.items()
         }
+
+    def _notes(self) -> tuple[str, ...]:
+        """What is worth knowing of the sweep as a whole, each once."""
+        notes = [note for case in self._cases for note in (case.note, *case.stored.notes) if note]
+        for name, asked in self._brief.sweep.tolerances.items():
+            others = sorted({case.stored.tolerances.get(name, asked) for case in self._cases} - {asked})
+            tighter = [stored for stored in others if stored < asked]
+            if self._brief.mode == "gate" and others and (tighter or not self._brief.supported):
+                listed = ", ".join(f"{stored:.1%}" for stored in others)
+                notes.append(f"the suite asks for {asked:.1%} of {name}, and {listed} is stored and used: record again")
+        return tuple(dict.fromkeys(notes))
 
     def _arms_of(self, case: _Progressing, name: str, start: int = 0) -> tuple[Sample | None, Sample | None]:
         candidate = _sample(case.blocks[start:], "candidate", name)
@@ -368,7 +384,9 @@ class Campaign:
             policy = gate.confirmation(self._policy(self._gated(case)[name]))
             confirmed = gate.confirm(first, gate.judge(metric(name), baseline, fresh, policy))
             if confirmed.status is Status.REGRESSED and self._brief.design == "stored":
-                confirmed = replace(confirmed, way_out=f"if it is meant to be so: {ACCEPT} -k {self._brief.sweep.name}")
+                confirmed = replace(
+                    confirmed, way_out=f"if it is meant to be so: {self._brief.record} -k {self._brief.sweep.name}"
+                )
             case.verdicts[name] = confirmed
 
     # -- results
@@ -418,7 +436,7 @@ class Campaign:
             found = Status.UNMEASURED, measurement.unmeasured.get(name, "no launch measured it"), ""
         elif self._arms_of(case, name)[0] is None:
             other = f"the baseline of {case.name}" if stored else "the other arm"
-            found = Status.NO_BASELINE, f"{other} holds no {name}", f"record it: {ACCEPT}" if stored else ""
+            found = Status.NO_BASELINE, f"{other} holds no {name}", f"record it: {self._brief.record}" if stored else ""
         elif name not in case.verdicts:
             found = Status.INCONCLUSIVE, "the run ended before the first look", "give it a larger budget"
         return found

@@ -81,7 +81,10 @@ class Measuring:
         _check_engine(self.default_engine)
         self._machine = fingerprint.simulated() if self.default_engine == SIMULATED_ENGINE else fingerprint.probe()
         self._stored = StoredCases(
-            options.baselines or root / settings.baselines, self._machine, None if self._other_python else against
+            options.baselines or root / settings.baselines,
+            self._machine,
+            None if self._other_python else against,
+            record=options.record,
         )
 
     def __repr__(self) -> str:
@@ -174,6 +177,7 @@ class Measuring:
         specs: tuple[EngineSpec, ...],
         configurations: tuple[campaign.Configuration, ...] = (),
     ) -> _Remembered:
+        self._refuse_planted(specs)
         self._hold_device(specs)
         brief = self._brief(here, configurations or self._configurations(sweep, here, specs))
         running = campaign.Campaign(brief, self._surroundings(here))
@@ -232,6 +236,8 @@ class Measuring:
             baseline_launches=settings.baseline_launches,
             max_launches=self._max_launches,
             budget_s=self._budget_left(),
+            record=self.options.record,
+            supported=settings.tolerance == "supported",
             slack=2.0 if self.options.tier == "quick" else 1.0,
         )
 
@@ -269,6 +275,10 @@ class Measuring:
         memory_gib = self._machine.fields.get("memory_gib")
         total = float(memory_gib) * 2**30 if isinstance(memory_gib, (int, float)) else math.inf
         return fitting.too_large(sweep.workload, case, spec, memory_bytes=total)
+
+    def _refuse_planted(self, specs: Iterable[EngineSpec]) -> None:
+        if self.options.mode == "accept" and any(spec.planted_loss for spec in specs):
+            raise UsageError("a loss that is planted on purpose is never recorded: take `slowed` away")
 
     def _hold_device(self, specs: Iterable[EngineSpec]) -> None:
         """One job measures on a device at a time. The lock is held to the end of the run; a crash releases it."""

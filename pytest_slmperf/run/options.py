@@ -28,6 +28,17 @@ class Options:
     budget_s: float | None = None
     reports: tuple[Path, ...] = ()
 
+    @property
+    def record(self) -> str:
+        """The command that records what this one measures."""
+        pairs = "".join(f",{name}={value}" for name, value in self.engine_options.items() if name != "slowed")
+        words = ["pytest --slmperf"]
+        if self.engine:
+            words.append(f"--slmperf-engine={self.engine}{f':{pairs[1:]}' if pairs else ''}")
+        if self.baselines:
+            words.append(f"--slmperf-baselines={self.baselines}")
+        return " ".join([*words, "--slmperf-accept"])
+
 
 def parse_engine(text: str | None) -> tuple[str | None, dict[str, Scalar]]:
     """`NAME` or `NAME:KEY=VALUE,KEY=VALUE`; values are read as numbers and truths where they look like them."""

@@ -11,14 +11,14 @@ from pytest_slmperf.run.accept import Terms, accept
 from pytest_slmperf.run.campaign import Stored
 from pytest_slmperf.run.store import BaselineStore
 
-RECORD = "record it: pytest --slmperf --slmperf-accept"
 AB = "or compare both versions side by side, without a baseline: --slmperf-against python=PATH"
 
 
 class StoredCases:
     """The baselines that a run's machine has, each file read once."""
 
-    def __init__(self, folder: Path, machine: Machine, against: Against | None) -> None:
+    def __init__(self, folder: Path, machine: Machine, against: Against | None, *, record: str) -> None:
+        self._record = f"record it: {record}"
         self._store = BaselineStore(folder)
         self._machine = machine
         self._against = against
@@ -40,12 +40,12 @@ class StoredCases:
             return Stored(
                 status=Status.INCOMPARABLE,
                 reason=f"the baseline holds for something else: {found.reason}",
-                way_out="; ".join(filter(None, (one, RECORD, AB))),
+                way_out="; ".join(filter(None, (one, self._record, AB))),
             )
         path = self._store.path_of(self._machine, engine, suite)
         elsewhere = self._store.elsewhere(self._machine, engine, suite)
         reason = ". ".join(filter(None, (f"{found.reason} in {path}", elsewhere)))
-        return Stored(status=Status.NO_BASELINE, reason=reason, way_out=f"{RECORD}; {AB}")
+        return Stored(status=Status.NO_BASELINE, reason=reason, way_out=f"{self._record}; {AB}")
 
     def _file(self, suite: str, engine: str) -> BaselineFile | None:
         if (suite, engine) not in self._files:

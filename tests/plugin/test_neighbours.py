@@ -87,7 +87,7 @@ def test_junit_counts_and_explains_failures(project):
     assert (suite.attrib["tests"], suite.attrib["failures"], suite.attrib["errors"]) == ("3", "1", "0")
     cases = {case.attrib["name"]: case for case in suite.iter("testcase")}
     assert "no test asserts it" in cases["whole-run"].find("failure").text
-    pairs = cases["test_throughput[batch_size=16]"].iter("property")
+    pairs = cases["test_throughput[batch16]"].iter("property")
     properties = {pair.attrib["name"]: pair.attrib["value"] for pair in pairs}
     assert properties["slmperf.case"] == "decode/opt-125m/batch=16"
     assert properties["slmperf.output_throughput.verdict"] == "unchanged"

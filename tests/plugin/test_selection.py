@@ -8,7 +8,7 @@ from projects import SLOWED, SUITE, prose
 UNASSERTED = SUITE.split("@DECODE.each\ndef test_first_token")[0]
 
 
-@pytest.mark.parametrize("selection", [["-k", "throughput and 16"], ["test_suite.py::test_throughput[batch_size=16]"]])
+@pytest.mark.parametrize("selection", [["-k", "throughput and 16"], ["test_suite.py::test_throughput[batch16]"]])
 def test_only_the_cases_of_selected_tests_are_measured(project, selection):
     """-k and node ids cut the measurement too."""
     result = project.gate(*selection, "--slmperf-report", "report.json")
