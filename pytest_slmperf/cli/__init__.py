@@ -1,9 +1,10 @@
 """The `slmperf` command: a table of contents. Each verb is a room of its own.
 
-Exit codes are pytest's: 0 done, 1 refused or not passed, 4 wrong usage.
+Exit codes are pytest's: 0 done, 1 refused or not passed, 2 interrupted, 4 wrong usage.
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -12,7 +13,7 @@ from pytest_slmperf import __version__
 from pytest_slmperf.cli import ab, baselines
 from pytest_slmperf.core.errors import SlmperfError, UsageError
 
-DONE, FAILED, WRONG_USAGE = 0, 1, 4
+DONE, FAILED, INTERRUPTED, WRONG_USAGE = 0, 1, 2, 4
 
 ROOMS = (ab, baselines)
 """Each has `add(verbs)`, which declares its verb and sets `run`: a function of the parsed arguments to an exit code."""
@@ -26,11 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for room in ROOMS:
         room.add(verbs)
     given = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end as on Ctrl-C: engines stopped, reports written
     try:
         code: int = given.run(given)
     except SlmperfError as error:
         sys.stderr.write(f"slmperf: {error}\n")
         return WRONG_USAGE if isinstance(error, UsageError) else FAILED
+    except KeyboardInterrupt:
+        sys.stderr.write("slmperf: interrupted\n")
+        return INTERRUPTED
     except BrokenPipeError:  # `slmperf … | head`: whoever read has seen enough
         sys.stderr.close()
         return DONE

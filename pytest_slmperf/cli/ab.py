@@ -1,6 +1,7 @@
 """`slmperf ab A B`: measure two engines side by side, launches interleaved in random order, and judge B by A."""
 
 import argparse
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Sweep
 from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.report import files, terminal
 from pytest_slmperf.run.measuring import Measuring
-from pytest_slmperf.run.options import Options, literal
+from pytest_slmperf.run.options import Options, literal, minutes, planted_loss
 from pytest_slmperf.run.progress import Progress
 from pytest_slmperf.run.settings import read_settings
 
@@ -45,7 +46,9 @@ def add(verbs: "Verbs") -> None:
         metavar="METRIC[=TOLERANCE]",
         help=f"what is judged, may be given several times; default: output_throughput={DEFAULT_TOLERANCE}",
     )
-    parser.add_argument("--budget", type=float, metavar="MINUTES", help="end what is undecided by then as inconclusive")
+    parser.add_argument(
+        "--budget", type=minutes, metavar="MINUTES", help="end what is undecided by then as inconclusive"
+    )
     parser.add_argument("--report", type=Path, action="append", default=[], metavar="PATH", help=".json or .md")
     parser.set_defaults(run=_run)
 
@@ -71,14 +74,14 @@ def _run(given: argparse.Namespace) -> int:
     try:
         arms = [replace(arm, engine=arm.engine or measuring.default_engine) for arm in (baseline, candidate)]
         result = measuring.compare(sweep, *arms)
+        sys.stdout.write("\n".join(terminal.lines(measuring.outcome(), WIDTH)) + "\n")
     finally:
         measuring.close()
         for path in given.report:
             files.write_report(measuring.outcome(), path)
-    sys.stdout.write("\n".join(terminal.lines(measuring.outcome(), WIDTH)) + "\n")
-    return (
-        0 if all(verdict.passed for case in result.outcome.cases.values() for verdict in case.verdicts.values()) else 1
-    )
+            sys.stdout.write(f"report: {path}\n")
+    verdicts = [verdict for case in result.outcome.cases.values() for verdict in case.verdicts.values()]
+    return 0 if verdicts and all(verdict.passed for verdict in verdicts) else 1
 
 
 def _arm(text: str, base: EngineSpec) -> EngineSpec:
@@ -91,27 +94,19 @@ def _arm(text: str, base: EngineSpec) -> EngineSpec:
         if not (key and equals and value):
             raise UsageError(f"{text}: {part!r} is not KEY=VALUE; an arm is KEY=VALUE,KEY=VALUE or {SAME}")
         pairs[key] = value
-    if "python" in pairs and not Path(pairs["python"]).exists():
+    if "python" in pairs and not os.access(pairs["python"], os.X_OK):
         raise UsageError(f"{text}: there is no interpreter {pairs['python']}")
     named = {name: pairs.pop(name) for name in ("engine", "model", "dtype", "python") if name in pairs}
-    slowed, threads = (_number(name, pairs.pop(name, default), text) for name, default in _NUMBERS.items())
+    threads = literal(pairs.pop("threads", str(base.threads)))
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise UsageError(f"{text}: threads={threads}: it takes a whole number of at least 1")
     return replace(
         base,
         **named,
-        threads=int(threads) if threads else base.threads,
-        planted_loss=slowed,
+        threads=threads,
+        planted_loss=planted_loss(literal(pairs.pop("slowed", "0"))),
         options={name: literal(value) for name, value in pairs.items()},
     )
-
-
-_NUMBERS = {"slowed": "0", "threads": "0"}
-
-
-def _number(name: str, value: str, text: str) -> float:
-    number = literal(value)
-    if isinstance(number, (str, bool)) or (name == "threads" and not isinstance(number, int)):
-        raise UsageError(f"{text}: {name}={value}: it takes a {'whole ' * (name == 'threads')}number")
-    return number
 
 
 def _sizes(text: str) -> list[int]:

@@ -75,9 +75,9 @@ class Sweep:
         if not sizes or any(type(size) is not int or size < 1 for size in sizes) or len(set(sizes)) != len(sizes):
             raise SuiteError(f"Sweep {self.name!r}: batch_size={sizes!r}; it takes different whole numbers, at least 1")
         models = (self.model,) if isinstance(self.model, str) else tuple(self.model)
-        if len(set(models)) != len(models):
-            raise SuiteError(f"Sweep {self.name!r}: model={models!r} names one twice")
-        if any(not 0 < percentile < 100 for percentile in self.percentiles):
+        if any(not isinstance(model, str) for model in models) or len(set(models)) != len(models):
+            raise SuiteError(f"Sweep {self.name!r}: model={models!r}; it takes names, each once")
+        if any(not isinstance(one, (int, float)) or not 0 < one < 100 for one in self.percentiles):
             raise SuiteError(f"Sweep {self.name!r}: percentiles={list(self.percentiles)!r}; they lie between 0 and 100")
         object.__setattr__(self, "batch_size", sizes)
         object.__setattr__(self, "model", models)

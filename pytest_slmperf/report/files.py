@@ -21,10 +21,13 @@ def check_report_path(path: Path) -> None:
     Raises UsageError for an unknown ending, a directory, and a folder that can't be made or written to.
     """
     _renderer(path)
-    if path.is_dir():
-        raise UsageError(f"{path} is a directory: name a file for the report")
-    folder = path.resolve().parent
-    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path} is a directory: name a file for the report")
+        folder = path.resolve().parent
+        nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    except OSError as error:
+        raise UsageError(f"{path}: no report can lie there: {error.strerror or error}") from error
     if not nearest.is_dir():
         raise UsageError(f"{path}: {nearest} is not a directory")
     if not os.access(nearest, os.W_OK | os.X_OK):

@@ -29,6 +29,7 @@ VOID_ALLOWANCE = 4
 """Launches that may be void for a case before the case is."""
 VOID_PAUSE_S = 2.0
 """Pause after a turn with a void case, twice as long after each further one: the culprit may be done by then."""
+LONGEST_PAUSE_S = 16.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +129,7 @@ def case_key(sweep: Sweep, record: LaunchRecord) -> dict[str, object]:
         "engine_version": facts.version,
         "model": spec.model_name,
         "weights": facts.weights,
+        "device": facts.device,
         "dtype": facts.dtype,
         "threads": spec.threads,
         "method": METHOD,
@@ -145,13 +147,15 @@ class _Progressing:
     case: Case
     configuration: Configuration
     load: Load
-    key: dict[str, object]
+    keys: Mapping[str, dict[str, object]]
+    """By arm."""
     stored: Stored
     wanted: int
     note: str | None = None
     blocks: list[dict[str, tuple[int, CaseRecord]]] = field(default_factory=list)
     """Valid blocks in time order; a block has a record for each arm, with the launch's index."""
-    voids: list[tuple[int, CaseRecord]] = field(default_factory=list)
+    voids: list[dict[str, tuple[int, CaseRecord]]] = field(default_factory=list)
+    """Blocks with a void launch in some arm: listed, and not used."""
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     looked_at: int = 0
     fresh_from: int | None = None
@@ -229,13 +233,13 @@ class Campaign:
         if not cases:
             return
         records = {arm: self._launch(arm, spec, ()) for arm, spec in configuration.arms}
-        record = records["candidate"]
+        keys = {arm: case_key(self._brief.sweep, record) for arm, record in records.items()}
+        context_tokens = min(record.facts.context_tokens for record in records.values())
         for case in cases:
-            load, note = self._around.loads(self._brief.sweep, case, record.facts.context_tokens)
-            key = case_key(self._brief.sweep, record)
-            stored = self._around.stored(case.name, key) if self._brief.design == "stored" else Stored()
+            load, note = self._around.loads(self._brief.sweep, case, context_tokens)
+            stored = self._around.stored(case.name, keys["candidate"]) if self._brief.design == "stored" else Stored()
             self._cases.append(
-                _Progressing(case, configuration, load, key, stored, wanted=self._first_wanted(stored), note=note)
+                _Progressing(case, configuration, load, keys, stored, wanted=self._first_wanted(stored), note=note)
             )
 
     def _first_wanted(self, stored: Stored) -> int:
@@ -263,7 +267,9 @@ class Campaign:
             void = [self._block(turn, [case for case in due if case.configuration is turn]) for turn in turns]
             if any(void) and any(case.missing for case in due):
                 self._around.pause(self._pause_s)
-                self._pause_s *= 2
+                self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+            elif not any(void):
+                self._pause_s = VOID_PAUSE_S
             for case in due:
                 if not case.missing:
                     self._look(case)
@@ -285,10 +291,8 @@ class Campaign:
             records[arm] = self._launch(arm, spec, loads)
         for case in due:
             block = {arm: (record.index, record.cases[case.name]) for arm, record in records.items()}
-            void = [entry for entry in block.values() if entry[1].void]
-            case.voids.extend(void)
-            if not void:
-                case.blocks.append(block)
+            void = any(record.void for _, record in block.values())
+            (case.voids if void else case.blocks).append(block)
         return any(record.cases[case.name].void for case in due for record in records.values())
 
     def _order(self, configuration: Configuration) -> list[tuple[str, EngineSpec]]:
@@ -329,7 +333,7 @@ class Campaign:
             case.verdicts[name] = verdict
             if not verdict.final:
                 more = max(more, gate.more_launches(verdict, baseline, candidate, policy))
-        case.wanted = len(case.blocks) + more
+        case.wanted = min(len(case.blocks) + more, self._brief.max_launches)
 
     def _gated(self, case: _Progressing) -> Mapping[str, float]:
         """The tolerance of each gated metric: the stored one where there is one, as the noise supported it.
@@ -423,7 +427,7 @@ class Campaign:
         """Why nothing was judged, what that is called and how to go on; None where the gate has looked."""
         stored = self._brief.design == "stored"
         found: tuple[Status, str, str] | None = None
-        if measurement.void:
+        if measurement.void and not (name in case.verdicts and case.verdicts[name].final):
             found = Status.VOID, measurement.void, "free the machine of other work and run again"
         elif self._brief.mode != "gate":
             done = "recorded" if self._brief.mode == "accept" else "measured"
@@ -449,13 +453,15 @@ class Campaign:
             name: reason for _, record in records for name, reason in record.unmeasured.items() if name not in samples
         }
         voids: list[VoidRound] = []
-        for index, record in sorted([*records, *case.voids], key=lambda entry: entry[0]):
+        unused = [block[arm] for block in case.voids]
+        for index, record in sorted([*records, *unused], key=lambda entry: entry[0]):
             voids.extend(replace(void, launch=index) for void in record.void_rounds)
-        enough = REPORT_LAUNCHES if self._brief.mode == "report" else 1
-        void = case.voids[-1][1].void if case.exhausted and (len(case.blocks) < max(enough, case.wanted)) else None
+        void = None
+        if case.exhausted and case.fresh_from is None and len(case.blocks) < case.wanted:
+            void = next(record.void for _, record in case.voids[-1].values() if record.void)
         return Measurement(
             case=case.name,
-            key=case.key,
+            key=case.keys[arm],
             samples=samples,
             unmeasured=unmeasured,
             void_rounds=tuple(voids),
@@ -474,5 +480,6 @@ def _counted(notes: Sequence[str]) -> tuple[str, ...]:
 
 def _sample(blocks: Sequence[Mapping[str, tuple[int, CaseRecord]]], arm: str, name: str) -> Sample | None:
     """Samples of a metric over the blocks whose launches all measured it."""
-    launches = [block[arm][1].values[name] for block in blocks if name in block[arm][1].values]
+    complete = [block for block in blocks if all(name in record.values for _, record in block.values())]
+    launches = [block[arm][1].values[name] for block in complete]
     return Sample.of(launches) if launches else None

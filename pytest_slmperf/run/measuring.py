@@ -15,9 +15,10 @@ from pytest_slmperf.core import gate
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import BaselineError, SlmperfError, UsageError
 from pytest_slmperf.core.launch import LaunchRecord, Load, RoundPolicy
+from pytest_slmperf.core.machine import SIMULATED
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
-from pytest_slmperf.core.point import assertion
+from pytest_slmperf.core.point import Ledger, assertion
 from pytest_slmperf.core.result import Result
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Case, Sweep
 from pytest_slmperf.engines import registry
@@ -25,13 +26,13 @@ from pytest_slmperf.engines.lengths import draw_lengths
 from pytest_slmperf.run import campaign, fingerprint, fitting, launch, pinning, plan
 from pytest_slmperf.run.accept import Terms
 from pytest_slmperf.run.lock import device_lock
-from pytest_slmperf.run.options import PYTHON, Options
+from pytest_slmperf.run.options import PYTHON, Options, planted_loss
 from pytest_slmperf.run.stored import StoredCases
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_slmperf.core.point import Ledger
+    from pytest_slmperf.core.verdict import Verdict
     from pytest_slmperf.run.progress import Progress
     from pytest_slmperf.run.settings import Settings
 
@@ -64,7 +65,9 @@ class Measuring:
         self.settings = settings
         self._root = root
         self._progress = progress
-        self._ledger = ledger
+        self._told = ledger
+        self._ledger = Ledger(made=ledger.made, asked=self._asked)
+        self._claims: dict[Verdict, None] = {}
         self._remembered: dict[tuple[Sweep, str], _Remembered] = {}
         self._selected: dict[Sweep, set[int] | None] = {}
         self._everything = False
@@ -107,7 +110,7 @@ class Measuring:
                 "slm_engine() needs a model: a name of the table of shapes, or the path of a converted model"
             )
         given = {**self.options.engine_options, **options}
-        planted = float(given.pop("slowed", 0.0))
+        planted = planted_loss(given.pop("slowed", 0.0))
         return EngineSpec(
             engine=engine or self.default_engine,
             model=model,
@@ -170,6 +173,12 @@ class Measuring:
             raise remembered.failure
         return Result(remembered.outcome, self._ledger)
 
+    def _asked(self, verdict: Verdict) -> None:
+        """Keep what is asked beside the gate for the report, once: a rerun asks again."""
+        if verdict.judged and not verdict.gated:
+            self._claims.setdefault(verdict)
+        self._told.asked(verdict)
+
     def _measure(
         self,
         sweep: Sweep,
@@ -178,8 +187,11 @@ class Measuring:
         configurations: tuple[campaign.Configuration, ...] = (),
     ) -> _Remembered:
         self._refuse_planted(specs)
+        self._refuse_same_names(sweep, here, specs)
         self._hold_device(specs)
-        brief = self._brief(here, configurations or self._configurations(sweep, here, specs))
+        configurations = configurations or self._configurations(sweep, here, specs)
+        beside = tuple(one.baseline for one in configurations if one.baseline)
+        brief = self._brief(here, configurations)
         running = campaign.Campaign(brief, self._surroundings(here))
         failure: BaseException | None = None
         try:
@@ -190,13 +202,12 @@ class Measuring:
             self._complete = False
         except BaseException:
             self._complete = False
-            self._remember(sweep, specs, _Remembered(sweep, running.outcome()))
+            self._remember(sweep, specs, _Remembered(sweep, replace(running.outcome(), baseline_specs=beside)))
             raise
         finally:
             self._progress.done()
-        return self._remember(
-            sweep, specs, _Remembered(sweep, replace(outcome, unselected=self._unselected(sweep, here, specs)), failure)
-        )
+        outcome = replace(outcome, unselected=self._unselected(sweep, here, specs), baseline_specs=beside)
+        return self._remember(sweep, specs, _Remembered(sweep, outcome, failure))
 
     def _remember(self, sweep: Sweep, specs: tuple[EngineSpec, ...], what: _Remembered) -> _Remembered:
         self._remembered[sweep, repr(specs)] = what
@@ -256,7 +267,7 @@ class Measuring:
         ) -> LaunchRecord:
             simulated = spec.engine == SIMULATED_ENGINE
             cores = None if simulated else pinning.choose_cores(spec.threads)
-            return launch.run_launch(
+            record = launch.run_launch(
                 spec,
                 loads,
                 policy,
@@ -266,6 +277,12 @@ class Measuring:
                 quantiles=here.quantiles,
                 progress=self._progress.round,
             )
+            if (record.facts.device == SIMULATED) is not self._machine.simulated:
+                raise UsageError(
+                    f"{spec.engine} says that it runs on {record.facts.device}, and this run measures on "
+                    f"{self._machine.device}: its samples belong to another machine"
+                )
+            return record
 
         return campaign.Surroundings(
             launch=start, stored=self._stored.find, loads=_load_of, fits=self._unfit, progress=self._progress
@@ -279,6 +296,17 @@ class Measuring:
     def _refuse_planted(self, specs: Iterable[EngineSpec]) -> None:
         if self.options.mode == "accept" and any(spec.planted_loss for spec in specs):
             raise UsageError("a loss that is planted on purpose is never recorded: take `slowed` away")
+
+    def _refuse_same_names(self, sweep: Sweep, here: Sweep, specs: Iterable[EngineSpec]) -> None:
+        """Two measurements under one name would be stored over each other, and asserted for each other."""
+        wanted = {case.name for case in here.cases(spec.model_name for spec in specs)}
+        for one in self._remembered.values():
+            twice = sorted(wanted & {*one.outcome.cases, *one.outcome.skipped})
+            if twice:
+                raise UsageError(
+                    f"{', '.join(twice)}: measured already, by another engine or sweep {sweep.name!r}: give each "
+                    "sweep a name of its own"
+                )
 
     def _hold_device(self, specs: Iterable[EngineSpec]) -> None:
         """One job measures on a device at a time. The lock is held to the end of the run; a crash releases it."""
@@ -389,6 +417,7 @@ class Measuring:
             complete=self._complete,
             problems=tuple(self._problems),
             remarks=tuple(self._remarks),
+            claims=tuple(self._claims),
         )
 
     def cut_short(self) -> None:

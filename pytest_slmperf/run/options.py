@@ -1,5 +1,7 @@
 """What a command line asked for, read into values."""
 
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Literal
 
 from pytest_slmperf.core.baseline import Against
 from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.engines.planted import LOSS_LIMIT
 
 PYTHON = "python"
 """`--slmperf-against python=PATH` measures another environment's engine; every other field is one of a baseline."""
@@ -66,6 +69,21 @@ def literal(text: str) -> Scalar:
     return text
 
 
+def planted_loss(value: Scalar) -> float:
+    """A share of throughput to take away. Raises UsageError for what is none."""
+    if isinstance(value, (str, bool)) or not 0 <= value < LOSS_LIMIT:
+        raise UsageError(f"slowed={value}: it takes a share of at least 0 and below {LOSS_LIMIT}")
+    return float(value)
+
+
+def minutes(text: str) -> float:
+    """A budget. Raises ValueError for what is no time, as argparse asks."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(text)
+    return value
+
+
 def parse_against(text: str | None) -> Against | None:
     """`KEY=VALUE`, as in `driver=580.65` or `python=.venv-main/bin/python`."""
     if not text:
@@ -74,6 +92,6 @@ def parse_against(text: str | None) -> Against | None:
         against = Against.parse(text)
     except UsageError as error:
         raise UsageError(f"--slmperf-against {error}, or python=PATH") from error
-    if against.field == PYTHON and not Path(against.value).exists():
+    if against.field == PYTHON and not os.access(against.value, os.X_OK):
         raise UsageError(f"--slmperf-against {text}: there is no such interpreter")
     return against

@@ -258,10 +258,14 @@ class EngineProcess:
 
 
 def _environment(spec: EngineSpec, launch: str) -> dict[str, str]:
-    """This process's environment, with what makes launches alike."""
+    """This process's environment, with what makes launches alike.
+
+    Another environment's interpreter gets none of this one's paths: both arms would import the same engine.
+    """
     threads = str(spec.threads)
+    ours = ("PYTHONPATH", "PYTHONHOME") if spec.python else ()
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in ours},
         "PYTHONHASHSEED": "0",
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,

@@ -1,5 +1,6 @@
 """What `[tool.slmperf]` in pyproject.toml says, checked once and handed on as a value."""
 
+import math
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -11,7 +12,14 @@ from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.machine import Machine
 
 TOLERANCES = ("asked", "supported")
-SWEEP_AXES = ("model", "batch_size", "prompt_tokens", "output_tokens", "gate", "percentiles")
+AXIS_TYPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    "model": ((list, str), "a list of names"),
+    "batch_size": (list, "a list of whole numbers"),
+    "prompt_tokens": (int, "a whole number"),
+    "output_tokens": (int, "a whole number"),
+    "gate": ((dict, list), "a table of tolerances, or a list of metrics"),
+    "percentiles": (list, "a list of numbers"),
+}
 CONDITIONS = ("device", "cores_at_most", "cores_at_least", "memory_gib_at_least")
 
 
@@ -91,10 +99,15 @@ def read_settings(root: Path) -> Settings:
         return Settings()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is no text in UTF-8: {error.reason}") from error
     try:
-        table = tomllib.loads(text).get("tool", {}).get("slmperf", {})
+        tools = tomllib.loads(text).get("tool", {})
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: {error}") from error
+    table = tools.get("slmperf", {}) if isinstance(tools, dict) else tools
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: tool.slmperf is a table: [tool.slmperf]")
     return settings_of(table, f"{path} [tool.slmperf]")
 
 
@@ -114,7 +127,7 @@ def _checked(name: str, value: Any, where: str) -> Any:  # noqa: ANN401 - a pars
     default = getattr(Settings(), name)
     if name in _AT_LEAST:
         number = int if isinstance(default, int) else (int, float)
-        if isinstance(value, bool) or not isinstance(value, number) or value < _AT_LEAST[name]:
+        if isinstance(value, bool) or not isinstance(value, number) or not _AT_LEAST[name] <= value < math.inf:
             kind = "a whole number" if isinstance(default, int) else "a number"
             raise UsageError(f"{where}: {name} = {value!r}; it takes {kind} of at least {_AT_LEAST[name]:g}")
         return type(default)(value)
@@ -139,8 +152,12 @@ def _machine_settings(table: object, where: str) -> MachineSettings:
             raise UsageError(f"{where} when: {name} = {value!r}; it takes a {'text' if name == 'device' else 'number'}")
     for name, axes in sweeps.items():
         if not isinstance(axes, Mapping):
-            raise UsageError(f"{where} sweep: {name} is a table of {', '.join(SWEEP_AXES)}")
-        _refuse_unknown(axes, SWEEP_AXES, f"{where} sweep.{name}")
+            raise UsageError(f"{where} sweep: {name} is a table of {', '.join(AXIS_TYPES)}")
+        _refuse_unknown(axes, AXIS_TYPES, f"{where} sweep.{name}")
+        for axis, value in axes.items():
+            kinds, said = AXIS_TYPES[axis]
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise UsageError(f"{where} sweep.{name}: {axis} = {value!r}; it takes {said}")
     return MachineSettings(when, sweeps)
 
 

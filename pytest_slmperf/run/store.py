@@ -8,6 +8,7 @@ import hashlib
 import os
 import secrets
 import shlex
+import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -132,11 +133,15 @@ def read_baseline(path: Path) -> BaselineFile:
 
 def _read(path: Path) -> BaselineFile | None:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end, and a device neither
+            raise BaselineError(f"{path}: is no file: move it out of the way, or restore the baseline from git")
         text = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise BaselineError(f"{path}: can't be read: {error.strerror or error}") from error
+        raise BaselineError(
+            f"{path}: can't be read: {error.strerror or error}; make it readable, or restore the baseline from git"
+        ) from error
     return baseline_format.parse(text, str(path))
 
 

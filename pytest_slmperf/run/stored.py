@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_slmperf.core.baseline import Against, BaselineFile, Comparable, Incomparable, lookup
-from pytest_slmperf.core.machine import Machine
+from pytest_slmperf.core.errors import BaselineError
+from pytest_slmperf.core.machine import SIMULATED, Machine
 from pytest_slmperf.core.outcome import SweepOutcome
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.run.accept import Terms, accept
@@ -12,6 +13,14 @@ from pytest_slmperf.run.campaign import Stored
 from pytest_slmperf.run.store import BaselineStore
 
 AB = "or compare both versions side by side, without a baseline: --slmperf-against python=PATH"
+
+
+KNOWN_DEVICES = ("cpu", SIMULATED)
+"""Of others this version doesn't know the driver, the clocks and the power limit that a baseline would hold for."""
+
+
+def _unknown(key: Mapping[str, object]) -> str:
+    return f"this version knows nothing of the device {key['device']} that a stored baseline could hold for"
 
 
 class StoredCases:
@@ -27,6 +36,8 @@ class StoredCases:
     def find(self, case: str, key: Mapping[str, object]) -> Stored:
         """What a case is compared with, or why there is nothing. Raises BaselineError for a file that can't be read."""
         suite, engine = case.partition("/")[0], str(key["engine"])
+        if key["device"] not in KNOWN_DEVICES:
+            return Stored(status=Status.INCOMPARABLE, reason=_unknown(key), way_out=AB)
         found = lookup(self._file(suite, engine), case, key, self._machine, self._against)
         if isinstance(found, Comparable):
             return Stored(found.measurement, found.tolerances, found.point.versions, notes=found.notes)
@@ -74,6 +85,9 @@ class StoredCases:
 
     def accept(self, outcomes: Sequence[SweepOutcome], terms: Terms) -> list[str]:
         """Store every gated case as the newest recording, all or none, and say what changed. Raises BaselineError."""
+        for case in (case for outcome in outcomes for case in outcome.cases.values()):
+            if case.measurement.key["device"] not in KNOWN_DEVICES:
+                raise BaselineError(f"nothing is recorded: {case.case}: {_unknown(case.measurement.key)}")
         diff = accept(self._store, self._machine, outcomes, terms)
         paths = {
             self._store.path_of(self._machine, spec.engine, outcome.sweep): None

@@ -56,6 +56,12 @@ def test_the_first_machine_that_matches_decides(tmp_path):
         ("[[tool.slmperf.machine]]\nwhen = { gpu = true }", "unknown field 'gpu'"),
         ("[[tool.slmperf.machine]]\nwhen = { device = 3 }", "takes a text"),
         ("[[tool.slmperf.machine]]\nsweep.decode = { batchsize = [1] }", "did you mean 'batch_size'"),
+        ("[[tool.slmperf.machine]]\nsweep.decode = { batch_size = 3 }", "a list of whole numbers"),
+        ("[[tool.slmperf.machine]]\nsweep.decode = { gate = 3 }", "a table of tolerances"),
+        ("[tool.slmperf]\nround_s = nan", "a number of at least"),
+        ("[tool.slmperf]\nanswer_limit_s = inf", "a number of at least"),
+        ("[tool]\nslmperf = 3", "is a table"),
+        ("tool = 3", "is a table"),
         ("[tool.slmperf", "pyproject.toml"),
     ],
 )
