@@ -134,7 +134,7 @@ def read_baseline(path: Path) -> BaselineFile:
 def _read(path: Path) -> BaselineFile | None:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end, and a device neither
-            raise BaselineError(f"{path}: is no file: move it out of the way, or restore the baseline from git")
+            raise BaselineError(f"{path}: can't be read: it is no file; move it away, or restore the baseline from git")
         text = path.read_bytes()
     except FileNotFoundError:
         return None

@@ -235,8 +235,8 @@ def test_a_folder_in_place_of_a_file_is_refused(store):
     """A folder with a baseline's name is refused when it is read and when it is written."""
     path = store.path_of(MACHINE, ENGINE, SUITE)
     path.mkdir(parents=True)
-    assert "can't be read: Is a directory" in refusal(path)
-    with pytest.raises(BaselineError, match="Is a directory"):
+    assert "it is no file" in refusal(path)
+    with pytest.raises(BaselineError, match="it is no file"):
         store.accept(MACHINE, ENGINE, SUITE, recording())
 
 
