@@ -11,6 +11,7 @@ of what came out. Results are kept line by line, so that a campaign that was cut
 import argparse
 import json
 import random
+import statistics
 import subprocess
 import sys
 import time
@@ -92,14 +93,15 @@ def one(folder: Path, kind: str, loss: float) -> dict:
 def table(rows: list[dict], loss: float) -> str:
     lines = [
         f"planted loss {loss:.0%}",
-        "| run | runs | wholly green | all regressed | any regressed | verdicts | launches | s | MDE |",
-        "| --- | --: | --: | --: | --: | --- | --: | --: | --: |",
+        "| run | runs | wholly green | all regressed | any regressed | verdicts | launches | s | MDE | ratio (sd) |",
+        "| --- | --: | --: | --: | --: | --- | --: | --: | --: | --: |",
     ]
     for kind in KINDS:
         of = [row for row in rows if row["kind"] == kind]
         if not of:
             continue
         seen = Counter(verdict for row in of for verdict in row["verdicts"])
+        ratios = [ratio for row in of for ratio in row["ratio"] if ratio]
         mdes = sorted(mde for row in of for mde in row["mde"] if mde)
         lines.append(
             f"| {kind} | {len(of)} | {sum(row['code'] == 0 for row in of)} "
@@ -107,9 +109,9 @@ def table(rows: list[dict], loss: float) -> str:
             f"| {sum('regressed' in row['verdicts'] for row in of)} "
             f"| {', '.join(f'{count} {name}' for name, count in seen.most_common())} "
             f"| {middle([row['launches'] for row in of]):g} | {middle([row['seconds'] for row in of]):.0f} "
-            f"| {middle(mdes):.1%} |"
-            if mdes
-            else f"| {kind} | {len(of)} | | | | {dict(seen)} | | | |"
+            f"| {middle(mdes):.1%} | {middle(ratios):.3f} ({statistics.stdev(ratios):.1%}) |"
+            if len(ratios) > 1
+            else f"| {kind} | {len(of)} | | | | {dict(seen)} | | | | |"
         )
     return "\n".join(lines)
 
