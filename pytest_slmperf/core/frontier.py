@@ -222,7 +222,8 @@ class Knee:
             return Status.INCOMPARABLE, f"two sweeps: {sizes[0]} → {sizes[1]}", "Sweep the baseline's batch sizes."
         moved = self._moved_from(baseline)
         if moved is None:
-            doubt = "it lies on the edge between batch sizes" if self.interval and baseline.interval else "nothing to compare"
+            both_found = self.interval and baseline.interval
+            doubt = "it lies on the edge between batch sizes" if both_found else "nothing to compare"
             return Status.INCONCLUSIVE, f"{doubt}: {both}", _MORE
         if moved:
             return Status.REGRESSED, f"the knee moved: {both}", "Accept a new baseline if this is intended."
