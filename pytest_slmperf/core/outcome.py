@@ -35,6 +35,7 @@ class SweepOutcome:
     """`gate`, `accept` or `report`."""
     cases: Mapping[str, CaseOutcome]
     specs: tuple[EngineSpec, ...]
+    """The candidate's engines."""
     versions: Mapping[str, str]
     baseline_versions: Mapping[str, str] | None
     launches: int
@@ -44,6 +45,8 @@ class SweepOutcome:
     unselected: tuple[str, ...] = ()
     """Cases of the sweep that no selected test looks at: not measured, and not stale either."""
     notes: tuple[str, ...] = ()
+    baseline_specs: tuple[EngineSpec, ...] = ()
+    """The other arm's engines, each beside the candidate's at its place; empty where nothing else was measured."""
 
 
 @dataclass(frozen=True)
@@ -61,3 +64,7 @@ class RunOutcome:
     """What makes the run red beside the verdicts: stale cases, unasserted metrics, refused records, failed launches."""
     remarks: tuple[str, ...] = ()
     """What is said and not red: the same under a selection, notes on the machine."""
+    claims: tuple[Verdict, ...] = ()
+    """Verdicts that tests asked for beside the gated metrics: stated limits, knees, frontiers."""
+    failed_tests: tuple[str, ...] = ()
+    """Node ids of the performance tests that failed, whatever the reason; a verdict may not be it."""

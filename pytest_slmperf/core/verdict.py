@@ -73,6 +73,11 @@ class Verdict:
         """Whether it passes, without asking for its truth."""
         return self.status.passes
 
+    @property
+    def gated(self) -> bool:
+        """Whether it is of a gated metric. A stated limit, a knee and a frontier have no tolerance of their own."""
+        return self.tolerance is not None
+
     def __bool__(self) -> bool:
         __tracebackhide__ = True  # pytest then shows the line of the suite, not this one
         if self.on_asked:

@@ -19,7 +19,7 @@ class AssertionLedger:
     _raised: list[Verdict] = field(default_factory=list)
 
     def begin(self) -> None:
-        """Another test begins."""
+        """Another phase of a test begins: its setup, its call or its teardown."""
         self._unasked.clear()
         self._raised.clear()
 
@@ -30,17 +30,23 @@ class AssertionLedger:
     def asked(self, verdict: Verdict) -> None:
         """Somebody wants the truth of a verdict, and gets it or an error."""
         self._unasked = [one for one in self._unasked if one is not verdict]
-        if verdict.tolerance is not None:
+        if verdict.gated:
             self.asserted.add((verdict.case, verdict.metric))
         if verdict.judged and not verdict.passed:
             self._raised.append(verdict)
 
-    def complaint(self) -> str | None:
-        """What is wrong with a test that passed; None where nothing is."""
-        if self._raised:
-            lines = "\n".join(verdict.message() for verdict in self._raised)
-            return f"a verdict was red and the test caught its error; leave out what catches it:\n{lines}"
-        if self._unasked:
-            lines = "\n".join(verdict.line() for verdict in self._unasked)
-            return f"the test made a verdict and never asked for its truth; write `assert` before it:\n{lines}"
-        return None
+    def caught(self) -> str | None:
+        """What is wrong with a phase that didn't fail; None where no red verdict was asked in it."""
+        if not self._raised:
+            return None
+        lines = "\n".join(verdict.message() for verdict in self._raised)
+        return f"a verdict was red and the test caught its error; leave out what catches it:\n{lines}"
+
+    def unasked(self) -> str | None:
+        """What is wrong with a phase that passed; None where every verdict was asked. A fixture may leave that to
+        its tests.
+        """
+        if not self._unasked:
+            return None
+        lines = "\n".join(verdict.line() for verdict in self._unasked)
+        return f"the test made a verdict and never asked for its truth; write `assert` before it:\n{lines}"

@@ -38,6 +38,8 @@ def document(run: RunOutcome) -> dict[str, Any]:
         "counts": counts(run),
         "problems": list(run.problems),
         "remarks": list(run.remarks),
+        "claims": [_claim_document(claim) for claim in run.claims],
+        "failed_tests": list(run.failed_tests),
         "sweeps": [_sweep_document(sweep) for sweep in run.sweeps],
     }
 
@@ -48,7 +50,7 @@ def text(run: RunOutcome) -> str:
 
 
 def counts(run: RunOutcome) -> dict[str, int]:
-    """How many gated metrics came to each status, in the order of Status; statuses that nothing came to are left out.
+    """How many verdicts came to each status, in the order of Status; statuses that nothing came to are left out.
 
     What was recorded or only reported is not counted: nobody judged it.
     """
@@ -57,10 +59,11 @@ def counts(run: RunOutcome) -> dict[str, int]:
 
 
 def judged(run: RunOutcome) -> Iterable[Verdict]:
-    """Every verdict of a run that somebody was to judge."""
+    """Every verdict of a run that somebody was to judge: of the gated metrics, then what tests claimed beside them."""
     for sweep in run.sweeps:
         for case in sweep.cases.values():
             yield from (verdict for verdict in case.verdicts.values() if verdict.judged)
+    yield from run.claims
 
 
 def outcome(document: Mapping[str, Any]) -> RunOutcome:
@@ -85,6 +88,8 @@ def outcome(document: Mapping[str, Any]) -> RunOutcome:
         complete=document["complete"],
         problems=tuple(document["problems"]),
         remarks=tuple(document["remarks"]),
+        claims=tuple(_claim(entry) for entry in document["claims"]),
+        failed_tests=tuple(document["failed_tests"]),
     )
 
 
@@ -94,6 +99,7 @@ def _sweep_document(sweep: SweepOutcome) -> dict[str, Any]:
         "design": sweep.design,
         "mode": sweep.mode,
         "specs": [asdict(spec) for spec in sweep.specs],
+        "baseline_specs": [asdict(spec) for spec in sweep.baseline_specs],
         "versions": dict(sweep.versions),
         "baseline_versions": None if sweep.baseline_versions is None else dict(sweep.baseline_versions),
         "launches": sweep.launches,
@@ -120,6 +126,7 @@ def _sweep(entry: Mapping[str, Any]) -> SweepOutcome:
         skipped=entry["skipped"],
         unselected=tuple(entry["unselected"]),
         notes=tuple(entry["notes"]),
+        baseline_specs=tuple(EngineSpec(**spec) for spec in entry["baseline_specs"]),
     )
 
 
@@ -219,6 +226,30 @@ def _verdict(case: str, name: str, entry: Mapping[str, Any]) -> Verdict:
         way_out=entry["way_out"],
         final=entry["final"],
         judged=entry["judged"],
+    )
+
+
+def _claim_document(claim: Verdict) -> dict[str, Any]:
+    return {
+        "case": claim.case,
+        "metric": claim.metric,
+        "verdict": str(claim.status),
+        "unit": claim.unit,
+        "higher_is_better": claim.higher_is_better,
+        "reason": claim.reason,
+        "way_out": claim.way_out,
+    }
+
+
+def _claim(entry: Mapping[str, Any]) -> Verdict:
+    return Verdict(
+        status=Status(entry["verdict"]),
+        metric=entry["metric"],
+        unit=entry["unit"],
+        higher_is_better=entry["higher_is_better"],
+        case=entry["case"],
+        reason=entry["reason"],
+        way_out=entry["way_out"],
     )
 
 

@@ -111,6 +111,12 @@ def run_outcome(*sweeps: SweepOutcome, **fields: object) -> RunOutcome:
     return RunOutcome(sweeps=sweeps, **{**given, **fields})
 
 
+def claim(name: str, status: Status, *, case: str = "decode/opt-125m/batch=4", reason: str = "") -> Verdict:
+    """A stated limit, or a knee."""
+    way_out = "" if status.passes else "Measure more launches."
+    return Verdict(status, name, "ms", False, case, reason=reason, way_out=way_out)
+
+
 def large_run(cases: int = 1_000) -> RunOutcome:
     """Two gated metrics each, 20×5 against 14×5; a tenth of the throughputs regressed."""
     outcomes = [
@@ -207,7 +213,9 @@ SWEEPS = st.builds(
     skipped=VERSIONS,
     unselected=TEXTS,
     notes=TEXTS,
+    baseline_specs=st.lists(SPECS, max_size=2).map(tuple),
 )
+CLAIMS = st.builds(Verdict, st.sampled_from(Status), TEXT, TEXT, st.booleans(), case=TEXT, reason=TEXT, way_out=TEXT)
 RUNS = st.builds(
     RunOutcome,
     machine=st.builds(Machine, TEXT, TEXT, KEYS),
@@ -218,4 +226,6 @@ RUNS = st.builds(
     complete=st.booleans(),
     problems=TEXTS,
     remarks=TEXTS,
+    claims=st.lists(CLAIMS, max_size=3).map(tuple),
+    failed_tests=TEXTS,
 )

@@ -8,7 +8,7 @@ from importlib.resources import files
 import jsonschema_rs
 import pytest
 from hypothesis import given, settings
-from rendered_runs import RUNS, case_outcome, effect, run_outcome, sample, sweep_outcome
+from rendered_runs import RUNS, case_outcome, claim, effect, run_outcome, sample, sweep_outcome
 
 from pytest_slmperf.core.errors import SlmperfError
 from pytest_slmperf.core.verdict import Status
@@ -82,6 +82,16 @@ def test_counts_leave_out_what_nobody_judges():
     recorded = replace(case, verdicts={name: replace(verdict, judged=False) for name, verdict in case.verdicts.items()})
     assert counts(run_outcome(sweep_outcome(case))) == {"unchanged": 1, "regressed": 1}
     assert counts(run_outcome(sweep_outcome(recorded, mode="accept"))) == {}
+
+
+def test_what_is_asserted_beside_the_gate_counts():
+    """A stated limit or a knee is counted with the gated metrics, and is in the document with its figures."""
+    limit = claim("median_ttft_ms", Status.REGRESSED, reason="beyond the limit: median launch 3 ms")
+    run = run_outcome(sweep_outcome(case_outcome(4)), claims=(limit, claim("knee", Status.UNCHANGED)))
+    assert counts(run) == {"unchanged": 3, "regressed": 1}
+    written = document(run)["claims"][0]
+    assert (written["case"], written["metric"]) == ("decode/opt-125m/batch=4", "median_ttft_ms")
+    assert (written["verdict"], written["reason"]) == ("regressed", "beyond the limit: median launch 3 ms")
 
 
 @pytest.mark.parametrize(
