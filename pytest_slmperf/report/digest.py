@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 
+from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
@@ -107,19 +108,31 @@ def not_gated(sweep: SweepOutcome) -> tuple[str, ...]:
 
 def failures(sweep: SweepOutcome) -> list[Finding]:
     """What did not pass, grouped by verdict, reason and way out: regressions first, a few causes of each verdict."""
+    return _by_cause(
+        (f"{short(case.case, sweep)} {name}", verdict)
+        for case in sweep.cases.values()
+        for name, verdict in case.verdicts.items()
+        if verdict.judged
+    )
+
+
+def claim_failures(run: RunOutcome) -> list[Finding]:
+    """The same of what tests asserted beside the gate."""
+    return _by_cause((one_line(f"{claim.case} {claim.metric}"), claim) for claim in run.claims)
+
+
+def _by_cause(verdicts: Iterable[tuple[str, Verdict]]) -> list[Finding]:
     groups: dict[tuple[Status, str, str], list[str]] = {}
-    for case in sweep.cases.values():
-        for name, verdict in case.verdicts.items():
-            if verdict.judged and not verdict.passed:
-                cause = (verdict.status, verdict.reason, verdict.way_out)
-                groups.setdefault(cause, []).append(f"{short(case.case, sweep)} {name}")
+    for concerned, verdict in verdicts:
+        if not verdict.passed:
+            groups.setdefault((verdict.status, verdict.reason, verdict.way_out), []).append(concerned)
     found: list[Finding] = []
     for status in sorted({status for status, _, _ in groups}, key=_URGENCY.index):
         causes = [cause for cause in groups if cause[0] is status]
         for cause in causes[:MOST_CAUSES]:
             what = " - ".join(part for part in (f"{len(groups[cause])} {status}", cause[1]) if part)
             found.append(Finding(what, tuple(groups[cause]), cause[2]))
-        rest = [concerned for cause in causes[MOST_CAUSES:] for concerned in groups[cause]]
+        rest = [name for cause in causes[MOST_CAUSES:] for name in groups[cause]]
         if rest:
             found.append(Finding(f"{len(rest)} more {status}", tuple(rest)))
     return found
@@ -193,6 +206,35 @@ def title(sweep: SweepOutcome) -> str:
     return f"{sweep.sweep}: against {against}"
 
 
+def arms(sweep: SweepOutcome) -> list[str]:
+    """What was measured in turns: engine and model of both arms, and the fields in which they differ."""
+    pairs = zip(sweep.baseline_specs, sweep.specs, strict=False)
+    return list(dict.fromkeys(_arms(baseline, candidate) for baseline, candidate in pairs))
+
+
+def _arms(baseline: EngineSpec, candidate: EngineSpec) -> str:
+    a, b = _given(baseline), _given(candidate)
+    differing = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    if (baseline.engine, baseline.model) == (candidate.engine, candidate.model) and not differing:
+        return f"A and B: {candidate.engine} {candidate.model}, alike"
+    said = [
+        ", ".join([f"{spec.engine} {spec.model}", *(f"{name}={given[name]}" for name in differing if name in given)])
+        for spec, given in ((baseline, a), (candidate, b))
+    ]
+    return f"A: {said[0]}; B: {said[1]}"
+
+
+def _given(spec: EngineSpec) -> dict[str, object]:
+    """The fields of an engine by the names that a command line has for them; without those that are not set."""
+    named = {"python": spec.python, "slowed": spec.planted_loss or None}
+    return {
+        "dtype": spec.dtype,
+        "threads": spec.threads,
+        **spec.options,
+        **{name: value for name, value in named.items() if value is not None},
+    }
+
+
 def versions(sweep: SweepOutcome) -> str:
     """What differs between the versions of both arms, or an empty text."""
     if sweep.baseline_versions is None:
@@ -203,7 +245,7 @@ def versions(sweep: SweepOutcome) -> str:
 
 
 def closing(run: RunOutcome) -> str:
-    """One line: how many verdicts of which kind, and what they cost."""
+    """One line: how many tests failed, how many verdicts there are of which kind, and what they cost."""
     by_status = counts(run)
     verdicts = sum(by_status.values())
     launches = sum(sweep.launches for sweep in run.sweeps)
@@ -215,12 +257,16 @@ def closing(run: RunOutcome) -> str:
     else:
         cases = sum(len(sweep.cases) for sweep in run.sweeps)
         line = f"{cases} {'case' if cases == 1 else 'cases'} measured, nothing judged; {spent}"
+    if run.failed_tests:
+        failed = len(run.failed_tests)
+        line = f"{failed} {'test' if failed == 1 else 'tests'} failed; {line}"
     return line if run.complete else f"not finished, what there is: {line}"
 
 
 def quiet(run: RunOutcome) -> bool:
     """Whether there is nothing to say: nothing was measured, and nothing is wrong."""
-    return not (run.problems or run.remarks or any(sweep.cases or sweep.skipped or sweep.notes for sweep in run.sweeps))
+    said = run.problems or run.remarks or run.claims or run.failed_tests
+    return not (said or any(sweep.cases or sweep.skipped or sweep.notes for sweep in run.sweeps))
 
 
 def short(case: str, sweep: SweepOutcome) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pytest_slmperf.core.outcome import RunOutcome, SweepOutcome
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.report import digest
-from pytest_slmperf.report.digest import JudgedRow
+from pytest_slmperf.report.digest import Finding, JudgedRow
 
 COMMENT_LIMIT = 65_536
 """Characters that GitHub takes for one comment."""
@@ -29,6 +29,7 @@ JUDGED_HEADERS = (
     "MDE",
     "launches",
 )
+CLAIM_HEADERS = ("", "case", "metric", "why")
 
 
 def markdown(run: RunOutcome, limit: int = COMMENT_LIMIT) -> str:
@@ -77,8 +78,15 @@ def _lines(run: RunOutcome) -> Iterator[tuple[str, bool]]:
     for sweep in run.sweeps:
         yield "", True
         yield f"#### {escape(digest.title(sweep))}", True
+        for arms in digest.arms(sweep):
+            yield "", True
+            yield _paragraph(arms), False
         yield from _judged(sweep) if digest.judges(sweep) else _measured(sweep)
         yield from _rest(run, sweep)
+    yield from _claims(run)
+    if run.failed_tests:
+        names = ((f"- {_paragraph(name)}", False) for name in run.failed_tests)
+        yield from _folded(f"{len(run.failed_tests)} failed", names)
     for remark in run.remarks:
         yield "", True
         yield f"- {_paragraph(remark)}", False
@@ -96,12 +104,33 @@ def _judged(sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
     failed.sort(key=lambda row: row.status is not Status.REGRESSED)
     if failed:
         yield from _table(JUDGED_HEADERS, [_cells(row) for row in failed])
-    for finding in digest.failures(sweep):
+    yield from _failures(digest.failures(sweep))
+    if passed:
+        yield from _folded(f"{len(passed)} passed", _table(JUDGED_HEADERS, [_cells(row) for row in passed]))
+
+
+def _claims(run: RunOutcome) -> Iterator[tuple[str, bool]]:
+    """What tests asserted beside the gate: stated limits, knees, frontiers."""
+    if not run.claims:
+        return
+    rows: dict[bool, list[tuple[str, ...]]] = {False: [], True: []}
+    for claim in run.claims:
+        sign = f"{SIGNS[claim.passed]} {claim.status}"
+        rows[claim.passed].append((sign, claim.case, claim.metric, claim.reason))
+    yield "", True
+    yield "#### asserted beside the gate", True
+    if rows[False]:
+        yield from _table(CLAIM_HEADERS[:-1], [row[:-1] for row in rows[False]])
+    yield from _failures(digest.claim_failures(run))
+    if rows[True]:
+        yield from _folded(f"{len(rows[True])} passed", _table(CLAIM_HEADERS, rows[True]))
+
+
+def _failures(findings: Sequence[Finding]) -> Iterator[tuple[str, bool]]:
+    for finding in findings:
         yield "", True
         yield f"- {escape(finding.line())}", False
         yield from _command(finding.way_out)
-    if passed:
-        yield from _folded(f"{len(passed)} passed", _table(JUDGED_HEADERS, [_cells(row) for row in passed]))
 
 
 def _measured(sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:

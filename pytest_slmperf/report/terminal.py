@@ -8,7 +8,7 @@ from typing import Protocol
 from pytest_slmperf.core.outcome import RunOutcome, SweepOutcome
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.report import digest
-from pytest_slmperf.report.digest import JudgedRow
+from pytest_slmperf.report.digest import Finding, JudgedRow
 from pytest_slmperf.report.table import HEADER_LINES, table, width
 
 CHANGE = "change (95% CI)"
@@ -56,6 +56,8 @@ def sections(run: RunOutcome, width: int = 80, markup: Markup = plain) -> list[S
         for sweep in run.sweeps
         if sweep.cases or sweep.skipped or sweep.notes
     ]
+    if run.claims:
+        parts.append(Section("slmperf: asserted beside the gate", tuple(_claim_lines(run, width, markup))))
     return [*parts, Section("slmperf", tuple(_last_lines(run, width, markup)))]
 
 
@@ -75,17 +77,37 @@ def _sweep_lines(sweep: SweepOutcome, width: int, markup: Markup) -> Iterator[st
         yield from _measured_lines(sweep, width)
     if sweep.cases:
         yield ""
+    for arms in digest.arms(sweep):
+        yield from _prose(arms, width)
     changed = digest.versions(sweep)
     if changed:
         yield from _prose(f"versions: {changed}", width)
     if digest.judges(sweep) and (ungated := digest.not_gated(sweep)):
         yield from _prose(f"measured, not gated: {', '.join(ungated)}", width)
     if digest.judges(sweep):
-        for finding in digest.failures(sweep):
-            yield from _prose(finding.line(), width)
-            yield from _way_out(finding.way_out)
+        yield from _failure_lines(digest.failures(sweep), width)
     for finding in digest.findings(sweep):
         yield from _prose(finding.line(), width)
+
+
+def _claim_lines(run: RunOutcome, width: int, markup: Markup) -> Iterator[str]:
+    headers = ("verdict", "case", "metric")
+    rows = [(claim.status, digest.one_line(claim.case), digest.one_line(claim.metric)) for claim in run.claims]
+    drawn = table(headers, rows)
+    if _fits(drawn, width):
+        yield from table(headers, [(_coloured(status, markup), *named) for status, *named in rows])
+    else:
+        yield from (_cut(line, width) for line in drawn)
+    failures = digest.claim_failures(run)
+    if failures:
+        yield ""
+        yield from _failure_lines(failures, width)
+
+
+def _failure_lines(failures: Sequence[Finding], width: int) -> Iterator[str]:
+    for finding in failures:
+        yield from _prose(finding.line(), width)
+        yield from _way_out(finding.way_out)
 
 
 def _last_lines(run: RunOutcome, width: int, markup: Markup) -> Iterator[str]:
@@ -96,7 +118,7 @@ def _last_lines(run: RunOutcome, width: int, markup: Markup) -> Iterator[str]:
         yield from _way_out("\n".join(rest))
     for remark in run.remarks:
         yield from _prose(remark, width)
-    if run.sweeps:
+    if run.sweeps or run.failed_tests:
         yield digest.closing(run)
 
 
@@ -200,9 +222,13 @@ def _cases_apart(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> Iter
 
 
 def _word(row: JudgedRow, markup: Markup) -> str:
-    if row.status.passes:
-        return markup(row.status, **STYLE[True])
-    return markup(row.status, **STYLE[False if row.status is Status.REGRESSED else None])
+    return _coloured(row.status, markup)
+
+
+def _coloured(status: Status, markup: Markup) -> str:
+    if status.passes:
+        return markup(status, **STYLE[True])
+    return markup(status, **STYLE[False if status is Status.REGRESSED else None])
 
 
 def _with_unit(row: JudgedRow) -> str:

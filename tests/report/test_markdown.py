@@ -6,8 +6,9 @@ from html.parser import HTMLParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from rendered_runs import RUNS, case_outcome, large_run, run_outcome, sweep_outcome
+from rendered_runs import RUNS, case_outcome, claim, large_run, run_outcome, sweep_outcome
 
+from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.report.markdown import COMMENT_LIMIT, escape, markdown
 
@@ -101,3 +102,31 @@ def test_recorded():
     text = markdown(run_outcome(sweep_outcome(case_outcome(4), mode="accept")))
     assert "#### decode: recorded, not judged" in text
     assert "✅" not in text
+
+
+def test_what_is_asserted_beside_the_gate():
+    """A stated limit that fails stands in a table with its reason below, one that passes is folded away with it."""
+    claims = (
+        claim("median_ttft_ms", Status.REGRESSED, reason="beyond the limit: 3 ms"),
+        claim("knee", Status.UNCHANGED, reason="batch 16 → batch 16"),
+    )
+    text = markdown(run_outcome(sweep_outcome(case_outcome(4)), claims=claims))
+    assert text.startswith("### slmperf: 3 unchanged, 1 regressed; ")
+    table = text.partition("#### asserted beside the gate")[2]
+    assert "| ❌ regressed | decode/opt-125m/batch=4 | median_ttft_ms |" in table.partition("<details>")[0]
+    assert "beyond the limit: 3 ms" in table.partition("<details>")[0]
+    assert "| ✅ unchanged | decode/opt-125m/batch=4 | knee | batch 16 → batch 16 |" in table.partition("<details>")[2]
+
+
+def test_failed_tests_are_in_the_headline_and_folded():
+    """However green its verdicts are, a run with a failed test says so first, and which test it was below."""
+    text = markdown(run_outcome(sweep_outcome(case_outcome(4)), failed_tests=("test_suite.py::test_own[batch4]",)))
+    assert text.startswith("### slmperf: 1 test failed; 2 unchanged; ")
+    assert "test_suite.py::test_own[batch4]" in shown(text).text
+
+
+def test_both_arms_are_named():
+    """Below its heading, a comparison of two arms says what each of them is."""
+    a, b = EngineSpec("fake", "opt-125m"), EngineSpec("fake", "opt-125m", "int8")
+    text = markdown(run_outcome(sweep_outcome(design="interleaved", specs=(b,), baseline_specs=(a,))))
+    assert "\nA: fake opt-125m, dtype=float32; B: fake opt-125m, dtype=int8\n" in text

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rendered_runs import RUNS, case_outcome, large_run, run_outcome, sweep_outcome
+from rendered_runs import RUNS, case_outcome, claim, large_run, run_outcome, sweep_outcome
 
+from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.sample import VoidRound
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.report.terminal import lines, sections
@@ -152,3 +153,45 @@ def test_a_thousand_cases():
     """A thousand cases take a line for each metric, not more."""
     drawn = lines(large_run(200), 160)
     assert len(drawn) < 200 * 2 + 30
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_what_is_asserted_beside_the_gate_has_a_table(width):
+    """A stated limit and a knee are listed with their verdicts; one that fails is explained like any failure."""
+    claims = (
+        claim("median_ttft_ms", Status.REGRESSED, reason="beyond the limit: median launch 3 ms; limit at most 1 ms"),
+        claim("knee", Status.UNCHANGED, case="decode/opt-125m"),
+    )
+    run = run_outcome(sweep_outcome(case_outcome(4)), claims=claims)
+    drawn = lines(run, width)
+    text = " ".join(" ".join(drawn).split())
+    assert "slmperf: asserted beside the gate" in text
+    assert "regressed decode/opt-125m/batch=4 median_ttft_ms unchanged decode/opt-125m knee" in text
+    assert "1 regressed - beyond the limit: median launch 3 ms; limit at most 1 ms: decode/opt-125m/batch=4" in text
+    assert "    Measure more launches." in drawn
+    assert drawn[-1].startswith("3 unchanged, 1 regressed; ")
+    assert [COLOUR.sub("", line) for line in lines(run, width, coloured)] == drawn
+
+
+def test_a_failed_test_stands_first_in_the_last_line():
+    """A run whose verdicts all pass is not green where a test failed for another reason."""
+    one = run_outcome(sweep_outcome(case_outcome(4)), failed_tests=("test_suite.py::test_own",))
+    assert lines(one)[-1].startswith("1 test failed; 2 unchanged; ")
+    assert lines(replace(one, failed_tests=("a", "b"), complete=False))[-1].startswith(
+        "not finished, what there is: 2 tests failed; "
+    )
+
+
+def test_both_arms_are_named():
+    """Of two arms measured in turns, the engines are named, and the fields in which they differ."""
+    stored = EngineSpec("fake", "opt-125m", options={"level": 2})
+    slower = EngineSpec("fake", "opt-125m", "int8", options={"level": 2}, planted_loss=0.2)
+
+    def said(a, b):
+        return rendered(run_outcome(sweep_outcome(design="interleaved", notes=("x",), specs=(b,), baseline_specs=(a,))))
+
+    assert "A: fake opt-125m, dtype=float32; B: fake opt-125m, dtype=int8, slowed=0.2\n" in said(stored, slower)
+    assert "A and B: fake opt-125m, alike\n" in said(stored, stored)
+    other = replace(stored, model="tiny", python="old/bin/python")
+    assert "A: fake tiny, python=old/bin/python; B: fake opt-125m\n" in said(other, stored)
+    assert "A: " not in rendered(RUN)
