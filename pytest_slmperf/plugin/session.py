@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import SkipTest
 
 import pytest
 
 from pytest_slmperf.core.errors import NotJudged, SlmperfError, UsageError
 from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.plugin import ACTIVE, binding_of, measures
-from pytest_slmperf.plugin.check import RunCheck
+from pytest_slmperf.plugin.check import NAME, RunCheck
 from pytest_slmperf.plugin.failures import Failures
 from pytest_slmperf.plugin.ledger import AssertionLedger
 from pytest_slmperf.plugin.progress import progress_for
@@ -35,6 +37,8 @@ XDIST_GROUP = "slmperf"
 
 def activate(config: pytest.Config) -> None:
     """Register the session. Raises pytest.UsageError for an option or a setting that is wrong."""
+    if not __debug__:
+        raise pytest.UsageError("python -O removes the assertions; run without it, and without PYTHONOPTIMIZE")
     ledger = AssertionLedger()
     try:
         _refuse_lost_settings(config)
@@ -109,6 +113,11 @@ def _skipped(unjudged: NotJudged) -> BaseException:
     return pytest.skip.Exception(str(unjudged), _use_item_location=True)
 
 
+def _fail_for(complaint: str | None) -> None:
+    if complaint:
+        raise pytest.fail.Exception(complaint, pytrace=False) from None
+
+
 def _keep_together(item: pytest.Item) -> None:
     """Give a test's id the suffix by which pytest-xdist schedules groups.
 
@@ -131,6 +140,8 @@ class SlmperfSession:
         self.ledger = ledger
         self.a_test_failed = False
         """A performance test did, so that it may not have come to all its assertions."""
+        self._performance_tests = {NAME}
+        self._failed_tests: dict[str, None] = {}
         self._failures = Failures(whole=config.option.fulltrace)
         self._check: RunCheck | None = None
         self._deselected = False
@@ -181,7 +192,7 @@ class SlmperfSession:
 
     def outcome(self) -> RunOutcome:
         """What there is to report by now."""
-        return self._from_worker or self.measuring.outcome()
+        return replace(self._from_worker or self.measuring.outcome(), failed_tests=tuple(self._failed_tests))
 
     # -- collection
 
@@ -218,6 +229,7 @@ class SlmperfSession:
         measuring = [item for item in session.items if measures(item)]
         if not measuring:
             return
+        self._performance_tests.update(item.nodeid for item in measuring)
         looked_at = selection_of(item for item in measuring if not item.get_closest_marker("skip"))
         for sweep, sizes in looked_at.sweeps.items():
             self.measuring.select(sweep, sizes)
@@ -253,25 +265,42 @@ class SlmperfSession:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self) -> Generator[None, Any, Any]:
-        """A verdict that a fixture asks and nobody judges skips the test."""
-        try:
-            return (yield)
-        except NotJudged as unjudged:
-            raise _skipped(unjudged) from None
+        """See _phase. What a fixture makes, a test may ask."""
+        __tracebackhide__ = True
+        return (yield from self._phase())
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        """A verdict that is not judged skips its test; one that nobody asks, or whose error is caught, fails it."""
+        """See _phase; a verdict that nobody asks fails its test, too."""
+        __tracebackhide__ = True
+        try:
+            result = yield from self._phase()
+        finally:
+            self._record_properties(item)
+        _fail_for(self.ledger.unasked())
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self) -> Generator[None, Any, Any]:
+        """As of a call: nobody asks after it."""
+        __tracebackhide__ = True
+        result = yield from self._phase()
+        _fail_for(self.ledger.unasked())
+        return result
+
+    def _phase(self) -> Generator[None, Any, Any]:
+        """A verdict that is not judged skips its test; one whose error is caught fails it, whatever follows."""
+        __tracebackhide__ = True
         self.ledger.begin()
         try:
             result = yield
         except NotJudged as unjudged:
+            _fail_for(self.ledger.caught())
             raise _skipped(unjudged) from None
-        finally:
-            self._record_properties(item)
-        complaint = self.ledger.complaint()
-        if complaint:
-            pytest.fail(complaint, pytrace=False)
+        except (pytest.skip.Exception, pytest.xfail.Exception, SkipTest):
+            _fail_for(self.ledger.caught())
+            raise
+        _fail_for(self.ledger.caught())
         return result
 
     def _record_properties(self, item: pytest.Item) -> None:
@@ -294,6 +323,12 @@ class SlmperfSession:
         return report
 
     # -- reporting
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Remember which performance tests failed; on xdist's controller, too, where their group's name tells them."""
+        name = report.nodeid.removesuffix(f"@{XDIST_GROUP}")
+        if report.failed and (name != report.nodeid or name in self._performance_tests):
+            self._failed_tests.setdefault(name)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The tables, and where the reports lie."""

@@ -1,0 +1,134 @@
+"""What is red beside the gated metrics is red in the reports, too."""
+
+import json
+
+import pytest
+from projects import SUITE, Project, prose
+
+from pytest_slmperf.cli import main
+from pytest_slmperf.run import schema
+
+LIMITS = """
+@DECODE.at(16)
+def test_limit(decode):
+    assert decode[16].ttft_ms <= 0.001
+
+
+@DECODE.at(16)
+def test_the_same_limit_again(decode):
+    assert decode[16].ttft_ms <= 0.001
+
+
+def test_knee(decode):
+    assert decode.knee.unchanged_from(decode.baseline.knee)
+
+
+def test_frontier(decode):
+    assert decode.frontier.unchanged_from(decode.baseline.frontier)
+"""
+
+OWN = """
+@DECODE.at(16)
+def test_own(decode):
+    assert len(decode) == 3
+
+
+@pytest.fixture
+def broken():
+    raise RuntimeError("no such file")
+
+
+@DECODE.at(16)
+def test_with_a_broken_fixture(decode, broken):
+    pass
+
+
+def test_ordinary():
+    raise RuntimeError("this one measures nothing")
+"""
+
+
+def report(project: Project) -> dict:
+    written = json.loads((project.path / "report.json").read_text())
+    assert schema.violation("report", written) is None
+    return written
+
+
+def test_a_stated_limit_a_knee_and_a_frontier_are_in_the_reports(project):
+    """Each is there once with its verdict, is counted, and what fails is explained at the end of the run."""
+    project.write("test_suite.py", SUITE + LIMITS)
+    result = project.gate("--slmperf-report", "report.json", "--slmperf-report", "report.md")
+    result.assert_outcomes(passed=7, failed=2)
+    written = report(project)
+    claims = [(one["case"], one["metric"], one["verdict"]) for one in written["claims"]]
+    assert claims == [
+        ("decode/opt-125m/batch=16", "median_ttft_ms", "regressed"),
+        ("decode/opt-125m", "knee", "unchanged"),
+        ("decode/opt-125m", "frontier of output_throughput and median_ttft_ms", "unchanged"),
+    ]
+    assert written["counts"] == {"unchanged": 6, "regressed": 1}
+    assert "limit at most 0.001 ms" in written["claims"][0]["reason"]
+    result.stdout.fnmatch_lines(["*slmperf: asserted beside the gate*", "2 tests failed; 6 unchanged, 1 regressed; *"])
+    assert "1 regressed - beyond the limit" in prose(result)
+    page = (project.path / "report.md").read_text()
+    assert page.startswith("### slmperf: 2 tests failed; 6 unchanged, 1 regressed; ")
+    assert "| ❌ regressed | decode/opt-125m/batch=16 | median_ttft_ms |" in page
+
+
+def test_a_rerun_makes_no_second_claim(project):
+    """A limit that is asked again by --reruns is there once, and its test is one."""
+    project.write("test_suite.py", SUITE + LIMITS)
+    project.gate("--reruns", "2", "-k", "test_limit", "--slmperf-report", "report.json", keep=("rerunfailures",))
+    written = report(project)
+    assert [one["metric"] for one in written["claims"]] == ["median_ttft_ms"]
+    assert written["failed_tests"] == ["test_suite.py::test_limit"]
+
+
+def test_what_nobody_judges_is_no_claim(project):
+    """A run that only measures has no claims, whatever is asserted."""
+    project.write("test_suite.py", SUITE + LIMITS)
+    project.gate("--slmperf-no-gate", "--slmperf-report", "report.json")
+    assert report(project)["claims"] == []
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "on a worker of xdist"])
+def test_a_test_that_fails_by_itself_is_in_the_reports(project, workers):
+    """An assertion of the suite's own and a broken fixture are counted and named; what measures nothing isn't ours."""
+    project.write("test_suite.py", SUITE + OWN)
+    said = project.apart(*workers, "--slmperf-report", "report.json", keep=("xdist",) if workers else ())
+    assert said.endswith("exit code 1")
+    assert "\n2 tests failed; 4 unchanged; " in said
+    assert sorted(report(project)["failed_tests"]) == [
+        "test_suite.py::test_own",
+        "test_suite.py::test_with_a_broken_fixture",
+    ]
+
+
+def test_claims_come_from_the_worker_of_xdist(project):
+    """The controller's report has what the measuring worker was asked."""
+    project.write("test_suite.py", SUITE + LIMITS)
+    project.apart("-n2", "--slmperf-report", "report.json", keep=("xdist",))
+    assert len(report(project)["claims"]) == 3
+
+
+def test_a_red_check_of_the_whole_run_is_a_failed_test(project):
+    """A gated metric that nobody asserts makes the headline red, too."""
+    project.write("test_suite.py", SUITE.partition("@DECODE.each\ndef test_first_token")[0])
+    result = project.gate("--slmperf-report", "report.json")
+    assert report(project)["failed_tests"] == ["slmperf::whole-run"]
+    result.stdout.fnmatch_lines(["1 test failed; 4 unchanged; *"])
+
+
+def test_a_comparison_says_what_it_compared(tmp_path, monkeypatch, capsys):
+    """`slmperf ab` names both arms by what differs, in the terminal and the reports, and says where those are."""
+    monkeypatch.chdir(tmp_path)
+    reports = [part for name in ("report.json", "report.md") for part in ("--report", name)]
+    arms = ["engine=fake,noise=0.002", "engine=fake,noise=0.002,slowed=0.2"]
+    assert main(["ab", *arms, "--model", "opt-125m", *reports]) == 1
+    said = capsys.readouterr().out
+    named = "A: fake opt-125m; B: fake opt-125m, slowed=0.2"
+    assert f"\n{named}\n" in said
+    assert said.endswith("\nreport: report.json\nreport: report.md\n")
+    assert named in (tmp_path / "report.md").read_text()
+    (sweep,) = json.loads((tmp_path / "report.json").read_text())["sweeps"]
+    assert [spec["planted_loss"] for spec in (*sweep["baseline_specs"], *sweep["specs"])] == [0.0, 0.2]
