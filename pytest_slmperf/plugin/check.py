@@ -13,9 +13,10 @@ NAME = "slmperf::whole-run"
 
 
 class RunCheck(pytest.Item):
-    """Runs last. In a whole run it is red for a gated metric that no test asserts and for a stale baseline; under a
-    selection it only says so, and of the metrics also where a test failed and may not have come to its assertion. In
-    a recording run it stores what was measured, and is red where that is refused.
+    """Runs last. In a whole run it is red for a gated metric that no test asserts, for a stale baseline and where no
+    case was measured at all; under a selection it only says so, and of the metrics also where a test failed and may not
+    have come to its assertion. In any run it is red for a measurement that failed and that no test failed for. In a
+    recording run it stores what was measured, and is red where that is refused.
     """
 
     def __init__(self, *, active: SlmperfSession, whole: bool, **rest: Any) -> None:  # noqa: ANN401 - pytest's
@@ -39,8 +40,12 @@ class RunCheck(pytest.Item):
             measuring.accept()
             return
         unasserted, stale = measuring.unasserted(self._active.ledger.asserted), measuring.stale()
-        red = [*([] if self._active.a_test_failed else unasserted), *stale] if self._whole else []
-        measuring.remark(*(line for line in (*unasserted, *stale) if line not in red))
+        found = [*unasserted, *stale, *measuring.nothing_left()]
+        excused = unasserted if self._active.a_test_failed else []
+        red = [line for line in found if line not in excused] if self._whole else []
+        measuring.remark(*(line for line in found if line not in red))
+        if not self._active.a_test_failed:
+            red = [*measuring.problems, *red]
         if red:
             raise RunIncomplete("\n".join(red))
 
@@ -54,4 +59,4 @@ class RunCheck(pytest.Item):
 
 
 class RunIncomplete(AssertionError):
-    """A whole run left a gated metric unasserted, or a stored case unmeasured."""
+    """A whole run left something unasserted or unmeasured, or a measurement failed and no test did."""

@@ -140,10 +140,13 @@ class Measuring:
 
     def resolved(self, sweep: Sweep) -> Sweep:
         """The sweep as this machine's settings and the tier change it."""
-        here = sweep.on(self.settings.sweep_on(sweep.name, self._machine))
+        here = self._on_this_machine(sweep)
         if self.options.tier == "quick":
             here = replace(here, batch_size=sorted({min(here.batch_size), max(here.batch_size)}))
         return here
+
+    def _on_this_machine(self, sweep: Sweep) -> Sweep:
+        return sweep.on(self.settings.sweep_on(sweep.name, self._machine))
 
     def _specs(self, sweep: Sweep, engine: object) -> tuple[EngineSpec, ...]:
         if isinstance(engine, EngineSpec):
@@ -206,7 +209,12 @@ class Measuring:
             raise
         finally:
             self._progress.done()
-        outcome = replace(outcome, unselected=self._unselected(sweep, here, specs), baseline_specs=beside)
+        outcome = replace(
+            outcome,
+            skipped={**outcome.skipped, **self._left_out(sweep, here, specs)},
+            unselected=self._unselected(sweep, here, specs),
+            baseline_specs=beside,
+        )
         return self._remember(sweep, specs, _Remembered(sweep, outcome, failure))
 
     def _remember(self, sweep: Sweep, specs: tuple[EngineSpec, ...], what: _Remembered) -> _Remembered:
@@ -338,6 +346,14 @@ class Measuring:
         cases = here.cases(spec.model_name for spec in specs)
         return tuple(case.name for case in cases if not self._is_selected(sweep, case))
 
+    def _left_out(self, sweep: Sweep, here: Sweep, specs: Iterable[EngineSpec]) -> dict[str, str]:
+        """Cases that only the tier doesn't measure: what is stored of them is not stale."""
+        if self.options.tier != "quick":
+            return {}
+        models = [spec.model_name for spec in specs]
+        left_out = set(self._on_this_machine(sweep).cases(models)) - set(here.cases(models))
+        return dict.fromkeys(sorted(case.name for case in left_out), "the tier quick leaves it out")
+
     def plan_lines(self) -> list[str]:
         """The cases, launches and time that the selected tests will take."""
         spending = plan.Spending(
@@ -353,6 +369,11 @@ class Measuring:
             cases = [case for case in here.cases(models) if self._is_selected(sweep, case)]
             lines.extend(plan.lines(here.name, cases, spending))
         return lines
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What made the run red by now."""
+        return tuple(self._problems)
 
     def problem(self, line: str) -> None:
         """Something that makes the run red."""
@@ -419,6 +440,15 @@ class Measuring:
             remarks=tuple(self._remarks),
             claims=tuple(self._claims),
         )
+
+    def nothing_left(self) -> list[str]:
+        """Why a gate would pass for want of cases: every sweep was tried, and every case skipped. Empty otherwise."""
+        if self.options.mode != "gate" or any(one.failure or one.outcome.cases for one in self._remembered.values()):
+            return []
+        outcomes = [remembered.outcome for remembered in self._remembered.values()]
+        skipped = {case: reason for outcome in outcomes for case, reason in outcome.skipped.items()}
+        reasons = [f"{case}: {reason}" for case, reason in skipped.items()]
+        return ["no case of any sweep was measured, so nothing is gated:", *reasons] if reasons else []
 
     def cut_short(self) -> None:
         """The run ended before its end: what there is, is a part."""

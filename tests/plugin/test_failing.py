@@ -19,7 +19,7 @@ FAULTS = [
     ("fault=hangs,fault_batch=4", "gave no answer for 0.5 s while"),
     ("falt=raises", "the fake engine has no option falt; it has level"),
     ("fault=sleeps", "the fake engine has no fault 'sleeps'; it has unavailable"),
-    ("slowed=1.5", "a planted loss of 1.5 is impossible"),
+    ("slowed=1.5", "slowed=1.5: it takes a share of at least 0 and below 0.9"),
 ]
 
 

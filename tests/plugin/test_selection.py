@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from projects import SLOWED, SUITE, prose
+from projects import ENGINE, SLOWED, SUITE, prose
 
 UNASSERTED = SUITE.split("@DECODE.each\ndef test_first_token")[0]
 
@@ -82,9 +82,9 @@ def test_a_new_case_is_red_with_the_command_that_records_it(project):
     result = project.gate()
     result.assert_outcomes(passed=5, failed=2)
     result.stdout.fnmatch_lines(
-        ["*no-baseline: decode/opt-125m/batch=4 output_throughput*", "*--slmperf --slmperf-accept*"]
+        ["*no-baseline: decode/opt-125m/batch=4 output_throughput*", f"*--slmperf-engine={ENGINE} --slmperf-accept*"]
     )
-    assert project.gate("--slmperf-accept", "-k", "throughput and 4").ret == 0
+    assert project.gate("--slmperf-accept", "-k", "throughput and batch4").ret == 0
     project.gate().assert_outcomes(passed=7)
 
 

@@ -55,7 +55,7 @@ def test_a_suite_is_recorded_then_green_then_red(fresh):
     accepted.stdout.fnmatch_lines(["*recorded, not judged*", "recorded in*", "4 cases measured*"])
     green = fresh.gate("-v", engine=bending)
     green.assert_outcomes(passed=12)
-    green.stdout.fnmatch_lines(["*test_throughput[[]batch_size=64[]] PASSED*", "slmperf::whole-run PASSED*"])
+    green.stdout.fnmatch_lines(["*test_throughput[[]batch64[]] PASSED*", "slmperf::whole-run PASSED*"])
     red = fresh.gate(engine=f"{bending},slowed=0.2")
     assert red.ret == 1
     red.assert_outcomes(failed=9, passed=3)
@@ -110,7 +110,7 @@ def test_one_must_be_named(decode):
     )
     result = fresh.gate("-v")
     result.assert_outcomes(passed=6, failed=1)
-    result.stdout.fnmatch_lines(["*test_limit[[]batch_size=4-opt-1.3b[]] PASSED*", "*name one of opt-125m, opt-1.3b*"])
+    result.stdout.fnmatch_lines(["*test_limit[[]batch4-opt-1.3b[]] PASSED*", "*name one of opt-125m, opt-1.3b*"])
 
 
 def test_at_one_batch_size_measures_only_that(project):

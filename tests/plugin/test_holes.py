@@ -1,0 +1,171 @@
+"""Ways around the gate that a suite may take without meaning to: none of them is green."""
+
+import subprocess
+import sys
+
+import pytest
+from projects import ENGINE, SETTINGS, SLOWED, SUITE, prose, without
+
+CAUGHT = "a verdict was red and the test caught its error"
+
+CATCHES = """
+    try:
+        assert decode[16].output_throughput >= decode[16].baseline.output_throughput
+    except AssertionError:
+        {then}
+"""
+
+SETUP = f"\n@pytest.fixture\ndef looks(decode):{CATCHES}\n"
+TEARDOWN = f"\n@pytest.fixture\ndef looks(decode):\n    yield{CATCHES}\n"
+USES = "\n@DECODE.at(16)\ndef test_uses(looks):\n    pass\n"
+CALL = f"\n@DECODE.at(16)\ndef test_uses(decode):{CATCHES}\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "then", "outcome"),
+    [
+        (SETUP + USES, "pass", {"errors": 1}),
+        (SETUP + USES, "pytest.skip('slow today')", {"errors": 1}),
+        (TEARDOWN + USES, "pass", {"passed": 2, "errors": 1}),
+        (TEARDOWN + USES, "pytest.skip('slow today')", {"passed": 2, "errors": 1}),
+        (CALL, "pass", {"failed": 1}),
+        (CALL, "pytest.skip('slow today')", {"failed": 1}),
+        (CALL, "pytest.xfail('slow today')", {"failed": 1}),
+        (CALL, "import unittest; raise unittest.SkipTest('slow today')", {"failed": 1}),
+    ],
+    ids=["setup", "setup, skip", "teardown", "teardown, skip", "call", "call, skip", "call, xfail", "call, SkipTest"],
+)
+def test_a_red_verdict_that_is_caught_is_red_wherever_and_whatever_follows(project, code, then, outcome):
+    """A fixture that catches it, or a skip that follows, makes nothing green; what is not red passes as always."""
+    project.write("test_suite.py", SUITE + code.format(then=then))
+    red = project.gate("-k", "test_uses", engine=SLOWED)
+    red.assert_outcomes(**{"passed": 1, **outcome}, deselected=4)
+    assert CAUGHT in prose(red)
+    assert "regressed: decode/opt-125m/batch=16 output_throughput" in prose(red)
+    project.gate("-k", "test_uses").assert_outcomes(passed=2, deselected=4)
+
+
+def test_a_test_may_ask_what_its_fixture_made(project):
+    """A verdict that a fixture makes and its test asserts is asserted."""
+    fixture = (
+        "\n@pytest.fixture\ndef verdict(decode):\n"
+        "    return decode[16].output_throughput >= decode[16].baseline.output_throughput\n"
+        "\n@DECODE.at(16)\ndef test_verdict(verdict):\n    assert verdict\n"
+    )
+    project.write("test_suite.py", SUITE + fixture)
+    project.gate("-k", "test_verdict").assert_outcomes(passed=2, deselected=4)
+    project.gate("-k", "test_verdict", engine=SLOWED).assert_outcomes(passed=1, failed=1, deselected=4)
+
+
+def test_a_verdict_that_a_teardown_never_asks_is_red(project):
+    """Nobody asks after a teardown."""
+    fixture = (
+        "\n@pytest.fixture\ndef looks(decode):\n"
+        "    yield\n    decode[16].output_throughput >= decode[16].baseline.output_throughput\n"
+    )
+    project.write("test_suite.py", SUITE + fixture + USES)
+    result = project.gate("-k", "test_uses")
+    result.assert_outcomes(passed=2, errors=1, deselected=4)
+    assert "write `assert` before it" in prose(result)
+
+
+def test_an_expected_failure_may_be_caught_by_its_marker_alone(project):
+    """A regression that a marker expects is pytest's business, also where a fixture asks."""
+    project.write("test_suite.py", SUITE + "\n@pytest.mark.xfail" + CALL.format(then="raise"))
+    result = project.gate("-k", "test_uses", engine=SLOWED)
+    result.assert_outcomes(xfailed=1, passed=1, deselected=4)
+
+
+SWALLOWS = SUITE.replace(
+    '    return slmperf.measure(DECODE, slm_engine("opt-125m"))',
+    '    try:\n        return slmperf.measure(DECODE, slm_engine("opt-125m"))\n'
+    '    except Exception:\n        pytest.skip("no engine today")',
+)
+
+
+@pytest.mark.parametrize("options", [[], ["--slmperf-no-gate"], ["-k", "throughput and 16"]], ids=" ".join)
+def test_a_failed_measurement_that_a_suite_swallows_is_red(project, options):
+    """An engine that dies, and tests that skip for it, end in a red run that says what died."""
+    project.write("test_suite.py", SWALLOWS)
+    result = project.gate(*options, "-rs", engine=f"{ENGINE},fault=dies,fault_batch=2")
+    assert result.parseoutcomes()["failed"] == 1
+    assert "passed" not in result.parseoutcomes()
+    failure = result.stdout.str().partition("_ slmperf::whole-run _")[2]
+    assert "decode: fake (opt-125m, float32) died while" in failure
+    assert "signal SIGKILL" in failure
+
+
+def test_a_damaged_baseline_that_a_suite_swallows_is_red(project):
+    """A file that can't be read is red even where every test skips for it."""
+    project.write("test_suite.py", SWALLOWS)
+    project.baseline().write_text("{")
+    result = project.gate()
+    result.assert_outcomes(skipped=4, failed=1)
+    assert "fake-decode.json" in result.stdout.str().partition("_ slmperf::whole-run _")[2]
+
+
+def test_a_failed_measurement_is_not_told_twice(project):
+    """Where a test failed for it, the run's check needs not."""
+    project.gate(engine=f"{ENGINE},fault=dies,fault_batch=2").assert_outcomes(errors=4, passed=1)
+
+
+LONG = SUITE.replace("prompt_tokens=16, output_tokens=16", "prompt_tokens=16, output_tokens=4000")
+
+
+def test_a_whole_run_in_which_no_case_is_left_is_red(fresh):
+    """Where nothing fits, nothing is gated, and the run says why instead of being green; a part of a run only says."""
+    fresh.write("test_suite.py", LONG)
+    whole = fresh.gate()
+    whole.assert_outcomes(skipped=4, failed=1)
+    failure = prose(whole).partition("_ slmperf::whole-run _")[2]
+    assert "no case of any sweep was measured, so nothing is gated:" in failure
+    assert "decode/opt-125m/batch=16: 4016 tokens of prompt and output exceed the context of opt-125m" in failure
+    fresh.gate("-k", "throughput").assert_outcomes(skipped=2, passed=1, deselected=2)
+    fresh.gate("--slmperf-no-gate").assert_outcomes(skipped=4, passed=1)
+
+
+def test_one_sweep_that_does_not_fit_stays_a_skip(fresh):
+    """A run with cases left is judged by those."""
+    other = """
+SHORT = Sweep("short", StaticBatch(16, 16), batch_size=[1])
+
+@SHORT.each
+def test_short(slmperf, slm_engine, batch_size):
+    assert slmperf.measure(SHORT, slm_engine("opt-125m"))[batch_size].output_throughput >= 1
+"""
+    fresh.write("test_suite.py", LONG + other)
+    fresh.gate().assert_outcomes(skipped=4, passed=2)
+
+
+@pytest.mark.parametrize("how", ["-O", "PYTHONOPTIMIZE"])
+def test_a_python_without_assertions_is_refused(fresh, how):
+    """Where `assert` is stripped, nothing would be judged: exit code 4; switched off, the plugin doesn't mind."""
+    fresh.write("pyproject.toml", SETTINGS.replace('["error"]', "[]"))  # pytest warns of it, too
+    options, environment = (["-O"], {}) if how == "-O" else ([], {"PYTHONOPTIMIZE": "1"})
+    command = [sys.executable, *options, "-m", "pytest", *without(())]
+    done = subprocess.run(
+        [*command, "--slmperf", "--slmperf-engine", ENGINE],
+        cwd=fresh.path,
+        env={"PATH": "", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR, done.stdout
+    assert "python -O removes the assertions; run without it" in done.stderr
+    assert subprocess.run(command, cwd=fresh.path, capture_output=True, check=False).returncode == 0
+
+
+def test_the_quick_tier_of_a_whole_suite_is_green(fresh):
+    """What a tier leaves out is neither stale nor an error: a test that looks it up is skipped, and the curve stays."""
+    curve = "\ndef test_middle(decode):\n    assert decode[4].ttft_ms <= 200\n"
+    fresh.write("test_suite.py", SUITE.replace("[1, 16]", "[1, 4, 16]") + curve)
+    fresh.gate("--slmperf-accept").assert_outcomes(skipped=7, passed=1)
+    quick = fresh.gate("--slmperf-tier", "quick", "-rs")
+    quick.assert_outcomes(passed=5, skipped=1)
+    assert "the tier quick leaves it out" in prose(quick)
+    fresh.gate().assert_outcomes(passed=8)
+    fresh.write("test_suite.py", SUITE)
+    stale = fresh.gate("--slmperf-tier", "quick")
+    stale.assert_outcomes(passed=4, failed=1)
+    assert "holds decode/opt-125m/batch=4, and no suite measures that any more" in prose(stale)
