@@ -324,11 +324,17 @@ class SlmperfSession:
 
     # -- reporting
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Remember which performance tests failed; on xdist's controller, too, where their group's name tells them."""
+        """Remember which performance tests failed; on xdist's controller, too, where their group's name tells them.
+
+        From there on they have the ids that they were collected by: --lf would find no others.
+        """
         name = report.nodeid.removesuffix(f"@{XDIST_GROUP}")
         if report.failed and (name != report.nodeid or name in self._performance_tests):
             self._failed_tests.setdefault(name)
+        if self._is_controller:
+            report.nodeid = name
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The tables, and where the reports lie."""

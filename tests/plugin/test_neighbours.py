@@ -30,6 +30,18 @@ def test_one_worker_of_xdist_measures(project):
     assert "slmperf.output_throughput.verdict" in (project.path / "junit.xml").read_text()
 
 
+def test_the_last_failed_run_again_after_one_of_xdist(project):
+    """What failed on a worker has the id that it was collected by, so that --lf finds it, on workers and without."""
+    keep = ("xdist", "cacheprovider")
+    said = project.apart("-n2", "-rf", "-k", "throughput and 16", keep=keep, engine=SLOWED)
+    assert "FAILED test_suite.py::test_throughput[batch16] - " in said
+    for options in (["-n2"], []):
+        again = project.apart(*options, "--lf", "--slmperf-report", "report.json", keep=keep, engine=SLOWED)
+        assert "1 failed, 1 passed" in again
+        report = json.loads((project.path / "report.json").read_text())
+        assert [case["case"] for case in report["sweeps"][0]["cases"]] == ["decode/opt-125m/batch=16"]
+
+
 def test_side_by_side_on_every_worker_is_refused(project):
     """--dist each would measure the neighbour, so it is exit code 4."""
     said = project.apart("--tx", "2*popen", "--dist", "each", keep=("xdist",))
