@@ -19,7 +19,6 @@ FAULTS = [
     ("fault=hangs,fault_batch=4", "gave no answer for 0.5 s while"),
     ("falt=raises", "the fake engine has no option falt; it has level"),
     ("fault=sleeps", "the fake engine has no fault 'sleeps'; it has unavailable"),
-    ("slowed=1.5", "slowed=1.5: it takes a share of at least 0 and below 0.9"),
 ]
 
 
@@ -36,6 +35,19 @@ def test_an_engine_that_fails_is_explained_once(project, option, said):
     assert "pytest_slmperf/" not in result.stdout.str()
     assert json.loads((project.path / "report.json").read_text())["complete"] is False
     assert not engines_of(project.path)
+
+
+@pytest.mark.parametrize("option", ["slowed=1.5", "slowed=-0.1", "slowed=much"])
+def test_a_loss_that_cannot_be_planted_is_refused_before_a_launch(project, option):
+    """It is explained once, at the suite's own line, and no engine is started."""
+    result = project.gate(engine=f"{ENGINE},{option}")
+    assert result.parseoutcomes()["errors"] == 4
+    assert f"{option}: it takes a share of at least 0 and below 0.9" in prose(result)
+    result.stdout.fnmatch_lines(
+        [">       return slmperf.measure(DECODE, slm_engine(*", "the same error as in test_suite.py::*"]
+    )
+    assert "pytest_slmperf/" not in result.stdout.str()
+    assert "launch 1" not in result.stdout.str()
 
 
 def test_an_engine_that_prints_much_does_no_harm(project):
