@@ -1,4 +1,7 @@
-"""Memory against batch: the largest batch is set by the KV cache (arXiv 2404.03353)."""
+"""Memory against batch: the largest batch is set by the KV cache (arXiv 2404.03353).
+
+The tolerance is wide because pages of the engine's library come and go with the machine's page cache.
+"""
 
 import pytest
 
@@ -7,7 +10,7 @@ from pytest_slmperf import StaticBatch, Sweep, largest_batch_within, predicted_p
 LENGTHS = {"prompt_tokens": 32, "output_tokens": 96}
 BUDGET = 256 * 2**20
 MEMORY = Sweep(
-    "memory", StaticBatch(**LENGTHS), model=["tiny-2x128"], batch_size=[8, 48], gate={"peak_memory_bytes": 0.03}
+    "memory", StaticBatch(**LENGTHS), model=["tiny-2x128"], batch_size=[8, 48], gate={"peak_memory_bytes": 0.10}
 )
 
 

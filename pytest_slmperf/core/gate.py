@@ -427,8 +427,10 @@ def _doubt(
     look: Look, costs: tuple[Sequence[float], Sequence[float]], policy: Policy, *, higher_is_better: bool
 ) -> str:
     reason = f"{len(costs[0])} against {len(costs[1])} launches bound nothing"
-    if look.likely[1] < math.inf:
-        reason = f"cannot exclude a loss of {_loss(look.likely[1], higher_is_better=higher_is_better):.1%}"
+    margin = _margin(policy.tolerance, higher_is_better=higher_is_better)
+    open_end, surely = (look.likely[1], "") if look.likely[1] >= margin else (look.sure[1], " surely")
+    if open_end < math.inf:
+        reason = f"cannot{surely} exclude a loss of {_loss(open_end, higher_is_better=higher_is_better):.1%}"
     count = sum(map(len, costs))
     correlation = _autocorrelation(*costs)
     if policy.design == "stored" and correlation > 2 / math.sqrt(count):
