@@ -28,7 +28,7 @@ def pytest_run(folder: Path, *arguments: str) -> tuple[int, dict, float]:
     report.unlink(missing_ok=True)
     command = [
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "--slmperf"),
-        *("--slmperf-baselines", str(folder / "baselines"), "--slmperf-report", str(report), *arguments),
+        *(f"--slmperf-baselines={folder / 'baselines'}", f"--slmperf-report={report}", *arguments),
     ]
     began = time.monotonic()
     done = subprocess.run(command, cwd=SUITE, capture_output=True, text=True, check=False)
@@ -72,9 +72,9 @@ def one(folder: Path, kind: str, loss: float) -> dict:
     """One run of a kind, and what it said."""
     arguments = []
     if kind.endswith("loss"):
-        arguments += ["--slmperf-engine", f"ctranslate2:slowed={loss}"]
+        arguments.append(f"--slmperf-engine=ctranslate2:slowed={loss}")
     if kind.startswith("ab"):
-        arguments += ["--slmperf-against", f"python={sys.executable}"]
+        arguments.append(f"--slmperf-against=python={sys.executable}")
     code, report, seconds = pytest_run(folder, *arguments)
     found = verdicts(report)
     return {
