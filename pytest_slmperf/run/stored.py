@@ -60,8 +60,7 @@ class StoredCases:
 
     def _file(self, suite: str, engine: str) -> BaselineFile | None:
         if (suite, engine) not in self._files:
-            against = None if self._against and self._against.field == "python" else self._against
-            self._files[suite, engine] = self._store.load(self._machine, engine, suite, against)
+            self._files[suite, engine] = self._store.load(self._machine, engine, suite, self._against)
         return self._files[suite, engine]
 
     def stale(self, outcomes: Sequence[SweepOutcome]) -> list[str]:
