@@ -131,42 +131,31 @@ def _judged_lines(rows: Sequence[JudgedRow], width: int, markup: Markup) -> list
     return _stacked(rows, width, markup)
 
 
+FIGURES = ("metric", "baseline", "candidate", CHANGE, "tolerance", "MDE", "launches", "verdict")
+
+
 def _wide(rows: Sequence[JudgedRow], markup: Markup) -> list[str]:
-    headers = ("case", "metric", "baseline", "candidate", CHANGE, "tolerance", "MDE", "launches", "verdict")
-    cells = [
-        (
-            row.case,
-            row.metric,
-            row.baseline,
-            _with_unit(row),
-            row.change,
-            row.tolerance,
-            row.mde,
-            row.launches,
-            _word(row, markup),
-        )
-        for row in rows
-    ]
-    return table(headers, cells, RIGHT)
+    return table(("case", *FIGURES), [(row.case, *_figures(row, markup)) for row in rows], RIGHT)
 
 
 def _headed(rows: Sequence[JudgedRow], markup: Markup) -> list[str]:
     """Each case heads its metrics."""
-    headers = ("metric", "baseline", "candidate", CHANGE, "tolerance", "MDE", "launches", "verdict")
-    cells = [
-        (
-            row.metric,
-            row.baseline,
-            _with_unit(row),
-            row.change,
-            row.tolerance,
-            row.mde,
-            row.launches,
-            _word(row, markup),
-        )
-        for row in rows
-    ]
-    return list(_interleaved(table(headers, cells, RIGHT), rows, lambda _row: ()))
+    figures = table(FIGURES, [_figures(row, markup) for row in rows], RIGHT)
+    return list(_interleaved(figures, rows, lambda _row: ()))
+
+
+def _figures(row: JudgedRow, markup: Markup) -> tuple[str, ...]:
+    """A row's cells, in the order of FIGURES."""
+    return (
+        row.metric,
+        row.baseline,
+        _with_unit(row),
+        row.change,
+        row.tolerance,
+        row.mde,
+        row.launches,
+        _word(row, markup),
+    )
 
 
 def _stacked(rows: Sequence[JudgedRow], width: int, markup: Markup) -> list[str]:
