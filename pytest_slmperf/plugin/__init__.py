@@ -45,8 +45,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--slmperf-tier",
         choices=("quick", "gate", "full"),
         default="gate",
-        help="how much to spend: quick (smallest and largest case, half the launches, twice the tolerance), gate, or "
-        "full (half as many launches again)",
+        help="how much to spend: quick (smallest and largest case, half the launches but at least 8, twice the "
+        "tolerance), gate, or full (half as many launches again)",
     )
     group.addoption(
         "--slmperf-budget", metavar="MINUTES", type=_minutes, help="end what is undecided by then as inconclusive"

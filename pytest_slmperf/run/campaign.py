@@ -177,10 +177,10 @@ class _Progressing:
 class Campaign:
     """One sweep, measured and judged. Lives from the first launch to the last."""
 
-    def __init__(self, brief: Brief, around: Surroundings, *, entropy: int | None = None) -> None:
+    def __init__(self, brief: Brief, around: Surroundings, *, order_seed: int | None = None) -> None:
         self._brief = brief
         self._around = around
-        self._draw = random.Random(entropy)
+        self._draw = random.Random(order_seed)
         self._cases: list[_Progressing] = []
         self._skipped: dict[str, str] = {}
         self._versions: dict[str, Mapping[str, str]] = {}

@@ -195,7 +195,7 @@ class Measuring:
         configurations = configurations or self._configurations(sweep, here, specs)
         beside = tuple(one.baseline for one in configurations if one.baseline)
         brief = self._brief(here, configurations)
-        running = campaign.Campaign(brief, self._surroundings(here))
+        running = campaign.Campaign(brief, self._surroundings(here), order_seed=self.settings.order_seed)
         failure: BaseException | None = None
         try:
             outcome = running.run()
@@ -263,7 +263,7 @@ class Measuring:
     @property
     def _max_launches(self) -> int:
         factor = {"quick": 0.5, "gate": 1.0, "full": 1.5}[self.options.tier]
-        return round(self.settings.max_launches * factor)
+        return max(gate.FIRST_LOOK, round(self.settings.max_launches * factor))
 
     def _budget_left(self) -> float | None:
         budget = self.options.budget_s

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from pytest_slmperf.core import gate
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.machine import Machine
 
@@ -65,6 +66,8 @@ class Settings:
     void_retries: int = 4
     answer_limit_s: float = 600.0
     lock_wait_s: float = 600.0
+    order_seed: int | None = None
+    """Makes the random order of arms, configurations and cases the same in every run; None draws it anew."""
     machine: tuple[MachineSettings, ...] = field(default=())
 
     def sweep_on(self, name: str, machine: Machine) -> Mapping[str, Any]:
@@ -78,12 +81,13 @@ class Settings:
 _AT_LEAST: Mapping[str, float] = {
     "threads": 1,
     "baseline_launches": 20,
-    "max_launches": 6,
+    "max_launches": gate.FIRST_LOOK,
     "rounds": 1,
     "round_s": 0.001,
     "void_retries": 0,
     "answer_limit_s": 0.1,
     "lock_wait_s": 0,
+    "order_seed": 0,
 }
 
 
@@ -126,11 +130,12 @@ def settings_of(table: Mapping[str, Any], where: str) -> Settings:
 def _checked(name: str, value: Any, where: str) -> Any:  # noqa: ANN401 - a parsed file's value, of the field's type after
     default = getattr(Settings(), name)
     if name in _AT_LEAST:
-        number = int if isinstance(default, int) else (int, float)
+        fraction = isinstance(default, float)
+        number = (int, float) if fraction else int
         if isinstance(value, bool) or not isinstance(value, number) or not _AT_LEAST[name] <= value < math.inf:
-            kind = "a whole number" if isinstance(default, int) else "a number"
+            kind = "a number" if fraction else "a whole number"
             raise UsageError(f"{where}: {name} = {value!r}; it takes {kind} of at least {_AT_LEAST[name]:g}")
-        return type(default)(value)
+        return float(value) if fraction else int(value)
     if not isinstance(value, str) or not value:
         raise UsageError(f"{where}: {name} = {value!r}; it takes a text")
     if name == "tolerance" and value not in TOLERANCES:

@@ -16,6 +16,7 @@ SETTINGS = """
 [tool.slmperf]
 rounds = 2
 max_launches = 8
+order_seed = 1
 
 [tool.pytest.ini_options]
 filterwarnings = ["error"]

@@ -102,7 +102,7 @@ def play(script, *, sweep=SWEEP, mode="gate", find=None, models=("m",), arms=1, 
         progress=script,
         pause=script.pauses.append,
     )
-    return Campaign(brief, around, entropy=1).run()
+    return Campaign(brief, around, order_seed=1).run()
 
 
 def statuses(outcome):
