@@ -66,5 +66,8 @@ class RunOutcome:
     """What is said and not red: the same under a selection, notes on the machine."""
     claims: tuple[Verdict, ...] = ()
     """Verdicts that tests asked for beside the gated metrics: stated limits, knees, frontiers."""
+    whole: bool = False
+    """Whether every test of the suites was to run, and the run came to its end: no -k, -m, --lf or node id, and no -x
+    or interruption. Only of such a run it can be said that what it lacks is not there any more."""
     failed_tests: tuple[str, ...] = ()
     """Node ids of the performance tests that failed, whatever the reason; a verdict may not be it."""

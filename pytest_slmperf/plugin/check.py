@@ -22,7 +22,8 @@ class RunCheck(pytest.Item):
     def __init__(self, *, active: SlmperfSession, whole: bool, **rest: Any) -> None:  # noqa: ANN401 - pytest's
         super().__init__(**rest)
         self._active = active
-        self._whole = whole
+        self.whole = whole
+        """Whether the whole of the suites was to run, by what pytest was asked for."""
         self.ran = False
         """False where the run ended before it."""
 
@@ -42,7 +43,7 @@ class RunCheck(pytest.Item):
         unasserted, stale = measuring.unasserted(self._active.ledger.asserted), measuring.stale()
         found = [*unasserted, *stale, *measuring.nothing_left()]
         excused = unasserted if self._active.a_test_failed else []
-        red = [line for line in found if line not in excused] if self._whole else []
+        red = [line for line in found if line not in excused] if self.whole else []
         measuring.remark(*(line for line in found if line not in red))
         if not self._active.a_test_failed:
             red = [*measuring.problems, *red]

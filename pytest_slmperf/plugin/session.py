@@ -172,7 +172,7 @@ class SlmperfSession:
             self.measuring.remark(*self.measuring.unasserted(self.ledger.asserted), *self.measuring.stale())
         if self._is_worker:
             output: dict[str, Any] = self.config.workeroutput  # type: ignore[attr-defined]  # set by pytest-xdist
-            output["slmperf"] = document.text(self.measuring.outcome())
+            output["slmperf"] = document.text(self.outcome())
             return
         for path in self.measuring.options.reports:
             try:
@@ -192,7 +192,9 @@ class SlmperfSession:
 
     def outcome(self) -> RunOutcome:
         """What there is to report by now."""
-        return replace(self._from_worker or self.measuring.outcome(), failed_tests=tuple(self._failed_tests))
+        whole = self._check is not None and self._check.whole and self._check.ran
+        found = self._from_worker or replace(self.measuring.outcome(), whole=whole)
+        return replace(found, failed_tests=tuple(self._failed_tests))
 
     # -- collection
 

@@ -14,6 +14,7 @@ def test_only_the_cases_of_selected_tests_are_measured(project, selection):
     result = project.gate(*selection, "--slmperf-report", "report.json")
     assert result.ret == 0
     report = json.loads((project.path / "report.json").read_text())
+    assert report["whole"] is False
     assert [case["case"] for sweep in report["sweeps"] for case in sweep["cases"]] == ["decode/opt-125m/batch=16"]
 
 
@@ -99,7 +100,17 @@ def test_the_first_failure_may_end_the_run(project):
     """With -x the rest is neither run nor red, and the report says that it is not whole."""
     result = project.gate("-x", "--slmperf-report", "report.json", engine=SLOWED)
     result.assert_outcomes(failed=1)
-    assert json.loads((project.path / "report.json").read_text())["complete"] is False
+    report = json.loads((project.path / "report.json").read_text())
+    assert (report["complete"], report["whole"]) == (False, False)
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["one process", "workers"])
+def test_a_report_says_that_its_run_was_whole(project, workers):
+    """What a whole run's report lacks is not there any more; a red test takes nothing of that."""
+    text = project.apart("--slmperf-report=report.json", *workers, engine=SLOWED, keep=("xdist",))
+    assert "exit code 1" in text, text
+    report = json.loads((project.path / "report.json").read_text())
+    assert (report["complete"], report["whole"]) == (True, True)
 
 
 def test_the_last_failed_run_alone(project):

@@ -227,5 +227,6 @@ RUNS = st.builds(
     problems=TEXTS,
     remarks=TEXTS,
     claims=st.lists(CLAIMS, max_size=3).map(tuple),
+    whole=st.booleans(),
     failed_tests=TEXTS,
 )

@@ -36,7 +36,7 @@ def test_schema_is_a_schema():
             assert "description" in field or "$ref" in field, name
 
 
-@pytest.mark.parametrize("missing", ["machine", "sweeps", "launches", "commit", "complete"])
+@pytest.mark.parametrize("missing", ["machine", "sweeps", "launches", "commit", "complete", "whole"])
 def test_schema_refuses_what_lacks_a_field(missing):
     """A document without one of the fields that readers rely on is refused."""
     broken = document(run_outcome())
