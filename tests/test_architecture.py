@@ -16,10 +16,9 @@ OWN = PACKAGE.name
 HOMES = {
     "ctranslate2": {"engines/ctranslate2.py"},
     "jsonschema_rs": {"run/schema.py"},
-    "platformdirs": {"engines/weights.py"},
     "tabulate": {"report/table.py"},
-    # Three things are locked for three reasons: a device, a file of baselines, a model's weights while they are made.
-    "filelock": {"engines/weights.py", "run/lock.py", "run/store.py"},
+    # Two things are locked for two reasons: a device, and a file of baselines.
+    "filelock": {"run/lock.py", "run/store.py"},
     # Arrays are a vocabulary, not a service: the resampled gate, a model's weights, and the engine that is fed them.
     "numpy": {"core/gate.py", "engines/ctranslate2.py", "engines/weights.py"},
 }

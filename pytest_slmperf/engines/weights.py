@@ -1,24 +1,26 @@
 """Random weights: drawn as the model's family initialises them, made once per shape, kept in the user's cache folder.
 
 The bytes depend on nothing but the shape, the storage type and `VERSION`: not on the machine, its libraries or the
-order in which tensors are drawn.
+order in which tensors are drawn. Weights of a user's own are named by their content. Runs in the interpreter of any
+environment that has an engine, so it imports nothing that an engine doesn't bring.
 """
 
+import contextlib
 import errno
+import fcntl
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 from zlib import crc32
 
-import filelock
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
 from pytest_slmperf.core.errors import EngineUnavailable
@@ -37,6 +39,8 @@ HEADROOM_BYTES = 64 * 2**20
 """Disk space left free beside the weights, for the vocabulary and everybody else."""
 DRAWN_AT_ONCE = 2**20
 """Elements; a multiple of 4, as each draw of 64 bits makes four. Keeps the memory beside the tensor itself small."""
+READ_AT_ONCE = 2**22
+"""Bytes of a file that are hashed at a time."""
 MANIFEST = "manifest.json"
 
 Weights = NDArray[np.floating[Any]]
@@ -85,10 +89,57 @@ def draw(shape: Shape, tensor: Tensor, dtype: str) -> Weights:
 
 
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where weights are kept: the folder named by SLMPERF_CACHE, or the user's cache folder."""
+    """Where weights are kept: the folder named by SLMPERF_CACHE, or `slmperf` in the user's cache folder (XDG)."""
     if chosen := environ.get(CACHE_VARIABLE):
         return Path(chosen).expanduser()
-    return Path(platformdirs.user_cache_dir("slmperf"))
+    users = Path(environ.get("XDG_CACHE_HOME", ""))
+    return (users if users.is_absolute() else Path.home() / ".cache") / "slmperf"
+
+
+def content_name(files: Iterable[Path], *, cache: Path | None = None) -> str:
+    """What a baseline calls the weights of a model that is given by path: `sha256:` and the start of a digest.
+
+    It covers the files' names and contents, not their folder. Reading them takes a second for each gigabyte or so, so
+    the digest is kept in the cache until a file's size or times change, and only a throw-away start pays for it. Raises
+    EngineUnavailable for a file that cannot be read.
+    """
+    paths = sorted(Path(os.path.realpath(path.parent), path.name) for path in files)
+    try:
+        states = {str(path): _state(path) for path in paths}
+        kept = (cache or cache_folder()) / "digests" / f"{_digest([json.dumps(sorted(states)).encode()])[:32]}.json"
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads(kept.read_text())
+            if known["states"] == states:
+                return str(known["name"])
+        name = f"sha256:{_digest(_contents(paths))[:16]}"
+    except OSError as error:
+        raise EngineUnavailable(f"the model's {error.filename} cannot be read: {error.strerror or error}") from error
+    with contextlib.suppress(OSError):  # without a cache, each start reads the files
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps({"states": states, "name": name}, indent=2))
+    return name
+
+
+def _state(path: Path) -> list[int]:
+    """What changes whenever a file's content does; a copy that keeps the times of its original has a new ctime."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def _contents(paths: Iterable[Path]) -> Iterator[bytes]:
+    """Each file's name, size and content, in parts."""
+    for path in paths:
+        yield f"{path.name}\0{path.stat().st_size}\0".encode()
+        with path.open("rb") as content:
+            while part := content.read(READ_AT_ONCE):
+                yield part
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def kept_model(name: str, *, bytes_needed: int, write: Writer, cache: Path | None = None) -> Path:
@@ -103,7 +154,8 @@ def kept_model(name: str, *, bytes_needed: int, write: Writer, cache: Path | Non
         return folder
     try:
         models.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(models / f"{folder.name}.lock"):
+        with (models / f"{folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel gives it back, however its holder ends
             if not _is_whole(folder):
                 _make(folder, bytes_needed, write)
     except OSError as error:

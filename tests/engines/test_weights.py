@@ -5,8 +5,10 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import statistics
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +16,7 @@ from pytest_slmperf.core.errors import EngineUnavailable
 from pytest_slmperf.core.shapes import SHAPES, Role, Tensor, tensors
 from pytest_slmperf.engines import weights
 from pytest_slmperf.engines.ctranslate2 import random_model
-from pytest_slmperf.engines.weights import cache_folder, draw, kept_model, storage_dtype
+from pytest_slmperf.engines.weights import cache_folder, content_name, draw, kept_model, storage_dtype
 
 OPT, GEMMA = SHAPES["tiny-2x64"], SHAPES["gemma-3-270m"]
 
@@ -67,9 +69,10 @@ def test_models_above_a_billion_parameters_are_stored_in_16_bits():
 
 
 def test_the_cache_folder_is_the_users_unless_a_variable_names_another(tmp_path):
-    """SLMPERF_CACHE moves the cache; without it, it is where the system keeps caches."""
-    assert cache_folder({"SLMPERF_CACHE": str(tmp_path)}) == tmp_path
-    assert cache_folder({}).name == "slmperf"
+    """SLMPERF_CACHE moves the cache; without it, it is where XDG_CACHE_HOME or the system keeps caches."""
+    assert cache_folder({"SLMPERF_CACHE": str(tmp_path), "XDG_CACHE_HOME": "/elsewhere"}) == tmp_path
+    assert cache_folder({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "slmperf"
+    assert cache_folder({"XDG_CACHE_HOME": "relative"}) == cache_folder({}) == Path.home() / ".cache" / "slmperf"
 
 
 def write_two_files(folder):
@@ -187,3 +190,66 @@ def test_a_models_file_is_the_same_bytes_each_time(tmp_path):
     unused = 2 * OPT.hidden
     elements = sum(tensor.size for tensor in tensors(OPT)) - unused
     assert 4 * elements < len(files[0]) < 4 * elements + 10_000
+
+
+# -- weights of a user's own
+
+
+def own_model(folder, content=b"x" * 1_000):
+    folder.mkdir(parents=True)
+    write_two_files(folder)
+    (folder / "model.bin").write_bytes(content)
+    return [folder / "model.bin", folder / "config.json"]
+
+
+def test_weights_are_named_by_their_content_and_not_by_their_folder(tmp_path):
+    """Two folders of the same last name have one name where they hold the same files, and two where they don't."""
+    one, copy, other = (
+        content_name(own_model(tmp_path / place / "opt", content), cache=tmp_path / "cache")
+        for place, content in (("a", b"x"), ("b", b"x"), ("c", b"y"))
+    )
+    assert one == copy
+    assert one != other
+    assert re.fullmatch("sha256:[0-9a-f]{16}", one)
+
+
+def test_the_order_of_the_files_does_not_matter(tmp_path):
+    """An engine may list a model's files as it finds them."""
+    files = own_model(tmp_path / "opt")
+    assert content_name(files, cache=tmp_path) == content_name(files[::-1], cache=tmp_path)
+
+
+def test_a_file_is_read_once_and_again_when_it_has_changed(tmp_path):
+    """A timed start finds the digest that a throw-away one left, until the content changes, even with its old time."""
+    files = own_model(tmp_path / "opt")
+    first = content_name(files, cache=tmp_path)
+    (kept,) = (tmp_path / "digests").iterdir()
+    kept.write_text(kept.read_text().replace(first, "sha256:kept"))
+    assert content_name(files, cache=tmp_path) == "sha256:kept"
+    before = files[0].stat()
+    files[0].write_bytes(b"y" * 1_000)
+    os.utime(files[0], ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert content_name(files, cache=tmp_path) not in {first, "sha256:kept"}
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}"])
+def test_a_damaged_digest_is_made_again(tmp_path, damage):
+    """What is kept is a saving, never a reason to fail."""
+    files = own_model(tmp_path / "opt")
+    name = content_name(files, cache=tmp_path)
+    (kept,) = (tmp_path / "digests").iterdir()
+    kept.write_text(damage)
+    assert content_name(files, cache=tmp_path) == name
+
+
+def test_without_a_cache_the_files_are_read_each_time(tmp_path):
+    """A cache folder that cannot be written costs time, and nothing else."""
+    files = own_model(tmp_path / "opt")
+    (tmp_path / "no-folder").write_text("")
+    assert content_name(files, cache=tmp_path / "no-folder") == content_name(files, cache=tmp_path / "cache")
+
+
+def test_a_model_file_that_cannot_be_read_is_named(tmp_path):
+    """A file that went away is an error that names it."""
+    with pytest.raises(EngineUnavailable, match=r"model's .*gone\.bin cannot be read: No such file"):
+        content_name([tmp_path / "gone.bin"], cache=tmp_path)
