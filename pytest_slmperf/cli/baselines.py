@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from pytest_slmperf.cli.reading import read_report
 from pytest_slmperf.core import gate
-from pytest_slmperf.core.baseline import Diff, Point, Retirement
+from pytest_slmperf.core.baseline import Point, Retirement
+from pytest_slmperf.core.diff import Diff
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.machine import slug
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE

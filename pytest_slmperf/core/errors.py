@@ -4,7 +4,6 @@ SlmperfError                  anything we can explain; its message names the way
 ├── UsageError                an option, a setting or a suite is wrong (pytest's exit code 4)
 │   └── SuiteError            a comparison or a declaration in a suite makes no sense
 ├── BaselineError             a stored file is missing, damaged, of the future, or refuses what it is given
-│   └── Incomparable          two measurements differ in a field that must match
 ├── DeviceBusy                another job measures on this device
 └── LaunchError               an engine's process did not do what it was asked
     ├── EngineUnavailable     the engine, the model or the dtype cannot be had here
@@ -31,10 +30,6 @@ class SuiteError(UsageError):
 
 class BaselineError(SlmperfError):
     """A stored file is missing, damaged, from the future, or refuses what it is given."""
-
-
-class Incomparable(BaselineError):
-    """Two measurements differ in a field that must match."""
 
 
 class DeviceBusy(SlmperfError):

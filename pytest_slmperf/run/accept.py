@@ -4,11 +4,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_slmperf.core import gate
-from pytest_slmperf.core.baseline import LEAST_LAUNCHES, Diff, Recording, updated
+from pytest_slmperf.core.diff import Diff
 from pytest_slmperf.core.errors import BaselineError, UsageError
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
+from pytest_slmperf.core.revision import LEAST_LAUNCHES, Recording, updated
 from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
 from pytest_slmperf.run.store import BaselineStore
 

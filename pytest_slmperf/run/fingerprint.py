@@ -8,10 +8,8 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 
-from pytest_slmperf import __version__
 from pytest_slmperf.core.machine import SIMULATED, Machine, Scalar
 
 GIT_LIMIT_S = 10.0
@@ -74,12 +72,6 @@ def probe(root: Path = Path("/")) -> Machine:
 def simulated() -> Machine:
     """The machine of the fake engine: the same everywhere, and comparable with no real one."""
     return Machine(SIMULATED, SIMULATED)
-
-
-def versions() -> dict[str, str]:
-    """The versions that a measurement was made with, beside the engine's own."""
-    others = {package: metadata.version(package) for package in ("numpy", "pytest")}
-    return {"python": platform.python_version(), "pytest-slmperf": __version__, **others}
 
 
 def commit(folder: Path = Path()) -> str | None:

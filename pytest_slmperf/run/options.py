@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pytest_slmperf.core.baseline import Against
 from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.lookup import Against
 from pytest_slmperf.engines.planted import LOSS_LIMIT
 
 PYTHON = "python"

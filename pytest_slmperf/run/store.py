@@ -17,19 +17,12 @@ from pathlib import Path
 
 import filelock
 
-from pytest_slmperf.core.baseline import (
-    Against,
-    BaselineFile,
-    Diff,
-    Recording,
-    Retirement,
-    diff,
-    pruned,
-    retired,
-    updated,
-)
+from pytest_slmperf.core.baseline import BaselineFile, Retirement
+from pytest_slmperf.core.diff import Diff, diff
 from pytest_slmperf.core.errors import BaselineError
+from pytest_slmperf.core.lookup import Against
 from pytest_slmperf.core.machine import Machine, slug
+from pytest_slmperf.core.revision import Recording, pruned, retired, updated
 from pytest_slmperf.run import baseline_format
 
 LOCK_WAIT_S = 60.0

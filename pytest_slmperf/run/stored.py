@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pytest_slmperf.core.baseline import Against, BaselineFile, Comparable, Incomparable, lookup
+from pytest_slmperf.core.baseline import BaselineFile
 from pytest_slmperf.core.errors import BaselineError
+from pytest_slmperf.core.lookup import Against, Comparable, Incomparable, lookup
 from pytest_slmperf.core.machine import SIMULATED, Machine
 from pytest_slmperf.core.outcome import SweepOutcome
 from pytest_slmperf.core.verdict import Status

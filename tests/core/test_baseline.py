@@ -9,26 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_slmperf.core.baseline import (
-    LEAST_LAUNCHES,
-    POINTS_KEPT,
-    Against,
-    BaselineFile,
-    Comparable,
-    Diff,
-    Incomparable,
-    NoBaseline,
-    Recording,
-    Retirement,
-    diff,
-    key_differences,
-    lookup,
-    pruned,
-    retired,
-    updated,
-)
+from pytest_slmperf.core.baseline import BaselineFile, Retirement, case_order
+from pytest_slmperf.core.diff import Diff, diff
 from pytest_slmperf.core.errors import BaselineError, UsageError
+from pytest_slmperf.core.lookup import Against, Comparable, Incomparable, NoBaseline, key_differences, lookup
 from pytest_slmperf.core.machine import Machine, Role
+from pytest_slmperf.core.revision import LEAST_LAUNCHES, POINTS_KEPT, Recording, pruned, retired, updated
 from pytest_slmperf.core.sample import Measurement, Sample
 
 MACHINE = Machine("NVIDIA H100", "580.65", {"cores": 16, "power_limit_w": 700, "kernel": "6.1.0"})
@@ -501,3 +487,17 @@ def test_retiring_never_brings_back_a_recording(file, data):
     points = file.cases[case].points
     after = retired(file, case, RETIREMENT).cases[case]
     assert after.current is (points[-2] if len(points) > 1 else None)
+
+
+def test_changes_are_listed_by_batch_size():
+    """A batch of 4 comes before one of 16, whatever the names' letters say."""
+    names = [f"decode/opt-1.3b/batch={size}" for size in (256, 16, 4, 1)]
+    tolerances = {(name, "output_throughput"): 0.03 for name in names}
+    file = accepted(None, *map(measurement, names), tolerances=tolerances)
+    assert [one.case for one in diff(None, file).new] == names[::-1]
+
+
+@given(st.lists(st.text()))
+def test_any_names_can_be_ordered(names):
+    """Names of any letters and digits, of any script, have an order."""
+    assert sorted(sorted(names, key=case_order)) == sorted(names)

@@ -1,0 +1,162 @@
+"""What changes a baseline file: new recordings, retired ones, and cases that nobody measures any more."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from pytest_slmperf.core.baseline import PLANTED, BaselineFile, Point, Retirement, StoredCase, StoredMetric
+from pytest_slmperf.core.errors import BaselineError, UsageError
+from pytest_slmperf.core.lookup import Difference, key_differences, scalar
+from pytest_slmperf.core.machine import SIMULATED, Machine, Role
+from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.sample import Measurement
+from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
+
+LEAST_LAUNCHES = 20
+"""With fewer, the gate's error rates don't hold."""
+
+POINTS_KEPT = 4
+"""The newest recording and three to fall back on when it is retired, or to read a trend from. git keeps the rest."""
+
+SHAPE_METRIC = "output_throughput"
+"""Kept although nothing gates it: a sweep's knee and frontier are read from it."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is to be stored: measurements, and where they come from."""
+
+    measurements: Sequence[Measurement]
+    tolerances: Mapping[tuple[str, str], float]
+    """By (case, metric). A metric without one is not gated, and not stored."""
+    recorded: str
+    """ISO 8601 in UTC."""
+    commit: str | None = None
+    by: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def updated(file: BaselineFile | None, machine: Machine, engine: str, suite: str, recording: Recording) -> BaselineFile:
+    """The file with the recording's measurements as the newest points of their cases; other cases stay as they are.
+
+    Where a case's key differs from the stored one, its earlier recordings are dropped: they hold for another thing.
+    Raises BaselineError for measurements that no gate may rest on, and for a file of another machine.
+    """
+    if file:
+        unlike = file.machine.differences(machine, Role.MUST_MATCH, Role.PART_OF_DEVICE)
+        if unlike:
+            named = "; ".join(str(Difference(name, *pair)) for name, pair in unlike.items())
+            raise BaselineError(
+                f"what is stored holds for another machine: {named}. Record into another folder (--slmperf-baselines), "
+                "or delete the file first"
+            )
+    if not recording.measurements:
+        raise BaselineError("there is nothing to record: no case was measured")
+    points, refused = {}, []
+    for measurement in recording.measurements:
+        try:
+            points[measurement.case] = _point(measurement, machine, engine, recording)
+        except BaselineError as error:
+            refused.append(str(error))
+    if refused:
+        raise BaselineError("nothing was recorded:\n" + "\n".join(refused) if len(refused) > 1 else refused[0])
+    cases = dict(file.cases) if file else {}
+    for measurement in recording.measurements:
+        key = {name: scalar(value) for name, value in measurement.key.items() if not name.startswith(PLANTED)}
+        before = cases.get(measurement.case)
+        earlier = before.points if before and not key_differences(before.key, key) else ()
+        point = points[measurement.case]
+        if earlier and _is_same_recording(earlier[-1], point):
+            earlier = earlier[:-1]
+        cases[measurement.case] = StoredCase(key, (*earlier, point)[-POINTS_KEPT:])
+    return BaselineFile(machine, engine, suite, cases)
+
+
+def _is_same_recording(stored: Point, accepted: Point) -> bool:
+    """Whether one recording is accepted for a second time: it then takes its own place."""
+    samples = [{name: kept.sample for name, kept in point.metrics.items()} for point in (stored, accepted)]
+    return samples[0] == samples[1] and stored.recorded == accepted.recorded and not stored.retired
+
+
+def _point(measurement: Measurement, machine: Machine, engine: str, recording: Recording) -> Point:
+    case = measurement.case
+    _refuse_unfit(measurement, machine, engine)
+    metrics = {}
+    for name, sample in measurement.samples.items():
+        tolerance = recording.tolerances.get((case, name))
+        if tolerance is None and (name != SHAPE_METRIC or len(sample.launches) < LEAST_LAUNCHES):
+            continue
+        if len(sample.launches) < LEAST_LAUNCHES:
+            raise BaselineError(
+                f"{case} {name}: {len(sample.launches)} launches; a baseline needs at least {LEAST_LAUNCHES}: "
+                "measure again with --slmperf-accept"
+            )
+        if tolerance is not None and not 0 < tolerance <= LARGEST_TOLERANCE:
+            raise BaselineError(
+                f"{case} {name}: a tolerance of {tolerance!r}; it is a fraction above 0, up to {LARGEST_TOLERANCE}"
+            )
+        meaning = metric(name)
+        metrics[meaning.name] = StoredMetric(sample, meaning.unit, meaning.higher_is_better, tolerance)
+    wanted = [name for of, name in recording.tolerances if of == case]
+    missing = [name for name in wanted if name not in metrics]
+    if missing:
+        why = "; ".join(f"{name}: {measurement.unmeasured.get(name, 'no launch measured it')}" for name in missing)
+        raise BaselineError(f"{case}: not measured, and can't be recorded: {why}")
+    if not metrics:
+        raise BaselineError(
+            f"{case}: none of its metrics is gated, so there is nothing to record: give its sweep a gate="
+        )
+    return Point(recording.recorded, metrics, recording.commit, recording.by, recording.versions)
+
+
+def _refuse_unfit(measurement: Measurement, machine: Machine, engine: str) -> None:
+    case, key = measurement.case, measurement.key
+    if measurement.void:
+        raise BaselineError(f"{case}: a void measurement can't be recorded: {measurement.void}")
+    planted = [f"{name}={value}" for name, value in key.items() if name.startswith(PLANTED) and value]
+    if planted:
+        raise BaselineError(
+            f"{case}: measured with a loss planted on purpose ({', '.join(planted)}); it can't be recorded"
+        )
+    pretended = "fake" in (engine, key.get("engine")) or key.get("device") == SIMULATED
+    if pretended and not machine.simulated:
+        raise BaselineError(f"{case}: simulated samples can't be recorded for a real machine ({machine.device})")
+    if key.get("engine", engine) != engine:
+        raise BaselineError(f"{case}: measured on {key['engine']}, and this is a baseline of {engine}")
+    for name, value in key.items():
+        flat = value is None or isinstance(value, (str, int, float, bool))
+        if not flat or (isinstance(value, float) and not math.isfinite(value)):
+            raise BaselineError(
+                f"{case}: its key's field {name} is {value!r}; a key holds texts, numbers, true, false or null"
+            )
+
+
+def retired(file: BaselineFile, case: str, retirement: Retirement, position: int | None = None) -> BaselineFile:
+    """The file with one recording of a case retired: the current one, or the one at this position, counted from 1."""
+    stored = _stored(file, case)
+    places = [place for place, point in enumerate(stored.points) if not point.retired]
+    if position is None:
+        if not places:
+            raise BaselineError(f"{case}: every recording of it is retired already")
+        place = places[-1]
+    else:
+        place = position - 1
+        if not 0 <= place < len(stored.points):
+            raise UsageError(f"{case} has no recording {position}; they are 1 (the oldest) to {len(stored.points)}")
+        if place not in places:
+            raise BaselineError(f"{case}: recording {position} is retired already")
+    points = list(stored.points)
+    points[place] = replace(points[place], retired=retirement)
+    return replace(file, cases={**file.cases, case: replace(stored, points=tuple(points))})
+
+
+def pruned(file: BaselineFile, measured: Collection[str]) -> BaselineFile | None:
+    """The file without the cases that no suite measures any more; None where none is left."""
+    cases = {name: stored for name, stored in file.cases.items() if name in measured}
+    return replace(file, cases=cases) if cases else None
+
+
+def _stored(file: BaselineFile, case: str) -> StoredCase:
+    if case not in file.cases:
+        raise UsageError(f"nothing is stored for {case}; stored are {', '.join(sorted(file.cases))}")
+    return file.cases[case]
