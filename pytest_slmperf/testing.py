@@ -114,8 +114,9 @@ def _wrong_facts(facts: EngineFacts) -> Iterator[str]:
     for name in ("version", "device", "dtype"):
         if not getattr(facts, name):
             yield f"its facts leave {name} empty: a baseline holds for one"
-    if facts.weights not in ("random", "real"):
-        yield f"its weights are {facts.weights!r}: say random or real"
+    kind, _, identity = facts.weights.partition(":")
+    if facts.weights != "random" and not (kind and identity):
+        yield f"its weights are {facts.weights!r}: say random, or what identifies them, as in sha256:1a2b…"
     if facts.vocabulary <= FIRST_ORDINARY_TOKEN:
         yield f"a vocabulary of {facts.vocabulary} leaves no token for a prompt: {FIRST_ORDINARY_TOKEN + 1} at least"
     if facts.context_tokens < max(map(sum, LENGTHS)):

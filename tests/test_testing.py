@@ -73,7 +73,7 @@ def _moved(served, by):
     ("ill", "said"),
     [
         ({"facts": {"version": ""}}, "its facts leave version empty"),
-        ({"facts": {"weights": "guessed"}}, "say random or real"),
+        ({"facts": {"weights": "guessed"}}, "say random, or what identifies them"),
         ({"facts": {"vocabulary": 5}}, "leaves no token for a prompt"),
         ({"facts": {"context_tokens": 4}}, "too short to serve anything"),
         ({"facts": {"startup_s": None}}, "a simulated start says how long it took"),

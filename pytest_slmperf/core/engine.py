@@ -27,7 +27,7 @@ class EngineSpec:
 
     @property
     def model_name(self) -> str:
-        """The last part of a path, or the shape's name: what a case is called by."""
+        """The last part of a path, or the shape's name: what a case is called by. The facts name the weights."""
         return self.model.rstrip("/").rpartition("/")[2]
 
 
@@ -62,7 +62,8 @@ class EngineFacts:
     """`cpu`, `cuda`, or `simulated` for an engine that does not do the work it is timed for."""
     dtype: str
     weights: str
-    """`random` (drawn as the model's family initialises them) or `real`."""
+    """`random` (drawn as the model's family initialises them), or what identifies them: `sha256:` and a digest of the
+    model's files (`pytest_slmperf.engines.weights.content_name`), or another `KIND:VALUE`, as a server's revision."""
     context_tokens: int
     """Prompt and output tokens that a request may have together."""
     vocabulary: int

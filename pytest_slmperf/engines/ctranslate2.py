@@ -116,7 +116,7 @@ class CTranslate2:
             version=ctranslate2.__version__,
             device=self._generator.device,
             dtype=self._generator.compute_type,
-            weights="real" if shape is None else "random",
+            weights="random" if shape else weights.content_name(_model_files(folder), cache=self._cache),
             context_tokens=self._context,
             vocabulary=len(self._vocabulary),
             settings=self._settings(),
@@ -271,6 +271,11 @@ def _check_lengths(generated: Sequence[int], batch: Sequence[Request]) -> None:
 
 def _is_path(model: str) -> bool:
     return model not in SHAPES and (os.sep in model or Path(model).expanduser().is_dir())
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """The files that CTranslate2 reads."""
+    return [folder / name for name in (*CONVERTED_FILES, *VOCABULARY_FILES) if (folder / name).is_file()]
 
 
 def read_vocabulary(folder: Path) -> list[str]:

@@ -5,6 +5,7 @@ import pytest
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.shapes import SHAPES
 from pytest_slmperf.engines.ctranslate2 import CTranslate2, write_model
+from pytest_slmperf.engines.weights import CACHE_VARIABLE
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +24,9 @@ def tiny(cache):
 
 
 @pytest.fixture
-def converted(tmp_path):
+def converted(tmp_path, cache, monkeypatch):
     """A folder as ct2-transformers-converter makes it, with a model that no table knows."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(cache))
     folder = tmp_path / "my-model"
     folder.mkdir()
     write_model(SHAPES["tiny-2x64"], "float32", folder)

@@ -1,6 +1,7 @@
 """The real engine, with real models of tiny shapes."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -164,13 +165,25 @@ def test_what_ctranslate2_raises_is_passed_on_with_its_text(converted):
 
 
 def test_a_converted_model_is_served_from_its_folder(converted):
-    """A path takes the place of a name; weights are then called real, and the case is called by the folder's name."""
+    """A path takes the place of a name, and the case is called by the folder's name."""
     spec = of(converted)
     engine = CTranslate2(spec)
     facts = engine.start()
-    assert (facts.weights, facts.context_tokens, facts.vocabulary) == ("real", 2_048, 512)
+    assert (facts.context_tokens, facts.vocabulary) == (2_048, 512)
     assert spec.model_name == "my-model"
     assert engine.serve(requests((8, 4)), observe=False).output_tokens == (4,)
+
+
+def test_converted_models_are_told_apart_by_what_is_in_their_folder(converted):
+    """A copy has the weights of its original, and a model of the same name with another file in it has not."""
+    copies = {place: converted.parent / place / converted.name for place in ("copy", "other")}
+    for copy in copies.values():
+        shutil.copytree(converted, copy)
+    with (copies["other"] / "config.json").open("a") as configuration:
+        configuration.write("\n")
+    original, copy, other = (CTranslate2(of(folder)).start().weights for folder in (converted, *copies.values()))
+    assert original.startswith("sha256:")
+    assert original == copy != other
 
 
 def test_a_vocabulary_of_lines_is_read_as_well(converted):
