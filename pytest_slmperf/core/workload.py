@@ -1,9 +1,8 @@
 """Workloads: the requests of a round, how long they are and how they arrive."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from pytest_slmperf.core.engine import Request
 from pytest_slmperf.core.errors import SuiteError
@@ -44,21 +43,6 @@ class StaticBatch:
         for name, tokens in zip(("prompt_tokens", "output_tokens"), fixed, strict=True):
             if tokens is not None and (type(tokens) is not int or tokens < 1):
                 raise SuiteError(f"StaticBatch: {name}={tokens!r}; it must be a whole number of at least 1")
-
-    @property
-    def key(self) -> Mapping[str, object]:
-        """The fields of a baseline's key: two samples of unlike workloads are incomparable."""
-        if self.lengths:
-            return {"workload": "static-batch", "trace": self.lengths.trace, "trace_seed": self.lengths.seed}
-        return {"workload": "static-batch", "prompt_tokens": self.prompt_tokens, "output_tokens": self.output_tokens}
-
-
-class Lengths(Protocol):
-    """Draws the lengths of requests."""
-
-    def draw(self, count: int) -> Sequence[tuple[int, int]]:
-        """Lengths of `count` requests: (prompt tokens, output tokens) each."""
-        ...
 
 
 def prompts(lengths: Sequence[tuple[int, int]], *, vocabulary: int, seed: int) -> tuple[Request, ...]:

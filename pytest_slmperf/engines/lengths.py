@@ -1,7 +1,8 @@
 """The lengths of a batch's requests: fixed, or drawn from a recorded trace."""
 
 import csv
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,23 @@ def draw_lengths(workload: StaticBatch, count: int, context_tokens: int) -> tupl
             f"context of {context_tokens} tokens"
         )
     return ((workload.prompt_tokens, workload.output_tokens),) * count, 0
+
+
+def workload_key(workload: StaticBatch) -> Mapping[str, object]:
+    """The workload's fields of a baseline's key: two samples of unlike requests are incomparable.
+
+    An excerpt goes by its name; a file by its own and by the lengths in it, wherever it lies. Raises SuiteError for a
+    trace that cannot be read.
+    """
+    traced = workload.lengths
+    if traced is None:
+        lengths = {"prompt_tokens": workload.prompt_tokens, "output_tokens": workload.output_tokens}
+        return {"workload": "static-batch", **lengths}
+    name = traced.trace
+    if name not in EXCERPTS:
+        digest = hashlib.sha256(repr(read_trace(name)).encode()).hexdigest()
+        name = f"{Path(name).name} sha256:{digest[:16]}"
+    return {"workload": "static-batch", "trace": name, "trace_seed": traced.seed}
 
 
 def read_trace(trace: str) -> RequestLengths:

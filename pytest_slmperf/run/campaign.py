@@ -18,6 +18,7 @@ from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Case, Sweep
 from pytest_slmperf.core.verdict import Status, Verdict
+from pytest_slmperf.engines.lengths import workload_key
 
 Mode = Literal["gate", "accept", "report"]
 
@@ -136,7 +137,7 @@ def case_key(sweep: Sweep, record: LaunchRecord) -> dict[str, object]:
         **{f"option.{name}": value for name, value in spec.options.items()},
         **{f"setting.{name}": value for name, value in facts.settings.items()},
         **({"planted_loss": spec.planted_loss} if spec.planted_loss else {}),
-        **sweep.workload.key,
+        **workload_key(sweep.workload),
     }
 
 

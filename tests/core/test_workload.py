@@ -80,14 +80,3 @@ def test_a_batch_without_clear_lengths_is_refused(arguments, message):
     """Lengths are two whole numbers or a trace, not something between."""
     with pytest.raises(SuiteError, match=message):
         StaticBatch(**arguments)
-
-
-def test_batches_of_unlike_lengths_have_unlike_keys():
-    """What a workload's requests are like is part of a baseline's key."""
-    keys = [
-        StaticBatch(8, 8).key,
-        StaticBatch(8, 9).key,
-        StaticBatch(lengths=TraceLengths(seed=0)).key,
-        StaticBatch(lengths=TraceLengths(seed=1)).key,
-    ]
-    assert len({tuple(key.items()) for key in keys}) == len(keys)

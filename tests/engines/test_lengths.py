@@ -4,7 +4,7 @@ import pytest
 
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.workload import StaticBatch, TraceLengths
-from pytest_slmperf.engines.lengths import draw_lengths, read_trace
+from pytest_slmperf.engines.lengths import draw_lengths, read_trace, workload_key
 
 
 def test_fixed_lengths_are_repeated():
@@ -73,3 +73,32 @@ def test_a_file_that_is_no_text_cannot_be_read(tmp_path):
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SuiteError, match="cannot be read"):
         read_trace(str(file))
+
+
+def test_batches_of_unlike_lengths_have_unlike_keys():
+    """What a workload's requests are like is part of a baseline's key."""
+    workloads = (
+        StaticBatch(8, 8),
+        StaticBatch(8, 9),
+        StaticBatch(lengths=TraceLengths(seed=0)),
+        StaticBatch(lengths=TraceLengths(seed=1)),
+    )
+    assert len({tuple(workload_key(workload).items()) for workload in workloads}) == len(workloads)
+
+
+def test_a_users_trace_is_keyed_by_its_content_and_not_by_its_folder(tmp_path):
+    """Moving a checkout or changing line endings makes no baseline incomparable, and changing a length does."""
+    contents = {
+        "here": b"ContextTokens,GeneratedTokens\n10,5\n",
+        "there": b"ContextTokens,GeneratedTokens\r\n10,5\r\n",
+        "other": b"ContextTokens,GeneratedTokens\n10,6\n",
+    }
+    traces = []
+    for folder, content in contents.items():
+        file = tmp_path / folder / "mine.csv"
+        file.parent.mkdir()
+        file.write_bytes(content)
+        traces.append(workload_key(StaticBatch(lengths=TraceLengths(str(file))))["trace"])
+    here, there, other = traces
+    assert here == there != other
+    assert here.startswith("mine.csv sha256:")
