@@ -52,14 +52,14 @@ def recording(cases: int, first: int = 0) -> Recording:
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         store = BaselineStore(Path(folder))
-        store.accept(MACHINE, "ctranslate2", "decode", recording(CASES))
+        store.accept(MACHINE, [("ctranslate2", "decode", recording(CASES))])
         path = store.path_of(MACHINE, "ctranslate2", "decode")
         plain_s = best_s(lambda: json.loads(path.read_bytes()))
         load_s = best_s(lambda: store.load(MACHINE, "ctranslate2", "decode"))
         file = store.load(MACHINE, "ctranslate2", "decode")
         assert file is not None
         lookup_s = best_s(lambda: [lookup(file, case, KEY, MACHINE) for case in file.cases]) / CASES
-        accept_s = best_s(lambda: store.accept(MACHINE, "ctranslate2", "decode", recording(1)), 1)
+        accept_s = best_s(lambda: store.accept(MACHINE, [("ctranslate2", "decode", recording(1))]), 1)
         megabytes = path.stat().st_size / 1e6
     print(f"{CASES} cases × {len(METRICS)} metrics × {LAUNCHES} launches × {ROUNDS} rounds: {megabytes:.1f} MB")
     print(f"json.loads          {plain_s * 1e3:8.1f} ms")

@@ -1,6 +1,7 @@
 """`slmperf baselines`: accept, retire, prune, list and show what is stored. Each verb prints what it changed."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -12,7 +13,6 @@ from pytest_slmperf.core import gate
 from pytest_slmperf.core.baseline import Point, Retirement
 from pytest_slmperf.core.diff import Diff
 from pytest_slmperf.core.errors import UsageError
-from pytest_slmperf.core.machine import slug
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE
 from pytest_slmperf.core.verdict import quantity
 from pytest_slmperf.report.table import table
@@ -92,23 +92,24 @@ def _retire(given: argparse.Namespace) -> int:
 
 def _prune(given: argparse.Namespace) -> int:
     run = read_report(given.report)
-    if not run.complete:
-        raise UsageError(f"{given.report}: of a run that was interrupted: it doesn't know every case")
+    if not run.whole or not run.complete:
+        why = "measured only a part of the suites (a selection or -x)" if run.complete else "was interrupted or failed"
+        raise UsageError(
+            f"{given.report}: the run {why}, so it doesn't know every case. Run all of the suites: pytest --slmperf "
+            f"--slmperf-report={shlex.quote(str(given.report))}"
+        )
     store = _store(given)
-    current: dict[Path, set[str]] = {}
+    measured: dict[Path, set[str]] = {}
     for sweep in run.sweeps:
         for spec in sweep.specs:
             path = store.path_of(run.machine, spec.engine, sweep.sweep)
-            current.setdefault(path, set()).update(sweep.cases, sweep.skipped, sweep.unselected)
-    changes = Diff()
-    for path, cases in current.items():
-        if path.exists():
-            changes += store.prune(path, cases)
-    _say_changes(changes)
-    here = store.root / slug(run.machine.device) / slug(run.machine.driver)
-    left = [stored.path for stored in store.files() if stored.path.parent == here and stored.path not in current]
+            measured.setdefault(path, set()).update(sweep.cases, sweep.skipped, sweep.unselected)
+    _say_changes(store.prune({path: cases for path, cases in measured.items() if path.exists()}))
+    engines = {spec.engine for sweep in run.sweeps for spec in sweep.specs}
+    left = [path for engine in sorted(engines) for path in store.paths(run.machine, engine) if path not in measured]
     _say(
-        f"kept: {path}: the report holds nothing of its suite; where that is gone, too: git rm {path}" for path in left
+        f"kept: {path}: the report holds nothing of its suite; if that is gone: git rm {shlex.quote(str(path))}"
+        for path in left
     )
     return 0
 

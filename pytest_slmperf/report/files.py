@@ -1,15 +1,14 @@
 """Writes a report to a file, in the format that its name ends with: whole, or not at all."""
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from pytest_slmperf.core.errors import SlmperfError, UsageError
 from pytest_slmperf.core.outcome import RunOutcome
 from pytest_slmperf.report import document
 from pytest_slmperf.report.markdown import markdown
+from pytest_slmperf.run.replacing import replace_files
 
 FORMATS: Mapping[str, Callable[[RunOutcome], str]] = {".json": document.text, ".md": markdown}
 """Renderers by the ending of a file's name."""
@@ -41,10 +40,8 @@ def write_report(run: RunOutcome, path: Path) -> None:
     there before is then still there.
     """
     content = _renderer(path)(run)
-    target = path.resolve()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _replace(target, content.encode())
+        replace_files({path: content.encode()})
     except OSError as error:
         raise SlmperfError(f"the report {path} can't be written: {error.strerror or error}") from error
 
@@ -54,26 +51,3 @@ def _renderer(path: Path) -> Callable[[RunOutcome], str]:
         return FORMATS[path.suffix.lower()]
     except KeyError:
         raise UsageError(f"{path}: a report's name ends with {' or '.join(FORMATS)}") from None
-
-
-def _replace(target: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    fresh = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.chmod(0o666 & ~_umask())
-        fresh.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            fresh.unlink()
-        raise
-
-
-def _umask() -> int:
-    """The mask can only be read by setting it. mkstemp makes files that nobody else may read; a report is no secret."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

@@ -9,7 +9,7 @@ from pytest_slmperf.core.errors import BaselineError, UsageError
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
-from pytest_slmperf.core.revision import LEAST_LAUNCHES, Recording, updated
+from pytest_slmperf.core.revision import LEAST_LAUNCHES, Recording
 from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
 from pytest_slmperf.run.store import BaselineStore
 
@@ -50,12 +50,7 @@ def accept(
     recordings = list(_recordings(sweeps, tolerances, terms))
     if not recordings:
         raise BaselineError("nothing is recorded: no gated case was measured; a sweep's gate={…} names what is gated")
-    for engine, suite, recording in recordings:
-        updated(store.load(machine, engine, suite), machine, engine, suite, recording)  # raises before the first write
-    changed = Diff()
-    for engine, suite, recording in recordings:
-        changed += store.accept(machine, engine, suite, recording)
-    return changed
+    return store.accept(machine, recordings)
 
 
 def _cases(sweeps: Sequence[SweepOutcome], only: Collection[str]) -> Iterator[CaseOutcome]:

@@ -1,6 +1,11 @@
-"""One job measures on a device at a time: a lock for the whole machine, which a crash gives back."""
+"""One job at a time measures on a device, and changes a folder of baselines: locks that a crash gives back.
+
+They lie where all users of a machine find them, whatever their TMPDIR, and never in a repository.
+"""
 
 import contextlib
+import errno
+import hashlib
 import os
 import re
 import stat
@@ -13,10 +18,12 @@ from pathlib import Path
 
 import filelock
 
-from pytest_slmperf.core.errors import DeviceBusy
+from pytest_slmperf.core.errors import BaselineError, DeviceBusy
 
 FOLDERS = (Path("/run/lock"), Path("/var/lock"), Path("/tmp"))  # noqa: S108 - the same for every user and TMPDIR
 EVERYBODY_WRITES = 0o666
+BASELINE_LOCKS = 256
+"""Folders of baselines share this many locks, so that their number is bounded; sharing one costs a moment's wait."""
 ASK_EVERY_S = 0.2
 SAY_EVERY_S = 60.0
 
@@ -35,7 +42,10 @@ def device_lock(
     `flock`, so the kernel gives it back however its holder ends. Raises DeviceBusy, naming the holder.
     """
     tell = say or _to_stderr
-    path = (folder or machine_folder()) / f"slmperf-{_slug(device)}.lock"
+    try:
+        path = (folder or machine_folder()) / f"slmperf-{_slug(device)}.lock"
+    except OSError as error:
+        raise DeviceBusy(f"no folder for the lock of {device}: {error.strerror}") from error
     lock = filelock.FileLock(path, mode=EVERYBODY_WRITES, thread_local=False)
     _acquire(lock, device, path, wait_s=wait_s, say=tell)
     try:
@@ -45,14 +55,36 @@ def device_lock(
         lock.release()
 
 
+@contextmanager
+def baselines_lock(baselines: Path, *, wait_s: float) -> Iterator[None]:
+    """Hold a folder of baselines while it is changed, waiting up to `wait_s` for it.
+
+    Raises BaselineError where another process holds it for longer, and where there can be no lock.
+    """
+    number = int.from_bytes(hashlib.sha256(os.fsencode(baselines.resolve())).digest()) % BASELINE_LOCKS
+    try:
+        path = machine_folder() / f"slmperf-baselines-{number}.lock"
+        lock = filelock.FileLock(path, timeout=wait_s, mode=EVERYBODY_WRITES)
+        lock.acquire()
+    except filelock.Timeout as error:
+        waited = f"another process has been changing it for {wait_s:g} s"
+        raise BaselineError(f"{baselines}: {waited} (lock {error.lock_file})") from error
+    except OSError as error:
+        raise BaselineError(f"{baselines}: its lock can't be had: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def machine_folder() -> Path:
-    """Where all users of this machine can put a lock. Raises DeviceBusy where there is none."""
+    """Where all users of this machine can put a lock. Raises OSError where there is no such folder."""
     for folder in FOLDERS:
         with contextlib.suppress(OSError):
             mode = folder.stat().st_mode
             if stat.S_ISDIR(mode) and mode & stat.S_IWOTH and os.access(folder, os.W_OK | os.X_OK):
                 return folder
-    raise DeviceBusy(f"no folder for the device's lock: none of {', '.join(map(str, FOLDERS))} can be written by all")
+    raise OSError(errno.EACCES, f"none of {', '.join(map(str, FOLDERS))} can be written by all")
 
 
 def _acquire(

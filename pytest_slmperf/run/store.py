@@ -1,21 +1,15 @@
 """The folder of baselines: `<device>/<driver>/<engine>-<suite>.json`, read and changed file by file.
 
-A change is read, made and written under a lock that all runs of a user share, and replaces the file in one step: a
+A change is read, made and written under a lock that all runs on a machine share, and replaces each file in one step: a
 reader sees the old file or the new one, and two runs that record at once lose nothing of each other.
 """
 
-import hashlib
-import os
-import secrets
 import shlex
 import stat
-import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import filelock
 
 from pytest_slmperf.core.baseline import BaselineFile, Retirement
 from pytest_slmperf.core.diff import Diff, diff
@@ -24,6 +18,8 @@ from pytest_slmperf.core.lookup import Against
 from pytest_slmperf.core.machine import Machine, slug
 from pytest_slmperf.core.revision import Recording, pruned, retired, updated
 from pytest_slmperf.run import baseline_format
+from pytest_slmperf.run.lock import baselines_lock
+from pytest_slmperf.run.replacing import replace_files
 
 LOCK_WAIT_S = 60.0
 """A change takes milliseconds; whoever holds the lock for longer is stuck."""
@@ -48,8 +44,10 @@ class BaselineStore:
 
     def path_of(self, machine: Machine, engine: str, suite: str) -> Path:
         """Where a file belongs. The engine's name has no hyphen there: the suite begins after the first one."""
-        name = f"{slug(engine).replace('-', '_')}-{slug(suite)}.json"
-        return self.root / slug(machine.device) / slug(machine.driver) / name
+        return self._folder(machine) / f"{_prefix(engine)}{slug(suite)}.json"
+
+    def _folder(self, machine: Machine) -> Path:
+        return self.root / slug(machine.device) / slug(machine.driver)
 
     def load(self, machine: Machine, engine: str, suite: str, against: Against | None = None) -> BaselineFile | None:
         """The file of this machine, engine and suite, or None where there is none.
@@ -69,6 +67,10 @@ class BaselineStore:
         paths = sorted(path for path in self.root.glob("*/*/*.json") if not path.name.startswith("."))
         return tuple(Stored(path, read_baseline(path)) for path in paths)
 
+    def paths(self, machine: Machine, engine: str) -> tuple[Path, ...]:
+        """Every file of a machine and an engine, whatever the suite."""
+        return tuple(sorted(self._folder(machine).glob(f"{_prefix(engine)}*.json")))
+
     def elsewhere(self, machine: Machine, engine: str, suite: str) -> str:
         """A sentence that names other drivers, or else devices, with a baseline of this suite; empty where none has.
 
@@ -87,36 +89,53 @@ class BaselineStore:
             return _way("driver", drivers)
         return _way("device", devices) if devices else ""
 
-    def accept(self, machine: Machine, engine: str, suite: str, recording: Recording) -> Diff:
-        """Store measurements as the newest recordings of their cases, all of them or none, and say what changed.
+    def accept(self, machine: Machine, recordings: Sequence[tuple[str, str, Recording]]) -> Diff:
+        """Store recordings, each as (engine, suite, recording), as the newest of their cases, and say what changed.
 
-        Raises BaselineError for measurements that no gate may rest on, and where the file can't be read or written.
+        All of them or none, in however many files; see `replace_files` for what a crash leaves. Raises BaselineError
+        for measurements that no gate may rest on, and where a file can't be read or written.
         """
-        path = self.path_of(machine, engine, suite)
 
-        def accepted(file: BaselineFile | None) -> BaselineFile:
-            return updated(_of_suite(file, path, engine, suite), machine, engine, suite, recording)
+        def accepted(path: Path, engine: str, suite: str, recording: Recording) -> Change:
+            return lambda file: updated(_of_suite(file, path, engine, suite), machine, engine, suite, recording)
 
-        return self._change(path, accepted)
+        paths = [self.path_of(machine, engine, suite) for engine, suite, _ in recordings]
+        return self._change([(path, accepted(path, *one)) for path, one in zip(paths, recordings, strict=True)])
 
     def retire(self, path: Path, case: str, retirement: Retirement, position: int | None = None) -> Diff:
         """Retire a recording of a case in the file at `path`; the gate falls back on the newest that isn't retired."""
-        return self._change(path, lambda file: retired(_there(file, path), case, retirement, position))
+        return self._change([(path, lambda file: retired(_there(file, path), case, retirement, position))])
 
-    def prune(self, path: Path, measured: Collection[str]) -> Diff:
-        """Remove the cases that aren't in `measured` from the file at `path`, and the file with its last case."""
-        return self._change(path, lambda file: pruned(_there(file, path), measured))
+    def prune(self, measured: Mapping[Path, Collection[str]]) -> Diff:
+        """Remove from each file the cases that aren't measured any more, and a file with its last case."""
 
-    def _change(self, path: Path, change: Change) -> Diff:
-        path = path.resolve()
-        with _locked(path, self._lock_wait_s):
-            before = _read(path)
-            after = change(before)
-            if after is None:
-                _remove(path)
-            elif after != before:
-                _replace(path, baseline_format.text_of(after, str(path)))
-        return diff(before, after)
+        def kept(path: Path, cases: Collection[str]) -> Change:
+            return lambda file: pruned(_there(file, path), cases)
+
+        return self._change([(path, kept(path, cases)) for path, cases in measured.items()])
+
+    def _change(self, changes: Sequence[tuple[Path, Change]]) -> Diff:
+        """Make changes in their order, and write what came of them when all are made."""
+        with baselines_lock(self.root, wait_s=self._lock_wait_s):
+            before = {path: _read(path) for path, _ in changes}
+            after = dict(before)
+            for path, change in changes:
+                after[path] = change(after[path])
+            contents = {path: _content(file, path) for path, file in after.items() if file != before[path]}
+            try:
+                replace_files(contents)
+            except OSError as error:
+                why = error.strerror or error
+                raise BaselineError(f"{error.filename}: can't be written: {why}; what was stored still is") from error
+        return sum((diff(before[path], file) for path, file in after.items()), Diff())
+
+
+def _content(file: BaselineFile | None, path: Path) -> bytes | None:
+    return baseline_format.text_of(file, str(path)).encode() if file else None
+
+
+def _prefix(engine: str) -> str:
+    return f"{slug(engine).replace('-', '_')}-"
 
 
 def read_baseline(path: Path) -> BaselineFile:
@@ -154,63 +173,3 @@ def _of_suite(file: BaselineFile | None, path: Path, engine: str, suite: str) ->
 def _way(field: str, values: Sequence[str]) -> str:
     names = ", ".join(dict.fromkeys(values))
     return f"baselines exist for {field} {names}: compare with --slmperf-against {shlex.quote(f'{field}={values[-1]}')}"
-
-
-@contextmanager
-def _locked(path: Path, wait_s: float) -> Iterator[None]:
-    """Hold the lock of a baseline file. It lies with the temporary files, where git can't see it."""
-    folder = Path(tempfile.gettempdir()) / f"slmperf-{os.getuid()}"
-    lock = filelock.FileLock(folder / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.lock", timeout=wait_s)
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        lock.acquire()
-    except filelock.Timeout as error:
-        waited = f"another process has been changing it for {wait_s:g} s"
-        raise BaselineError(f"{path}: {waited} (lock {lock.lock_file})") from error
-    except OSError as error:
-        raise BaselineError(f"{path}: its lock {lock.lock_file} can't be had: {error.strerror or error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write the whole file anew beside the old one, then put it in its place; where that fails, the old one stays."""
-    folder = path.parent
-    fresh = folder / f".{path.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f".{path.name}.*.tmp"):  # by a process that was killed while it wrote
-            left.unlink(missing_ok=True)
-        try:
-            with fresh.open("x", encoding="utf-8", newline="\n") as stream:
-                if path.exists():
-                    os.fchmod(stream.fileno(), path.stat().st_mode & 0o777)
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            fresh.replace(path)
-        except BaseException:
-            fresh.unlink(missing_ok=True)
-            raise
-        _sync(folder)
-    except OSError as error:
-        raise BaselineError(f"{path}: can't be written: {error.strerror or error}; what was stored still is") from error
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-        _sync(path.parent)
-    except OSError as error:
-        raise BaselineError(f"{path}: can't be removed: {error.strerror or error}") from error
-
-
-def _sync(folder: Path) -> None:
-    """Make a changed name outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

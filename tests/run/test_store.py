@@ -52,7 +52,7 @@ def store(tmp_path):
 @pytest.fixture
 def path(store):
     """A file with one recorded case."""
-    store.accept(MACHINE, ENGINE, SUITE, recording())
+    store.accept(MACHINE, [(ENGINE, SUITE, recording())])
     return store.path_of(MACHINE, ENGINE, SUITE)
 
 
@@ -101,7 +101,7 @@ def test_the_text_reads_well_in_a_review(path):
 def test_another_recording_only_adds_lines(store, path):
     """A new recording is a block of added lines, and but for commas no line of the others changes."""
     before = path.read_text().splitlines()
-    store.accept(MACHINE, ENGINE, SUITE, recording(median=4100.0))
+    store.accept(MACHINE, [(ENGINE, SUITE, recording(median=4100.0))])
     after = iter([line.rstrip(",") for line in path.read_text().splitlines()])
     assert all(line.rstrip(",") in after for line in before)
 
@@ -118,9 +118,9 @@ def test_what_was_accepted_is_loaded(store, path):
 
 def test_accepting_the_same_suite_name_in_another_spelling_is_refused(store):
     """Two suites whose names give one file name don't share it."""
-    store.accept(MACHINE, ENGINE, "decode.long", recording())
+    store.accept(MACHINE, [(ENGINE, "decode.long", recording())])
     with pytest.raises(BaselineError, match=r"holds decode\.long on ctranslate2, not Decode\.long"):
-        store.accept(MACHINE, ENGINE, "Decode.long", recording())
+        store.accept(MACHINE, [(ENGINE, "Decode.long", recording())])
 
 
 @pytest.mark.parametrize(
@@ -159,27 +159,27 @@ def test_a_damaged_file_elsewhere_does_not_stop_the_message(store, path):
 
 def test_retiring_and_pruning_change_the_file(store, path):
     """Retiring notes the reason in the file; pruning the last case removes the file."""
-    store.accept(MACHINE, ENGINE, SUITE, recording("decode/m/batch=2"))
+    store.accept(MACHINE, [(ENGINE, SUITE, recording("decode/m/batch=2"))])
     changes = store.retire(path, "decode/m/batch=1", Retirement("2026-02-01T00:00:00Z", "the fan was broken"))
     assert [one.case for one in changes.gone] == ["decode/m/batch=1"]
     assert read_baseline(path).cases["decode/m/batch=1"].points[0].retired.reason == "the fan was broken"
-    assert not store.prune(path, {"decode/m/batch=1", "decode/m/batch=2"})
-    assert len(store.prune(path, {"decode/m/batch=1"}).gone) == 1
-    store.prune(path, ())
+    assert not store.prune({path: {"decode/m/batch=1", "decode/m/batch=2"}})
+    assert len(store.prune({path: {"decode/m/batch=1"}}).gone) == 1
+    store.prune({path: ()})
     assert files_in(store.root) == []
 
 
 def test_a_change_of_nothing_leaves_the_file_untouched(store, path):
     """Pruning what isn't stale doesn't rewrite the file."""
     before = path.stat()
-    store.prune(path, {"decode/m/batch=1"})
+    store.prune({path: {"decode/m/batch=1"}})
     assert path.stat() == before
 
 
 def test_changing_a_file_that_is_not_there_is_refused(store):
     """Retiring or pruning in a file that doesn't exist names it."""
     with pytest.raises(BaselineError, match=r"absent\.json: there is no such file"):
-        store.prune(store.root / "absent.json", ())
+        store.prune({store.root / "absent.json": ()})
 
 
 # -- files that can't be read
@@ -229,7 +229,7 @@ def test_a_folder_in_place_of_a_file_is_refused(store):
     path.mkdir(parents=True)
     assert "it is no file" in refusal(path)
     with pytest.raises(BaselineError, match="it is no file"):
-        store.accept(MACHINE, ENGINE, SUITE, recording())
+        store.accept(MACHINE, [(ENGINE, SUITE, recording())])
 
 
 def test_a_file_in_place_of_a_folder_is_refused(store):
@@ -350,7 +350,7 @@ def test_two_runs_that_accept_at_once_lose_nothing(store):
 store = BaselineStore(Path(sys.argv[1]))
 sys.stdin.read()
 for size in range(3):
-    store.accept(MACHINE, ENGINE, SUITE, recording(f"decode/{sys.argv[2]}/batch={size}"))
+    store.accept(MACHINE, [(ENGINE, SUITE, recording(f"decode/{sys.argv[2]}/batch={size}"))])
 """
     writers = [in_child(body, store.root, name, stdin=subprocess.PIPE) for name in "abcd"]
     for writer in writers:
@@ -367,7 +367,8 @@ def test_a_reader_never_sees_half_a_file(store, path):
     body = """
 store = BaselineStore(Path(sys.argv[1]))
 for median in range(4000, 4008):
-    store.accept(MACHINE, ENGINE, SUITE, recording(*(f"decode/m/batch={size}" for size in range(50)), median=median))
+    recorded = recording(*(f"decode/m/batch={size}" for size in range(50)), median=median)
+    store.accept(MACHINE, [(ENGINE, SUITE, recorded)])
 """
     writer = in_child(body, store.root)
     reads = 0
@@ -384,7 +385,8 @@ def test_a_writer_that_is_killed_leaves_the_old_file_or_the_new_one(store, path)
 store = BaselineStore(Path(sys.argv[1]))
 print("ready", flush=True)
 for median in range(5000, 9000):
-    store.accept(MACHINE, ENGINE, SUITE, recording(*(f"decode/m/batch={size}" for size in range(40)), median=median))
+    recorded = recording(*(f"decode/m/batch={size}" for size in range(40)), median=median)
+    store.accept(MACHINE, [(ENGINE, SUITE, recorded)])
 """
     draw = random.Random(0)
     for _ in range(4):
@@ -395,14 +397,14 @@ for median in range(5000, 9000):
         writer.communicate()
         read_baseline(path)
     (path.parent / f".{path.name}.0badcafe.tmp").write_text('{"half')
-    store.accept(MACHINE, ENGINE, SUITE, recording("decode/m/batch=99"))
+    store.accept(MACHINE, [(ENGINE, SUITE, recording("decode/m/batch=99"))])
     assert "decode/m/batch=99" in read_baseline(path).cases
     assert files_in(store.root) == [PLACE]
 
 
 ACCEPT = """
 try:
-    BaselineStore(Path(sys.argv[1])).accept(MACHINE, ENGINE, SUITE, recording(*map(str, range(99))))
+    BaselineStore(Path(sys.argv[1])).accept(MACHINE, [(ENGINE, SUITE, recording(*map(str, range(99))))])
 except BaselineError as error:
     sys.exit(f"told: {error}")
 """
@@ -434,14 +436,42 @@ def test_a_disk_without_space_leaves_the_old_file(tmp_path):
         pytest.skip("mounting is not permitted here")
     try:
         store = BaselineStore(disk)
-        store.accept(MACHINE, ENGINE, SUITE, recording())
+        store.accept(MACHINE, [(ENGINE, SUITE, recording())])
         before = (disk / PLACE).read_bytes()
         with pytest.raises(BaselineError, match="No space left on device; what was stored still is"):
-            store.accept(MACHINE, ENGINE, SUITE, recording(*map(str, range(99))))
+            store.accept(MACHINE, [(ENGINE, SUITE, recording(*map(str, range(99))))])
         assert (disk / PLACE).read_bytes() == before
         assert files_in(disk) == [PLACE]
     finally:
         subprocess.run(["/bin/umount", disk], check=True)
+
+
+def test_a_full_disk_accepts_no_file_of_several(store, path):
+    """Where the second of two files doesn't fit, the first one isn't changed either."""
+    before = path.read_bytes()
+    body = """
+several = [(ENGINE, SUITE, recording("decode/m/batch=2")), (ENGINE, "prefill", recording(*map(str, range(99))))]
+try:
+    BaselineStore(Path(sys.argv[1])).accept(MACHINE, several)
+except BaselineError as error:
+    sys.exit(f"told: {error}")
+"""
+
+    def room_for_one():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+
+    _, told = in_child(body, store.root, preexec_fn=room_for_one).communicate()
+    assert f"told: {path.with_name('ctranslate2-prefill.json')}: can't be written: File too large" in told
+    assert path.read_bytes() == before
+    assert files_in(store.root) == [PLACE]
+
+
+def test_two_recordings_of_one_file_are_both_kept(store):
+    """A suite that is measured in two parts is one file with the cases of both."""
+    parts = [(ENGINE, SUITE, recording(f"decode/m/batch={size}")) for size in (16, 4)]
+    assert [one.case for one in store.accept(MACHINE, parts).new] == ["decode/m/batch=4", "decode/m/batch=16"]
+    assert len(store.load(MACHINE, ENGINE, SUITE).cases) == 2
 
 
 @pytest.fixture
@@ -465,7 +495,7 @@ if os.geteuid() == 0:  # permissions don't hold for root
 def test_a_folder_that_may_not_be_written_leaves_the_old_file(in_the_open):
     """A read-only folder is told, and nothing in it changes."""
     store = BaselineStore(in_the_open)
-    store.accept(MACHINE, ENGINE, SUITE, recording())
+    store.accept(MACHINE, [(ENGINE, SUITE, recording())])
     path = in_the_open / PLACE
     before = path.read_bytes()
     path.parent.chmod(0o555)
@@ -478,26 +508,43 @@ def test_a_folder_that_may_not_be_written_leaves_the_old_file(in_the_open):
 
 def test_a_file_that_may_not_be_read_is_refused(in_the_open):
     """A file without read permission is told, not taken for a missing one."""
-    BaselineStore(in_the_open).accept(MACHINE, ENGINE, SUITE, recording())
+    BaselineStore(in_the_open).accept(MACHINE, [(ENGINE, SUITE, recording())])
     path = in_the_open / PLACE
     path.chmod(0)
     _, told = in_child(AS_NOBODY + ACCEPT, in_the_open).communicate()
     assert f"told: {path}: can't be read: Permission denied" in told
 
 
-def test_a_stuck_writer_is_waited_for_and_named(store, path):
-    """Whoever can't have the lock in time says so, and which lock it is."""
-    body = """
-from pytest_slmperf.run.store import _locked
-with _locked(Path(sys.argv[1]).resolve(), 9):
+HOLD = """
+from pytest_slmperf.run.lock import baselines_lock
+with baselines_lock(Path(sys.argv[1]), wait_s=9):
     print("held", flush=True)
     sys.stdin.read()
 """
-    holder = in_child(body, path, stdin=subprocess.PIPE)
+
+
+def test_a_stuck_writer_is_waited_for_and_named(store, path, tmp_path):
+    """Whoever can't have the lock in time says so, and which lock it is, wherever each has its temporary files."""
+    elsewhere = {**os.environ, "TMPDIR": str(tmp_path)}
+    holder = in_child(HOLD, path.parents[2], stdin=subprocess.PIPE, env=elsewhere)
     assert holder.stdout.readline() == "held\n"
     try:
         with pytest.raises(BaselineError, match=r"another process has been changing it for 0\.1 s \(lock .*\.lock\)"):
-            BaselineStore(store.root, lock_wait_s=0.1).accept(MACHINE, ENGINE, SUITE, recording())
+            BaselineStore(store.root, lock_wait_s=0.1).accept(MACHINE, [(ENGINE, SUITE, recording())])
+        assert files_in(store.root) == [PLACE]
+    finally:
+        holder.communicate("")
+
+
+def test_two_ways_to_one_folder_share_a_lock(store, path, tmp_path):
+    """A link to the folder of baselines is the same folder."""
+    assert path.exists()
+    (tmp_path / "link").symlink_to(store.root)
+    holder = in_child(HOLD, tmp_path / "link", stdin=subprocess.PIPE)
+    assert holder.stdout.readline() == "held\n"
+    try:
+        with pytest.raises(BaselineError, match="another process has been changing it"):
+            BaselineStore(store.root, lock_wait_s=0.1).accept(MACHINE, [(ENGINE, SUITE, recording())])
     finally:
         holder.communicate("")
 
@@ -507,7 +554,7 @@ def test_a_link_is_followed(store, path, tmp_path):
     real = tmp_path / "real.json"
     path.rename(real)
     path.symlink_to(real)
-    store.accept(MACHINE, ENGINE, SUITE, recording("decode/m/batch=2"))
+    store.accept(MACHINE, [(ENGINE, SUITE, recording("decode/m/batch=2"))])
     assert path.is_symlink()
     assert len(read_baseline(real).cases) == 2
 
@@ -515,7 +562,7 @@ def test_a_link_is_followed(store, path, tmp_path):
 def test_a_file_keeps_its_permissions(store, path):
     """A new recording doesn't lock colleagues out."""
     path.chmod(0o664)
-    store.accept(MACHINE, ENGINE, SUITE, recording("decode/m/batch=2"))
+    store.accept(MACHINE, [(ENGINE, SUITE, recording("decode/m/batch=2"))])
     assert path.stat().st_mode & 0o777 == 0o664
 
 
@@ -525,7 +572,7 @@ def test_what_breaks_the_schema_is_not_written(store, path, recorded):
     before = path.read_bytes()
     wrong = Recording(recording().measurements, recording().tolerances, recorded)
     with pytest.raises(BaselineError, match=r"can't be written: \$\.cases\[.*\]\.points\[1\]\.recorded: "):
-        store.accept(MACHINE, ENGINE, SUITE, wrong)
+        store.accept(MACHINE, [(ENGINE, SUITE, wrong)])
     assert path.read_bytes() == before
 
 
