@@ -17,8 +17,7 @@ HOMES = {
     "ctranslate2": {"engines/ctranslate2.py"},
     "jsonschema_rs": {"run/schema.py"},
     "tabulate": {"report/table.py"},
-    # Two things are locked for two reasons: a device, and a file of baselines.
-    "filelock": {"run/lock.py", "run/store.py"},
+    "filelock": {"run/lock.py"},
     # Arrays are a vocabulary, not a service: the resampled gate, a model's weights, and the engine that is fed them.
     "numpy": {"core/gate.py", "engines/ctranslate2.py", "engines/weights.py"},
 }

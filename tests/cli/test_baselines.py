@@ -37,7 +37,7 @@ def case(name, *, median=4000.0, spread=0.002, launches=20, tolerance=0.03, seed
     return CaseOutcome(name, coordinates, replace(measured, **changes), None, {meaning.name: verdict})
 
 
-def run(*cases, complete=True, planted_loss=0.0, machine=MACHINE, **fields):
+def run(*cases, complete=True, whole=True, planted_loss=0.0, machine=MACHINE, **fields):
     sweep = SweepOutcome(
         sweep="decode",
         design="stored",
@@ -50,7 +50,7 @@ def run(*cases, complete=True, planted_loss=0.0, machine=MACHINE, **fields):
         seconds=60.0,
         **fields,
     )
-    return RunOutcome(machine, (sweep,), "2026-01-01T00:00:00+00:00", 61.0, "0123456789abcdef", complete)
+    return RunOutcome(machine, (sweep,), "2026-01-01T00:00:00+00:00", 61.0, "0123456789abcdef", complete, whole=whole)
 
 
 @pytest.fixture(autouse=True)
@@ -286,11 +286,15 @@ def test_prune_keeps_a_suite_that_the_report_does_not_know(baselines, report):
     assert set(stored().cases) == {SMALL}
 
 
-def test_prune_by_an_interrupted_run_is_wrong_usage(baselines, report):
-    """A run that didn't come to its end doesn't know every case."""
+@pytest.mark.parametrize(
+    ("part", "why"), [({"complete": False}, "was interrupted or failed"), ({"whole": False}, "only a part of the suites")]
+)
+def test_prune_by_a_part_of_the_suites_is_wrong_usage(baselines, report, part, why):
+    """A run that was interrupted or selected by -k doesn't know every case: it is refused, with the run that does."""
     baselines("accept", report(run(case(SMALL))))
-    code, said = baselines("prune", report(run(case(LARGE), complete=False)))
-    assert (code, "was interrupted" in said) == (4, True)
+    code, said = baselines("prune", report(run(case(LARGE), **part)))
+    assert (code, why in said) == (4, True), said
+    assert "Run all of the suites: pytest --slmperf --slmperf-report=" in said
     assert set(stored().cases) == {SMALL}
 
 
