@@ -2,8 +2,11 @@
 
 A throughput saturates over the batch, T(B) = B / (1 + B / half); launches scatter by `noise` on the log scale, share
 a factor of their launch, and each arm has a day of its own. `still` has one true curve in both arms; `edge` too,
-exactly where the knee changes from one batch size to the next. `twofold` and `fourfold` let the candidate saturate that
-much earlier. The frontier is of throughput and ITL; `slower` takes 8 % of the throughput away at every batch size.
+exactly where the knee changes from one batch size to the next. `fourfold` lets the candidate saturate that much
+earlier. The frontier is of throughput and ITL; `slower` takes 8 % of the throughput away at every batch size.
+
+It goes as in a run: 20 launches are stored; a case gets 8 to 16, until the gate has decided its metrics, and 8 more
+where one regressed; what looks regressed of the knee or the frontier is judged again on 8 fresh launches of that day.
 """
 
 import argparse
@@ -11,36 +14,86 @@ import math
 import random
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from pytest_slmperf.core.frontier import Curve, Definition, Frontier, frontier
-from pytest_slmperf.core.gate import Policy
+from pytest_slmperf.core import gate
+from pytest_slmperf.core.frontier import Frontier, FrontierPolicy, frontier
+from pytest_slmperf.core.knee import ONE_DAY_SD, Curve, Definition
+from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.sample import Sample
+from pytest_slmperf.core.verdict import Status, Verdict
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-DAY_SD = 0.007 / math.sqrt(2)
-"""Of one day: the difference between two has 0.7 %, as the gate assumes."""
+NAMES = {size: f"batch={size}" for size in SIZES}
+METRICS = ("output_throughput", "median_itl_ms")
+STORED, CAP = 20, 16
+FRESH = gate.fresh_launches(gate.Policy(0.05, CAP))
 
 
-def curve(half: float, launches: int, noise: float, draw: random.Random) -> Curve:
-    """A sweep of this many launches; throughput and ITL saturate at `half`."""
-    day = {size: draw.gauss(0, DAY_SD) for size in SIZES}
-    shared = [draw.gauss(0, noise / 2) for _ in range(launches)]
+@dataclass
+class Day:
+    """A machine on one day: its true curve, and what it lost."""
 
-    def sample(truth: float, size: int, sign: int) -> Sample:
-        values = [
-            [truth * math.exp(sign * (day[size] + of_launch + draw.gauss(0, noise))) for _ in range(3)]
-            for of_launch in shared
+    half: float
+    noise: float
+    draw: random.Random
+    loss: float = 0.0
+    day: dict[int, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.day = {size: self.draw.gauss(0, ONE_DAY_SD) for size in SIZES}
+
+    def curve(self, launches: int) -> Curve:
+        """A sweep of this many launches; throughput and ITL saturate at `half`."""
+        shared = [self.draw.gauss(0, self.noise / 2) for _ in range(launches)]
+
+        def sample(truth: float, size: int, sign: int) -> Sample:
+            off = [sign * (self.day[size] + of_launch) for of_launch in shared]
+            return Sample.of(
+                [[truth * math.exp(one + self.draw.gauss(0, self.noise)) for _ in range(3)] for one in off]
+            )
+
+        return Curve(
+            {size: sample((1 - self.loss) * 300 * size / (1 + size / self.half), size, 1) for size in SIZES},
+            {size: sample(3.0 * (1 + size / self.half), size, -1) for size in SIZES},
+        )
+
+
+def gated(stored: Curve, day: Day, tolerance: float) -> Curve:
+    """A sweep as a run measures it: each case until the gate has decided it, and confirmed what regressed."""
+    policy = gate.Policy(tolerance, CAP)
+    whole = day.curve(CAP + FRESH)
+
+    def launches(size: int) -> int:
+        pairs = [
+            (metric(name), before[size], now[size].launches)
+            for name, before, now in zip(
+                METRICS, (stored.throughput, stored.itl), (whole.throughput, whole.itl), strict=True
+            )
         ]
-        return Sample.of(values)
+        taken, regressed = 0, False
+        for meaning, before, now in pairs:
+            for count in gate.looks(policy):
+                verdict = gate.judge(meaning, before, Sample(now[:count]), policy)
+                if verdict.final:
+                    break
+            taken, regressed = max(taken, count), regressed or verdict.status is Status.REGRESSED
+        return taken + FRESH * regressed
 
+    taken = {size: launches(size) for size in SIZES}
     return Curve(
-        {size: sample(300 * size / (1 + size / half), size, 1) for size in SIZES},
-        {size: sample(3.0 * (1 + size / half), size, -1) for size in SIZES},
+        {size: Sample(one.launches[: taken[size]]) for size, one in whole.throughput.items()},
+        {size: Sample(one.launches[: taken[size]]) for size, one in whole.itl.items()},
     )
+
+
+def confirmed(first: Verdict, again: Callable[[], Verdict]) -> Status:
+    """What stands of a verdict once what looks regressed was judged again."""
+    return gate.confirm(first, again()).status if first.status is Status.REGRESSED else first.status
 
 
 def edge(definition: Definition, start: float) -> float:
@@ -58,67 +111,79 @@ def edge(definition: Definition, start: float) -> float:
     return high
 
 
-def points(half: float, launches: int, noise: float, draw: random.Random, loss: float = 0.0) -> Frontier:
-    """The frontier of a sweep that lost this share of its throughput."""
-    measured = curve(half, launches, noise, draw)
-    slower = {
-        size: Sample.of([[(1 - loss) * value for value in rounds] for rounds in sample.launches])
-        for size, sample in measured.throughput.items()
-    }
-    cases = {
-        f"batch={size}": {"output_throughput": slower[size], "median_itl_ms": measured.itl[size]} for size in SIZES
-    }
-    return frontier(cases, ("output_throughput", "median_itl_ms"))
+def points(curve: Curve) -> Frontier:
+    """The frontier of a sweep."""
+    return frontier(
+        {NAMES[size]: dict(zip(METRICS, (curve.throughput[size], curve.itl[size]), strict=True)) for size in SIZES},
+        METRICS,
+    )
 
 
 def frontiers(sweeps: int, noises: Sequence[float]) -> None:
     """Print the verdicts on frontiers."""
     for tolerance in (0.03, 0.05):
-        policy = Policy(tolerance, max_launches=14, design="stored", single_look=True)
+        policy = FrontierPolicy({case: dict.fromkeys(METRICS, tolerance) for case in NAMES.values()})
+        confirming = replace(policy, confirming=True)
         for noise in noises:
             for truth, loss in (("still", 0.0), ("slower", 0.08)):
                 draw = random.Random(f"{tolerance}{noise}{truth}")
-                seen: Counter[str] = Counter()
+                first: Counter[Status] = Counter()
+                seen: Counter[Status] = Counter()
                 for _ in range(sweeps):
-                    stored = points(16, 20, noise, draw)
-                    seen[points(16, 14, noise, draw, loss).unchanged_from(stored, policy).status] += 1
-                print_row(f"frontier of 10 points, tolerance {tolerance:.0%}", noise, truth, seen)
+                    curve, now = Day(16, noise, draw).curve(STORED), Day(16, noise, draw, loss)
+                    stored = points(curve)
+                    verdict = points(gated(curve, now, tolerance)).unchanged_from(stored, policy)
+                    again = confirmed(verdict, lambda: points(now.curve(FRESH)).unchanged_from(stored, confirming))  # noqa: B023 - it is called at once
+                    first[verdict.status] += 1
+                    seen[again] += 1
+                print_row(f"frontier of 10 points, tolerance {tolerance:.0%}", noise, truth, seen, first)
 
 
-def print_row(what: str, noise: float, truth: str, seen: Counter[str]) -> None:
+def knees(definition: Definition, sweeps: int, noises: Mapping[float, float], resamples: int) -> None:
+    """Print the verdicts on knees; `noises` gives each noise the tolerance that it supports."""
+    border = edge(definition, 16.0)
+    for noise, tolerance in noises.items():
+        for truth, (before, after) in {"still": (16, 16), "edge": (border, border), "fourfold": (16, 4)}.items():
+            draw = random.Random(f"{definition.label}{noise}{truth}")
+            first: Counter[Status] = Counter()
+            seen: Counter[Status] = Counter()
+            for _ in range(sweeps):
+                curve, now = Day(before, noise, draw).curve(STORED), Day(after, noise, draw)
+                stored = curve.knee(definition, resamples=resamples)
+                verdict = gated(curve, now, tolerance).knee(definition, resamples=resamples).unchanged_from(stored)
+                again = confirmed(
+                    verdict,
+                    lambda: now.curve(FRESH).knee(definition, resamples=resamples).unchanged_from(stored),  # noqa: B023 - it is called at once
+                )
+                first[verdict.status] += 1
+                seen[again] += 1
+            print_row(definition.label, noise, truth, seen, first)
+
+
+def print_row(what: str, noise: float, truth: str, seen: Counter[Status], first: Counter[Status]) -> None:
     said = ", ".join(f"{count / seen.total():.1%} {status}" for status, count in seen.most_common())
-    print(f"{what:40} {noise:5.1%} {truth:>8}  {said}", flush=True)
+    looked = f"{first[Status.REGRESSED] / first.total():.1%} looked regressed"
+    print(f"{what:40} {noise:5.1%} {truth:>8}  {said}; {looked}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("sweeps", nargs="?", type=int, default=300)
-    parser.add_argument("--noise", type=float, nargs="*", default=[0.01, 0.03])
+    parser.add_argument("sweeps", nargs="?", type=int, default=100)
     parser.add_argument("--resamples", type=int, default=300)
-    parser.add_argument("--frontiers", action="store_true", help="only the frontiers")
+    parser.add_argument("--only", choices=["frontiers", "knees"])
     given = parser.parse_args()
-    definitions = [
-        Definition("bca"),
-        Definition("share_of_maximum", {"share": 0.9}),
-        Definition("kneedle"),
-        Definition("two_segment"),
-    ]
-    print(f"{'definition':40} {'noise':>5} {'truth':>8}  verdicts of {given.sweeps} sweeps, 20 against 14 launches")
-    frontiers(given.sweeps, given.noise)
-    if given.frontiers:
-        return
-    for definition in definitions:
-        for noise in given.noise:
-            border = edge(definition, 16.0)
-            truths = {"still": (16, 16), "edge": (border, border), "twofold": (16, 8), "fourfold": (16, 4)}
-            for truth, (before, after) in truths.items():
-                draw = random.Random(f"{definition.label}{noise}{truth}")
-                seen: Counter[str] = Counter()
-                for seed in range(given.sweeps):
-                    stored = curve(before, 20, noise, draw).knee(definition, seed=seed, resamples=given.resamples)
-                    now = curve(after, 14, noise, draw).knee(definition, seed=seed, resamples=given.resamples)
-                    seen[now.unchanged_from(stored).status] += 1
-                print_row(definition.label, noise, truth, seen)
+    noises = {0.01: 0.03, 0.03: 0.08}
+    print(f"{'what':40} {'noise':>5} {'truth':>8}  verdicts of {given.sweeps} sweeps")
+    if given.only != "knees":
+        frontiers(given.sweeps, list(noises))
+    if given.only != "frontiers":
+        for definition in (
+            Definition("bca"),
+            Definition("share_of_maximum", {"share": 0.9}),
+            Definition("kneedle"),
+            Definition("two_segment"),
+        ):
+            knees(definition, given.sweeps, noises, given.resamples)
 
 
 if __name__ == "__main__":

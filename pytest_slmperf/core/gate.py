@@ -174,7 +174,7 @@ def confirm(first: Verdict, fresh: Verdict) -> Verdict:
         return first
     seen = _seen(fresh)
     if fresh.status is Status.REGRESSED:
-        return replace(first, reason=f"confirmed by fresh launches: {seen}")
+        return replace(first, reason="; ".join(filter(None, (first.reason, f"confirmed by fresh launches: {seen}"))))
     return replace(
         first,
         status=Status.INCONCLUSIVE,

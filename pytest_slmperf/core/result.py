@@ -1,13 +1,14 @@
 """What the author of a suite gets from measuring a sweep: its points, its knee and its frontier."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Generic, TypeVar
 
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.errors import NotJudged, SuiteError
-from pytest_slmperf.core.frontier import Curve, Definition, Frontier, Knee, frontier
+from pytest_slmperf.core.frontier import Frontier, FrontierPolicy, frontier
+from pytest_slmperf.core.knee import Curve, Definition, Knee
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.point import UNJUDGED, Ledger, Point
@@ -18,14 +19,34 @@ KNEE = "share_of_maximum"
 """The definition of a bare `knee`: the smallest batch with 95 % of the largest throughput."""
 
 
+@dataclass(frozen=True)
+class Fresh:
+    """Launches of one model's cases that were made to confirm what looked regressed; or why there are none."""
+
+    cases: tuple[CaseOutcome, ...] = ()
+    """The fresh samples alone, each beside the baseline that they are compared with."""
+    missing: str = ""
+
+
+FreshLaunches = Callable[[str], Fresh]
+"""Makes fresh launches of a model, or says why it can't. The same ones, however often it is asked."""
+
+
+def _no_launches(_model: str) -> Fresh:
+    return Fresh(missing="this result is not of a run that could make any")
+
+
 class Result:
     """A measured sweep: `decode[64]`, or `decode["opt-125m", 64]` where it has several models.
 
     Iterating gives its points. `knee` and `frontier` are of the one model; `of(model)` picks one among several.
     """
 
-    def __init__(self, outcome: SweepOutcome, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self, outcome: SweepOutcome, ledger: Ledger | None = None, fresh: FreshLaunches = _no_launches
+    ) -> None:
         self.outcome = outcome
+        self.fresh = fresh
         self._ledger = ledger or Ledger()
 
     def __repr__(self) -> str:
@@ -70,6 +91,10 @@ class Result:
     def knee(self) -> "Claim[Knee]":
         """See `ModelResult.knee`."""
         return self.of(self._one_model()).knee
+
+    def knee_by(self, definition: str, **settings: float) -> "Claim[Knee]":
+        """See `ModelResult.knee_by`."""
+        return self.of(self._one_model()).knee_by(definition, **settings)
 
     @property
     def frontier(self) -> "Claim[Frontier]":
@@ -131,17 +156,25 @@ class ModelResult:
     """One model's part of a measured sweep: its points by batch size, its knee and its frontier."""
 
     def __init__(self, model: str, cases: Sequence[CaseOutcome], of: Result) -> None:
+        self._model = model
         self._name = f"{of.outcome.sweep}/{model}"
         self._cases = {int(case.coordinates["batch_size"]): case for case in cases}
         self._of = of
-        verdicts = [verdict for case in cases for verdict in case.verdicts.values()]
-        self._tolerances = {verdict.metric: verdict.tolerance for verdict in verdicts if verdict.tolerance}
-        latencies = sorted(name for name in self._tolerances if metric(name).quantile is not None)
-        pair = tuple(name for name in ("output_throughput", *latencies[:1]) if name in self._tolerances)
-        stored = {size: case.baseline for size, case in self._cases.items() if case.baseline}
-        self._now = Shape(self._name, {size: case.measurement for size, case in self._cases.items()}, pair)
-        self.baseline = Shape(self._name, stored, pair)
-        """The stored side; empty where nothing comparable is stored, and a claim then says so."""
+        self._tolerances = {
+            case.case: {name: verdict.tolerance for name, verdict in case.verdicts.items() if verdict.tolerance}
+            for case in cases
+        }
+        self._now, self.baseline = self._shapes(cases)
+
+    def _shapes(self, cases: Iterable[CaseOutcome]) -> "tuple[Shape, Shape]":
+        """What was measured, and the side it is compared with: empty where nothing comparable is stored."""
+        gated = {name for tolerances in self._tolerances.values() for name in tolerances}
+        latencies = sorted(name for name in gated if metric(name).quantile is not None)
+        pair = tuple(name for name in ("output_throughput", *latencies[:1]) if name in gated)
+        by_size = {int(case.coordinates["batch_size"]): case for case in cases}
+        now = {size: case.measurement for size, case in by_size.items()}
+        stored = {size: case.baseline for size, case in by_size.items() if case.baseline}
+        return Shape(self._name, now, pair), Shape(self._name, stored, pair)
 
     def __getitem__(self, batch_size: int) -> Point:
         if batch_size in self._cases:
@@ -170,25 +203,26 @@ class ModelResult:
         """
         self._refuse_a_part("knee")
         knee = self._now.knee_by(definition, **settings)
-        return Claim(knee, "knee", lambda stored: self._judged("knee", lambda: knee.unchanged_from(stored)))
+
+        def again(now: Shape, stored: Shape) -> Verdict:
+            return now.knee_by(definition, **settings).unchanged_from(stored.knee_by(definition, **settings))
+
+        return Claim(knee, "knee", lambda stored: self._judged("knee", lambda: knee.unchanged_from(stored), again))
 
     @property
     def frontier(self) -> "Claim[Frontier]":
         """The points that no other beats in throughput and the gated latency; compare it with `baseline.frontier`."""
         self._refuse_a_part("frontier")
         now = self._now.frontier
+        policy = FrontierPolicy(self._tolerances, self._of.outcome.design)
+
+        def again(fresh: Shape, stored: Shape) -> Verdict:
+            return fresh.frontier.unchanged_from(stored.frontier, replace(policy, confirming=True))
 
         def unchanged_from(stored: Frontier) -> Verdict:
-            return self._judged(now.name, lambda: now.unchanged_from(stored, self._policies(now)))
+            return self._judged(now.name, lambda: now.unchanged_from(stored, policy), again)
 
         return Claim(now, now.name, unchanged_from)
-
-    def _policies(self, now: Frontier) -> Mapping[str, gate.Policy]:
-        launches = max((len(sample.launches) for samples in now.samples.values() for sample in samples), default=1)
-        return {
-            name: gate.Policy(tolerance, max_launches=launches, design=self._of.outcome.design)
-            for name, tolerance in self._tolerances.items()
-        }
 
     def _refuse_a_part(self, what: str) -> None:
         if left_out := self._of.outcome.unselected:
@@ -196,12 +230,27 @@ class ModelResult:
                 f"{self._name}: a {what} needs the whole sweep, and the selected tests leave out {', '.join(left_out)}"
             )
 
-    def _judged(self, what: str, judge: Callable[[], Verdict]) -> Verdict:
-        """A verdict on the whole curve; one that says why where a run doesn't judge, or has nothing to judge by."""
+    def _judged(self, what: str, judge: Callable[[], Verdict], again: "Callable[[Shape, Shape], Verdict]") -> Verdict:
+        """A verdict on the whole curve; one that says why where a run doesn't judge, or has nothing to judge by.
+
+        What looks regressed is judged `again`, on fresh launches alone and what those are compared with.
+        """
         unjudged = self._unjudged()
-        if unjudged is None:
-            return self._of.track(judge())
-        return self._of.track(replace(unjudged, metric=what, case=self._name, unit="", tolerance=None))
+        if unjudged is not None:
+            return self._of.track(replace(unjudged, metric=what, case=self._name, unit="", tolerance=None))
+        verdict = judge()
+        if verdict.status is Status.REGRESSED:
+            verdict = self._confirmed(verdict, again)
+        return self._of.track(verdict)
+
+    def _confirmed(self, first: Verdict, again: "Callable[[Shape, Shape], Verdict]") -> Verdict:
+        fresh = self._of.fresh(self._model)
+        if fresh.missing:
+            reason = (
+                f"it looked regressed ({first.reason}), and there are no fresh launches to confirm it: {fresh.missing}"
+            )
+            return replace(first, status=Status.INCONCLUSIVE, reason=reason, way_out="run it again")
+        return gate.confirm(first, again(*self._shapes(fresh.cases)))
 
     def _unjudged(self) -> Verdict | None:
         mode = self._of.outcome.mode
@@ -223,7 +272,7 @@ def _without(status: Status, reason: str, way_out: str = "") -> Verdict:
     return Verdict(status, metric="", unit="", higher_is_better=True, reason=reason, way_out=way_out)
 
 
-V = TypeVar("V")
+V = TypeVar("V", bound=Knee | Frontier)
 
 
 class Claim(Generic[V]):
@@ -249,6 +298,8 @@ class Claim(Generic[V]):
         """Whether it is as it was, as far as the launches can tell: see `unchanged_from` of `Knee` and `Frontier`."""
         if not isinstance(stored, type(self.value)):
             raise SuiteError(f"a {self._name} is compared with a stored one: write {self._example}")
+        if stored.case != self.value.case:
+            raise SuiteError(f"the {self._name} of {self.value.case} is compared with its own, not {stored.case}'s")
         return self._judge(stored)
 
     @property

@@ -3,6 +3,7 @@
 import copy
 import math
 import operator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import NotJudged, SuiteError
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.point import Ledger
-from pytest_slmperf.core.result import Result
+from pytest_slmperf.core.result import Fresh, Result
 from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.core.verdict import Status, Verdict
 
@@ -23,10 +24,10 @@ def sample(level, launches=20):
     return Sample.of([[level * (1 + 0.001 * (launch % 5 - 2))] * 2 for launch in range(launches)])
 
 
-def measurement(case, throughput, *, void=None, unmeasured=None):
+def measurement(case, throughput, *, void=None, unmeasured=None, launches=20):
     samples = {
-        "output_throughput": sample(throughput),
-        "median_tpot_ms": sample(1000 / throughput),
+        "output_throughput": sample(throughput, launches),
+        "median_tpot_ms": sample(1000 / throughput, launches),
         "median_ttft_ms": sample(20.0),
         "p99_ttft_ms": sample(40.0),
     }
@@ -38,7 +39,10 @@ def verdict(case, name, status, judged):
     return Verdict(status, name, "tok/s", higher, case, GATED[name], reason="why", way_out="how", judged=judged)
 
 
-def sweep_outcome(*, models=("m",), status=Status.UNCHANGED, mode="gate", factor=1.0, baseline=True, void=None, **rest):
+def sweep_outcome(
+    *, models=("m",), status=Status.UNCHANGED, mode="gate", factor=None, baseline=True, void=None, launches=20, **rest
+):
+    """`factor` maps a batch size to its share of the stored throughput."""
     cases = {}
     for model in models:
         for size, level in SIZES.items():
@@ -46,7 +50,13 @@ def sweep_outcome(*, models=("m",), status=Status.UNCHANGED, mode="gate", factor
             cases[name] = CaseOutcome(
                 name,
                 {"model": model, "batch_size": size},
-                measurement(name, level * factor, void=void, unmeasured={"peak_memory_bytes": "no mark here"}),
+                measurement(
+                    name,
+                    level * (factor or {}).get(size, 1.0),
+                    void=void,
+                    unmeasured={"peak_memory_bytes": "no mark here"},
+                    launches=launches,
+                ),
                 measurement(name, level) if baseline else None,
                 {gated: verdict(name, gated, status, mode == "gate") for gated in GATED},
             )
@@ -224,15 +234,80 @@ def test_knee_and_frontier_are_claims_with_a_baseline():
     assert same.knee.value.batch == 16
     assert same.knee.unchanged_from(same.baseline.knee)
     assert same.frontier.unchanged_from(same.baseline.frontier)
-    assert (
-        same.of("m").knee_by("two_segment").unchanged_from(same.of("m").baseline.knee_by("two_segment")).case
-        == "decode/m"
-    )
-    slower = result(factor=0.8)
-    with pytest.raises(AssertionError, match="no longer reached"):
-        bool(slower.frontier.unchanged_from(slower.baseline.frontier))
+    assert same.knee_by("two_segment").unchanged_from(same.baseline.knee_by("two_segment")).case == "decode/m"
     with pytest.raises(SuiteError, match="unknown definition"):
         same.of("m").knee_by("elbow")
+    two = result(models=("a", "b"))
+    with pytest.raises(SuiteError, match="the knee of decode/a is compared with its own, not decode/b's"):
+        two.of("a").knee.unchanged_from(two.of("b").baseline.knee)
+
+
+def moved(*, fresh=None, **of):
+    """A sweep that stops scaling at batch 4 and lost throughput; `fresh` are the factors of what confirms it."""
+    lost = dict(zip(SIZES, (1.0, 1.0, 0.59, 0.59), strict=True))
+    asked = []
+
+    def again(model):
+        asked.append(model)
+        confirming = fresh if isinstance(fresh, dict) else lost
+        return Fresh(tuple(sweep_outcome(factor=confirming, launches=8).cases.values()))
+
+    return Result(sweep_outcome(factor=lost, **of), None, again), asked
+
+
+CURVES = pytest.mark.parametrize("curve", ["knee", "frontier"])
+
+
+def unchanged(result, curve):
+    return getattr(result, curve).unchanged_from(getattr(result.baseline, curve))
+
+
+@CURVES
+def test_what_fresh_launches_confirm_is_regressed(curve):
+    """A claim that looks regressed is judged again on fresh launches alone, and says what both saw."""
+    slower, asked = moved()
+    with pytest.raises(AssertionError, match=r"(no longer reached|the knee moved).*; confirmed by fresh launches: "):
+        bool(unchanged(slower, curve))
+    assert asked == ["m"]
+
+
+@CURVES
+def test_what_fresh_launches_do_not_confirm_is_inconclusive(curve):
+    """Neither red as a regression nor green, with both results."""
+    verdict = unchanged(moved(fresh=dict.fromkeys(SIZES, 1.0))[0], curve)
+    assert verdict.status is Status.INCONCLUSIVE
+    assert verdict.reason.startswith("regressed at first (")
+    assert "but fresh launches alone are unchanged: " in verdict.reason
+
+
+@CURVES
+def test_what_can_not_be_confirmed_is_inconclusive(curve):
+    """A result that can have no fresh launches, as one that was read from a report, has no regressed claim."""
+    lone = Result(moved()[0].outcome)
+    verdict = unchanged(lone, curve)
+    assert verdict.status is Status.INCONCLUSIVE
+    assert "there are no fresh launches to confirm it: this result is not of a run" in verdict.reason
+
+
+@CURVES
+def test_nothing_is_launched_for_what_did_not_regress(curve):
+    """Fresh launches are made for what looks regressed only, and never by a run that doesn't judge."""
+    for of in ({"mode": "report"}, {"baseline": False}, {"void": "contended"}):
+        slower, asked = moved(**of)
+        unchanged(slower, curve)
+        assert not asked
+    fine = Result(sweep_outcome(), None, lambda _model: pytest.fail("asked for fresh launches"))
+    assert unchanged(fine, curve)
+
+
+def test_a_frontier_allows_each_case_what_is_stored_for_it():
+    """Where tolerances differ by case, none is judged by another's."""
+    outcome = sweep_outcome(factor={16: 0.92, 64: 0.92})
+    name = "decode/m/batch=64"
+    wide = {metric: replace(one, tolerance=0.15) for metric, one in outcome.cases[name].verdicts.items()}
+    cases = {**outcome.cases, name: replace(outcome.cases[name], verdicts=wide)}
+    assert not unchanged(Result(outcome), "frontier").passed
+    assert unchanged(Result(replace(outcome, cases=cases)), "frontier")
 
 
 def test_a_claim_without_a_baseline_says_so():

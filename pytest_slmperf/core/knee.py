@@ -1,0 +1,339 @@
+"""The knee of a sweep: past which batch more buys too little.
+
+It moves by a factor of 2 to 5 with its definition, so every knee carries the name of the one it was found by. What is
+not decided by the curve (a single point, a curve that still rises) is a reason, never a number.
+"""
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
+
+from pytest_slmperf.core.errors import SuiteError
+from pytest_slmperf.core.gate import DAY_SD
+from pytest_slmperf.core.sample import BadSample, Sample
+from pytest_slmperf.core.verdict import Status, Verdict
+
+RESAMPLES = 500
+COVERAGE = 0.99
+"""Share of the resampled knees that an interval covers. Two disjoint intervals are what makes a knee moved."""
+ONE_DAY_SD = DAY_SD / math.sqrt(2)
+"""Standard deviation of log values that one day adds; DAY_SD is that of the difference between two."""
+WITHIN = 0.95
+"""Share of the resampled knees that must lie where the baseline's are, for a knee to be unchanged."""
+TWO_SEGMENT_POINTS = 4
+KNEEDLE_POINTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class NoKnee:
+    """Why a curve has no knee by some definition."""
+
+    reason: str
+    beyond: bool = False
+    """Whether there may be one past the largest batch of the sweep."""
+
+
+Found = int | NoKnee
+
+
+def bca(
+    batch: Sequence[int],
+    throughput: Sequence[float],
+    itl: Sequence[float],
+    *,
+    epsilon: float = 0.1,
+    k: float = 2.0,
+    reference: int = 32,
+) -> Found:
+    """The largest batch that scales with more than `epsilon` of perfection, within `k` times a reference's ITL.
+
+    The batching configuration advisor of Mind the Memory Gap (arXiv 2503.08311): max{B : T(B) / (B T(1)) > epsilon and
+    L(B) <= k L(reference)}, T total tokens per second, L the inter-token latency in any unit. Needs batch 1 and the
+    reference in the sweep.
+    """
+    batch, (throughput, itl) = _curve(batch, throughput, itl)
+    missing = [size for size in (1, reference) if size not in batch]
+    if missing:
+        return NoKnee(f"the definition needs batch {' and '.join(map(str, missing))} in the sweep")
+    single, limit = throughput[batch.index(1)], k * itl[batch.index(reference)]
+    points = zip(batch, throughput, itl, strict=True)
+    advised = [size for size, rate, latency in points if rate / (size * single) > epsilon and latency <= limit]
+    if not advised:
+        return NoKnee("no batch size keeps both limits")
+    if advised[-1] == batch[-1]:
+        return NoKnee(f"both limits still hold at {batch[-1]}, the largest batch of the sweep", beyond=True)
+    return advised[-1]
+
+
+def share_of_maximum(batch: Sequence[int], throughput: Sequence[float], *, share: float = 0.95) -> Found:
+    """The smallest batch with at least this share of the sweep's largest throughput."""
+    if not 0 < share < 1:
+        raise SuiteError(f"share_of_maximum: share={share!r}; it lies between 0 and 1")
+    batch, (throughput,) = _curve(batch, throughput)
+    if len(batch) < 2:
+        return _too_few(batch, 2)
+    wanted = share * max(throughput)
+    found = next(size for size, rate in zip(batch, throughput, strict=True) if rate >= wanted)
+    if found == batch[-1]:
+        return NoKnee(f"the throughput still rises at {batch[-1]}, the largest batch of the sweep", beyond=True)
+    return found
+
+
+def kneedle(batch: Sequence[int], throughput: Sequence[float], *, sensitivity: float = 1.0) -> Found:
+    """The first knee of throughput over log2(batch) by Kneedle, offline, for concave rising curves, without smoothing.
+
+    Both axes are scaled to 0…1; a local maximum of (y - x) is a knee once a later difference falls below it by
+    `sensitivity` mean steps of x, before the next local maximum (Satopaa, Albrecht, Irwin and Raghavan, Finding a
+    "Kneedle" in a Haystack, ICDCSW 2011).
+    """
+    batch, (throughput,) = _curve(batch, throughput)
+    if len(batch) < KNEEDLE_POINTS:
+        return _too_few(batch, KNEEDLE_POINTS)
+    lowest, highest = min(throughput), max(throughput)
+    if highest == lowest:
+        return NoKnee("the throughput is the same at every batch size")
+    width = math.log2(batch[-1] / batch[0])
+    difference = [
+        (rate - lowest) / (highest - lowest) - math.log2(size / batch[0]) / width
+        for size, rate in zip(batch, throughput, strict=True)
+    ]
+    inner = range(1, len(batch) - 1)
+    peaks = [i for i in inner if difference[i - 1] < difference[i] >= difference[i + 1]]
+    step = sensitivity / (len(batch) - 1)
+    for peak, following in pairwise([*peaks, len(batch)]):
+        if any(later < difference[peak] - step for later in difference[peak + 1 : following]):
+            return batch[peak]
+    return NoKnee("the curve does not bend far enough below its steepest rise")
+
+
+def two_segment(batch: Sequence[int], throughput: Sequence[float]) -> Found:
+    """The batch where two straight lines, fitted by least squares over log2(batch), meet with the smallest error.
+
+    The lines share the measured point at the knee, and the second must rise less than the first.
+    """
+    batch, (throughput,) = _curve(batch, throughput)
+    if len(batch) < TWO_SEGMENT_POINTS:
+        return _too_few(batch, TWO_SEGMENT_POINTS)
+    x = [math.log2(size) for size in batch]
+
+    def lines(at: int) -> tuple[float, float, float]:
+        left, left_error = _line(x[: at + 1], throughput[: at + 1])
+        right, right_error = _line(x[at:], throughput[at:])
+        return left_error + right_error, left, right
+
+    best = min(range(1, len(batch) - 1), key=lambda at: lines(at)[0])
+    _, before, after = lines(best)
+    return batch[best] if after < before else NoKnee("the throughput rises faster, not slower, past the best break")
+
+
+_DEFINITIONS: Mapping[str, Callable[..., Found]] = {
+    "bca": bca,
+    "share_of_maximum": share_of_maximum,
+    "kneedle": kneedle,
+    "two_segment": two_segment,
+}
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A definition of the knee by its name, with the settings that differ from its defaults."""
+
+    name: str
+    settings: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name not in _DEFINITIONS:
+            raise SuiteError(f"unknown definition of a knee {self.name!r}; known are {', '.join(_DEFINITIONS)}")
+        known = (_DEFINITIONS[self.name].__kwdefaults__ or {}).keys()
+        for setting in self.settings:
+            if setting not in known:
+                raise SuiteError(f"{self.name} has no setting {setting!r}; it has {', '.join(known) or 'none'}")
+
+    @property
+    def label(self) -> str:
+        """`bca(epsilon=0.1, k=2, reference=32)`: every setting, the defaults too."""
+        settings = {**(_DEFINITIONS[self.name].__kwdefaults__ or {}), **self.settings}
+        return f"{self.name}({', '.join(f'{name}={value:g}' for name, value in settings.items())})"
+
+    def of(self, batch: Sequence[int], throughput: Sequence[float], itl: Sequence[float] | None = None) -> Found:
+        """The knee of one curve. Raises SuiteError where the definition needs the ITL and there is none."""
+        if self.name != "bca":
+            return _DEFINITIONS[self.name](batch, throughput, **self.settings)
+        if itl is None:
+            raise SuiteError("bca needs the inter-token latency at every batch size: gate or declare itl_ms")
+        return _DEFINITIONS[self.name](batch, throughput, itl, **self.settings)
+
+
+DEFAULT_DEFINITION = Definition("share_of_maximum")
+
+
+@dataclass(frozen=True)
+class Knee:
+    """The knee of a sweep by a named definition, with what resampled launches say of it."""
+
+    definition: str
+    batch: int | None
+    """None where the curve has no knee; `reason` says why."""
+    interval: tuple[int, int] | None
+    """Covers 99 % of the knees of resampled launches; None where more than 1 % of those have none."""
+    sizes: tuple[int, ...]
+    """The batch sizes of the sweep: a knee is one of them."""
+    shares: Mapping[int, float]
+    """Share of the resampled curves with their knee at each batch size; what is missing to 1 had none."""
+    seed: int
+    reason: str = ""
+    case: str = ""
+    beyond: float = 0.0
+    """Share of the resampled curves whose knee may lie past the largest batch."""
+
+    def __str__(self) -> str:
+        if self.batch is None:
+            return f"no knee by {self.definition}: {self.reason}"
+        between = f"{self.interval[0]}…{self.interval[1]}" if self.interval else "not bounded"
+        return f"batch {self.batch} ({between}) by {self.definition}"
+
+    def unchanged_from(self, baseline: "Knee") -> Verdict:
+        """Whether the knee is where it was.
+
+        `regressed` (it moved, in either direction) only where the two intervals have no batch size in common, or where
+        the sweep has no knee any more. `unchanged` where 95 % of the resampled knees lie within the baseline's
+        interval, and that is one batch size or two neighbouring ones: a baseline on the edge between two sizes is
+        never known better; also where both lie past the largest batch. Everything else is `inconclusive`; knees by
+        other definitions or of other sweeps are `incomparable`.
+        """
+        status, reason, way_out = self._compared(baseline)
+        return Verdict(status, "knee", "requests", True, self.case, reason=reason, way_out=way_out)  # noqa: FBT003
+
+    def _compared(self, baseline: "Knee") -> tuple[Status, str, str]:
+        both = f"{baseline} → {self}"
+        if self.definition != baseline.definition:
+            return Status.INCOMPARABLE, f"two definitions: {both}", "Compare knees by one definition."
+        if self.sizes != baseline.sizes:
+            sizes = [", ".join(map(str, knee.sizes)) for knee in (baseline, self)]
+            return Status.INCOMPARABLE, f"two sweeps: {sizes[0]} → {sizes[1]}", "Sweep the baseline's batch sizes."
+        moved = self._moved_from(baseline)
+        if moved is None:
+            both_found = self.interval and baseline.interval
+            doubt = "it lies on the edge between batch sizes" if both_found else "nothing to compare"
+            return Status.INCONCLUSIVE, f"{doubt}: {both}", _MORE
+        if moved:
+            return Status.REGRESSED, f"the knee moved: {both}", "Accept a new baseline if this is intended."
+        return Status.UNCHANGED, both, ""
+
+    def _moved_from(self, baseline: "Knee") -> bool | None:
+        """Whether it moved, or None where that can't be told."""
+        past, was_past = self.beyond >= COVERAGE, baseline.beyond >= COVERAGE
+        if was_past and (past or self.interval):
+            return not past
+        if not baseline.interval:
+            return None
+        low, high = baseline.interval
+        apart = self.interval and (self.interval[1] < low or high < self.interval[0])
+        if apart or sum(self.shares.values()) <= 1 - COVERAGE:
+            return True
+        within = sum(share for size, share in self.shares.items() if low <= size <= high)
+        close = self.sizes.index(high) - self.sizes.index(low) <= 1
+        return False if within >= WITHIN and close else None
+
+
+_MORE = "What decides it: more launches, batch sizes on both sides of the knee, or another definition."
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The samples of one model's sweep over the batch size."""
+
+    throughput: Mapping[int, Sample]
+    itl: Mapping[int, Sample] = field(default_factory=dict)
+    """Inter-token latency at the same batch sizes; may be empty for definitions that don't look at it."""
+    case: str = ""
+    """The sweep and the model, `decode/opt-125m`."""
+
+    def knee(
+        self,
+        definition: Definition = DEFAULT_DEFINITION,
+        *,
+        seed: int = 0,
+        resamples: int = RESAMPLES,
+        day_sd: float = ONE_DAY_SD,
+    ) -> Knee:
+        """The knee of the median curve, and of `resamples` curves of resampled launches.
+
+        One launch measured every batch size, so launches are drawn whole where all sizes have equally many.
+        `day_sd` is the standard deviation of log values that a day adds, drawn for every batch size of its own.
+        """
+        sizes = tuple(sorted(self.throughput))
+        if not sizes:
+            return Knee(definition.label, None, None, (), {}, seed, "nothing was measured", self.case)
+        if definition.name == "bca" and set(self.itl) != set(sizes):
+            raise SuiteError("bca needs the inter-token latency at every batch size: gate or declare itl_ms")
+        columns = [self.throughput, self.itl] if definition.name == "bca" else [self.throughput]
+        found = definition.of(sizes, *([column[size].median for size in sizes] for column in columns))
+        launches = [[[median(rounds) for rounds in column[size].launches] for size in sizes] for column in columns]
+        draw = random.Random(seed)
+        drawn: list[Found] = [definition.of(sizes, *_resampled(launches, draw, day_sd)) for _ in range(resamples)]
+        knees = sorted(knee for knee in drawn if not isinstance(knee, NoKnee))
+        shares = {size: knees.count(size) / resamples for size in sizes if size in knees}
+        none = isinstance(found, NoKnee)
+        return Knee(
+            definition=definition.label,
+            batch=None if isinstance(found, NoKnee) else found,
+            interval=None if none else _covering(knees, resamples),
+            sizes=sizes,
+            shares=shares,
+            seed=seed,
+            reason=found.reason if isinstance(found, NoKnee) else "",
+            case=self.case,
+            beyond=sum(isinstance(one, NoKnee) and one.beyond for one in drawn) / resamples,
+        )
+
+
+def _curve(batch: Sequence[int], *columns: Sequence[float]) -> tuple[list[int], list[list[float]]]:
+    """The batch sizes in ascending order, and the columns in the same.
+
+    Raises SuiteError for a batch size twice or below 1, BadSample for a value that no measurement can have.
+    """
+    if not batch or len(set(batch)) != len(batch) or any(size < 1 for size in batch):
+        raise SuiteError(f"a curve has every batch size once, from 1 up; not {', '.join(map(str, batch)) or 'none'}")
+    for column in columns:
+        bad = [value for value in column if not (math.isfinite(value) and value > 0)]
+        if bad:
+            raise BadSample(f"a curve's values are positive and finite, not {bad[0]!r}")
+    order = sorted(range(len(batch)), key=batch.__getitem__)
+    return [batch[at] for at in order], [[column[at] for at in order] for column in columns]
+
+
+def _too_few(batch: Sequence[int], needed: int) -> NoKnee:
+    return NoKnee(f"{len(batch)} batch sizes are too few: {needed} at least")
+
+
+def _line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Slope and sum of squared errors of the least-squares line."""
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
+    return slope, sum((b - mean_y - slope * (a - mean_x)) ** 2 for a, b in zip(x, y, strict=True))
+
+
+def _resampled(launches: Sequence[Sequence[Sequence[float]]], draw: random.Random, day_sd: float) -> list[list[float]]:
+    """One curve of medians for each column, of launches drawn with replacement, on a day of its own."""
+    counts = {len(values) for column in launches for values in column}
+    whole = draw.choices(range(min(counts)), k=min(counts)) if len(counts) == 1 else None
+    return [
+        [
+            median([values[at] for at in whole] if whole else draw.choices(values, k=len(values)))
+            * math.exp(draw.gauss(0, day_sd))
+            for values in column
+        ]
+        for column in launches
+    ]
+
+
+def _covering(knees: Sequence[int], resamples: int) -> tuple[int, int] | None:
+    """The smallest and largest of the ordered knees after leaving out half of the rest at either end."""
+    spare = math.floor((1 - COVERAGE) / 2 * resamples)
+    if resamples - len(knees) > 2 * spare or len(knees) <= 2 * spare:
+        return None
+    return knees[spare], knees[-1 - spare]
