@@ -17,7 +17,7 @@ from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE
 from pytest_slmperf.core.verdict import quantity
 from pytest_slmperf.report.table import table
 from pytest_slmperf.run import fingerprint
-from pytest_slmperf.run.accept import Terms, accept
+from pytest_slmperf.run.accept import Terms, accept, refuse_part
 from pytest_slmperf.run.settings import TOLERANCES, read_settings
 from pytest_slmperf.run.store import BaselineStore, Stored
 
@@ -64,6 +64,7 @@ def add(verbs: "Verbs") -> None:
 
 def _accept(given: argparse.Namespace) -> int:
     run = read_report(given.report)
+    refuse_part(run)
     settings = read_settings(Path.cwd())
     terms = Terms(
         policy=gate.Policy(tolerance=DEFAULT_TOLERANCE, max_launches=settings.max_launches, design="stored"),

@@ -45,6 +45,8 @@ class SweepOutcome:
     unselected: tuple[str, ...] = ()
     """Cases of the sweep that no selected test looks at: not measured, and not stale either."""
     notes: tuple[str, ...] = ()
+    asked: Mapping[str, float] = field(default_factory=dict)
+    """The tolerance that the suite asks for, by the full name of each gated metric: a verdict's may be a stored one."""
     baseline_specs: tuple[EngineSpec, ...] = ()
     """The other arm's engines, each beside the candidate's at its place; empty where nothing else was measured."""
 
@@ -69,5 +71,7 @@ class RunOutcome:
     whole: bool = False
     """Whether every test of the suites was to run, and the run came to its end: no -k, -m, --lf or node id, and no -x
     or interruption. Only of such a run it can be said that what it lacks is not there any more."""
+    tier: Literal["quick", "gate", "full"] = "gate"
+    """How much it was to cost; what `quick` measured judges nothing later."""
     failed_tests: tuple[str, ...] = ()
     """Node ids of the performance tests that failed, whatever the reason; a verdict may not be it."""

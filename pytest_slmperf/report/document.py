@@ -36,6 +36,7 @@ def document(run: RunOutcome) -> dict[str, Any]:
         "commit": run.commit,
         "complete": run.complete,
         "whole": run.whole,
+        "tier": run.tier,
         "counts": counts(run),
         "problems": list(run.problems),
         "remarks": list(run.remarks),
@@ -88,6 +89,7 @@ def outcome(document: Mapping[str, Any]) -> RunOutcome:
         commit=document["commit"],
         complete=document["complete"],
         whole=document["whole"],
+        tier=document["tier"],
         problems=tuple(document["problems"]),
         remarks=tuple(document["remarks"]),
         claims=tuple(_claim(entry) for entry in document["claims"]),
@@ -109,6 +111,7 @@ def _sweep_document(sweep: SweepOutcome) -> dict[str, Any]:
         "skipped": dict(sweep.skipped),
         "unselected": list(sweep.unselected),
         "notes": list(sweep.notes),
+        "asked": dict(sweep.asked),
         "cases": [_case_document(case) for case in sweep.cases.values()],
     }
 
@@ -128,6 +131,7 @@ def _sweep(entry: Mapping[str, Any]) -> SweepOutcome:
         skipped=entry["skipped"],
         unselected=tuple(entry["unselected"]),
         notes=tuple(entry["notes"]),
+        asked=entry["asked"],
         baseline_specs=tuple(EngineSpec(**spec) for spec in entry["baseline_specs"]),
     )
 

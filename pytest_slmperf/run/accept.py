@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.diff import Diff
 from pytest_slmperf.core.errors import BaselineError, UsageError
-from pytest_slmperf.core.machine import Machine
+from pytest_slmperf.core.machine import SIMULATED, Machine
 from pytest_slmperf.core.metrics import metric
-from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
+from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
 from pytest_slmperf.core.revision import LEAST_LAUNCHES, Recording
 from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
 from pytest_slmperf.run.store import BaselineStore
+
+KNOWN_DEVICES = ("cpu", SIMULATED)
+"""Of others this version doesn't know the driver, the clocks and the power limit that a baseline would hold for."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,20 @@ def accept(
     unknown = sorted(set(only) - measured)
     if unknown:
         raise UsageError(f"not measured: {', '.join(unknown)}; measured were {', '.join(sorted(measured)) or 'none'}")
-    tolerances, refused = _settled([case for case in _cases(sweeps, only) if case.verdicts], sweeps, terms)
+    tolerances: dict[tuple[str, str], float] = {}
+    refused: list[str] = []
+    for sweep in sweeps:
+        for case in (case for case in sweep.cases.values() if sweep.asked and (not only or case.case in only)):
+            unfit = _unfit(case, sweep)
+            if unfit:
+                refused.append(f"{case.case}: {unfit}")
+                continue
+            for name, asked in sweep.asked.items():
+                taken = settled_tolerance(case, name, asked, terms)
+                if isinstance(taken, str):
+                    refused.append(taken)
+                else:
+                    tolerances[case.case, name] = taken
     if refused:
         raise BaselineError("\n".join(["nothing is recorded:", *refused]))
     recordings = list(_recordings(sweeps, tolerances, terms))
@@ -53,36 +69,32 @@ def accept(
     return store.accept(machine, recordings)
 
 
-def _cases(sweeps: Sequence[SweepOutcome], only: Collection[str]) -> Iterator[CaseOutcome]:
-    for sweep in sweeps:
-        yield from (case for case in sweep.cases.values() if not only or case.case in only)
+def refuse_part(run: RunOutcome) -> None:
+    """Raises BaselineError for a run that is no basis of a baseline, whatever its samples look like."""
+    if not run.complete:
+        why = ["the run was interrupted or a launch failed, so its measurement is not whole", *run.problems]
+        raise BaselineError("\n".join([f"nothing is recorded: {why[0]}", *why[1:]]))
+    if run.tier == "quick":
+        raise BaselineError(
+            "nothing is recorded: a run with --slmperf-tier quick is a glance; measure with --slmperf-accept"
+        )
 
 
-def _settled(
-    cases: Sequence[CaseOutcome], sweeps: Sequence[SweepOutcome], terms: Terms
-) -> tuple[dict[tuple[str, str], float], list[str]]:
-    """The tolerance of every gated metric, by case and metric, and why others can't be recorded."""
-    slowed = {
-        (sweep.sweep, spec.engine, spec.model_name): spec.planted_loss
-        for sweep in sweeps
-        for spec in sweep.specs
-        if spec.planted_loss
-    }
-    tolerances, refused = {}, []
-    for case in cases:
-        made_by = (case.case.partition("/")[0], case.measurement.key.get("engine"), case.coordinates.get("model"))
-        if made_by in slowed:
-            refused.append(f"{case.case}: measured with a planted loss of {slowed[made_by]:.0%}, not to be recorded")
-        elif case.measurement.void:
-            refused.append(f"{case.case}: void: {case.measurement.void}")
-        else:
-            for name, verdict in case.verdicts.items():
-                taken = settled_tolerance(case, name, verdict.tolerance or 0.0, terms)
-                if isinstance(taken, str):
-                    refused.append(taken)
-                else:
-                    tolerances[case.case, name] = taken
-    return tolerances, refused
+def _unfit(case: CaseOutcome, sweep: SweepOutcome) -> str | None:
+    """Why no metric of a case can be recorded, or None."""
+    key = case.measurement.key
+    made_by = (key.get("engine"), case.coordinates.get("model"))
+    planted = [spec.planted_loss for spec in sweep.specs if (spec.engine, spec.model_name) == made_by]
+    if any(planted):
+        return f"measured with a planted loss of {max(planted):.0%}, not to be recorded"
+    if key.get("device") not in KNOWN_DEVICES:
+        return unknown_device(key)
+    return f"void: {case.measurement.void}" if case.measurement.void else None
+
+
+def unknown_device(key: Mapping[str, object]) -> str:
+    """Why nothing can be stored for what was measured on a device that isn't one of KNOWN_DEVICES."""
+    return f"this version knows nothing of the device {key.get('device')} that a stored baseline could hold for"
 
 
 def settled_tolerance(case: CaseOutcome, name: str, asked: float, terms: Terms) -> float | str:

@@ -218,6 +218,7 @@ class Campaign:
             seconds=time.monotonic() - self._began,
             skipped=dict(self._skipped),
             notes=self._notes(),
+            asked=self._brief.sweep.tolerances,
         )
 
     # -- launches

@@ -436,6 +436,7 @@ class Measuring:
             seconds=time.monotonic() - self._began,
             commit=fingerprint.commit(self._root),
             complete=self._complete,
+            tier=self.options.tier,
             problems=tuple(self._problems),
             remarks=tuple(self._remarks),
             claims=tuple(self._claims),

@@ -4,24 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_slmperf.core.baseline import BaselineFile
-from pytest_slmperf.core.errors import BaselineError
 from pytest_slmperf.core.lookup import Against, Comparable, Incomparable, lookup
-from pytest_slmperf.core.machine import SIMULATED, Machine
+from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.outcome import SweepOutcome
 from pytest_slmperf.core.verdict import Status
-from pytest_slmperf.run.accept import Terms, accept
-from pytest_slmperf.run.campaign import Stored
+from pytest_slmperf.run.accept import KNOWN_DEVICES, Terms, accept, unknown_device
+from pytest_slmperf.run.campaign import Reference
 from pytest_slmperf.run.store import BaselineStore
 
 AB = "or compare both versions side by side, without a baseline: --slmperf-against python=PATH"
-
-
-KNOWN_DEVICES = ("cpu", SIMULATED)
-"""Of others this version doesn't know the driver, the clocks and the power limit that a baseline would hold for."""
-
-
-def _unknown(key: Mapping[str, object]) -> str:
-    return f"this version knows nothing of the device {key['device']} that a stored baseline could hold for"
 
 
 class StoredCases:
@@ -34,14 +25,14 @@ class StoredCases:
         self._against = against
         self._files: dict[tuple[str, str], BaselineFile | None] = {}
 
-    def find(self, case: str, key: Mapping[str, object]) -> Stored:
+    def find(self, case: str, key: Mapping[str, object]) -> Reference:
         """What a case is compared with, or why there is nothing. Raises BaselineError for a file that can't be read."""
         suite, engine = case.partition("/")[0], str(key["engine"])
         if key["device"] not in KNOWN_DEVICES:
-            return Stored(status=Status.INCOMPARABLE, reason=_unknown(key), way_out=AB)
+            return Reference(status=Status.INCOMPARABLE, reason=unknown_device(key), way_out=AB)
         found = lookup(self._file(suite, engine), case, key, self._machine, self._against)
         if isinstance(found, Comparable):
-            return Stored(found.measurement, found.tolerances, found.point.versions, notes=found.notes)
+            return Reference(found.measurement, found.tolerances, found.point.versions, notes=found.notes)
         if isinstance(found, Incomparable):
             field = found.fields[0]
             one = (
@@ -49,7 +40,7 @@ class StoredCases:
                 if len(found.fields) == 1 and field.stored is not None
                 else ""
             )
-            return Stored(
+            return Reference(
                 status=Status.INCOMPARABLE,
                 reason=f"the baseline holds for something else: {found.reason}",
                 way_out="; ".join(filter(None, (one, self._record, AB))),
@@ -57,7 +48,7 @@ class StoredCases:
         path = self._store.path_of(self._machine, engine, suite)
         elsewhere = self._store.elsewhere(self._machine, engine, suite)
         reason = ". ".join(filter(None, (f"{found.reason} in {path}", elsewhere)))
-        return Stored(status=Status.NO_BASELINE, reason=reason, way_out=f"{self._record}; {AB}")
+        return Reference(status=Status.NO_BASELINE, reason=reason, way_out=f"{self._record}; {AB}")
 
     def _file(self, suite: str, engine: str) -> BaselineFile | None:
         if (suite, engine) not in self._files:
@@ -85,9 +76,6 @@ class StoredCases:
 
     def accept(self, outcomes: Sequence[SweepOutcome], terms: Terms) -> list[str]:
         """Store every gated case as the newest recording, all or none, and say what changed. Raises BaselineError."""
-        for case in (case for outcome in outcomes for case in outcome.cases.values()):
-            if case.measurement.key["device"] not in KNOWN_DEVICES:
-                raise BaselineError(f"nothing is recorded: {case.case}: {_unknown(case.measurement.key)}")
         diff = accept(self._store, self._machine, outcomes, terms)
         paths = {
             self._store.path_of(self._machine, spec.engine, outcome.sweep): None

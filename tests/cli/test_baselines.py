@@ -29,7 +29,7 @@ SMALL, LARGE = "decode/opt-125m/batch=1", "decode/opt-125m/batch=64"
 def case(name, *, median=4000.0, spread=0.002, launches=20, tolerance=0.03, seed=0, **changes):
     draw = random.Random(seed)
     sample = Sample.of([[median * math.exp(draw.gauss(0, spread))] * 3 for _ in range(launches)])
-    key = {"engine": "ctranslate2", "engine_version": "4.8.5", "model": "opt-125m", "dtype": "float32"}
+    key = {"engine": "ctranslate2", "engine_version": "4.8.5", "model": "opt-125m", "dtype": "float32", "device": "cpu"}
     measured = Measurement(name, key, {"output_throughput": sample})
     meaning = metric("output_throughput")
     verdict = Verdict(Status.UNMEASURED, meaning.name, meaning.unit, True, name, tolerance, judged=False)
@@ -37,7 +37,9 @@ def case(name, *, median=4000.0, spread=0.002, launches=20, tolerance=0.03, seed
     return CaseOutcome(name, coordinates, replace(measured, **changes), None, {meaning.name: verdict})
 
 
-def run(*cases, complete=True, whole=True, planted_loss=0.0, machine=MACHINE, **fields):
+def run(
+    *cases, complete=True, whole=True, tier="gate", problems=(), asked=0.03, planted_loss=0.0, machine=MACHINE, **fields
+):
     sweep = SweepOutcome(
         sweep="decode",
         design="stored",
@@ -48,9 +50,20 @@ def run(*cases, complete=True, whole=True, planted_loss=0.0, machine=MACHINE, **
         baseline_versions=None,
         launches=20,
         seconds=60.0,
+        asked={"output_throughput": asked} if asked else {},
         **fields,
     )
-    return RunOutcome(machine, (sweep,), "2026-01-01T00:00:00+00:00", 61.0, "0123456789abcdef", complete, whole=whole)
+    return RunOutcome(
+        machine,
+        (sweep,),
+        "2026-01-01T00:00:00+00:00",
+        61.0,
+        "0123456789abcdef",
+        complete,
+        problems,
+        whole=whole,
+        tier=tier,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +123,12 @@ def test_accept_again_says_what_moved(baselines, report):
     assert "(+10.0%, better; 20×3 → 20×3 launches×rounds)" in said
 
 
+def test_accept_takes_what_the_run_itself_refused(baselines, report):
+    """That a run could not store a case on its own terms doesn't keep others from being taken out of its report."""
+    refused = ("nothing is recorded:\nanother case",)
+    assert baselines("accept", report(run(case(SMALL), case(LARGE, spread=0.5), problems=refused)), SMALL)[0] == 0
+
+
 def test_accept_takes_only_the_cases_that_are_named(baselines, report):
     """Other cases of the report are left out, also where they could not be accepted."""
     assert baselines("accept", report(run(case(SMALL), case(LARGE, void="throttled"))), SMALL)[0] == 0
@@ -127,7 +146,15 @@ def test_accept_takes_only_the_cases_that_are_named(baselines, report):
             run(case(SMALL), case(LARGE, spread=0.5)),
             f"{LARGE} output_throughput: its noise leaves even a tolerance of 15%",
         ),
-        (run(replace(case(LARGE), verdicts={})), "no gated case was measured"),
+        (run(case(LARGE), tier="quick"), "a run with --slmperf-tier quick is a glance"),
+        (run(case(LARGE), complete=False, problems=("decode: the engine died",)), "not whole\ndecode: the engine died"),
+        (
+            run(
+                case(SMALL), replace(case(LARGE), measurement=replace(case(LARGE).measurement, key={"device": "cuda"}))
+            ),
+            f"{LARGE}: this version knows nothing of the device cuda",
+        ),
+        (run(case(LARGE), asked=None), "no gated case was measured"),
     ],
 )
 def test_accept_refuses_all_or_nothing(baselines, report, outcome, message):
@@ -141,9 +168,17 @@ def test_accept_refuses_all_or_nothing(baselines, report, outcome, message):
 
 def test_accept_refuses_a_tolerance_that_the_noise_does_not_support(baselines, report):
     """The smallest tolerance that is supported is named, with the line to write."""
-    code, said = baselines("accept", report(run(case(SMALL, spread=0.02, tolerance=0.01))))
+    code, said = baselines("accept", report(run(case(SMALL, spread=0.02), asked=0.01)))
     assert code == 1
     assert "and 1.0% is asked for: write gate={'output_throughput': 0." in said
+
+
+def test_accept_stores_the_tolerance_of_the_suite(baselines, report):
+    """The tolerance that a verdict was judged by may be an older, larger one; what the suite asks for is stored."""
+    assert baselines("accept", report(run(case(SMALL, tolerance=0.12), asked=0.04)))[0] == 0
+    assert stored().cases[SMALL].current.metrics["output_throughput"].tolerance == 0.04
+    code, said = baselines("accept", report(run(case(SMALL, spread=0.02, tolerance=0.15), asked=0.04)))
+    assert (code, "and 4.0% is asked for: write gate=" in said) == (1, True), said
 
 
 @pytest.mark.parametrize("way", ["option", "setting"])
@@ -153,7 +188,7 @@ def test_accept_takes_the_supported_tolerance_when_asked_to(baselines, report, p
     if way == "setting":
         (project / "pyproject.toml").write_text('[tool.slmperf]\ntolerance = "supported"\n')
         words = []
-    assert baselines("accept", report(run(case(SMALL, spread=0.02, tolerance=0.01))), *words)[0] == 0
+    assert baselines("accept", report(run(case(SMALL, spread=0.02), asked=0.01)), *words)[0] == 0
     assert 0.01 < stored().cases[SMALL].current.metrics["output_throughput"].tolerance <= 0.15
 
 
@@ -287,7 +322,8 @@ def test_prune_keeps_a_suite_that_the_report_does_not_know(baselines, report):
 
 
 @pytest.mark.parametrize(
-    ("part", "why"), [({"complete": False}, "was interrupted or failed"), ({"whole": False}, "only a part of the suites")]
+    ("part", "why"),
+    [({"complete": False}, "was interrupted or failed"), ({"whole": False}, "only a part of the suites")],
 )
 def test_prune_by_a_part_of_the_suites_is_wrong_usage(baselines, report, part, why):
     """A run that was interrupted or selected by -k doesn't know every case: it is refused, with the run that does."""

@@ -214,6 +214,7 @@ SWEEPS = st.builds(
     unselected=TEXTS,
     notes=TEXTS,
     baseline_specs=st.lists(SPECS, max_size=2).map(tuple),
+    asked=st.dictionaries(TEXT, st.floats(0.01, 0.15), max_size=2),
 )
 CLAIMS = st.builds(Verdict, st.sampled_from(Status), TEXT, TEXT, st.booleans(), case=TEXT, reason=TEXT, way_out=TEXT)
 RUNS = st.builds(
@@ -228,5 +229,6 @@ RUNS = st.builds(
     remarks=TEXTS,
     claims=st.lists(CLAIMS, max_size=3).map(tuple),
     whole=st.booleans(),
+    tier=st.sampled_from(["quick", "gate", "full"]),
     failed_tests=TEXTS,
 )
