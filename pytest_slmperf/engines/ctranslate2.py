@@ -16,7 +16,7 @@ import numpy as np
 
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Request, Served
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
-from pytest_slmperf.core.shapes import OPT_POSITION_OFFSET, SHAPES, Family, Role, Shape, Tensor, shape_of, tensors
+from pytest_slmperf.core.shapes import OPT_POSITION_OFFSET, Family, Role, Shape, Tensor, shape_of, tensors
 from pytest_slmperf.engines import weights
 
 CONVERTED_FILES = ("model.bin", "config.json")
@@ -96,7 +96,7 @@ class CTranslate2:
         """
         ctranslate2 = _library()
         self._check_compute_type(ctranslate2.get_supported_compute_types)
-        shape = None if _is_path(self._spec.model) else shape_of(self._spec.model)
+        shape = None if weights.is_path(self._spec.model) else shape_of(self._spec.model)
         folder = Path(self._spec.model).expanduser() if shape is None else random_model(shape, cache=self._cache)
         self._vocabulary = read_vocabulary(folder)
         self._context = _context_tokens(folder, self._options.context_tokens) if shape is None else shape.context
@@ -267,10 +267,6 @@ def _check_lengths(generated: Sequence[int], batch: Sequence[Request]) -> None:
 
 
 # A model's folder.
-
-
-def _is_path(model: str) -> bool:
-    return model not in SHAPES and (os.sep in model or Path(model).expanduser().is_dir())
 
 
 def _model_files(folder: Path) -> list[Path]:

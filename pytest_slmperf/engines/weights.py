@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_slmperf.core.errors import EngineUnavailable
-from pytest_slmperf.core.shapes import Family, Role, Shape, Tensor, parameters
+from pytest_slmperf.core.shapes import SHAPES, Family, Role, Shape, Tensor, parameters
 
 VERSION = 1
 """Goes up whenever the same shape would get other bytes."""
@@ -94,6 +94,11 @@ def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
         return Path(chosen).expanduser()
     users = Path(environ.get("XDG_CACHE_HOME", ""))
     return (users if users.is_absolute() else Path.home() / ".cache") / "slmperf"
+
+
+def is_path(model: str) -> bool:
+    """Whether a model is a folder of the user's own, and not a name of the table of shapes."""
+    return model not in SHAPES and (os.sep in model or Path(model).expanduser().is_dir())
 
 
 def content_name(files: Iterable[Path], *, cache: Path | None = None) -> str:
