@@ -86,7 +86,12 @@ def best() -> str:
 def _factory(name: str) -> EngineFactory:
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].target.partition(":")
-        return cast("EngineFactory", getattr(import_module(module), attribute))
+        try:
+            return cast("EngineFactory", getattr(import_module(module), attribute))
+        except ImportError as error:
+            raise EngineUnavailable(
+                f"the engine {name} cannot be imported ({error}): pip install 'pytest-slmperf[{name}]'"
+            ) from error
     point = _registered().get(name)
     if point is None:
         known = ", ".join([*BUILT_IN, *_registered()])

@@ -1,15 +1,16 @@
 """What a command line asked for, read into values."""
 
 import math
-import os
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.lookup import Against
 from pytest_slmperf.engines.planted import LOSS_LIMIT
+from pytest_slmperf.run.interpreter import interpreter
 
 PYTHON = "python"
 """`--slmperf-against python=PATH` measures another environment's engine; every other field is one of a baseline."""
@@ -35,12 +36,12 @@ class Options:
     def record(self) -> str:
         """The command that records what this one measures."""
         pairs = "".join(f",{name}={value}" for name, value in self.engine_options.items() if name != "slowed")
-        words = ["pytest --slmperf"]
+        words = ["pytest", "--slmperf"]
         if self.engine:
             words.append(f"--slmperf-engine={self.engine}{f':{pairs[1:]}' if pairs else ''}")
         if self.baselines:
             words.append(f"--slmperf-baselines={self.baselines}")
-        return " ".join([*words, "--slmperf-accept"])
+        return shlex.join([*words, "--slmperf-accept"])
 
 
 def parse_engine(text: str | None) -> tuple[str | None, dict[str, Scalar]]:
@@ -92,6 +93,9 @@ def parse_against(text: str | None) -> Against | None:
         against = Against.parse(text)
     except UsageError as error:
         raise UsageError(f"--slmperf-against {error}, or python=PATH") from error
-    if against.field == PYTHON and not os.access(against.value, os.X_OK):
-        raise UsageError(f"--slmperf-against {text}: there is no such interpreter")
+    if against.field == PYTHON:
+        try:
+            return replace(against, value=interpreter(against.value))
+        except UsageError as error:
+            raise UsageError(f"--slmperf-against {error}") from error
     return against

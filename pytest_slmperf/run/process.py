@@ -217,7 +217,8 @@ class EngineProcess:
 
     @property
     def _who(self) -> str:
-        return f"{self._spec.engine} ({self._spec.model_name}, {self._spec.dtype})"
+        elsewhere = f"; {self._spec.python}" if self._spec.python else ""
+        return f"{self._spec.engine} ({self._spec.model_name}, {self._spec.dtype}{elsewhere})"
 
     def _last_words(self, trace: str = "") -> str:
         lines = self._tail().splitlines()[-LAST_LINES:]
