@@ -22,6 +22,9 @@ class CaseOutcome:
     """The stored samples, or the other arm's. None where there is nothing comparable."""
     verdicts: Mapping[str, Verdict]
     """By the full name of each gated metric."""
+    fresh_from: int | None = None
+    """Place, from 0, of the first launch that confirmed what looked regressed: a confirmation is judged by the launches
+    from there on alone. None where nothing was confirmed."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class SweepOutcome:
     launches: int
     seconds: float
     skipped: Mapping[str, str] = field(default_factory=dict)
-    """Cases that don't fit this machine, each with its reason."""
+    """Cases that were not measured, each with its reason: they don't fit this machine, or the tier leaves them out."""
     unselected: tuple[str, ...] = ()
     """Cases of the sweep that no selected test looks at: not measured, and not stale either."""
     notes: tuple[str, ...] = ()
@@ -71,6 +74,8 @@ class RunOutcome:
     whole: bool = False
     """Whether every test of the suites was to run, and the run came to its end: no -k, -m, --lf or node id, and no -x
     or interruption. Only of such a run it can be said that what it lacks is not there any more."""
+    recorded: bool = False
+    """Whether what was measured has become the baseline: False where nothing was to be recorded, or it was refused."""
     tier: Literal["quick", "gate", "full"] = "gate"
     """How much it was to cost; what `quick` measured judges nothing later."""
     failed_tests: tuple[str, ...] = ()

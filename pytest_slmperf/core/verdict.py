@@ -1,5 +1,6 @@
 """What the gate says of one metric."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -29,7 +30,8 @@ class Status(StrEnum):
 class Effect:
     """How far the candidate is from the baseline, and what this comparison could have seen.
 
-    `ratio` is candidate / baseline; `low` and `high` bound it with 95 % confidence. `mde` is the smallest fractional
+    `ratio` is candidate / baseline; `low` and `high` bound it with 95 % confidence, 0 and infinity where there are too
+    few launches for a bound. `mde` is the smallest fractional
     loss that would have been found with 80 % power at the present spread and launches, infinite where none would.
     """
 
@@ -105,13 +107,20 @@ class Verdict:
 def _change(effect: Effect, unit: str, tolerance: float | None) -> str:
     seen = [
         f"{effect.ratio - 1:+.1%}",
-        f"95 % CI {effect.low - 1:+.1%}…{effect.high - 1:+.1%}",
+        f"95 % CI {change(effect.low)}…{change(effect.high)}",
         f"{effect.baseline_shape} vs {effect.candidate_shape} launches×rounds",
     ]
     limits = [f"tolerance {tolerance:.1%}"] if tolerance is not None else []
     limits.append(f"MDE {effect.mde:.1%}")
     figures = f"{quantity(effect.baseline)} → {quantity(effect.candidate)} {unit}"
     return f"{figures} ({', '.join(seen)}; {', '.join(limits)})"
+
+
+def change(ratio: float) -> str:
+    """A bound as a change: `+1.2%`, or an infinity where nothing bounds it. A ratio of 0 is no loss of 100 %."""
+    if ratio <= 0:
+        return "-∞"
+    return f"{ratio - 1:+.1%}" if math.isfinite(ratio) else "+∞"
 
 
 def quantity(value: float) -> str:

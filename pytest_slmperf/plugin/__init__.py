@@ -61,10 +61,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _minutes(text: str) -> float:
-    minutes = float(text)
-    if not 0 < minutes < float("inf"):
-        raise ValueError(text)
-    return minutes
+    from pytest_slmperf.run.options import minutes  # noqa: PLC0415 - only where the option is given
+
+    return minutes(text)
 
 
 @pytest.hookimpl(tryfirst=True)

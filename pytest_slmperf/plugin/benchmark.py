@@ -13,7 +13,7 @@ from pytest_slmperf.core.outcome import RunOutcome
 from pytest_slmperf.report.benchmark import benchmarks as entries
 
 
-def register(config: pytest.Config, outcome: Callable[[], RunOutcome | None]) -> None:
+def register(config: pytest.Config, outcome: Callable[[], RunOutcome]) -> None:
     """Register the bridge if pytest-benchmark is active in this run; `outcome` is called at the session's end."""
     if config.pluginmanager.hasplugin("benchmark"):
         config.pluginmanager.register(BenchmarkBridge(outcome), "slmperf-benchmark")
@@ -22,7 +22,7 @@ def register(config: pytest.Config, outcome: Callable[[], RunOutcome | None]) ->
 class BenchmarkBridge:
     """Speaks pytest-benchmark's hooks. Lives as long as the session."""
 
-    def __init__(self, outcome: Callable[[], RunOutcome | None]) -> None:
+    def __init__(self, outcome: Callable[[], RunOutcome]) -> None:
         self._outcome = outcome
 
     @pytest.hookimpl(optionalhook=True)
@@ -40,8 +40,7 @@ class BenchmarkBridge:
         return (yield)
 
     def _entries(self) -> Sequence[dict[str, Any]]:
-        run = self._outcome()
-        return entries(run) if run else []
+        return entries(self._outcome())
 
 
 def _write(config: pytest.Config, theirs: Any) -> None:  # noqa: ANN401 - a BenchmarkSession, which has no types

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_slmperf.core.errors import SlmperfError
+from pytest_slmperf.plugin.selection import selection_of
+
 if TYPE_CHECKING:
     from pytest_slmperf.plugin.session import SlmperfSession
 
@@ -14,9 +17,9 @@ NAME = "slmperf::whole-run"
 
 class RunCheck(pytest.Item):
     """Runs last. In a whole run it is red for a gated metric that no test asserts, for a stale baseline and where no
-    case was measured at all; under a selection it only says so, and of the metrics also where a test failed and may not
-    have come to its assertion. In any run it is red for a measurement that failed and that no test failed for. In a
-    recording run it stores what was measured, and is red where that is refused.
+    case was measured at all; under a selection it only says so, and of a metric also where a test of its sweep failed
+    and may not have come to the assertion. In any run it is red for a measurement that failed and that no test failed
+    for. In a recording run it stores what was measured, and is red where that is refused.
     """
 
     def __init__(self, *, active: SlmperfSession, whole: bool, **rest: Any) -> None:  # noqa: ANN401 - pytest's
@@ -26,6 +29,8 @@ class RunCheck(pytest.Item):
         """Whether the whole of the suites was to run, by what pytest was asked for."""
         self.ran = False
         """False where the run ended before it."""
+        self.recorded = False
+        """Whether what was measured is stored now."""
 
     @classmethod
     def of(cls, session: pytest.Session, active: SlmperfSession, *, whole: bool, grouped: bool) -> RunCheck:
@@ -36,17 +41,32 @@ class RunCheck(pytest.Item):
     def runtest(self) -> None:
         """Record, or look for what no test looked at."""
         self.ran = True
-        measuring = self._active.measuring
-        if measuring.options.mode == "accept":
-            measuring.accept()
-            return
-        unasserted, stale = measuring.unasserted(self._active.ledger.asserted), measuring.stale()
-        found = [*unasserted, *stale, *measuring.nothing_left()]
-        excused = unasserted if self._active.a_test_failed else []
-        red = [line for line in found if line not in excused] if self.whole else []
-        measuring.remark(*(line for line in found if line not in red))
-        if not self._active.a_test_failed:
+        if self._active.measuring.options.mode == "accept":
+            self._record()
+        else:
+            self._look_around()
+
+    def _record(self) -> None:
+        try:
+            self._active.measuring.accept()
+        except SlmperfError as error:
+            self._active.problem(str(error))
+            raise
+        self.recorded = True
+
+    def _look_around(self) -> None:
+        active, measuring = self._active, self._active.measuring
+        failed = selection_of(active.failed)
+        missing, not_reached = measuring.unasserted(
+            active.ledger.asserted, lambda sweep: failed.everything or sweep in failed.sweeps
+        )
+        found = [*missing, *measuring.stale(), *measuring.nothing_left()]
+        measuring.remark(*not_reached, *([] if self.whole else found))
+        red = found if self.whole else []
+        if not active.failed:
             red = [*measuring.problems, *red]
+        for line in red:
+            active.problem(line)
         if red:
             raise RunIncomplete("\n".join(red))
 

@@ -9,7 +9,7 @@ import pytest
 from _pytest._code.code import ExceptionChainRepr
 
 import pytest_slmperf
-from pytest_slmperf.core.errors import SlmperfError
+from pytest_slmperf.core.errors import NotJudged, SlmperfError
 
 PACKAGE = Path(pytest_slmperf.__file__).parent
 
@@ -37,6 +37,28 @@ class Failures:
         if first != report.nodeid:
             line = str(error).partition("\n")[0]
             report.longrepr = f"{type(error).__name__}: {line}\nthe same error as in {first}"
+
+
+def tell_apart(
+    item: pytest.Item, report: pytest.TestReport, *, raised: BaseException | None, shown: BaseException | None
+) -> None:
+    """Put a unittest.TestCase's report right: pytest shows what the test said in the place of what we `raised`.
+
+    A verdict whose error was caught is red, whatever the test said then, and one that is not judged is a skip. An
+    expected failure stays one, as with pytest's marker.
+    """
+    if raised is shown:
+        return
+    if isinstance(shown, NotJudged):
+        path, line = item.reportinfo()[:2]
+        report.outcome = "skipped"
+        report.longrepr = (str(path), (line or 0) + 1, f"Skipped: {shown}")
+        return
+    expected = getattr(getattr(item, "function", None), "__unittest_expecting_failure__", False)
+    if isinstance(raised, pytest.fail.Exception) and report.skipped and not expected:
+        report.outcome = "failed"
+        report.longrepr = str(raised)
+        vars(report).pop("wasxfail", None)
 
 
 def _theirs(whole: TracebackType) -> TracebackType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from glob import iglob
 from typing import TYPE_CHECKING, TypeAlias
 
 from pytest_slmperf.core.sweep import Sweep
@@ -24,6 +25,18 @@ class Selection:
     sweeps: dict[Sweep, BatchSizes] = field(default_factory=dict)
     everything: bool = False
     """A test doesn't say which sweep it looks at: it may be any."""
+
+
+def names_files(config: pytest.Config) -> bool:
+    """Whether pytest was asked for single files or tests, and not for folders or the project's `testpaths`."""
+    root = config.rootpath
+    patterns = config.getini("testpaths")
+    found = (path for one in patterns for path in iglob(one, root_dir=root, recursive=True))  # noqa: PTH207 - as pytest
+    declared = {root / path for path in found}
+    return any(
+        "::" in argument or ((path := config.invocation_params.dir / argument).is_file() and path not in declared)
+        for argument in config.args
+    )
 
 
 def selection_of(items: Iterable[pytest.Item]) -> Selection:

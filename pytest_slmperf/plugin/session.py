@@ -13,12 +13,12 @@ import pytest
 
 from pytest_slmperf.core.errors import NotJudged, SlmperfError, UsageError
 from pytest_slmperf.core.point import Ledger
-from pytest_slmperf.plugin import ACTIVE, binding_of, measures
+from pytest_slmperf.plugin import ACTIVE, benchmark, binding_of, measures
 from pytest_slmperf.plugin.check import NAME, RunCheck
-from pytest_slmperf.plugin.failures import Failures
+from pytest_slmperf.plugin.failures import Failures, tell_apart
 from pytest_slmperf.plugin.ledger import AssertionLedger
 from pytest_slmperf.plugin.progress import progress_for
-from pytest_slmperf.plugin.selection import coordinates, selection_of
+from pytest_slmperf.plugin.selection import coordinates, names_files, selection_of
 from pytest_slmperf.report import document, files, junit, terminal
 from pytest_slmperf.run.measuring import Measuring
 from pytest_slmperf.run.options import Options, parse_against, parse_engine
@@ -57,10 +57,7 @@ def activate(config: pytest.Config) -> None:
     _one_worker_measures(config)
     session = SlmperfSession(config, measuring, ledger)
     config.pluginmanager.register(session, ACTIVE)
-    if config.pluginmanager.has_plugin("benchmark"):
-        from pytest_slmperf.plugin.benchmark import BenchmarkBridge  # noqa: PLC0415 - it needs pytest-benchmark
-
-        config.pluginmanager.register(BenchmarkBridge(session.outcome), f"{ACTIVE}-benchmark")
+    benchmark.register(config, session.outcome)
 
 
 def _refuse_lost_settings(config: pytest.Config) -> None:
@@ -138,10 +135,14 @@ class SlmperfSession:
         self.config = config
         self.measuring = measuring
         self.ledger = ledger
-        self.a_test_failed = False
-        """A performance test did, so that it may not have come to all its assertions."""
+        self.failed: list[pytest.Item] = []
+        """The performance tests that failed: they may not have come to all their assertions."""
         self._performance_tests = {NAME}
         self._failed_tests: dict[str, None] = {}
+        self._problems: dict[str, None] = {}
+        self._lost = False
+        """A worker died, and what it measured never came here."""
+        self._measuring_workers: set[str] = set()
         self._failures = Failures(whole=config.option.fulltrace)
         self._check: RunCheck | None = None
         self._deselected = False
@@ -169,7 +170,8 @@ class SlmperfSession:
             return
         if self._check and not self._check.ran:
             self.measuring.cut_short()
-            self.measuring.remark(*self.measuring.unasserted(self.ledger.asserted), *self.measuring.stale())
+            missing, not_reached = self.measuring.unasserted(self.ledger.asserted, lambda _sweep: True)
+            self.measuring.remark(*missing, *not_reached, *self.measuring.stale())
         if self._is_worker:
             output: dict[str, Any] = self.config.workeroutput  # type: ignore[attr-defined]  # set by pytest-xdist
             output["slmperf"] = document.text(self.outcome())
@@ -178,23 +180,49 @@ class SlmperfSession:
             try:
                 files.write_report(self.outcome(), path)
             except SlmperfError as error:
-                self.measuring.problem(str(error))
-                session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+                self.problem(str(error))
+        if self._problems:
+            session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: object) -> None:
+    def pytest_testnodedown(self, node: Any, error: object) -> None:  # noqa: ANN401 - xdist's, which has no types
         """On xdist's controller: take over what the measuring worker found."""
         text = getattr(node, "workeroutput", {}).get("slmperf")
         if text:
             outcome = document.outcome(json.loads(text))
             if outcome.sweeps or self._from_worker is None:
                 self._from_worker = outcome
+        elif error and node.gateway.id in self._measuring_workers:
+            self._lose(node.gateway.id)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: Any) -> None:  # noqa: ANN401 - xdist's
+        """On xdist's controller: a worker died in a performance test, or before its next one."""
+        if crashitem.endswith(f"@{XDIST_GROUP}"):
+            self._lose(report.node.gateway.id)
+
+    def _lose(self, worker: str) -> None:
+        self._lost = True
+        self.problem(f"worker {worker} died while it measured: its measurements are lost, so this report is a part")
+
+    def problem(self, line: str) -> None:
+        """Something that makes the run red: said in every report, once."""
+        self._problems.setdefault(line)
 
     def outcome(self) -> RunOutcome:
         """What there is to report by now."""
-        whole = self._check is not None and self._check.whole and self._check.ran
-        found = self._from_worker or replace(self.measuring.outcome(), whole=whole)
-        return replace(found, failed_tests=tuple(self._failed_tests))
+        found = self._from_worker
+        if found is None:
+            check = self._check
+            whole = check is not None and check.whole and check.ran
+            found = replace(self.measuring.outcome(), whole=whole, recorded=check is not None and check.recorded)
+        return replace(
+            found,
+            complete=found.complete and not self._lost,
+            whole=found.whole and not self._lost,
+            problems=tuple(dict.fromkeys((*found.problems, *self._problems))),
+            failed_tests=tuple(self._failed_tests),
+        )
 
     # -- collection
 
@@ -256,8 +284,7 @@ class SlmperfSession:
         """Whether only a part of the collected suites runs."""
         option = self.config.option
         chosen = (option.keyword, option.markexpr, getattr(option, "lf", False), getattr(option, "stepwise", False))
-        named = any("::" in argument for argument in self.config.args)
-        return named or any(chosen) or self._deselected or session.testsfailed > 0
+        return names_files(self.config) or any(chosen) or self._deselected or session.testsfailed > 0
 
     def pytest_report_collectionfinish(self) -> list[str]:
         """The plan, before anything is measured."""
@@ -313,15 +340,19 @@ class SlmperfSession:
             for outcome in self.measuring.case_outcomes(at.sweep, at.model, size):
                 item.user_properties.extend(junit.properties(outcome))
 
-    @pytest.hookimpl(wrapper=True)
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """An error of ours is shown with the suite's line and its message, and once."""
         self._failures.before(call)
+        raised = call.excinfo.value if call.excinfo else None
         report = yield
-        self.a_test_failed = self.a_test_failed or (report.failed and measures(item))
-        self._failures.after(report, call.excinfo.value if call.excinfo else None)
+        shown = call.excinfo.value if call.excinfo else None
+        tell_apart(item, report, raised=raised, shown=shown)
+        if report.failed and measures(item):
+            self.failed.append(item)
+        self._failures.after(report, shown)
         return report
 
     # -- reporting
@@ -333,10 +364,13 @@ class SlmperfSession:
         From there on they have the ids that they were collected by: --lf would find no others.
         """
         name = report.nodeid.removesuffix(f"@{XDIST_GROUP}")
-        if report.failed and (name != report.nodeid or name in self._performance_tests):
+        ours = name != report.nodeid or name in self._performance_tests
+        if report.failed and ours:
             self._failed_tests.setdefault(name)
         if self._is_controller:
             report.nodeid = name
+            if ours:
+                self._measuring_workers.add(report.node.gateway.id)  # set by pytest-xdist
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The tables, and where the reports lie."""

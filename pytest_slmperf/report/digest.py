@@ -9,7 +9,7 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
-from pytest_slmperf.core.verdict import Effect, Status, Verdict, quantity
+from pytest_slmperf.core.verdict import Effect, Status, Verdict, change, quantity
 from pytest_slmperf.report.document import counts
 
 MOST_CAUSES = 3
@@ -196,10 +196,10 @@ def findings(sweep: SweepOutcome) -> list[Finding]:
     return [finding for kind in kinds for finding in kind(sweep)]
 
 
-def title(sweep: SweepOutcome) -> str:
+def title(run: RunOutcome, sweep: SweepOutcome) -> str:
     """What was done with a sweep, in a few words."""
     if sweep.mode == "accept":
-        return f"{sweep.sweep}: recorded, not judged"
+        return f"{sweep.sweep}: {'recorded, not judged' if run.recorded else 'measured, and NOT recorded'}"
     if sweep.mode == "report":
         return f"{sweep.sweep}: measured, not judged"
     against = "the other arm, measured in turns" if sweep.design == "interleaved" else "the stored baseline"
@@ -339,9 +339,7 @@ def _change(effect: Effect) -> str:
 
 
 def _bound(ratio: float) -> str:
-    if math.isfinite(ratio):
-        return f"{100 * (ratio - 1):+.1f}"
-    return "-∞" if ratio < 0 else "+∞"
+    return change(ratio).removesuffix("%")
 
 
 def _percent(fraction: float) -> str:

@@ -37,6 +37,7 @@ def document(run: RunOutcome) -> dict[str, Any]:
         "complete": run.complete,
         "whole": run.whole,
         "tier": run.tier,
+        "recorded": run.recorded,
         "counts": counts(run),
         "problems": list(run.problems),
         "remarks": list(run.remarks),
@@ -90,6 +91,7 @@ def outcome(document: Mapping[str, Any]) -> RunOutcome:
         complete=document["complete"],
         whole=document["whole"],
         tier=document["tier"],
+        recorded=document["recorded"],
         problems=tuple(document["problems"]),
         remarks=tuple(document["remarks"]),
         claims=tuple(_claim(entry) for entry in document["claims"]),
@@ -147,6 +149,7 @@ def _case_document(case: CaseOutcome) -> dict[str, Any]:
         "baseline_samples": None if baseline is None else baseline.pop("samples"),
         "baseline": baseline,
         "verdicts": {name: _verdict_document(verdict) for name, verdict in case.verdicts.items()},
+        "fresh_from": case.fresh_from,
     }
 
 
@@ -158,6 +161,7 @@ def _case(entry: Mapping[str, Any]) -> CaseOutcome:
         measurement=_measurement(entry["case"], entry, entry["samples"]),
         baseline=None if baseline is None else _measurement(entry["case"], baseline, entry["baseline_samples"]),
         verdicts={name: _verdict(entry["case"], name, verdict) for name, verdict in entry["verdicts"].items()},
+        fresh_from=entry["fresh_from"],
     )
 
 
@@ -204,7 +208,7 @@ def _verdict_document(verdict: Verdict) -> dict[str, Any]:
         "higher_is_better": verdict.higher_is_better,
         "tolerance": verdict.tolerance,
         "ratio": effect.ratio if effect else None,
-        "low": _bounded(effect.low) if effect else None,
+        "low": (effect.low or None) if effect else None,
         "high": _bounded(effect.high) if effect else None,
         "confidence": CONFIDENCE if effect else None,
         "mde": _bounded(effect.mde) if effect else None,
@@ -264,7 +268,7 @@ def _effect(entry: Mapping[str, Any]) -> Effect:
         baseline=entry["baseline_median"],
         candidate=entry["candidate_median"],
         ratio=entry["ratio"],
-        low=-math.inf if entry["low"] is None else entry["low"],
+        low=entry["low"] or 0.0,
         high=math.inf if entry["high"] is None else entry["high"],
         mde=math.inf if entry["mde"] is None else entry["mde"],
         baseline_shape=entry["baseline_shape"],

@@ -77,12 +77,12 @@ def _lines(run: RunOutcome) -> Iterator[tuple[str, bool]]:
         yield from _command("\n".join(rest))
     for sweep in run.sweeps:
         yield "", True
-        yield f"#### {escape(digest.title(sweep))}", True
+        yield f"#### {escape(digest.title(run, sweep))}", True
         for arms in digest.arms(sweep):
             yield "", True
             yield _paragraph(arms), False
         yield from _judged(sweep) if digest.judges(sweep) else _measured(sweep)
-        yield from _rest(run, sweep)
+        yield from _rest(sweep)
     yield from _claims(run)
     if run.failed_tests:
         names = ((f"- {_paragraph(name)}", False) for name in run.failed_tests)
@@ -151,7 +151,7 @@ def _measured(sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
         yield from _folded(f"{len(rows)} metrics", _table(headers, rows))
 
 
-def _rest(run: RunOutcome, sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
+def _rest(sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
     """What is worth knowing beside the figures. Nothing here makes a run red that isn't already."""
     said = [finding.line() for finding in digest.findings(sweep)]
     changed = digest.versions(sweep)
@@ -159,8 +159,6 @@ def _rest(run: RunOutcome, sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
         said.insert(0, f"versions: {changed}")
     if said:
         yield from _folded(f"{len(said)} remarks", ((f"- {_paragraph(line)}", False) for line in said))
-    if not run.complete:
-        yield "", True
 
 
 def _cells(row: JudgedRow) -> tuple[str, ...]:

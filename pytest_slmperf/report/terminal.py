@@ -52,7 +52,7 @@ def sections(run: RunOutcome, width: int = 80, markup: Markup = plain) -> list[S
     if digest.quiet(run):
         return []
     parts = [
-        Section(digest.one_line(f"slmperf {digest.title(sweep)}"), tuple(_sweep_lines(sweep, width, markup)))
+        Section(digest.one_line(f"slmperf {digest.title(run, sweep)}"), tuple(_sweep_lines(sweep, width, markup)))
         for sweep in run.sweeps
         if sweep.cases or sweep.skipped or sweep.notes
     ]

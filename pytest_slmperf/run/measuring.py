@@ -361,6 +361,7 @@ class Measuring:
             arms=2 if self._other_python else 1,
             settings=self.settings,
             max_launches=self._max_launches,
+            simulated=self._machine.simulated,
         )
         lines = []
         for sweep in self._selected:
@@ -374,10 +375,6 @@ class Measuring:
     def problems(self) -> tuple[str, ...]:
         """What made the run red by now."""
         return tuple(self._problems)
-
-    def problem(self, line: str) -> None:
-        """Something that makes the run red."""
-        self._problems.append(line)
 
     def remark(self, *lines: str) -> None:
         """Something that is said and not red."""
@@ -393,18 +390,35 @@ class Measuring:
             if model in (None, case.coordinates["model"]) and batch_size in (None, case.coordinates["batch_size"])
         ]
 
-    def unasserted(self, asserted: set[tuple[str, str]]) -> list[str]:
-        """What no test looked at, of what was measured whole: sweeps nobody measures, gated metrics nobody asserts."""
+    def unasserted(
+        self, asserted: set[tuple[str, str]], cut_off: Callable[[Sweep], bool]
+    ) -> tuple[list[str], list[str]]:
+        """Sweeps that nobody measured, and gated metrics that nobody asserted of what was measured whole.
+
+        What no test does, then what a test may not have come to: of sweeps whose tests were `cut_off`.
+        """
         measured = {remembered.sweep for remembered in self._remembered.values()}
-        found = [
-            f"sweep {sweep.name!r} is declared and nothing measured it: pass it to slmperf.measure(…), or delete it"
-            for sweep in self._selected
-            if sweep not in measured
-        ]
+        missing, not_reached = [], []
+        for sweep in self._selected:
+            if sweep not in measured and cut_off(sweep):
+                not_reached.append(f"sweep {sweep.name!r} is declared, and no test came to measure it")
+            elif sweep not in measured:
+                missing.append(
+                    f"sweep {sweep.name!r} is declared and nothing measured it: pass it to slmperf.measure(…), or "
+                    "delete it"
+                )
         for remembered in self._remembered.values():
             if self.options.mode == "gate" and not remembered.failure:
-                found.extend(_unasserted(remembered.outcome, asserted))
-        return found
+                for name, cases in _unasserted(remembered.outcome, asserted).items():
+                    gates, at = f"sweep {remembered.outcome.sweep!r} gates {name}", ", ".join(cases)
+                    if cut_off(remembered.sweep):
+                        not_reached.append(f"{gates}, and no test came to assert it for {at}")
+                    else:
+                        missing.append(
+                            f"{gates}, and no test of this run asserts it for {at}: assert {assertion(metric(name))}, "
+                            "or take it out of gate={…}"
+                        )
+        return missing, not_reached
 
     def stale(self) -> list[str]:
         """Stored cases that no suite measures any more, of the suites that were measured whole."""
@@ -469,17 +483,14 @@ def _load_of(sweep: Sweep, case: Case, context_tokens: int) -> tuple[Load, str |
     return Load(case.name, tuple(lengths), seed=zlib.crc32(case.name.encode())), note if left_out else None
 
 
-def _unasserted(outcome: SweepOutcome, asserted: set[tuple[str, str]]) -> list[str]:
+def _unasserted(outcome: SweepOutcome, asserted: set[tuple[str, str]]) -> dict[str, list[str]]:
+    """The cases of each gated metric that nobody asserted."""
     missing: dict[str, list[str]] = {}
     for case in outcome.cases.values():
         for name in case.verdicts:
             if (case.case, name) not in asserted:
                 missing.setdefault(name, []).append(case.case)
-    return [
-        f"sweep {outcome.sweep!r} gates {name}, and no test asserts it for {', '.join(cases)}: "
-        f"assert {assertion(metric(name))}, or take it out of gate={{…}}"
-        for name, cases in missing.items()
-    ]
+    return missing
 
 
 def _check_engine(name: str) -> None:

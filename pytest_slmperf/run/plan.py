@@ -21,6 +21,8 @@ class Spending:
     arms: int
     settings: Settings
     max_launches: int
+    simulated: bool
+    """By an engine whose time costs none."""
 
     @property
     def launches(self) -> tuple[int, int]:
@@ -33,22 +35,24 @@ class Spending:
 
 
 def lines(sweep: str, cases: Sequence[Case], spending: Spending) -> list[str]:
-    """A sweep's cases, launches and time. The time holds where a batch is shorter than a round."""
+    """A sweep's cases, launches and time. The time holds where a batch is shorter than a round; a simulated one costs
+    none, and isn't said.
+    """
     models = len({case.model for case in cases})
     timed_s = spending.settings.rounds * spending.settings.round_s
     turn_s = spending.arms * (models * STARTUP_S + len(cases) * UNTIMED * timed_s)
     fewest, most = spending.launches
     span = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     arms = " in each of two arms" if spending.arms > 1 else ""
-    took = (
-        f"{_duration(fewest * turn_s)}"
-        if fewest == most
-        else f"{_duration(fewest * turn_s)} to {_duration(most * turn_s)}"
-    )
+    took = "" if spending.simulated else f", about {_span(fewest * turn_s, most * turn_s)}"
     return [
         f"slmperf: {sweep}: {len(cases)} case{'s' * (len(cases) != 1)}: {', '.join(case.name for case in cases)}",
-        f"slmperf: {sweep}: {span} launches{arms} of {models} model{'s' * (models != 1)}, about {took}",
+        f"slmperf: {sweep}: {span} launches{arms} of {models} model{'s' * (models != 1)}{took}",
     ]
+
+
+def _span(least_s: float, most_s: float) -> str:
+    return _duration(least_s) if least_s == most_s else f"{_duration(least_s)} to {_duration(most_s)}"
 
 
 def _duration(seconds: float) -> str:

@@ -60,9 +60,9 @@ def test_switched_off_it_costs_nothing(fresh, options):
 
 
 def test_collecting_prints_the_plan_and_measures_nothing(project):
-    """`--collect-only` says which cases, how many launches and about how long, and starts no engine."""
+    """`--collect-only` says which cases and launches, and starts no engine; what is simulated takes no time."""
     result = project.gate("--collect-only", "-q", "--slmperf-report", "report.json")
-    result.stdout.fnmatch_lines(["slmperf: decode: 2 cases: *", "slmperf: decode: 8 launches of 1 model, about *"])
+    result.stdout.fnmatch_lines(["slmperf: decode: 2 cases: *", "slmperf: decode: 8 launches of 1 model"])
     assert "launch 1" not in result.stdout.str()
     assert "changes" not in result.stdout.str()
     assert not (project.path / "report.json").exists()

@@ -45,6 +45,50 @@ def test_a_red_verdict_that_is_caught_is_red_wherever_and_whatever_follows(proje
     project.gate("-k", "test_uses").assert_outcomes(passed=2, deselected=4)
 
 
+UNITTEST = """
+import unittest
+
+class TestDecode(unittest.TestCase):
+    @pytest.fixture(autouse=True)
+    def measured(self, decode):
+        self.point = decode[16]
+
+    @DECODE.at(16)
+    def test_uses(self):
+        {body}
+"""
+ASSERTS = "assert self.point.output_throughput >= self.point.baseline.output_throughput"
+SKIPS = f"""try:
+            {ASSERTS}
+        except AssertionError:
+            {{then}}"""
+
+
+@pytest.mark.parametrize("then", ["self.skipTest('slow today')", "pytest.xfail('slow today')", "pass"])
+def test_a_unittest_catches_no_red_verdict_either(project, then):
+    """unittest keeps its tests' errors to itself; what it skips after a red verdict is red."""
+    project.write("test_suite.py", SUITE + UNITTEST.format(body=SKIPS.format(then=then)))
+    red = project.gate("-k", "test_uses", engine=SLOWED)
+    red.assert_outcomes(passed=1, failed=1, deselected=4)
+    assert CAUGHT in prose(red)
+    assert red.ret == 1
+    project.gate("-k", "test_uses").assert_outcomes(passed=2, deselected=4)
+
+
+def test_a_unittest_is_judged_as_any_test(project):
+    """Its assertion is red or green with the line, skipped where nothing is judged, and expected where it says so."""
+    project.write("test_suite.py", SUITE + UNITTEST.format(body=ASSERTS))
+    red = project.gate("-k", "test_uses", engine=SLOWED)
+    red.assert_outcomes(passed=1, failed=1, deselected=4)
+    assert "AssertionError: regressed: decode/opt-125m/batch=16 output_throughput" in prose(red)
+    unjudged = project.gate("-k", "test_uses", "--slmperf-no-gate", "-rs")
+    unjudged.assert_outcomes(passed=1, skipped=1, deselected=4)
+    unjudged.stdout.fnmatch_lines(["SKIPPED*test_suite.py:*measured, not judged"])
+    expected = UNITTEST.replace("    @DECODE.at", "    @unittest.expectedFailure\n    @DECODE.at").format(body=ASSERTS)
+    project.write("test_suite.py", SUITE + expected)
+    project.gate("-k", "test_uses", engine=SLOWED).assert_outcomes(passed=1, xfailed=1, deselected=4)
+
+
 def test_a_test_may_ask_what_its_fixture_made(project):
     """A verdict that a fixture makes and its test asserts is asserted."""
     fixture = (

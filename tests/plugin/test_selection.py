@@ -31,8 +31,55 @@ def test_what_a_selection_leaves_unasserted_is_said_and_not_red(project):
     """Under -k, a gated metric that no selected test asserts is a remark."""
     result = project.gate("-k", "test_throughput")
     result.assert_outcomes(passed=3, deselected=2)
-    assert "gates median_ttft_ms, and no test asserts it for decode/opt-125m/batch=1" in prose(result)
+    assert "gates median_ttft_ms, and no test of this run asserts it for decode/opt-125m/batch=1" in prose(result)
     assert "assert point.ttft_ms <= point.baseline.ttft_ms" in prose(result)
+
+
+OTHER_FILE = """
+from pytest_slmperf import StaticBatch, Sweep
+
+OTHER = Sweep("other", StaticBatch(16, 16), batch_size=[1])
+
+@OTHER.each
+def test_other(slmperf, slm_engine, batch_size):
+    assert slmperf.measure(OTHER, slm_engine("opt-125m"))[batch_size].output_throughput >= 1
+"""
+
+
+def test_a_file_is_a_selection_and_a_folder_is_whole(project):
+    """Naming files leaves the rest of the suites out; naming their folder, or what `testpaths` names, does not."""
+    project.write("test_suite.py", UNASSERTED)
+    project.write("test_other.py", OTHER_FILE)
+    part = project.gate("test_suite.py", "--slmperf-report=report.json")
+    part.assert_outcomes(passed=3)
+    assert "no test of this run asserts it" in prose(part)
+    assert json.loads((project.path / "report.json").read_text())["whole"] is False
+    project.gate(".").assert_outcomes(passed=3, failed=1)
+    declared = (project.path / "pyproject.toml").read_text() + 'testpaths = ["test_s*.py"]\n'
+    project.write("pyproject.toml", declared)
+    project.gate().assert_outcomes(passed=2, failed=1)
+
+
+def test_a_file_named_to_workers_is_a_selection_too(project):
+    """pytest-xdist's workers are told what was asked for."""
+    project.write("test_suite.py", UNASSERTED)
+    assert "3 passed" in project.apart("-n2", "test_suite.py", keep=("xdist",))
+    assert "1 failed, 2 passed" in project.apart("-n2", ".", keep=("xdist",))
+
+
+def test_what_a_failed_test_did_not_come_to_is_not_called_missing(project):
+    """Its metric is said to be not reached, and not red; that of another sweep is red as ever."""
+    stops = SUITE.replace("    assert point.ttft_ms", "    assert batch_size == 1\n    assert point.ttft_ms")
+    project.write("test_suite.py", stops)
+    result = project.gate()
+    result.assert_outcomes(passed=4, failed=1)
+    assert "gates median_ttft_ms, and no test came to assert it for decode/opt-125m/batch=16" in prose(result)
+    assert "no test of this run asserts" not in prose(result)
+    gated = OTHER_FILE.replace("[1])", "[1], gate=['ttft_ms'])")
+    project.write("test_other.py", gated)
+    both = project.gate()
+    both.assert_outcomes(passed=4, failed=2)
+    assert "sweep 'other' gates median_ttft_ms, and no test of this run asserts it" in prose(both)
 
 
 def test_a_gated_metric_that_no_test_asserts_is_red_in_a_whole_run(project):
@@ -43,7 +90,7 @@ def test_a_gated_metric_that_no_test_asserts_is_red_in_a_whole_run(project):
     result.assert_outcomes(passed=4, failed=1)
     result.stdout.fnmatch_lines(
         [
-            "sweep 'decode' gates median_ttft_ms, and no test asserts it for decode/opt-125m/batch=1, *",
+            "sweep 'decode' gates median_ttft_ms, and no test of this run asserts it for decode/opt-125m/batch=1, *",
             "FAILED slmperf::whole-run*",
         ]
     )

@@ -142,7 +142,7 @@ EFFECTS = st.builds(
     FINITE,
     FINITE,
     FINITE,
-    st.one_of(BOUND, st.just(-math.inf)),
+    BOUND,
     st.one_of(BOUND, st.just(math.inf)),
     st.one_of(BOUND, st.just(math.inf)),
     st.just("20×5"),
@@ -185,7 +185,8 @@ def case_outcomes(draw: st.DrawFn) -> CaseOutcome:
         for gated in draw(st.sets(NAMES, max_size=2))
     }
     coordinates = draw(st.dictionaries(TEXT, TEXT | st.integers(0, 4096), max_size=2))
-    return CaseOutcome(name, coordinates, measurement(), measurement() if draw(st.booleans()) else None, verdicts)
+    baseline = measurement() if draw(st.booleans()) else None
+    return CaseOutcome(name, coordinates, measurement(), baseline, verdicts, draw(st.none() | st.integers(0, 40)))
 
 
 SPECS = st.builds(
@@ -230,5 +231,6 @@ RUNS = st.builds(
     claims=st.lists(CLAIMS, max_size=3).map(tuple),
     whole=st.booleans(),
     tier=st.sampled_from(["quick", "gate", "full"]),
+    recorded=st.booleans(),
     failed_tests=TEXTS,
 )

@@ -99,9 +99,11 @@ def test_problems_and_remarks():
 
 def test_recorded():
     """A sweep that was recorded shows its medians and the tolerances that they support."""
-    text = markdown(run_outcome(sweep_outcome(case_outcome(4), mode="accept")))
+    run = run_outcome(sweep_outcome(case_outcome(4), mode="accept"), recorded=True)
+    text = markdown(run)
     assert "#### decode: recorded, not judged" in text
     assert "✅" not in text
+    assert "#### decode: measured, and NOT recorded" in markdown(replace(run, recorded=False))
 
 
 def test_what_is_asserted_beside_the_gate():
