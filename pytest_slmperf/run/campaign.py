@@ -6,16 +6,19 @@ The first decisive look at a metric is final. A case whose gated metrics are all
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import EngineFailed, SlmperfError, UsageError
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
-from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
+from pytest_slmperf.core.result import Fresh
+from pytest_slmperf.core.sample import BadSample, Measurement, Sample, VoidRound
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Case, Sweep
 from pytest_slmperf.core.verdict import Status, Verdict
 from pytest_slmperf.engines.lengths import workload_key
@@ -73,7 +76,7 @@ class Brief:
 
 
 @dataclass(frozen=True)
-class Stored:
+class Reference:
     """What the store has for a case: samples that may be compared, or why there are none."""
 
     measurement: Measurement | None = None
@@ -96,7 +99,7 @@ class Launcher(Protocol):
         ...
 
 
-class Progress(Protocol):
+class Watcher(Protocol):
     """Is told how far a campaign is."""
 
     def planned(self, launches: int, spent: int) -> None:
@@ -113,12 +116,12 @@ class Surroundings:
     """What a campaign needs from outside."""
 
     launch: Launcher
-    stored: Callable[[str, Mapping[str, object]], Stored]
+    stored: Callable[[str, Mapping[str, object]], Reference]
     loads: Callable[[Sweep, Case, int], tuple[Load, str | None]]
     """(sweep, case, context tokens) → the load, and a note where requests were left out."""
     fits: Callable[[Sweep, Case, EngineSpec], str | None]
     """Why the case can't be measured on this machine, or None. Asked before the engine is started."""
-    progress: Progress
+    progress: Watcher
     pause: Callable[[float], None] = time.sleep
 
 
@@ -150,7 +153,7 @@ class _Progressing:
     load: Load
     keys: Mapping[str, dict[str, object]]
     """By arm."""
-    stored: Stored
+    stored: Reference
     wanted: int
     note: str | None = None
     blocks: list[dict[str, tuple[int, CaseRecord]]] = field(default_factory=list)
@@ -159,8 +162,12 @@ class _Progressing:
     """Blocks with a void launch in some arm: listed, and not used."""
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     looked_at: int = 0
+    judged: bool = True
+    """Whether the gate looks at it."""
     fresh_from: int | None = None
     """Block at which the confirmation began."""
+    again: "_Progressing | None" = None
+    """The same case in launches made for a knee or a frontier that looked regressed; the gate doesn't look at them."""
 
     @property
     def name(self) -> str:
@@ -174,9 +181,14 @@ class _Progressing:
     def missing(self) -> int:
         return 0 if self.exhausted else max(0, self.wanted - len(self.blocks))
 
+    def launched(self, arm: str) -> list[tuple[int, CaseRecord]]:
+        """Every launch of an arm in time order: the void ones and those made again, too."""
+        own = [block[arm] for block in (*self.blocks, *self.voids)]
+        return sorted(own, key=lambda entry: entry[0]) + (self.again.launched(arm) if self.again else [])
+
 
 class Campaign:
-    """One sweep, measured and judged. Lives from the first launch to the last."""
+    """One sweep, measured and judged. Lives as long as the run: what a test asks later may need fresh launches."""
 
     def __init__(self, brief: Brief, around: Surroundings, *, order_seed: int | None = None) -> None:
         self._brief = brief
@@ -186,21 +198,65 @@ class Campaign:
         self._skipped: dict[str, str] = {}
         self._versions: dict[str, Mapping[str, str]] = {}
         self._launches = 0
+        self._told_from = 0
+        """Launches that were done when what the watcher is told of began."""
+        self._fresh: dict[str, Fresh] = {}
         self._orders: dict[Configuration, list[tuple[str, EngineSpec]]] = {}
         """Orders of the arms that the next block turns round."""
         self._pause_s = VOID_PAUSE_S
         self._began = time.monotonic()
+        self._seconds = 0.0
 
     def run(self) -> SweepOutcome:
         """Measure until everything is decided, the cap is reached or the budget is spent. Raises LaunchError."""
-        for configuration in self._brief.configurations:
-            self._prime(configuration)
-        self._measure_and_look()
-        if self._brief.mode == "gate" and self._ask_for_confirmation():
-            self._measure_and_look()
-            for case in self._cases:
-                self._confirm(case)
+        with self._on_the_bill():
+            for configuration in self._brief.configurations:
+                self._prime(configuration)
+            self._measure(self._cases)
+            if self._brief.mode == "gate" and self._ask_for_confirmation():
+                self._measure(self._cases)
+                for case in self._cases:
+                    self._confirm(case)
         return self.outcome()
+
+    def fresh(self, model: str) -> Fresh:
+        """Launches of all cases of a model, as many as confirm a `regressed`; made once, when they are first asked for.
+
+        They are no part of what the gate judges, and are on the campaign's bill.
+        """
+        if model not in self._fresh:
+            with self._on_the_bill():
+                self._fresh[model] = self._launch_again(model)
+        return self._fresh[model]
+
+    def _launch_again(self, model: str) -> Fresh:
+        wanted = gate.fresh_launches(self._policy(DEFAULT_TOLERANCE))
+        again = []
+        for case in self._cases:
+            if case.case.model == model:
+                case.again = _Progressing(
+                    case.case, case.configuration, case.load, case.keys, case.stored, wanted, judged=False
+                )
+                again.append(case.again)
+        self._told_from, self._pause_s = self._launches, VOID_PAUSE_S
+        try:
+            self._measure(again)
+        except SlmperfError as error:
+            return Fresh(missing=str(error))
+        for case in again:
+            if case.exhausted:
+                return Fresh(missing=f"{case.name} is void: {_why_void(case)}")
+        if any(case.missing for case in again):
+            return Fresh(missing="the budget is spent")
+        return Fresh(tuple(CaseOutcome(case.name, case.case.coordinates, *self._sides(case), {}) for case in again))
+
+    @contextmanager
+    def _on_the_bill(self) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds += time.monotonic() - began
 
     def outcome(self) -> SweepOutcome:
         """What there is by now; also of a campaign that was interrupted."""
@@ -215,7 +271,7 @@ class Campaign:
             versions=self._versions.get("candidate", {}),
             baseline_versions=self._versions.get("baseline", stored),
             launches=self._launches,
-            seconds=time.monotonic() - self._began,
+            seconds=self._seconds,
             skipped=dict(self._skipped),
             notes=self._notes(),
             asked=self._brief.sweep.tolerances,
@@ -239,12 +295,14 @@ class Campaign:
         context_tokens = min(record.facts.context_tokens for record in records.values())
         for case in cases:
             load, note = self._around.loads(self._brief.sweep, case, context_tokens)
-            stored = self._around.stored(case.name, keys["candidate"]) if self._brief.design == "stored" else Stored()
+            stored = (
+                self._around.stored(case.name, keys["candidate"]) if self._brief.design == "stored" else Reference()
+            )
             self._cases.append(
                 _Progressing(case, configuration, load, keys, stored, wanted=self._first_wanted(stored), note=note)
             )
 
-    def _first_wanted(self, stored: Stored) -> int:
+    def _first_wanted(self, stored: Reference) -> int:
         if self._brief.mode == "accept":
             return self._brief.baseline_launches
         if self._brief.mode == "gate" and not self._brief.sweep.tolerances:
@@ -256,8 +314,9 @@ class Campaign:
     def _policy(self, tolerance: float) -> gate.Policy:
         return gate.Policy(tolerance=tolerance, max_launches=self._brief.max_launches, design=self._brief.design)
 
-    def _measure_and_look(self) -> None:
-        while due := [case for case in self._cases if case.missing]:
+    def _measure(self, cases: Sequence[_Progressing]) -> None:
+        """Launch until no case wants more, or the budget is spent; the gate looks as it goes."""
+        while due := [case for case in cases if case.missing]:
             if self._over_budget():
                 return
             turns = list(dict.fromkeys(case.configuration for case in due))
@@ -265,7 +324,8 @@ class Campaign:
             expected = sum(
                 len(turn.arms) * max(case.missing for case in due if case.configuration is turn) for turn in turns
             )
-            self._around.progress.planned(self._launches + expected, self._launches)
+            done = self._launches - self._told_from
+            self._around.progress.planned(done + expected, done)
             void = [self._block(turn, [case for case in due if case.configuration is turn]) for turn in turns]
             if any(void) and any(case.missing for case in due):
                 self._around.pause(self._pause_s)
@@ -312,13 +372,16 @@ class Campaign:
         record = self._around.launch(spec, loads, arm=arm, index=self._launches, policy=self._brief.policy)
         self._launches += 1
         self._versions[arm] = record.versions
+        _refuse_bad_values(record)
+        if self._brief.mode == "accept":
+            _refuse_unknown_metrics(record, self._brief.sweep)
         return record
 
     # -- looks
 
     def _look(self, case: _Progressing) -> None:
         """Judge what is undecided, and ask for more launches where that may decide it."""
-        if self._brief.mode != "gate" or case.exhausted or len(case.blocks) == case.looked_at:
+        if not case.judged or self._brief.mode != "gate" or case.exhausted or len(case.blocks) == case.looked_at:
             return
         case.looked_at = len(case.blocks)
         if case.fresh_from is not None:
@@ -398,15 +461,18 @@ class Campaign:
     # -- results
 
     def _case_outcome(self, case: _Progressing) -> CaseOutcome:
-        measurement = self._measurement(case, "candidate")
-        baseline = (
-            self._measurement(case, "baseline") if self._brief.design == "interleaved" else case.stored.measurement
-        )
+        measurement, baseline = self._sides(case)
         verdicts = {}
         for name, tolerance in self._gated(case).items():
             verdict = self._verdict(case, name, measurement)
             verdicts[name] = replace(verdict, case=case.name, tolerance=tolerance)
-        return CaseOutcome(case.name, case.case.coordinates, measurement, baseline, verdicts)
+        return CaseOutcome(case.name, case.case.coordinates, measurement, baseline, verdicts, case.fresh_from)
+
+    def _sides(self, case: _Progressing) -> tuple[Measurement, Measurement | None]:
+        """What was measured of a case, and what it is compared with."""
+        interleaved = self._brief.design == "interleaved"
+        other = self._measurement(case, "baseline") if interleaved else case.stored.measurement
+        return self._measurement(case, "candidate"), other
 
     def _verdict(self, case: _Progressing, name: str, measurement: Measurement) -> Verdict:
         meaning = metric(name)
@@ -455,12 +521,11 @@ class Campaign:
             name: reason for _, record in records for name, reason in record.unmeasured.items() if name not in samples
         }
         voids: list[VoidRound] = []
-        unused = [block[arm] for block in case.voids]
-        for index, record in sorted([*records, *unused], key=lambda entry: entry[0]):
+        for index, record in case.launched(arm):
             voids.extend(replace(void, launch=index) for void in record.void_rounds)
         void = None
         if case.exhausted and case.fresh_from is None and len(case.blocks) < case.wanted:
-            void = next(record.void for _, record in case.voids[-1].values() if record.void)
+            void = _why_void(case)
         return Measurement(
             case=case.name,
             key=case.keys[arm],
@@ -470,6 +535,32 @@ class Campaign:
             void=void,
             notes=_counted([note for _, record in records for note in record.notes]),
         )
+
+
+def _why_void(case: _Progressing) -> str:
+    """Why the last block of a case that is exhausted was void."""
+    return next(record.void for _, record in case.voids[-1].values() if record.void)
+
+
+def _refuse_bad_values(record: LaunchRecord) -> None:
+    """Raises EngineFailed for a value that no measurement can have, before it stands beside good ones."""
+    for case in record.cases.values():
+        for name, values in case.values.items():
+            try:
+                Sample((values,))
+            except BadSample as error:
+                raise EngineFailed(f"{record.spec.engine} answered wrongly: {case.case} {name}: {error}") from error
+
+
+def _refuse_unknown_metrics(record: LaunchRecord, sweep: Sweep) -> None:
+    """Raises UsageError for a gated metric that a launch neither measured nor says why: no other will, either."""
+    for case in record.cases.values():
+        unknown = [name for name in sweep.tolerances if name not in {*case.values, *case.unmeasured}]
+        if unknown and not case.void:
+            raise UsageError(
+                f"{case.case}: nothing here measures {', '.join(unknown)}, so that it can't be recorded: take it out "
+                "of gate={…} on this machine"
+            )
 
 
 def _counted(notes: Sequence[str]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """The order of launches, the looks between them and what ends them, with a launcher that is a plain function."""
 
+import math
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
-from pytest_slmperf.core.errors import EngineDied
+from pytest_slmperf.core.errors import EngineDied, EngineFailed, UsageError
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
 from pytest_slmperf.core.sweep import Sweep
@@ -19,7 +20,7 @@ from pytest_slmperf.run.campaign import (
     Brief,
     Campaign,
     Configuration,
-    Stored,
+    Reference,
     Surroundings,
 )
 
@@ -75,16 +76,16 @@ def stored(level=100.0, launches=20, names=(ONE, FOUR)):
 
     def find(case, key):
         if case not in names:
-            return Stored(reason="nothing is stored", way_out="record it")
+            return Reference(reason="nothing is stored", way_out="record it")
         draw = random.Random(0)
         sample = Sample.of([[level * draw.gauss(1, 0.005)] * 2 for _ in range(launches)])
-        return Stored(Measurement(case, key, {"output_throughput": sample}), {"output_throughput": 0.05})
+        return Reference(Measurement(case, key, {"output_throughput": sample}), {"output_throughput": 0.05})
 
     return find
 
 
-def play(script, *, sweep=SWEEP, mode="gate", find=None, models=("m",), arms=1, budget_s=None, fits=None):
-    """Run a campaign of this script."""
+def campaign(script, *, sweep=SWEEP, mode="gate", find=None, models=("m",), arms=1, budget_s=None, fits=None):
+    """A campaign of this script."""
     configurations = tuple(
         Configuration(
             EngineSpec("e", model),
@@ -102,7 +103,12 @@ def play(script, *, sweep=SWEEP, mode="gate", find=None, models=("m",), arms=1, 
         progress=script,
         pause=script.pauses.append,
     )
-    return Campaign(brief, around, order_seed=1).run()
+    return Campaign(brief, around, order_seed=1)
+
+
+def play(script, **of):
+    """Run a campaign of this script."""
+    return campaign(script, **of).run()
 
 
 def statuses(outcome):
@@ -237,16 +243,10 @@ def test_a_failed_launch_ends_the_campaign_and_leaves_what_was_measured():
             raise EngineDied("killed")
         return steady(arm, case, index)
 
-    script = Script(dies)
-    configuration = Configuration(EngineSpec("e", "m"), tuple(SWEEP.cases(["m"])))
-    brief = Brief(SWEEP, (configuration,), "gate", RoundPolicy(), 20, 16)
-    around = Surroundings(
-        script.launch, stored(), lambda _s, case, _c: (Load(case.name, ((8, 8),), 0), None), lambda *_: None, script
-    )
-    campaign = Campaign(brief, around)
+    running = campaign(Script(dies))
     with pytest.raises(EngineDied):
-        campaign.run()
-    outcome = campaign.outcome()
+        running.run()
+    outcome = running.outcome()
     assert len(outcome.cases[ONE].measurement.samples["output_throughput"].launches) == 4
     assert set(statuses(outcome).values()) == {Status.INCONCLUSIVE}
 
@@ -257,3 +257,97 @@ def test_the_plan_grows_with_what_is_still_undecided():
     play(script)
     assert script.plans[0] == (9, 1)
     assert script.plans[-1] == (17, 16)
+
+
+@pytest.mark.parametrize("arms", [1, 2])
+def test_fresh_launches_are_made_once_for_each_model(arms):
+    """All cases of the model are measured again, in as many launches as a confirmation has, and not for each claim."""
+    sweep = Sweep("decode", StaticBatch(8, 8), batch_size=[1, 4], gate={"output_throughput": 0.05})
+    names = [f"decode/{model}/batch={size}" for model in "ab" for size in (1, 4)]
+    script = Script()
+    running = campaign(script, sweep=sweep, models=("a", "b"), arms=arms, find=stored(names=names))
+    before = running.run()
+    fresh = running.fresh("a")
+    assert running.fresh("a") is fresh
+    assert [case.case for case in fresh.cases] == names[:2]
+    launched = script.asked[before.launches :]
+    assert {(model, *sorted(cases)) for model, _, cases in launched} == {("a", *names[:2])}
+    assert len(launched) == 8 * arms
+    for case in fresh.cases:
+        assert len(case.measurement.samples["output_throughput"].launches) == 8
+        assert len(case.baseline.samples["output_throughput"].launches) == (8 if arms == 2 else 20)
+    after = running.outcome()
+    assert after.launches == before.launches + 8 * arms
+    assert after.seconds >= before.seconds
+    assert after.cases == before.cases
+    assert script.plans[-1] == (8 * arms, 7 * arms)
+
+
+def test_void_rounds_of_fresh_launches_are_listed():
+    """They are repeated as any, and stand among the case's void rounds, which are all there is of them in the case."""
+    script = Script(lambda arm, case, index: None if index in (9, 10) else steady(arm, case, index))
+    running = campaign(script)
+    running.run()
+    assert len(running.fresh("m").cases) == 2
+    measurement = running.outcome().cases[ONE].measurement
+    assert [void.launch for void in measurement.void_rounds] == [9, 10]
+    assert len(measurement.samples["output_throughput"].launches) == 8
+
+
+def failing(_arm, _case, index):
+    """An engine that dies in a later launch."""
+    if index > 10:
+        raise EngineDied("killed")
+    return steady(_arm, _case, index)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (failing, "killed"),
+        (lambda arm, case, index: None if index > 10 else steady(arm, case, index), "is void: contended"),
+        (lambda arm, case, index: -1.0 if index > 10 else steady(arm, case, index), "has the value -1.0"),
+    ],
+    ids=["dies", "void", "answers wrongly"],
+)
+def test_there_may_be_no_fresh_launches(value, why):
+    """It is said why; what was measured before stands, and nobody tries again."""
+    script = Script(value)
+    running = campaign(script)
+    assert set(statuses(running.run()).values()) == {Status.UNCHANGED}
+    assert why in running.fresh("m").missing
+    spent = len(script.asked)
+    assert running.fresh("m").cases == ()
+    assert len(script.asked) == spent
+    assert set(statuses(running.outcome()).values()) == {Status.UNCHANGED}
+
+
+def test_a_spent_budget_leaves_no_fresh_launches():
+    """A claim is not confirmed on borrowed time."""
+    script = Script()
+    running = campaign(script, budget_s=0.0)
+    running.run()
+    assert running.fresh("m").missing == "the budget is spent"
+    assert len(script.asked) == 1
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_an_engine_that_answers_what_nothing_measures_fails(value):
+    """It ends the campaign as any failure does, and what was measured before is kept."""
+    running = campaign(Script(lambda arm, case, index: value if index == 5 else steady(arm, case, index)))
+    with pytest.raises(EngineFailed, match=r"e answered wrongly: decode/m/batch=\d output_throughput: .*positive"):
+        running.run()
+    assert len(running.outcome().cases[ONE].measurement.samples["output_throughput"].launches) == 4
+
+
+def test_what_nothing_measures_is_not_recorded_for_twenty_launches():
+    """The first launch of a recording tells that a gated metric is unknown here; a gate goes on without it."""
+    sweep = Sweep(
+        "decode", StaticBatch(8, 8), [1, 4], gate={"output_throughput": 0.05, "joules_per_output_token": 0.05}
+    )
+    script = Script()
+    with pytest.raises(UsageError, match=r"nothing here measures joules_per_output_token, .* out of gate="):
+        play(script, sweep=sweep, mode="accept")
+    assert len(script.asked) == 2
+    verdicts = play(Script(), sweep=sweep).cases[ONE].verdicts
+    assert verdicts["joules_per_output_token"].status is Status.UNMEASURED
