@@ -1,0 +1,70 @@
+"""The stand-in driver as fixtures."""
+
+import ctypes
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nvml_standin
+import pytest
+
+
+@dataclass
+class Driver:
+    """A driver in this process: what the real pynvml finds."""
+
+    scenario: Path
+    stub: ctypes.CDLL
+    clock: nvml_standin.VirtualClock | None
+    """None where time is real."""
+
+    def now_ns(self) -> int:
+        """What time it is for the driver: CLOCK_MONOTONIC, or the virtual clock."""
+        return self.clock.now_ns() if self.clock else time.monotonic_ns()
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass for the driver."""
+        (self.clock.sleep if self.clock else time.sleep)(seconds)
+
+    def true_joules(self, from_ns: int, to_ns: int, board: int = 0) -> float:
+        """What the board really took."""
+        joules: float = self.stub.nvmlstub_true_joules(board, from_ns, to_ns)
+        return joules
+
+
+MakeDriver = Callable[..., Driver]
+
+
+@pytest.fixture(scope="session")
+def stub() -> ctypes.CDLL:
+    """The stand-in library, loaded in this process; a skip where it can't be built."""
+    try:
+        return nvml_standin.load()
+    except nvml_standin.NoCompiler as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def driver(stub: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeDriver]:
+    """Makes a driver from a scenario's statements. Its clock is virtual and begins at 1 s, but with real=True."""
+    pynvml: Any = pytest.importorskip("pynvml")
+    made: list[Driver] = []
+
+    def make(*statements: str, real: bool = False) -> Driver:
+        clock = None if real else nvml_standin.VirtualClock(tmp_path / "clock", 1_000_000_000)
+        scenario = nvml_standin.write_scenario(tmp_path / "scenario", statements, clock=clock)
+        monkeypatch.setenv(nvml_standin.SCENARIO, str(scenario))
+        made.append(Driver(scenario, stub, clock))
+        return made[-1]
+
+    yield make
+    while True:  # whoever left a session open doesn't disturb the next test
+        try:
+            pynvml.nvmlShutdown()
+        except pynvml.NVMLError:
+            break
+    for one in made:
+        if one.clock:
+            one.clock.close()
