@@ -39,20 +39,34 @@ def test_the_report_keeps_its_schema_and_is_written_when_red(project):
     schema = json.loads((Path(pytest_slmperf.__file__).parent / "schemas" / "report.json").read_text())
     jsonschema_rs.validator_for(schema).validate(_report(project))
     assert _report(project)["complete"] is True
+    for case in _report(project)["sweeps"][0]["cases"]:
+        launches = case["samples"]["output_throughput"]["launches"]
+        assert 8 <= case["fresh_from"] < len(launches)
     assert "regressed" in (project.path / "out" / "report.md").read_text()
 
 
 def test_recording_refuses_a_tolerance_that_the_noise_does_not_support(fresh):
     """The smallest that it supports is named, nothing is stored, and `tolerance = "supported"` takes that one."""
-    refused = fresh.gate("--slmperf-accept", engine=NOISY)
+    refused = fresh.gate("--slmperf-accept", "--slmperf-report", "report.json", engine=NOISY)
     refused.assert_outcomes(skipped=4, failed=1)
+    refused.stdout.fnmatch_lines(["*slmperf decode: measured, and NOT recorded*", "problem: nothing is recorded:"])
+    assert _report(fresh)["recorded"] is False
+    assert "nothing is recorded" in _report(fresh)["problems"][0]
     assert "nothing is recorded" in prose(refused)
     assert "supported by its noise and the 0.7% between two days of a machine, and 3.0% is asked for" in prose(refused)
     assert not fresh.baseline().exists()
     fresh.settings('tolerance = "supported"')
-    taken = fresh.gate("--slmperf-accept", engine=NOISY)
+    taken = fresh.gate("--slmperf-accept", "--slmperf-report", "report.json", engine=NOISY)
     taken.assert_outcomes(skipped=4, passed=1)
+    assert _report(fresh)["recorded"] is True
     assert fresh.gate(engine=NOISY).ret == 0
+
+
+def test_the_command_that_records_can_be_copied(fresh):
+    """A folder's name with a space is quoted in it."""
+    result = fresh.gate("-k", "throughput and 16", "--slmperf-baselines", "my baselines")
+    result.assert_outcomes(failed=1, passed=1, deselected=3)
+    assert f"--slmperf-engine={ENGINE} '--slmperf-baselines=my baselines' --slmperf-accept" in prose(result)
 
 
 def test_a_planted_loss_is_never_recorded(fresh):

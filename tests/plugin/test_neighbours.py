@@ -42,6 +42,43 @@ def test_the_last_failed_run_again_after_one_of_xdist(project):
         assert [case["case"] for case in report["sweeps"][0]["cases"]] == ["decode/opt-125m/batch=16"]
 
 
+DIES = """
+import os
+import signal
+
+@DECODE.at(16)
+def test_zz_dies(decode):
+    {before}
+    if not os.path.exists("died"):
+        open("died", "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("restarts", ["4", "0"])
+def test_a_worker_that_dies_takes_its_measurements_with_it(project, restarts):
+    """The run is red, and the report says that it is a part and why, also where another worker measured again."""
+    project.write("test_suite.py", SUITE + DIES.format(before="assert decode[16].ttft_ms.median > 0"))
+    options = ["-n2", "--max-worker-restart", restarts, "--slmperf-report", "report.json"]
+    said = project.apart(*options, keep=("xdist",))
+    assert said.endswith("exit code 1"), said
+    assert "died while it measured: its measurements are lost" in " ".join(said.split())
+    report = json.loads((project.path / "report.json").read_text())
+    assert (report["complete"], report["whole"]) == (False, False)
+    assert "died while it measured" in report["problems"][0]
+
+
+def test_a_report_that_cannot_be_written_is_said_and_red(project):
+    """What stops a report after the run is a problem of the run, on workers and without."""
+    blocks = "\nimport os\n\n@DECODE.at(16)\ndef test_zz(decode):\n    os.makedirs('report.json', exist_ok=True)\n"
+    project.write("test_suite.py", SUITE + blocks)
+    for options in (["-n2"], []):
+        said = project.apart(*options, "--slmperf-report", "report.json", keep=("xdist",))
+        assert "problem: the report report.json can't be written: Is a directory" in " ".join(said.split())
+        assert said.endswith("exit code 1")
+        (project.path / "report.json").rmdir()
+
+
 def test_side_by_side_on_every_worker_is_refused(project):
     """--dist each would measure the neighbour, so it is exit code 4."""
     said = project.apart("--tx", "2*popen", "--dist", "each", keep=("xdist",))

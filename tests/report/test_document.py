@@ -76,6 +76,18 @@ def test_an_infinite_mde_is_null():
     assert read.effect.mde == math.inf
 
 
+def test_an_open_bound_is_null():
+    """An end that nothing bounds is null on either side, and open again when read."""
+    case = case_outcome(4)
+    compared = replace(effect(sample(1.0), sample(1.0, 6)), low=0.0, high=math.inf)
+    verdict = replace(case.verdicts["output_throughput"], effect=compared)
+    written = document(run_outcome(sweep_outcome(replace(case, verdicts={"output_throughput": verdict}))))
+    stored = written["sweeps"][0]["cases"][0]["verdicts"]["output_throughput"]
+    assert (stored["low"], stored["high"]) == (None, None)
+    read = outcome(written).sweeps[0].cases[case.case].verdicts["output_throughput"]
+    assert (read.effect.low, read.effect.high) == (0.0, math.inf)
+
+
 def test_counts_leave_out_what_nobody_judges():
     """Only what somebody was to judge is counted."""
     case = case_outcome(4, Status.REGRESSED)

@@ -1,16 +1,18 @@
 """The terminal's summary."""
 
+import math
 import re
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rendered_runs import RUNS, case_outcome, claim, large_run, run_outcome, sweep_outcome
+from rendered_runs import RUNS, case_outcome, claim, effect, large_run, run_outcome, sample, sweep_outcome
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.sample import VoidRound
 from pytest_slmperf.core.verdict import Status
+from pytest_slmperf.report.markdown import markdown
 from pytest_slmperf.report.terminal import lines, sections
 
 COLOUR = re.compile("\x1b\\[[0-9;]*m")
@@ -195,3 +197,15 @@ def test_both_arms_are_named():
     other = replace(stored, model="tiny", python="old/bin/python")
     assert "A: fake tiny, python=old/bin/python; B: fake opt-125m\n" in said(other, stored)
     assert "A: " not in rendered(RUN)
+
+
+def test_an_open_bound_is_no_measured_figure():
+    """A bound that too few launches leave open is an infinity, never a loss of 100 %: in tables and in the message."""
+    case = case_outcome(4, Status.INCONCLUSIVE)
+    compared = replace(effect(sample(1.0), sample(1.0, 6)), low=0.0, high=math.inf)
+    verdict = replace(case.verdicts["output_throughput"], effect=compared)
+    run = run_outcome(sweep_outcome(replace(case, verdicts={"output_throughput": verdict})))
+    assert "(-∞…+∞)" in " ".join(lines(run))
+    assert "(-∞…+∞)" in markdown(run)
+    assert "95 % CI -∞…+∞," in verdict.line()
+    assert "100" not in verdict.line()
