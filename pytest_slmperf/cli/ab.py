@@ -1,7 +1,6 @@
 """`slmperf ab A B`: measure two engines side by side, launches interleaved in random order, and judge B by A."""
 
 import argparse
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,9 @@ from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Sweep
 from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.report import files, terminal
+from pytest_slmperf.run.interpreter import interpreter
 from pytest_slmperf.run.measuring import Measuring
-from pytest_slmperf.run.options import Options, literal, minutes, planted_loss
+from pytest_slmperf.run.options import Options, Scalar, literal, minutes, planted_loss
 from pytest_slmperf.run.progress import Progress
 from pytest_slmperf.run.settings import read_settings
 
@@ -23,6 +23,19 @@ if TYPE_CHECKING:
 
 SAME = "same"
 WIDTH = 110
+DESCRIPTION = """\
+B is judged by A. Each is KEY=VALUE,KEY=VALUE, or `same`, which names nothing:
+
+  python=PATH    the interpreter of another environment; default: this one
+  engine, model, dtype, threads
+  slowed=0.2     a planted loss
+  KEY=VALUE      any option of the engine
+
+What an arm doesn't name comes from --engine and --model, then from
+[tool.slmperf], and never from the other arm; except that without --engine, an
+engine that one arm names is that of both. The options of --engine hold for an
+arm of that engine, and its own win over them.
+"""
 
 
 def add(verbs: "Verbs") -> None:
@@ -30,11 +43,16 @@ def add(verbs: "Verbs") -> None:
     parser = verbs.add_parser(
         "ab",
         help="measure two environments, engine arguments, dtypes or models side by side",
-        description="A and B are KEY=VALUE,KEY=VALUE or `same`: python=PATH (the interpreter of another environment), "
-        "engine, model, dtype, threads, slowed (a planted loss), or any option of the engine. B is judged by A.",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("a", metavar="A", help="the arm that is compared with, as in python=.venv-main/bin/python")
     parser.add_argument("b", metavar="B", help="the arm that is judged, as in python=.venv/bin/python, or same")
+    parser.add_argument(
+        "--engine",
+        metavar="NAME[:KEY=VALUE,...]",
+        help="of both arms; default: that of [tool.slmperf], or the best here",
+    )
     parser.add_argument("--model", default="tiny-2x128", help="of both arms; default: tiny-2x128")
     parser.add_argument("--batch-size", type=_sizes, default=[1, 16], metavar="N,N", help="default: 1,16")
     parser.add_argument("--prompt-tokens", type=int, default=32, metavar="N", help="default: 32")
@@ -58,10 +76,10 @@ def _run(given: argparse.Namespace) -> int:
         files.check_report_path(path)
     root = Path.cwd()
     settings = read_settings(root)
-    baseline, candidate = (
-        _arm(text, EngineSpec("", given.model, settings.dtype, settings.threads)) for text in (given.a, given.b)
-    )
-    options = Options(
+    name, options = _engine(given.engine) if given.engine else ("", {})
+    common = EngineSpec(name, given.model, settings.dtype, settings.threads, options)
+    baseline, candidate = _arm("A", given.a, common), _arm("B", given.b, common)
+    wanted = Options(
         engine=candidate.engine or baseline.engine or None, budget_s=given.budget * 60 if given.budget else None
     )
     sweep = Sweep(
@@ -70,7 +88,7 @@ def _run(given: argparse.Namespace) -> int:
         batch_size=given.batch_size,
         gate=dict(given.gate or [("output_throughput", DEFAULT_TOLERANCE)]),
     )
-    measuring = Measuring(options, settings, root=root, progress=Progress(_Stderr()), ledger=Ledger())
+    measuring = Measuring(wanted, settings, root=root, progress=Progress(_Stderr()), ledger=Ledger())
     try:
         arms = [replace(arm, engine=arm.engine or measuring.default_engine) for arm in (baseline, candidate)]
         result = measuring.compare(sweep, *arms)
@@ -84,38 +102,58 @@ def _run(given: argparse.Namespace) -> int:
     return 0 if verdicts and all(verdict.passed for verdict in verdicts) else 1
 
 
-def _arm(text: str, base: EngineSpec) -> EngineSpec:
-    """The engine that one side names. Raises UsageError."""
-    if text == SAME:
-        return base
-    pairs = {}
+def _engine(text: str) -> tuple[str, dict[str, Scalar]]:
+    """The engine that both arms have, with its options. Raises UsageError."""
+    name, colon, pairs = text.partition(":")
+    if not name:
+        raise UsageError(f"--engine {text}: it takes NAME or NAME:KEY=VALUE,KEY=VALUE")
+    return name, {key: literal(value) for key, value in _pairs("--engine", pairs).items()} if colon else {}
+
+
+def _arm(letter: str, text: str, common: EngineSpec) -> EngineSpec:
+    """The engine that one side names: what it doesn't say is what both have. Raises UsageError."""
+    pairs = {} if text == SAME else _pairs(letter, text)
+    named = {name: str(pairs.pop(name)) for name in ("engine", "model", "dtype", "python") if name in pairs}
+    shared = common.options if named.get("engine", common.engine) == common.engine else {}
+    options = {**shared, **{name: literal(value) for name, value in pairs.items()}}
+    threads = options.pop("threads", common.threads)
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise UsageError(f"{letter}: threads={threads}: it takes a whole number of at least 1")
+    try:
+        planted = planted_loss(options.pop("slowed", 0))
+        if "python" in named:
+            named["python"] = interpreter(named["python"])
+    except UsageError as error:
+        raise UsageError(f"{letter}: {error}") from error
+    return replace(common, **named, threads=threads, planted_loss=planted, options=options)
+
+
+def _pairs(where: str, text: str) -> dict[str, str]:
+    """KEY=VALUE,KEY=VALUE. Raises UsageError, also for a key that is given twice."""
+    pairs: dict[str, str] = {}
     for part in text.split(","):
         key, equals, value = part.partition("=")
         if not (key and equals and value):
-            raise UsageError(f"{text}: {part!r} is not KEY=VALUE; an arm is KEY=VALUE,KEY=VALUE or {SAME}")
+            raise UsageError(f"{where}: {part!r} is not KEY=VALUE, as in dtype=int8")
+        if key in pairs:
+            raise UsageError(f"{where}: {key} is given twice: {pairs[key]} and {value}")
         pairs[key] = value
-    if "python" in pairs and not os.access(pairs["python"], os.X_OK):
-        raise UsageError(f"{text}: there is no interpreter {pairs['python']}")
-    named = {name: pairs.pop(name) for name in ("engine", "model", "dtype", "python") if name in pairs}
-    threads = literal(pairs.pop("threads", str(base.threads)))
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise UsageError(f"{text}: threads={threads}: it takes a whole number of at least 1")
-    return replace(
-        base,
-        **named,
-        threads=threads,
-        planted_loss=planted_loss(literal(pairs.pop("slowed", "0"))),
-        options={name: literal(value) for name, value in pairs.items()},
-    )
+    return pairs
 
 
 def _sizes(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: it takes whole numbers, as in 1,16") from error
 
 
 def _gate(text: str) -> tuple[str, float]:
     name, equals, tolerance = text.partition("=")
-    return name, float(tolerance) if equals else DEFAULT_TOLERANCE
+    try:
+        return name, float(tolerance) if equals else DEFAULT_TOLERANCE
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: a tolerance is a fraction, as in {name}=0.03") from error
 
 
 class _Stderr:
