@@ -1,0 +1,145 @@
+"""What a campaign is told before it begins: its engines and cases, how it measures, and what it uses of the machine."""
+
+import math
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pytest_slmperf.core import gate
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.launch import LaunchRecord, Load, RoundPolicy
+from pytest_slmperf.core.machine import SIMULATED, Machine
+from pytest_slmperf.core.sweep import Case, Sweep
+from pytest_slmperf.engines.lengths import draw_lengths
+from pytest_slmperf.run import fitting, launch, pinning
+from pytest_slmperf.run.campaign import Brief, Configuration, Reference, Surroundings
+from pytest_slmperf.run.options import Options
+from pytest_slmperf.run.progress import Progress
+from pytest_slmperf.run.settings import Settings
+
+SIMULATED_ENGINE = "fake"
+"""It does no work, so it takes no device from anybody, and is stored under a machine of its own."""
+
+
+def configurations(
+    sweep: Sweep, specs: Sequence[EngineSpec], wanted: Callable[[Case], bool], *, other_python: str | None
+) -> tuple[Configuration, ...]:
+    """Each engine with the cases that are `wanted` of it; beside it, the same engine of the other interpreter.
+
+    Raises UsageError where two engines have one model's name: their cases would, too.
+    """
+    names = [spec.model_name for spec in specs]
+    if len(set(names)) != len(names):
+        raise UsageError(
+            f"sweep {sweep.name!r} measures two engines with the model name {max(names, key=names.count)!r}"
+        )
+    return tuple(
+        Configuration(
+            candidate=spec,
+            cases=tuple(case for case in sweep.cases([spec.model_name]) if wanted(case)),
+            baseline=replace(spec, python=other_python, planted_loss=0.0) if other_python else None,
+        )
+        for spec in specs
+    )
+
+
+def brief(
+    sweep: Sweep, measured: tuple[Configuration, ...], options: Options, settings: Settings, *, budget_s: float | None
+) -> Brief:
+    """What a campaign is asked to do by the command line and the settings; `budget_s` is what is left of it."""
+    return Brief(
+        sweep=sweep,
+        configurations=measured,
+        mode=options.mode,
+        policy=RoundPolicy(
+            rounds=settings.rounds,
+            round_s=settings.round_s,
+            observed_requests=math.ceil(round(1 / (1 - max(sweep.quantiles)), 6)),
+            observed_s=settings.round_s,
+            void_retries=settings.void_retries,
+            answer_limit_s=settings.answer_limit_s,
+        ),
+        baseline_launches=settings.baseline_launches,
+        max_launches=most_launches(options, settings),
+        budget_s=budget_s,
+        record=options.record,
+        supported=settings.tolerance == "supported",
+        slack=2.0 if options.tier == "quick" else 1.0,
+    )
+
+
+def most_launches(options: Options, settings: Settings) -> int:
+    """Launches of a case at most, in each arm, as the tier allows."""
+    factor = {"quick": 0.5, "gate": 1.0, "full": 1.5}[options.tier]
+    return max(gate.FIRST_LOOK, round(settings.max_launches * factor))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The machine that campaigns measure on, and who is told of it."""
+
+    machine: Machine
+    find: Callable[[str, Mapping[str, object]], Reference]
+    """(case, key) → what is stored for it."""
+    progress: Progress
+
+    def surroundings(self, sweep: Sweep) -> Surroundings:
+        """What a campaign of this sweep needs from outside."""
+
+        def start(
+            spec: EngineSpec, loads: Sequence[Load], *, arm: str, index: int, policy: RoundPolicy
+        ) -> LaunchRecord:
+            return self._launch(spec, loads, arm=arm, index=index, policy=policy, quantiles=sweep.quantiles)
+
+        return Surroundings(launch=start, stored=self.find, loads=load_of, fits=self._unfit, progress=self.progress)
+
+    def refuse_others(self, specs: Iterable[EngineSpec], default: str) -> None:
+        """Raises UsageError for engines that don't run on this machine: the simulated one is a machine of its own."""
+        if {spec.engine == SIMULATED_ENGINE for spec in specs} != {self.machine.simulated}:
+            raise UsageError(
+                "one run measures real engines or the simulated one, not both: their samples belong to different "
+                f"machines; choose with --slmperf-engine (now {default!r})"
+            )
+
+    def _launch(
+        self,
+        spec: EngineSpec,
+        loads: Sequence[Load],
+        *,
+        arm: str,
+        index: int,
+        policy: RoundPolicy,
+        quantiles: Sequence[float],
+    ) -> LaunchRecord:
+        simulated = spec.engine == SIMULATED_ENGINE
+        record = launch.run_launch(
+            spec,
+            loads,
+            policy,
+            arm=arm,
+            index=index,
+            cores=None if simulated else pinning.choose_cores(spec.threads),
+            quantiles=quantiles,
+            progress=self.progress.round,
+        )
+        if (record.facts.device == SIMULATED) is not self.machine.simulated:
+            raise UsageError(
+                f"{spec.engine} says that it runs on {record.facts.device}, and this run measures on "
+                f"{self.machine.device}: its samples belong to another machine"
+            )
+        return record
+
+    def _unfit(self, sweep: Sweep, case: Case, spec: EngineSpec) -> str | None:
+        memory_gib = self.machine.fields.get("memory_gib")
+        total = float(memory_gib) * 2**30 if isinstance(memory_gib, (int, float)) else math.inf
+        return fitting.too_large(sweep.workload, case, spec, memory_bytes=total)
+
+
+def load_of(sweep: Sweep, case: Case, context_tokens: int) -> tuple[Load, str | None]:
+    """The case's load. Its prompts depend on its name alone: every launch and every arm sends the same."""
+    lengths, left_out = draw_lengths(sweep.workload, case.batch_size, context_tokens)
+    note = (
+        f"{case.model}: {left_out} requests of the trace exceed its context of {context_tokens} tokens and are left out"
+    )
+    return Load(case.name, tuple(lengths), seed=zlib.crc32(case.name.encode())), note if left_out else None

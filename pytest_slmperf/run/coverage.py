@@ -1,0 +1,152 @@
+"""What a run covers of its suites: which sweeps were selected, what was measured of them, and what nobody looked at."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
+from pytest_slmperf.core.point import assertion
+from pytest_slmperf.core.sweep import Case, Sweep
+from pytest_slmperf.run.campaign import Campaign
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A sweep that was measured, or why it could not be."""
+
+    sweep: Sweep
+    outcome: SweepOutcome
+    campaign: Campaign
+    """Alive to the end of the run: what a test asks later may need fresh launches."""
+    failure: BaseException | None = None
+
+
+class Coverage:
+    """Grows with the run: sweeps are declared and selected, then tried, then measured."""
+
+    def __init__(self) -> None:
+        self._selected: dict[Sweep, set[int] | None] = {}
+        self._everything = False
+        self._tried: set[Sweep] = set()
+        self._measured: dict[tuple[Sweep, str], Measured] = {}
+
+    # -- what is selected
+
+    def select(self, sweep: Sweep, sizes: set[int] | None) -> None:
+        """Measure only these batch sizes of a sweep; None for all of them."""
+        self._selected[sweep] = sizes
+
+    def select_everything(self) -> None:
+        """A selected test doesn't say which sweep it looks at: measure every sweep whole."""
+        self._everything = True
+
+    @property
+    def selected(self) -> tuple[Sweep, ...]:
+        """The sweeps that the tests of this run look at."""
+        return tuple(self._selected)
+
+    def wants(self, sweep: Sweep, case: Case) -> bool:
+        """Whether a selected test looks at the case."""
+        sizes = self._selected.get(sweep)
+        return self._everything or sizes is None or case.batch_size in sizes
+
+    # -- what is measured
+
+    def trying(self, sweep: Sweep) -> None:
+        """A test asks for the sweep: whatever becomes of it, somebody measures it."""
+        self._tried.add(sweep)
+
+    def remember(self, key: str, measured: Measured) -> None:
+        """Keep what was measured of a sweep, by what it was measured with."""
+        self._measured[measured.sweep, key] = measured
+
+    def remembered(self, sweep: Sweep, key: str) -> Measured | None:
+        """What was measured of the sweep with the same."""
+        return self._measured.get((sweep, key))
+
+    def refuse_same_names(self, sweep: Sweep, cases: Iterable[Case]) -> None:
+        """Two measurements under one name would be stored over each other, and asserted for each other.
+
+        Raises UsageError.
+        """
+        wanted = {case.name for case in cases}
+        for one in self._measured.values():
+            twice = sorted(wanted & {*one.outcome.cases, *one.outcome.skipped})
+            if twice:
+                raise UsageError(
+                    f"{', '.join(twice)}: measured already, by another engine or sweep {sweep.name!r}: give each "
+                    "sweep a name of its own"
+                )
+
+    @property
+    def outcomes(self) -> tuple[SweepOutcome, ...]:
+        """What there is by now, of failed campaigns too."""
+        return tuple(one.outcome for one in self._measured.values())
+
+    @property
+    def whole(self) -> bool:
+        """Whether every sweep that a test asked for was measured to its end."""
+        done = {one.sweep for one in self._measured.values() if not one.failure}
+        return self._tried <= done and not any(one.failure for one in self._measured.values())
+
+    def case_outcomes(self, sweep: Sweep, model: str | None, batch_size: int | None) -> list[CaseOutcome]:
+        """What was measured at these coordinates by now; None matches any."""
+        return [
+            case
+            for measured in self._measured.values()
+            if measured.sweep is sweep
+            for case in measured.outcome.cases.values()
+            if model in (None, case.coordinates["model"]) and batch_size in (None, case.coordinates["batch_size"])
+        ]
+
+    # -- what nobody looked at
+
+    def not_measured(self, cut_off: Callable[[Sweep], bool]) -> tuple[list[str], list[str]]:
+        """Sweeps that no test asks for, and those that a test didn't come to: their tests were `cut_off`."""
+        missing, not_reached = [], []
+        for sweep in self._selected:
+            if sweep in self._tried:
+                continue
+            if cut_off(sweep):
+                not_reached.append(f"sweep {sweep.name!r} is declared, and no test came to measure it")
+            else:
+                missing.append(
+                    f"sweep {sweep.name!r} is declared and nothing measured it: pass it to slmperf.measure(…), or "
+                    "delete it"
+                )
+        return missing, not_reached
+
+    def unasserted(
+        self, asserted: set[tuple[str, str]], cut_off: Callable[[Sweep], bool]
+    ) -> tuple[list[str], list[str]]:
+        """Gated metrics that no test asserts, and those that a test didn't come to assert."""
+        missing, not_reached = [], []
+        for measured in (one for one in self._measured.values() if not one.failure):
+            for name, cases in _unasserted(measured.outcome, asserted).items():
+                gates, at = f"sweep {measured.outcome.sweep!r} gates {name}", ", ".join(cases)
+                if cut_off(measured.sweep):
+                    not_reached.append(f"{gates}, and no test came to assert it for {at}")
+                else:
+                    missing.append(
+                        f"{gates}, and no test of this run asserts it for {at}: assert {assertion(metric(name))}, "
+                        "or take it out of gate={…}"
+                    )
+        return missing, not_reached
+
+    def nothing_left(self) -> list[str]:
+        """Why a gate would pass for want of cases: every sweep was tried, and every case skipped. Empty otherwise."""
+        if not self.whole or any(outcome.cases for outcome in self.outcomes):
+            return []
+        reasons = [f"{case}: {reason}" for outcome in self.outcomes for case, reason in outcome.skipped.items()]
+        return ["no case of any sweep was measured, so nothing is gated:", *reasons] if reasons else []
+
+
+def _unasserted(outcome: SweepOutcome, asserted: set[tuple[str, str]]) -> dict[str, list[str]]:
+    """The cases of each gated metric that nobody asserted."""
+    missing: dict[str, list[str]] = {}
+    for case in outcome.cases.values():
+        for name in case.verdicts:
+            if (case.case, name) not in asserted:
+                missing.setdefault(name, []).append(case.case)
+    return missing
