@@ -15,8 +15,12 @@ OWN = PACKAGE.name
 
 HOMES = {
     "ctranslate2": {"engines/ctranslate2.py"},
+    "huggingface_hub": {"engines/transformers.py"},
     "jsonschema_rs": {"run/schema.py"},
+    "safetensors": {"engines/transformers.py"},
     "tabulate": {"report/table.py"},
+    "torch": {"engines/transformers.py"},
+    "transformers": {"engines/transformers.py"},
     "filelock": {"run/lock.py"},
     # Arrays are a vocabulary, not a service: the resampled gate, a model's weights, and the engine that is fed them.
     "numpy": {"core/gate.py", "engines/ctranslate2.py", "engines/weights.py"},

@@ -21,15 +21,16 @@ class BuiltIn:
 
     target: str
     """`module:attribute` of its factory."""
-    needs: str | None = None
-    """The module without which it cannot start; the extra of this package that installs it has the same name."""
+    needs: tuple[str, ...] = ()
+    """Modules without which it cannot start; the extra of this package that installs them has the engine's name."""
 
 
 BUILT_IN = {
-    "ctranslate2": BuiltIn("pytest_slmperf.engines.ctranslate2:create", needs="ctranslate2"),
+    "ctranslate2": BuiltIn("pytest_slmperf.engines.ctranslate2:create", needs=("ctranslate2",)),
+    "transformers": BuiltIn("pytest_slmperf.engines.transformers:create", needs=("torch", "transformers")),
     "fake": BuiltIn("pytest_slmperf.engines.fake:create"),
 }
-REAL = ("ctranslate2",)
+REAL = ("ctranslate2", "transformers")
 """Built-in engines that do the work they are timed for, best first."""
 
 
@@ -112,7 +113,7 @@ def _registered() -> "dict[str, EntryPoint]":
 
 
 def _missing(name: str, engine: BuiltIn) -> str | None:
-    if engine.needs is None or _importable(engine.needs):
+    if all(map(_importable, engine.needs)):
         return None
     return f"{name} is not installed: pip install 'pytest-slmperf[{name}]'"
 
