@@ -110,6 +110,11 @@ def _skipped(unjudged: NotJudged) -> BaseException:
     return pytest.skip.Exception(str(unjudged), _use_item_location=True)
 
 
+def _told(outcome: RunOutcome) -> tuple[bool, bool]:
+    """How much a worker has to tell: the one that measures has sweeps, and the one that ran the check is complete."""
+    return bool(outcome.sweeps), outcome.complete
+
+
 def _fail_for(complaint: str | None) -> None:
     if complaint:
         raise pytest.fail.Exception(complaint, pytrace=False) from None
@@ -189,9 +194,8 @@ class SlmperfSession:
         """On xdist's controller: take over what the measuring worker found."""
         text = getattr(node, "workeroutput", {}).get("slmperf")
         if text:
-            outcome = document.outcome(json.loads(text))
-            if outcome.sweeps or self._from_worker is None:
-                self._from_worker = outcome
+            found = (document.outcome(json.loads(text)), self._from_worker)
+            self._from_worker = max(filter(None, found), key=_told)
         elif error and node.gateway.id in self._measuring_workers:
             self._lose(node.gateway.id)
 

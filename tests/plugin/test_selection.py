@@ -86,8 +86,10 @@ def test_a_gated_metric_that_no_test_asserts_is_red_in_a_whole_run(project):
     """The run itself fails, with the line that asserts the metric; a stated limit is no such line."""
     limit = "\n@DECODE.each\ndef test_limit(decode, batch_size):\n    assert decode[batch_size].ttft_ms <= 1000\n"
     project.write("test_suite.py", UNASSERTED + limit)
-    result = project.gate()
+    result = project.gate("--slmperf-report=report.json")
     result.assert_outcomes(passed=4, failed=1)
+    (problem,) = json.loads((project.path / "report.json").read_text())["problems"]
+    assert problem.startswith("sweep 'decode' gates median_ttft_ms, and no test of this run asserts it")
     result.stdout.fnmatch_lines(
         [
             "sweep 'decode' gates median_ttft_ms, and no test of this run asserts it for decode/opt-125m/batch=1, *",
@@ -96,8 +98,9 @@ def test_a_gated_metric_that_no_test_asserts_is_red_in_a_whole_run(project):
     )
 
 
-def test_a_declared_sweep_that_nothing_measures_is_red(project):
-    """A sweep without a measurement is a test that isn't one."""
+@pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["one process", "workers"])
+def test_a_declared_sweep_that_nothing_measures_is_red(project, workers):
+    """A sweep without a measurement is a test that isn't one: red, and a problem in the report."""
     other = """
 OTHER = Sweep("other", StaticBatch(16, 16), batch_size=[1])
 
@@ -105,10 +108,12 @@ OTHER = Sweep("other", StaticBatch(16, 16), batch_size=[1])
 def test_other(slmperf):
     pass
 """
-    project.write("test_suite.py", SUITE + other)
-    result = project.gate()
-    result.assert_outcomes(passed=5, failed=1)
-    result.stdout.fnmatch_lines(["sweep 'other' is declared and nothing measured it*"])
+    project.write("test_suite.py", SUITE.partition("@DECODE.each")[0] + other)
+    said = project.apart(*workers, "--slmperf-report=report.json", keep=("xdist",))
+    assert "1 failed, 1 passed" in said
+    report = json.loads((project.path / "report.json").read_text())
+    assert (report["complete"], report["whole"]) == (True, True)
+    assert report["problems"][0].startswith("sweep 'other' is declared and nothing measured it")
 
 
 def test_a_stale_case_is_red_in_a_whole_run_and_said_under_a_selection(project):
