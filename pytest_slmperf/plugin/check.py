@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_slmperf.core.errors import SlmperfError
-from pytest_slmperf.plugin.selection import selection_of
+from pytest_slmperf.plugin.selection import covers_project, selection_of
 
 if TYPE_CHECKING:
     from pytest_slmperf.plugin.session import SlmperfSession
@@ -61,7 +61,10 @@ class RunCheck(pytest.Item):
             active.ledger.asserted, lambda sweep: failed.everything or sweep in failed.sweeps
         )
         found = [*missing, *measuring.stale(), *measuring.nothing_left()]
-        measuring.remark(*not_reached, *([] if self.whole else found))
+        orphaned = measuring.orphaned(active.declared)
+        if self.whole and not active.failed and covers_project(self.config):
+            found, orphaned = [*found, *orphaned], []
+        measuring.remark(*not_reached, *orphaned, *([] if self.whole else found))
         red = found if self.whole else []
         if not active.failed:
             red = [*measuring.problems, *red]

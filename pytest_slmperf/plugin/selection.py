@@ -39,6 +39,18 @@ def names_files(config: pytest.Config) -> bool:
     )
 
 
+def covers_project(config: pytest.Config) -> bool:
+    """Whether a suite that wasn't collected is none of the project's: nothing was named but its root and folders there.
+
+    Whoever names `suites/decode` may have others in `suites/memory`.
+    """
+    if config.args_source is config.ArgsSource.TESTPATHS:
+        return True
+    root = config.rootpath
+    paths = [(config.invocation_params.dir / argument).resolve() for argument in config.args]
+    return all(path.is_dir() and root in (path, path.parent) for path in paths)
+
+
 def selection_of(items: Iterable[pytest.Item]) -> Selection:
     """What the tests look at. One that is bound to no sweep looks at all of every sweep that its module names."""
     sweeps: dict[Sweep, BatchSizes] = {}

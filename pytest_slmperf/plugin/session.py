@@ -142,6 +142,8 @@ class SlmperfSession:
         self.ledger = ledger
         self.failed: list[pytest.Item] = []
         """The performance tests that failed: they may not have come to all their assertions."""
+        self.declared: set[str] = set()
+        """Names of the sweeps that collected tests look at, whether or not they run."""
         self._performance_tests = {NAME}
         self._failed_tests: dict[str, None] = {}
         self._problems: dict[str, None] = {}
@@ -264,6 +266,7 @@ class SlmperfSession:
         if not measuring:
             return
         self._performance_tests.update(item.nodeid for item in measuring)
+        self.declared = {sweep.name for sweep in selection_of(measuring).sweeps}
         looked_at = selection_of(item for item in measuring if not item.get_closest_marker("skip"))
         for sweep, sizes in looked_at.sweeps.items():
             self.measuring.select(sweep, sizes)

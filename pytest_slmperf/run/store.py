@@ -172,4 +172,4 @@ def _of_suite(file: BaselineFile | None, path: Path, engine: str, suite: str) ->
 
 def _way(field: str, values: Sequence[str]) -> str:
     names = ", ".join(dict.fromkeys(values))
-    return f"baselines exist for {field} {names}: compare with --slmperf-against {shlex.quote(f'{field}={values[-1]}')}"
+    return f"baselines exist for {field} {names}: compare with --slmperf-against={shlex.quote(f'{field}={values[-1]}')}"

@@ -1,16 +1,18 @@
 """What is stored for the cases of a run: found, missed when it is stale, and replaced when it is accepted."""
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from pytest_slmperf.core.baseline import BaselineFile
+from pytest_slmperf.core.baseline import BaselineFile, case_order
+from pytest_slmperf.core.errors import BaselineError
 from pytest_slmperf.core.lookup import Against, Comparable, Incomparable, lookup
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.outcome import SweepOutcome
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.run.accept import KNOWN_DEVICES, Terms, accept, unknown_device
 from pytest_slmperf.run.campaign import Reference
-from pytest_slmperf.run.store import BaselineStore
+from pytest_slmperf.run.store import BaselineStore, read_baseline
 
 AB = "or compare both versions side by side, without a baseline: --slmperf-against python=PATH"
 
@@ -36,7 +38,7 @@ class StoredCases:
         if isinstance(found, Incomparable):
             field = found.fields[0]
             one = (
-                f"compare across it: --slmperf-against {field.field}={field.stored}"
+                f"compare across it: --slmperf-against={shlex.quote(f'{field.field}={field.stored}')}"
                 if len(found.fields) == 1 and field.stored is not None
                 else ""
             )
@@ -56,7 +58,9 @@ class StoredCases:
         return self._files[suite, engine]
 
     def stale(self, outcomes: Sequence[SweepOutcome]) -> list[str]:
-        """Stored cases that no suite measures any more, one line a file."""
+        """Stored cases that the measured suites have no more, one line a file; of this machine's files only."""
+        if self._against and self._against.field in ("device", "driver"):
+            return []
         lines = []
         for (suite, engine), file in self._files.items():
             there = {
@@ -65,13 +69,41 @@ class StoredCases:
                 if outcome.sweep == suite
                 for name in (*outcome.cases, *outcome.skipped, *outcome.unselected)
             }
-            gone = sorted(set(file.cases) - there) if file else []
+            gone = sorted(set(file.cases) - there, key=case_order) if file else []
             if gone:
                 path = self._store.path_of(self._machine, engine, suite)
                 lines.append(
                     f"{path} holds {', '.join(gone)}, and no suite measures that any more: "
-                    f"slmperf baselines prune REPORT.json --baselines {self._store.root}, with a whole run's report"
+                    f"slmperf baselines prune REPORT.json --baselines={shlex.quote(str(self._store.root))}, with the "
+                    "report of a whole run (--slmperf-report=REPORT.json)"
                 )
+        return lines
+
+    def orphaned(self, engines: Collection[str], suites: Collection[str]) -> list[str]:
+        """Files of this machine and these engines that hold none of these suites, one line each.
+
+        A file of another engine may be measured by another job. One that can't be read is told, too: whatever it holds,
+        no run of these suites compares with it.
+        """
+        lines = []
+        for engine in sorted(engines):
+            looked_at = {self._store.path_of(self._machine, engine, suite) for suite in suites}
+            for path in self._store.paths(self._machine, engine):
+                if path in looked_at:
+                    continue
+                try:
+                    suite = read_baseline(path).suite
+                except BaselineError as error:
+                    lines.append(str(error))
+                    continue
+                if suite in suites:
+                    there = self._store.path_of(self._machine, engine, suite)
+                    lines.append(f"{path} holds {suite}, which is looked for in {there}: {_git('mv', path, there)}")
+                else:
+                    lines.append(
+                        f"{path} holds {suite}, and no sweep has that name any more: {_git('rm', path)}; if the sweep "
+                        f"was renamed, {self._record}"
+                    )
         return lines
 
     def accept(self, outcomes: Sequence[SweepOutcome], terms: Terms) -> list[str]:
@@ -83,3 +115,7 @@ class StoredCases:
             for spec in outcome.specs
         }
         return [*(f"recorded in {path}" for path in paths), *(f"  {line}" for line in diff.lines())]
+
+
+def _git(verb: str, *paths: Path) -> str:
+    return " ".join(["git", verb, *(shlex.quote(str(path)) for path in paths)])

@@ -138,10 +138,10 @@ def test_other_drivers_with_a_baseline_are_named(store, path):
     """Where this driver has no baseline, those that have one are named with the option that compares."""
     assert path.exists()
     now = Machine(MACHINE.device, "590.10")
-    sentence = "baselines exist for driver 580.65: compare with --slmperf-against driver=580.65"
+    sentence = "baselines exist for driver 580.65: compare with --slmperf-against=driver=580.65"
     assert store.elsewhere(now, ENGINE, SUITE) == sentence
     device = store.elsewhere(Machine("NVIDIA H200", "580.65"), ENGINE, SUITE)
-    assert device.endswith("compare with --slmperf-against 'device=NVIDIA H100 80GB HBM3'")
+    assert device.endswith("compare with --slmperf-against='device=NVIDIA H100 80GB HBM3'")
 
 
 def test_a_real_and_a_simulated_machine_are_not_offered_to_each_other(store, path):

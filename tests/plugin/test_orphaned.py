@@ -1,0 +1,84 @@
+"""Baselines whose sweep is gone: seen in a whole run, said under a selection, and never mistaken for another job's."""
+
+import pytest
+from projects import BASELINE, SUITE, prose
+
+RENAMED = SUITE.replace('Sweep("decode"', 'Sweep("generate"')
+LATENCY = """
+from pytest_slmperf import StaticBatch, Sweep
+
+LATENCY = Sweep("latency", StaticBatch(prompt_tokens=16, output_tokens=16), batch_size=[1])
+
+@LATENCY.each
+def test_latency(slmperf, slm_engine, batch_size):
+    assert slmperf.measure(LATENCY, slm_engine("opt-125m"))[batch_size].ttft_ms <= 60_000
+"""
+GONE = f"{BASELINE} holds decode, and no sweep has that name any more: git rm "
+
+
+@pytest.fixture
+def with_latency(project):
+    """A project with a second suite, which gates nothing, in a folder of its own."""
+    project.write("suites/latency/test_latency.py", LATENCY)
+    return project
+
+
+def test_the_baseline_of_a_removed_suite_is_red_in_a_whole_run(with_latency):
+    """A file whose sweep no test names names the command that removes it."""
+    (with_latency.path / "test_suite.py").unlink()
+    result = with_latency.gate()
+    result.assert_outcomes(passed=1, failed=1)
+    assert GONE in prose(result)
+
+
+def test_the_baseline_of_a_renamed_sweep_is_red_beside_the_new_one(project):
+    """Under its old name nothing looks at it any more, and under the new one there is nothing."""
+    project.write("test_suite.py", RENAMED)
+    assert project.gate("--slmperf-accept").ret == 0
+    result = project.gate()
+    result.assert_outcomes(passed=4, failed=1)
+    assert f"{GONE}" in prose(result)
+    assert "if the sweep was renamed, record it: pytest --slmperf" in prose(result)
+
+
+@pytest.mark.parametrize("words", [("-k", "test_latency"), ("suites/latency",), ("suites/latency/test_latency.py",)])
+def test_a_selection_only_says_so(with_latency, words):
+    """Who runs a part of the suites may not have collected the one whose baseline it is."""
+    result = with_latency.gate(*words)
+    assert result.ret == 0
+    assert GONE in prose(result)
+
+
+def test_a_suite_that_is_skipped_is_not_gone(with_latency):
+    """A test that is skipped still names its sweep."""
+    skipped = SUITE.replace("@DECODE.each", "@pytest.mark.skip(reason='not today')\n@DECODE.each")
+    with_latency.write("test_suite.py", skipped)
+    result = with_latency.gate()
+    result.assert_outcomes(passed=2, skipped=4)
+    assert "no sweep has that name" not in prose(result)
+
+
+def test_the_baseline_of_another_engine_belongs_to_another_job(project):
+    """One machine's folder may hold what a job with another engine measures."""
+    stored = project.baseline()
+    other = stored.read_text().replace('"engine": "fake"', '"engine": "other"').replace('"decode"', '"prefill"')
+    stored.with_name("other-prefill.json").write_text(other)
+    result = project.gate()
+    assert result.ret == 0
+    assert "other-prefill.json" not in prose(result)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("fake-prefill.json", "{", "fake-prefill.json: $: not JSON at line 1"),
+        ("fake-copy.json", None, "fake-copy.json holds decode, which is looked for in "),
+    ],
+)
+def test_a_file_that_no_run_can_compare_with_is_red(project, name, content, said):
+    """A damaged file of this engine, and one under a wrong name, are named with the way out."""
+    stored = project.baseline()
+    stored.with_name(name).write_text(content or stored.read_text())
+    result = project.gate()
+    result.assert_outcomes(passed=4, failed=1)
+    assert said in prose(result)
