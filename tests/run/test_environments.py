@@ -2,11 +2,11 @@
 
 import sys
 import venv
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from foreign_engine import install
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineUnavailable, UsageError
@@ -14,7 +14,6 @@ from pytest_slmperf.core.launch import RoundPolicy
 from pytest_slmperf.run.interpreter import interpreter
 from pytest_slmperf.run.launch import run_launch
 
-SPEC = EngineSpec("ctranslate2", "tiny-2x64")
 BROUGHT = ("ctranslate2", "ctranslate2.libs", "numpy", "numpy.libs", "yaml")
 """What `pip install ctranslate2` puts into an empty environment, as far as the engine imports it."""
 
@@ -26,9 +25,10 @@ def bare(tmp_path):
     return tmp_path / "other env"
 
 
-def launch(python):
+def launch(python, engine="ctranslate2"):
+    spec = EngineSpec(engine, "tiny-2x64", python=python and str(python))
     terms = {"arm": "baseline", "index": 0, "cores": None, "quantiles": (0.5,)}
-    return run_launch(replace(SPEC, python=str(python)), (), RoundPolicy(answer_limit_s=60), **terms)
+    return run_launch(spec, (), RoundPolicy(answer_limit_s=60), **terms)
 
 
 def test_an_environment_with_the_engine_alone_makes_its_weights_and_starts(bare, tmp_path, monkeypatch):
@@ -53,6 +53,26 @@ def test_an_environment_without_the_engine_is_named_with_the_way_out(bare):
     said = str(raised.value)
     assert said.startswith(f"ctranslate2 (tiny-2x64, float32; {bare}/bin/python) cannot be had here: ")
     assert "pip install 'pytest-slmperf[ctranslate2]'" in said
+
+
+VERSIONED = """
+from pytest_slmperf.core.engine import EngineFacts
+
+class Engine:
+    def __init__(self, spec): pass
+    def start(self): return EngineFacts("{}", "cpu", "float32", "random", 100, 100)
+    def stop(self): pass
+"""
+
+
+def test_an_engine_package_of_ones_own_is_each_environments(bare, tmp_path, monkeypatch):
+    """A pull request to a serving repository compares the two versions of its engine package."""
+    (theirs,) = (bare / "lib").glob("python*/site-packages")
+    install(theirs, "served", VERSIONED.format("before"))
+    install(tmp_path, "served", VERSIONED.format("after"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    versions = [launch(python, engine="served").facts.version for python in (bare / "bin" / "python", None)]
+    assert versions == ["before", "after"]
 
 
 # -- which interpreter a command line means
