@@ -90,12 +90,12 @@ class Measuring:
         **options: str | float | bool,
     ) -> EngineSpec:
         """See the fixture `slm_engine`."""
-        if model is None:
-            raise UsageError(
-                "slm_engine() needs a model: a name of the table of shapes, or the path of a converted model"
-            )
         given = {**self.options.engine_options, **options}
         with self._red("slm_engine"):
+            if model is None:
+                raise UsageError(
+                    "slm_engine() needs a model: a name of the table of shapes, or the path of a converted model"
+                )
             planted = planted_loss(given.pop("slowed", 0.0))
         return EngineSpec(
             engine=engine or self.default_engine,

@@ -50,6 +50,39 @@ def test_a_loss_that_cannot_be_planted_is_refused_before_a_launch(project, optio
     assert "launch 1" not in result.stdout.str()
 
 
+TWICE = """
+
+AGAIN = Sweep("decode", StaticBatch(prompt_tokens=16, output_tokens=16), batch_size=[16])
+
+
+def test_another_sweep_of_that_name(decode, slmperf, slm_engine):
+    slmperf.measure(AGAIN, slm_engine("opt-125m"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("suite", "args", "engine", "said"),
+    [
+        (SUITE + TWICE, [], ENGINE, "decode/opt-125m/batch=16: measured already"),
+        (SUITE, ["--slmperf-accept"], f"{ENGINE},slowed=0.1", "a loss that is planted on purpose is never recorded"),
+        (SUITE, [], f"{ENGINE},slowed=2", "it takes a share of at least 0 and below 0.9"),
+        (SUITE.replace('slm_engine("opt-125m")', "slm_engine()"), [], ENGINE, "slm_engine() needs a model"),
+        (SUITE.replace('slm_engine("opt-125m")', "slm_engine"), [], ENGINE, "sweep 'decode' names no model"),
+        (SUITE.replace('25m")', '25m", engine="other")'), [], ENGINE, "one run measures real engines or the simulated"),
+    ],
+    ids=["measured twice", "planted", "slowed too much", "no model", "no model in the sweep", "another engine"],
+)
+def test_what_ends_a_measurement_before_its_first_launch_is_a_problem_of_the_run(project, suite, args, engine, said):
+    """The report says why, and that it isn't whole; nothing else is said of what nobody could measure."""
+    project.write("test_suite.py", suite)
+    result = project.gate(*args, "--slmperf-report=report.json", engine=engine)
+    assert result.ret == 1
+    report = json.loads((project.path / "report.json").read_text())
+    assert report["complete"] is False
+    assert said in report["problems"][0]
+    assert "nothing measured it" not in prose(result)
+
+
 def test_an_engine_that_prints_much_does_no_harm(project):
     """What an engine prints is no answer and no failure."""
     quick = project.gate("--slmperf-no-gate", engine=f"{ENGINE},fault=chatters,fault_batch=1")

@@ -1,5 +1,6 @@
 """A suite as the documentation shows it: recorded, green, and red where the engine lost."""
 
+import json
 import re
 
 import pytest
@@ -56,10 +57,37 @@ def test_a_suite_is_recorded_then_green_then_red(fresh):
     green = fresh.gate("-v", engine=bending)
     green.assert_outcomes(passed=12)
     green.stdout.fnmatch_lines(["*test_throughput[[]batch64[]] PASSED*", "slmperf::whole-run PASSED*"])
-    red = fresh.gate(engine=f"{bending},slowed=0.2")
+    red = fresh.gate("--slmperf-report=report.json", engine=f"{bending},slowed=0.2")
     assert red.ret == 1
     red.assert_outcomes(failed=9, passed=3)
     red.stdout.fnmatch_lines(["*frontier*are no longer reached by any case*"])
+    report = json.loads((fresh.path / "report.json").read_text())
+    claimed = {claim["metric"]: claim for claim in report["claims"]}["frontier of output_throughput and median_tpot_ms"]
+    assert claimed["verdict"] == "regressed"
+    assert "; confirmed by fresh launches: " in claimed["reason"]
+    assert report["launches"] == 1 + 8 + 8 + 8
+
+
+MOVED = """
+@pytest.mark.parametrize("share", [0.7, 0.8])
+def test_knee_holds(decode, share):
+    now, stored = (side.knee_by("share_of_maximum", share=share) for side in (decode, decode.baseline))
+    assert now.unchanged_from(stored)
+"""
+
+
+def test_a_knee_that_moved_is_confirmed_in_fresh_launches(fresh):
+    """What looks regressed as a whole is measured again, once for all claims, while the tests run, and is billed."""
+    fresh.write("test_suite.py", FULL.partition("def test_knee_holds")[0] + MOVED)
+    fresh.gate("--slmperf-accept", engine=f"{ENGINE},knee=4").assert_outcomes(skipped=10, passed=1)
+    options = ("-k", "knee", "--slmperf-against=option.knee=4", "--slmperf-report=report.json")
+    red = fresh.gate(*options, engine=f"{ENGINE},knee=1")
+    report = json.loads((fresh.path / "report.json").read_text())
+    assert [claim["metric"] for claim in report["claims"]] == ["knee", "knee"]
+    for claim in report["claims"]:
+        assert (claim["verdict"], "; confirmed by fresh launches: " in claim["reason"]) == ("regressed", True)
+    assert report["launches"] == 1 + 8 + 8 + 8
+    red.assert_outcomes(failed=2, passed=1, deselected=8)
 
 
 LINE = re.compile(
