@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_slmperf.cli.reading import read_report
 from pytest_slmperf.core import gate
-from pytest_slmperf.core.baseline import Point, Retirement
+from pytest_slmperf.core.baseline import Point, Retirement, case_order
 from pytest_slmperf.core.diff import Diff
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE
@@ -24,6 +24,9 @@ from pytest_slmperf.run.store import BaselineStore, Stored
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no public name for it
 
+FILTERS = ("device", "driver", "engine")
+"""By what a file can be chosen."""
+
 
 def add(verbs: "Verbs") -> None:
     """Declare the verb and its own verbs."""
@@ -35,7 +38,7 @@ def add(verbs: "Verbs") -> None:
         "--baselines", type=Path, metavar="DIR", help="default: what [tool.slmperf] says, or else baselines/"
     )
     which = argparse.ArgumentParser(add_help=False, parents=[folder])
-    for field in ("device", "driver", "engine"):
+    for field in FILTERS:
         which.add_argument(f"--{field}", metavar="NAME", help=f"only where the {field} has this in its name")
 
     taken = own.add_parser("accept", parents=[folder], help="store what a JSON report holds as the new baseline")
@@ -120,13 +123,13 @@ def _list(given: argparse.Namespace) -> int:
     rows = []
     for stored in _chosen(_store(given), given):
         file = stored.file
-        for name, case in sorted(file.cases.items()):
+        for name, case in sorted(file.cases.items(), key=lambda one: case_order(one[0])):
             point = case.current
             gated = [metric for metric, kept in point.metrics.items() if kept.tolerance is not None] if point else []
             since = point.recorded if point else "all retired"
             machine = (file.engine, file.machine.device, file.machine.driver)
             rows.append((name, *machine, since, str(len(case.points)), ", ".join(sorted(gated))))
-    _say(table(headers, rows, right=("recordings",)) or [f"nothing is stored in {_store(given).root}"])
+    _say(table(headers, rows, right=("recordings",)) or [f"nothing is stored in {_where(given)}"])
     return 0
 
 
@@ -185,7 +188,19 @@ def _the_one(store: BaselineStore, given: argparse.Namespace) -> Stored:
 
 
 def _unknown(given: argparse.Namespace) -> UsageError:
-    return UsageError(f"nothing is stored for {given.case}: `slmperf baselines list` names every case")
+    return UsageError(f"nothing is stored for {given.case} in {_where(given)}: {_command(given)} names every case")
+
+
+def _where(given: argparse.Namespace) -> str:
+    """The folder that was looked into, and what was asked of its files."""
+    asked = {field: getattr(given, field) for field in FILTERS}
+    filters = " and ".join(f"{text!r} in its {field}" for field, text in asked.items() if text)
+    return f"{_store(given).root}{' with ' if filters else ''}{filters}"
+
+
+def _command(given: argparse.Namespace) -> str:
+    words = ["slmperf", "baselines", "list", *([f"--baselines={given.baselines}"] if given.baselines else [])]
+    return f"`{shlex.join(words)}`"
 
 
 def _say_changes(changes: Diff, otherwise: str = "nothing changed") -> None:

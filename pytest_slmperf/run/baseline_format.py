@@ -4,6 +4,7 @@ Keys are sorted, and the rounds of one launch stand on one line: a new recording
 """
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -162,5 +163,6 @@ def _metric_of(stored: Mapping[str, Any], name: str, at: tuple[str | int, ...], 
 
 
 def _damaged(where: str, what: str) -> BaselineError:
-    way_out = f"take it from git (git checkout -- {where}), or delete it and record: pytest --slmperf --slmperf-accept"
+    restore = f"git checkout -- {shlex.quote(where)}"
+    way_out = f"take it from git ({restore}), or delete it and record: pytest --slmperf --slmperf-accept"
     return BaselineError(f"{where}: {what}; {way_out}")

@@ -272,15 +272,23 @@ def test_retire_where_several_machines_have_the_case(baselines, report):
 def test_list_shows_every_case(baselines, report):
     """A line for each case: where it holds, since when, how many recordings, what is gated."""
     assert baselines("list") == (0, "nothing is stored in baselines\n")
-    baselines("accept", report(run(case(SMALL), case(LARGE))))
+    middle = SMALL.replace("=1", "=8")
+    baselines("accept", report(run(case(SMALL), case(LARGE), case(middle))))
     baselines("retire", LARGE, "--reason", "x")
     code, said = baselines("list")
     lines = [line.split("  ") for line in said.splitlines()]
     assert code == 0
-    assert [line[0].strip() for line in lines[2:]] == [SMALL, LARGE]
+    assert [line[0].strip() for line in lines[2:]] == [SMALL, middle, LARGE]
     assert "2026-01-01T00:00:00+00:00" in said
     assert "all retired" in said
-    assert baselines("list", "--engine", "vllm") == (0, "nothing is stored in baselines\n")
+    assert baselines("list", "--engine", "vllm") == (0, "nothing is stored in baselines with 'vllm' in its engine\n")
+
+
+def test_an_unknown_case_names_the_folder_and_the_list(baselines):
+    """A command that is named can be copied: the folder that was asked for is in it, quoted."""
+    code, said = baselines("show", SMALL, "--baselines", "my base")
+    assert code == 4
+    assert f"nothing is stored for {SMALL} in my base: `slmperf baselines list '--baselines=my base'` names" in said
 
 
 def test_show_has_the_key_and_every_recording(baselines, report):
