@@ -76,7 +76,7 @@ def refuse_part(run: RunOutcome) -> None:
         raise BaselineError("\n".join([f"nothing is recorded: {why[0]}", *why[1:]]))
     if run.tier == "quick":
         raise BaselineError(
-            "nothing is recorded: a run with --slmperf-tier quick is a glance; measure with --slmperf-accept"
+            "nothing is recorded: a run with --slmperf-tier=quick is a glance; measure with --slmperf-accept"
         )
 
 

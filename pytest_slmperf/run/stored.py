@@ -113,6 +113,7 @@ class StoredCases:
             self._store.path_of(self._machine, spec.engine, outcome.sweep): None
             for outcome in outcomes
             for spec in outcome.specs
+            if outcome.asked and outcome.cases
         }
         return [*(f"recorded in {path}" for path in paths), *(f"  {line}" for line in diff.lines())]
 

@@ -146,7 +146,7 @@ def test_accept_takes_only_the_cases_that_are_named(baselines, report):
             run(case(SMALL), case(LARGE, spread=0.5)),
             f"{LARGE} output_throughput: its noise leaves even a tolerance of 15%",
         ),
-        (run(case(LARGE), tier="quick"), "a run with --slmperf-tier quick is a glance"),
+        (run(case(LARGE), tier="quick"), "a run with --slmperf-tier=quick is a glance"),
         (run(case(LARGE), complete=False, problems=("decode: the engine died",)), "not whole\ndecode: the engine died"),
         (
             run(

@@ -159,3 +159,16 @@ def test_every_style_of_traceback_keeps_the_message(project, style):
     """The figures are there in each of pytest's styles; the short summary has them in all of them."""
     result = project.gate("-k", "throughput and 16", f"--tb={style}", "-rf", engine=SLOWED)
     assert "regressed: de" in prose(result)
+
+
+def test_a_sweep_that_gates_nothing_is_not_said_to_be_recorded(fresh):
+    """Only what is stored is named: beside a gated sweep, one without a gate leaves no file."""
+    other = SUITE.replace("DECODE", "OTHER").replace('"decode"', '"other"').replace("def decode", "def other")
+    other = other[: other.index("@OTHER.each")].replace('gate={"output_throughput": 0.03, "ttft_ms": 0.05}', "gate={}")
+    measured = "def test_other(other):\n    assert other[1].ttft_ms <= 60_000\n"
+    fresh.write("test_other.py", f"{other}{measured}")
+    result = fresh.gate("--slmperf-accept")
+    assert result.ret == 0
+    assert "fake-decode.json" in prose(result)
+    assert "fake-other.json" not in prose(result)
+    assert [path.name for path in fresh.baseline().parent.iterdir()] == ["fake-decode.json"]
