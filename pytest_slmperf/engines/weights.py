@@ -104,8 +104,8 @@ def is_path(model: str) -> bool:
 def content_name(files: Iterable[Path], *, cache: Path | None = None) -> str:
     """What a baseline calls the weights of a model that is given by path: `sha256:` and the start of a digest.
 
-    It covers the files' names and contents, not their folder. Reading them takes a second for each gigabyte or so, so
-    the digest is kept in the cache until a file's size or times change, and only a throw-away start pays for it. Raises
+    It covers the files' names and contents, not their folder. Reading them takes seconds for each gigabyte, so the
+    digest is kept in the cache until a file's size or times change, and only a throw-away start pays for it. Raises
     EngineUnavailable for a file that cannot be read.
     """
     paths = sorted(Path(os.path.realpath(path.parent), path.name) for path in files)
