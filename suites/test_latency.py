@@ -1,4 +1,4 @@
-"""Latency under a batch: what few requests and a full batch wait for, and what throughput buys it (arXiv 2404.03353)."""
+"""Latency under a batch: what few requests and a full batch wait for, and the throughput it buys (arXiv 2404.03353)."""
 
 import pytest
 
