@@ -1,0 +1,106 @@
+"""What a change of a baseline changes."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from baseline_files import CASE, MACHINE, RETIREMENT, accepted, files, keys, measurement, sample, stored
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_slmperf.core.baseline import case_order
+from pytest_slmperf.core.diff import Diff, diff
+from pytest_slmperf.core.lookup import key_differences
+from pytest_slmperf.core.revision import retired
+
+
+def test_a_first_recording_is_new():
+    """What had no baseline before is listed with its median, its shape and its tolerance."""
+    assert diff(None, stored()).lines() == [
+        f"new: {CASE} output_throughput {sample(seed=4000).median:.4g} tok/s (20×3 launches×rounds, tolerance 3.0%)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "change"),
+    [
+        ("output_throughput", 4000.0, 4400.0, r"\(\+10\.0%, better"),
+        ("output_throughput", 4400.0, 4000.0, r"\(-9\.1%, worse"),
+        ("median_ttft_ms", 4000.0, 4400.0, r"\(\+10\.0%, worse"),
+        ("median_ttft_ms", 4400.0, 4000.0, r"\(-9\.1%, better"),
+    ],
+)
+def test_a_move_says_whether_it_is_better(name, before, after, change):
+    """A recording that replaces another shows both medians, the ratio, and what it means for this metric."""
+    tolerances = {(CASE, name): 0.03}
+    old = accepted(None, measurement(**{name: sample(before)}), tolerances=tolerances)
+    new = accepted(old, measurement(**{name: sample(after)}), tolerances=tolerances)
+    changes = diff(old, new)
+    assert len(changes.moved) == 1
+    assert changes.moved[0].ratio == pytest.approx(after / before)
+    assert re.search(f"moved: {CASE} {name} .* → .*{change}", changes.lines()[0])
+
+
+def test_a_tolerance_that_changed_is_listed():
+    """Loosening a gate is seen in a review, also where the samples are the same."""
+    file = stored()
+    same = measurement(output_throughput=sample(seed=4000))
+    looser = accepted(file, same, tolerances={(CASE, "output_throughput"): 0.1})
+    assert diff(file, looser).lines() == [f"tolerance: {CASE} output_throughput 3.0% → 10.0%"]
+
+
+def test_what_is_gone_is_listed():
+    """A metric or a case without a baseline after a change shows what it had."""
+    assert diff(stored(), None).lines()[0].startswith(f"gone: {CASE} output_throughput")
+    assert diff(stored(), retired(stored(), CASE, RETIREMENT)).gone
+
+
+def test_a_machine_that_changed_is_listed():
+    """A kernel that is another than at the last recording is seen in a review."""
+    changed = replace(stored(), machine=replace(MACHINE, fields={**MACHINE.fields, "kernel": "6.1.9"}))
+    assert diff(stored(), changed).lines() == ["machine: kernel: 6.1.0 (stored) → 6.1.9 (now)"]
+
+
+def test_changes_add_up():
+    """What changed in several files is one list."""
+    both = diff(None, stored()) + diff(stored(), None)
+    assert (len(both.new), len(both.gone)) == (1, 1)
+    assert not Diff() + Diff()
+    assert Diff().lines() == ["nothing changed"]
+
+
+@given(keys, keys)
+def test_key_differences_are_symmetric(one, other):
+    """Two keys differ in the same fields whichever was stored."""
+    there = key_differences(one, other)
+    assert key_differences(other, one) == {name: (b, a) for name, (a, b) in there.items()}
+
+
+@given(files())
+def test_the_diff_of_a_file_with_itself_is_empty(file):
+    """Nothing changed between a file and itself."""
+    assert not diff(file, file)
+    assert diff(file, file).lines() == ["nothing changed"]
+
+
+@given(files(), files())
+def test_a_diff_is_mirrored(before, after):
+    """What is new one way is gone the other way, and what moved has the inverse ratio."""
+    there, back = diff(before, after), diff(after, before)
+    assert {(one.case, one.metric.name) for one in there.new} == {(one.case, one.metric.name) for one in back.gone}
+    assert [one.ratio for one in there.moved] == [pytest.approx(1 / one.ratio) for one in back.moved]
+    assert len(there.tolerances) == len(back.tolerances)
+
+
+def test_changes_are_listed_by_batch_size():
+    """A batch of 4 comes before one of 16, whatever the names' letters say."""
+    names = [f"decode/opt-1.3b/batch={size}" for size in (256, 16, 4, 1)]
+    tolerances = {(name, "output_throughput"): 0.03 for name in names}
+    file = accepted(None, *map(measurement, names), tolerances=tolerances)
+    assert [one.case for one in diff(None, file).new] == names[::-1]
+
+
+@given(st.lists(st.text()))
+def test_any_names_can_be_ordered(names):
+    """Names of any letters and digits, of any script, have an order."""
+    assert sorted(sorted(names, key=case_order)) == sorted(names)

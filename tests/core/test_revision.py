@@ -1,0 +1,196 @@
+"""What may be stored, retired and pruned."""
+
+import math
+import re
+from dataclasses import replace
+
+import pytest
+from baseline_files import (
+    CASE,
+    KEY,
+    MACHINE,
+    RETIREMENT,
+    SIMULATED,
+    accepted,
+    files,
+    measurement,
+    recording,
+    refusal,
+    sample,
+    stored,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_slmperf.core.diff import diff
+from pytest_slmperf.core.errors import BaselineError, UsageError
+from pytest_slmperf.core.lookup import Comparable, NoBaseline, lookup
+from pytest_slmperf.core.revision import POINTS_KEPT, Recording, pruned, retired, updated
+from pytest_slmperf.core.sample import Measurement
+
+
+def test_a_recording_is_added_to_those_before():
+    """Accepting keeps the earlier recordings of a case, newest last, and compares with the newest."""
+    file = stored(4000.0, 4100.0)
+    medians = [round(point.metrics["output_throughput"].sample.median, -2) for point in file.cases[CASE].points]
+    assert medians == [4000, 4100]
+    assert file.cases[CASE].current is file.cases[CASE].points[-1]
+
+
+def test_only_a_few_earlier_recordings_are_kept():
+    """The newest recordings stay and the oldest go: git keeps those."""
+    points = stored(*(4000.0 + step for step in range(POINTS_KEPT + 3))).cases[CASE].points
+    assert len(points) == POINTS_KEPT
+    assert points[-1].metrics["output_throughput"].sample == sample(
+        4000.0 + POINTS_KEPT + 2, seed=4000 + POINTS_KEPT + 2
+    )
+
+
+def test_accepting_a_recording_twice_stores_it_once():
+    """The same recording takes its own place; once it is retired, accepting it again brings it back as a new one."""
+    file = stored(4000.0, 4100.0)
+    again = measurement(output_throughput=sample(4100.0, seed=4100))
+    assert accepted(file, again) == file
+    assert len(accepted(retired(file, CASE, RETIREMENT), again).cases[CASE].points) == 3
+
+
+def test_other_cases_stay_as_they_are():
+    """Accepting one case leaves every other case of the file alone."""
+    before = stored()
+    other = "decode/opt-125m/batch=8"
+    after = accepted(before, measurement(other), tolerances={(other, "output_throughput"): 0.05})
+    assert after.cases[CASE] == before.cases[CASE]
+    assert set(after.cases) == {CASE, other}
+
+
+def test_a_changed_key_starts_anew():
+    """Earlier recordings of another key are dropped, since a case has one key, and the change names the field."""
+    before = stored(4000.0, 4100.0)
+    after = accepted(before, measurement(key={**KEY, "dtype": "int8"}))
+    assert len(after.cases[CASE].points) == 1
+    assert f"key: {CASE} dtype: float32 (stored) → int8 (now): older ones dropped" in diff(before, after).lines()
+
+
+def test_what_is_not_gated_is_not_stored_but_for_the_throughput():
+    """Metrics without a tolerance are left out; the throughput stays, for the knee is read from it."""
+    measured = measurement(output_throughput=sample(), mean_power_w=sample(90.0), median_ttft_ms=sample(5.0))
+    file = accepted(None, measured, tolerances={(CASE, "median_ttft_ms"): 0.05})
+    kept = file.cases[CASE].points[-1].metrics
+    assert {name: metric.tolerance for name, metric in kept.items()} == {
+        "output_throughput": None,
+        "median_ttft_ms": 0.05,
+    }
+    assert (kept["median_ttft_ms"].unit, kept["median_ttft_ms"].higher_is_better) == ("ms", False)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (measurement(output_throughput=sample(launches=19)), "19 launches; a baseline needs at least 20"),
+        (replace(measurement(), void="throttled"), "void measurement .*: throttled"),
+        (measurement(key={**KEY, "planted_loss": 0.2}), "loss planted on purpose .planted_loss=0.2"),
+        (measurement(key={**KEY, "engine": "fake"}), "simulated samples can't be recorded for a real machine"),
+        (measurement(key={**KEY, "device": "simulated"}), "simulated samples can't be recorded for a real machine"),
+        (measurement(key={**KEY, "engine": "vllm"}), "measured on vllm, and this is a baseline of ctranslate2"),
+        (measurement(key={**KEY, "lengths": [1, 2]}), "its key's field lengths is \\[1, 2\\]"),
+        (measurement(key={**KEY, "rate": math.nan}), "its key's field rate is nan"),
+        (measurement(request_throughput=sample()), "not measured, and can't be recorded: output_throughput"),
+        (
+            Measurement(CASE, KEY, {}, unmeasured={"output_throughput": "no clock"}),
+            "can't be recorded: output_throughput: no clock",
+        ),
+    ],
+)
+def test_what_no_gate_may_rest_on_is_refused(what, message):
+    """Void, short, planted, simulated, foreign and unmeasured cases are refused by name, with the reason."""
+    assert re.search(f"^{CASE}.*{message}", refusal(recording(what)))
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -0.1, 0.151, math.nan, math.inf])
+def test_a_tolerance_is_a_small_fraction(tolerance):
+    """A gate that tolerates nothing, more than 15 % or no number at all isn't stored."""
+    assert "a tolerance of" in refusal(recording(tolerances={(CASE, "output_throughput"): tolerance}))
+
+
+def test_nothing_is_recorded_when_nothing_is_gated():
+    """A case of which no metric can be stored is refused, as is a recording without a case."""
+    assert "gate=" in refusal(recording(measurement(mean_power_w=sample(90.0)), tolerances={}))
+    assert "no case was measured" in refusal(Recording((), {}, "2026-01-01T00:00:00Z"))
+
+
+def test_all_refusals_are_told_at_once():
+    """Whoever records learns everything that stands against it, not the first thing only."""
+    cases = [replace(measurement(f"decode/opt/batch={size}"), void="contended") for size in (1, 2)]
+    lines = refusal(recording(*cases)).splitlines()
+    assert len(lines) == 3
+    assert "batch=2" in lines[2]
+
+
+def test_another_machine_does_not_record_into_the_file():
+    """A file holds for one machine; another one is told where to go."""
+    other = replace(MACHINE, fields={**MACHINE.fields, "cores": 32})
+    assert "cores: 16 (stored) → 32 (now)" in refusal(recording(), other, stored())
+
+
+def test_a_simulated_engine_is_recorded_for_a_simulated_machine():
+    """The fake engine's samples may be stored where nothing real is compared with them."""
+    file = updated(None, SIMULATED, "fake", "decode", recording(measurement(key={**KEY, "engine": "fake"})))
+    assert isinstance(lookup(file, CASE, {**KEY, "engine": "fake"}, SIMULATED), Comparable)
+
+
+def test_retiring_falls_back_on_the_recording_before():
+    """The gate compares with the newest recording that isn't retired."""
+    file = retired(stored(4000.0, 4100.0), CASE, RETIREMENT)
+    assert [point.retired for point in file.cases[CASE].points] == [None, RETIREMENT]
+    assert file.cases[CASE].current is file.cases[CASE].points[0]
+
+
+def test_a_case_whose_recordings_are_all_retired_has_no_baseline():
+    """Nothing is left to compare with, and the last reason is said."""
+    found = lookup(retired(stored(), CASE, RETIREMENT), CASE, KEY, MACHINE)
+    assert isinstance(found, NoBaseline)
+    assert "the fan was broken" in found.reason
+
+
+def test_a_recording_is_retired_by_its_position():
+    """Any recording can be retired, counted from 1 for the oldest."""
+    file = retired(stored(4000.0, 4100.0), CASE, RETIREMENT, position=1)
+    assert [bool(point.retired) for point in file.cases[CASE].points] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("case", "position", "error", "message"),
+    [
+        ("decode/other", None, UsageError, "nothing is stored for decode/other; stored are decode/opt-125m"),
+        (CASE, 0, UsageError, "no recording 0; they are 1"),
+        (CASE, 3, UsageError, "no recording 3; they are 1 .* to 2"),
+        (CASE, 2, BaselineError, "recording 2 is retired already"),
+    ],
+)
+def test_retiring_what_is_not_there_is_refused(case, position, error, message):
+    """An unknown case or position is wrong usage; a recording is retired once."""
+    file = retired(stored(4000.0, 4100.0), CASE, RETIREMENT)
+    with pytest.raises(error, match=message):
+        retired(file, case, RETIREMENT, position)
+
+
+def test_retiring_when_everything_is_retired_is_refused():
+    """There is nothing left to retire."""
+    with pytest.raises(BaselineError, match="every recording of it is retired already"):
+        retired(retired(stored(), CASE, RETIREMENT), CASE, RETIREMENT)
+
+
+def test_pruning_keeps_what_is_measured():
+    """Cases that no suite measures go, and a file without a case is none."""
+    file = replace(stored(), cases={**stored().cases, "decode/old": stored().cases[CASE]})
+    assert set(pruned(file, {CASE, "decode/new"}).cases) == {CASE}
+    assert pruned(file, {"decode/new"}) is None
+
+
+@given(files(), st.data())
+def test_retiring_never_brings_back_a_recording(file, data):
+    """After retiring, the recording in force is older than before, or there is none."""
+    case = data.draw(st.sampled_from(sorted(file.cases)))
+    points = file.cases[case].points
+    after = retired(file, case, RETIREMENT).cases[case]
+    assert after.current is (points[-2] if len(points) > 1 else None)
