@@ -21,6 +21,11 @@ class Load:
     """Seeds the prompts' token ids."""
 
 
+def tokens(load: Load) -> int:
+    """Prompt and output tokens of the whole batch: what its need of memory grows with."""
+    return sum(map(sum, load.lengths))
+
+
 @dataclass(frozen=True, slots=True)
 class RoundPolicy:
     """How a launch measures a case."""
@@ -37,7 +42,7 @@ class RoundPolicy:
     """Warm-up steps at most (a step is a batch, or as many as last a twentieth of a round); fewer where the pace is
     steady before."""
     void_retries: int = 4
-    """How often a void round is repeated, each time after a longer pause; a case ends with a round that stays void."""
+    """How often a void round is repeated, each time after a longer pause; a round that stays void voids its case."""
     answer_limit_s: float = 600.0
     """Without an answer for this long, the engine has hung."""
 
@@ -52,7 +57,7 @@ class CaseRecord:
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     void_rounds: tuple[VoidRound, ...] = ()
     void: str | None = None
-    """Why no round of this case was valid in this launch; `values` is empty then."""
+    """Why this case has not all the rounds that were wanted of this launch; `values` is empty then."""
     notes: tuple[str, ...] = ()
 
 

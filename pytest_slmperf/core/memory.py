@@ -92,7 +92,7 @@ SCRATCH_USED_BYTES = MIB
 
 
 @dataclass(frozen=True, slots=True)
-class Peak:
+class PredictedPeak:
     """The parts of a process's predicted peak, in bytes."""
 
     process: int
@@ -147,7 +147,7 @@ def held_kv_bytes_per_token(shape: Shape) -> int:
 
 def predicted_peak(
     shape: Shape, dtype: str, *, batch_size: int, prompt_tokens: int, output_tokens: int, process_bytes: int
-) -> Peak:
+) -> PredictedPeak:
     """The high-water mark of a process in which CTranslate2 serves this batch on a CPU, as its first one.
 
     `process_bytes` is what the process held before the engine was started, and is measured. benchmarks/memory_model.py
@@ -164,7 +164,7 @@ def predicted_peak(
     for tokens in [*chunks, *[1] * output_tokens]:
         decode.step(tokens, seen, logits=tokens == 1)
         seen += tokens
-    return Peak(
+    return PredictedPeak(
         process=process_bytes,
         weights=held_weight_bytes(shape, dtype) + TOKEN_BYTES * shape.vocabulary + LIBRARY_BYTES,
         batch=arena.peak - decode.unused_bytes,

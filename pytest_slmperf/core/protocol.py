@@ -4,10 +4,10 @@ The launch speaks first and the worker answers, except for the worker's Hello:
 
     worker                     launch
     Hello                      Start           load the model
-    Ready                      Prepare         warm up on this load and find out how many batches fill a round
+    Ready                      MeasurePeak     how much memory does this load take?  (for each case, the smallest first)
+    PeakMeasured               Prepare         warm up on this load and find out how many batches fill a round
     Prepared                   Round           serve that many batches        (as often as wanted)
-    Measured                   AskPeak         what was the most memory?
-    Peak                       Prepare | Stop  the next case, or the end
+    Measured                   Prepare | Stop  the next case, or the end
 
 In place of any answer the worker may send Failed.
 """
@@ -57,8 +57,23 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasurePeak:
+    """Serve this load once, and say how much memory the process had meanwhile."""
+
+    load: Load
+
+
+@dataclass(frozen=True, slots=True)
+class PeakMeasured:
+    """The most memory during that batch, or why it can't be said."""
+
+    memory_bytes: int | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Prepare:
-    """Begin a case: forget the peak of memory, warm up, and find out how many batches fill a round."""
+    """Begin a case: warm up, and find out how many batches fill a round."""
 
     load: Load
     round_s: float
@@ -100,19 +115,6 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class AskPeak:
-    """Ask for the most memory since Prepare."""
-
-
-@dataclass(frozen=True, slots=True)
-class Peak:
-    """The most memory since Prepare, or why it can't be said."""
-
-    memory_bytes: int | None
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Stop:
     """Give everything back and end."""
 
@@ -129,7 +131,7 @@ class Failed:
 
 
 Message: TypeAlias = (
-    Hello | Start | Ready | Prepare | Prepared | Round | Measured | AskPeak | Peak | Stop | Failed
+    Hello | Start | Ready | MeasurePeak | PeakMeasured | Prepare | Prepared | Round | Measured | Stop | Failed
 )  # fmt: skip
 
 _KINDS: Mapping[str, type[Message]] = {kind.__name__.lower(): kind for kind in get_args(Message)}

@@ -39,7 +39,8 @@ Options, all with a default:
 `batch_sleep_s` (0)
     Real seconds that every batch takes, on top of the simulated ones.
 `fault` (none), `fault_batch` (0)
-    What goes wrong, and in which batch of the launch, counted from one with the warm-up; 0 is the start.
+    What goes wrong, and in which batch of the launch, counted from one, with two a case for its peak of memory
+    before anything else, and the warm-up; 0 is the start.
     `unavailable`: it can't be had here. `raises`. `hangs`. `dies`: killed by SIGKILL. `exits`: with code 3.
     `memory`: out of memory. `short`: one token too few. `unobserved`: no token times though they were asked for.
     `chatters`: prints a lot on stdout and stderr, which must not matter. `babbles`: writes into every pipe it has.

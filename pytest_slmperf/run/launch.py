@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Served
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.latency import latencies, statistics
-from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
+from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy, tokens
 from pytest_slmperf.core.metrics import LATENCIES, at_quantile
-from pytest_slmperf.core.protocol import AskPeak, Measured, Peak, Prepare, Prepared, Ready, Round, Start
+from pytest_slmperf.core.protocol import Measured, MeasurePeak, PeakMeasured, Prepare, Prepared, Ready, Round, Start
 from pytest_slmperf.core.sample import VoidRound
 from pytest_slmperf.run.guards import (
     Scan,
@@ -69,7 +69,10 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
         started_s = (time.monotonic_ns() - process.started_ns) / NS_PER_S
         terms = _Terms(policy, index, cores, quantiles, progress or _silent, ready.facts.startup_s or started_s)
         launch = _Launch(process, ready.facts, terms)
-        records = [launch.measure(load) for load in loads]
+        # The smallest first: what it leaves in the engine's allocators the next needs anyhow, so that no case's peak
+        # depends on which others are measured beside it, or in which order.
+        peaks = {load.case: launch.peak(load) for load in sorted(loads, key=tokens)}
+        records = [launch.measure(load, peaks[load.case]) for load in loads]
         process.doing = "stopping"
     return LaunchRecord(
         arm=arm,
@@ -123,7 +126,11 @@ class _Launch:
         self._witness = None if facts.device == "simulated" else Witness(process.pid, terms.cores)
         self._scanned: Scan = scan() if self._witness else {}
 
-    def measure(self, load: Load) -> CaseRecord:
+    def peak(self, load: Load) -> PeakMeasured:
+        self._process.doing = f"serving {load.case} once, for its peak of memory"
+        return self._process.ask(MeasurePeak(load), PeakMeasured, self._terms.policy.answer_limit_s)
+
+    def measure(self, load: Load, peak: PeakMeasured) -> CaseRecord:
         policy = self._terms.policy
         at_first = scan() if self._witness else {}
         self._process.doing = f"warming up {load.case}"
@@ -136,20 +143,21 @@ class _Launch:
             self._process.doing = f"serving {load.case}, round {number} of {policy.rounds}"
             measured = self._valid_round(case, observe=False)
             if measured is None:
+                void = f"round {number} of {policy.rounds} stayed void"
                 break
             case.rounds.append(measured)
+        else:
+            void = "" if self._observe(case) else "the observed rounds stayed void"
         self._note_load_elsewhere(case, at_first)
         if self._witness:
             case.notes.extend(self._witness.blind_to)
-        if not case.rounds:
-            void = f"no valid round in {len(case.voids)}; the last: {case.voids[-1].reason}"
+        if void:
+            void = f"{void} (tried {policy.void_retries + 1} times): {case.voids[-1].reason}"
             return CaseRecord(load.case, {}, void_rounds=tuple(case.voids), void=void, notes=tuple(case.notes))
-        self._process.doing = f"reading the memory of {load.case}"
-        peak = self._process.ask(AskPeak(), Peak, policy.answer_limit_s)
-        return self._record(case, peak, self._observe(case))
+        return self._record(case, peak)
 
-    def _observe(self, case: _Case) -> str:
-        """Observe whole batches until there are enough requests. Returns why there are none, where there are none."""
+    def _observe(self, case: _Case) -> bool:
+        """Observe whole batches until there are enough requests. Returns whether no round stayed void."""
         policy = self._terms.policy
         enough = max(
             math.ceil(policy.observed_requests / len(case.load.lengths)),
@@ -159,10 +167,9 @@ class _Launch:
             self._process.doing = f"serving {case.load.case}, observed"
             measured = self._valid_round(case, observe=True, batches=min(case.batches, missing))
             if measured is None:
-                case.observed.clear()
-                return f"the observed rounds were void: {case.voids[-1].reason}"
+                return False
             case.observed.extend(measured.observed)
-        return "" if case.observed else "no request was observed: observed_requests is 0"
+        return True
 
     def _valid_round(self, case: _Case, *, observe: bool, batches: int | None = None) -> Measured | None:
         """A round that no guard voids, or None if there was none in `void_retries` repetitions."""
@@ -216,7 +223,7 @@ class _Launch:
                 f"the other cores were {mean:.0%} busy, and share caches and memory; seen: {blame(found, command_line)}"
             )
 
-    def _record(self, case: _Case, peak: Peak, unobserved: str) -> CaseRecord:
+    def _record(self, case: _Case, peak: PeakMeasured) -> CaseRecord:
         seconds = [(measured.ended_ns - measured.started_ns) / NS_PER_S for measured in case.rounds]
         both = list(zip(case.rounds, seconds, strict=True))
         values = {
@@ -232,10 +239,10 @@ class _Launch:
             unmeasured["peak_memory_bytes"] = peak.reason
         else:
             values["peak_memory_bytes"] = (float(peak.memory_bytes),)
-        if unobserved:
+        if not case.observed:
             wanted = dict.fromkeys((0.5, *self._terms.quantiles))
             names = [at_quantile(latency, quantile).name for latency in LATENCIES.values() for quantile in wanted]
-            unmeasured.update(dict.fromkeys(names, unobserved))
+            unmeasured.update(dict.fromkeys(names, "no request was observed: observed_requests is 0"))
         else:
             seen, unseen = statistics(latencies(case.observed), self._terms.quantiles)
             values.update({name: (value,) for name, value in seen.items()})

@@ -13,12 +13,12 @@ from typing import TypeVar
 from pytest_slmperf.core.engine import Engine, EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.protocol import (
-    AskPeak,
     Failed,
     Hello,
     Measured,
+    MeasurePeak,
     Message,
-    Peak,
+    PeakMeasured,
     Prepare,
     Prepared,
     Ready,
@@ -66,24 +66,24 @@ def _create(spec: EngineSpec) -> Engine:
 def _serve(asked: BufferedReader, told: RawIOBase, engine: Engine, facts: EngineFacts) -> None:
     case: Case | None = None
     while (message := _receive(asked)) is not None and not isinstance(message, Stop):
-        if isinstance(message, Prepare):
+        if isinstance(message, MeasurePeak | Prepare):
             case = Case(engine, message.load, vocabulary=facts.vocabulary)
         if case is None:
-            raise ValueError(f"{message} before any Prepare")
+            raise ValueError(f"{message} before any load")
         answer = _attempt(told, partial(_answer, message, case))
         if answer is None:
             return
         _send(told, answer)
 
 
-def _answer(message: Message, case: Case) -> Prepared | Measured | Peak:
+def _answer(message: Message, case: Case) -> PeakMeasured | Prepared | Measured:
     match message:
+        case MeasurePeak():
+            return case.measure_peak()
         case Prepare(round_s=round_s, warmup_limit=limit):
             return case.prepare(round_s, limit)
         case Round(batches=batches, observe=observe):
             return case.round(batches, observe=observe)
-        case AskPeak():
-            return case.peak()
     raise ValueError(f"no message of a launch: {message}")
 
 

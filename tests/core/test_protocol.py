@@ -27,8 +27,8 @@ messages = st.one_of(
     st.builds(protocol.Prepared),
     st.builds(protocol.Round),
     st.builds(protocol.Measured, observed=st.lists(served).map(tuple)),
-    st.builds(protocol.AskPeak),
-    st.builds(protocol.Peak),
+    st.builds(protocol.MeasurePeak, load=st.builds(Load)),
+    st.builds(protocol.PeakMeasured),
     st.builds(protocol.Stop),
     st.builds(protocol.Failed),
 )

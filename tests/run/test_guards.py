@@ -265,7 +265,7 @@ def test_another_process_on_the_engines_core_voids_its_rounds_and_is_named(spinn
     with busy_process(core) as culprit:
         case = measured_until_named(spinning, core, culprit)
     assert case.values == {}
-    assert case.void.startswith("no valid round in 2; the last: others had the engine's core for")
+    assert case.void.startswith("round 1 of 2 stayed void (tried 2 times): others had the engine's core for")
     assert [(void.launch, void.guard) for void in case.void_rounds] == [(5, "contended")] * 2
     said = " ".join(void.reason for void in case.void_rounds)
     assert f" -c import os; os.sched_setaffinity(0, [{core}])" in said

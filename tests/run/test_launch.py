@@ -160,8 +160,59 @@ def test_a_case_without_a_valid_round_is_void_and_has_no_values():
     never = replace(POLICY, warmup_limit=1, void_retries=0)
     case = launch(TOO_SOON_WARM, policy=never).cases[CASE]
     assert case.values == {}
-    assert case.void.startswith("no valid round in 1; the last: it lasted")
+    assert case.void.startswith("round 1 of 3 stayed void (tried 1 times): it lasted")
     assert [void.launch for void in case.void_rounds] == [0]
+
+
+SUDDENLY_FASTER = """
+from dataclasses import replace
+from pytest_slmperf.engines.fake import Behaviour, FakeEngine
+
+class Engine(FakeEngine):
+    def __init__(self, spec):
+        super().__init__(spec, Behaviour(level=1000), launch="")
+    def serve(self, batch, *, observe):
+        if self._batches == 2 + 3 + 3:  # after those for the peak, the warm-up and the first round
+            self._behaves = replace(self._behaves, level=1_000_000, prefill_level=1e12)
+        return super().serve(batch, observe=observe)
+"""
+
+
+def test_a_later_round_that_stays_void_voids_the_whole_case(tmp_path, monkeypatch):
+    """A case is never kept with fewer rounds than were wanted."""
+    install(tmp_path, "sudden", SUDDENLY_FASTER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    case = launch(EngineSpec("sudden", "tiny"), policy=replace(POLICY, void_retries=0)).cases[CASE]
+    assert case.values == {}
+    assert case.void.startswith("round 2 of 3 stayed void (tried 1 times): it lasted")
+
+
+HOARDING = """
+from dataclasses import replace
+from pytest_slmperf.engines.fake import Behaviour, FakeEngine
+
+class Engine(FakeEngine):
+    most = 0
+    def __init__(self, spec):
+        super().__init__(spec, Behaviour(), launch="")
+    def serve(self, batch, *, observe):
+        served = super().serve(batch, observe=observe)
+        self.most = max(self.most, served.peak_memory_bytes)
+        return replace(served, peak_memory_bytes=self.most)
+"""
+"""Keeps all memory that it ever had."""
+
+
+@pytest.mark.parametrize("sizes", [(16, 1, 4), (1, 4, 16), (4, 16, 1)])
+def test_a_cases_peak_is_the_same_alone_and_beside_others_in_any_order(sizes, tmp_path, monkeypatch):
+    install(tmp_path, "hoarding", HOARDING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    loads = [replace(LOAD, case=f"decode/tiny/batch={size}", lengths=((32, 32),) * size) for size in sizes]
+    together = launch(EngineSpec("hoarding", "tiny"), loads=loads).cases
+    assert list(together) == [load.case for load in loads]
+    for load in loads:
+        alone = launch(EngineSpec("hoarding", "tiny"), loads=[load]).cases[load.case]
+        assert together[load.case].values["peak_memory_bytes"] == alone.values["peak_memory_bytes"]
 
 
 def test_a_planted_loss_takes_that_share_of_the_throughput():
@@ -242,12 +293,12 @@ def test_an_engine_is_pinned_and_has_its_threads_set_before_it_is_loaded(tmp_pat
 )
 def test_a_fault_in_a_round_says_whose_where_and_what_to_do(fault, error, words):
     with pytest.raises(error, match=rf"(?s)^fake \(tiny, float32\) {words}") as raised:
-        launch(fake(fault=fault, fault_batch=8))
+        launch(fake(fault=fault, fault_batch=10))
     assert f"serving {CASE}, round 2 of 3" in str(raised.value)
 
 
 def test_missing_token_times_are_a_wrong_answer():
-    observed_batch = 3 + 3 * 3 + 1  # after the warm-up and three rounds of three batches
+    observed_batch = 2 + 3 + 3 * 3 + 1  # after the two for the peak, the warm-up and three rounds of three batches
     with pytest.raises(EngineFailed, match=f"answered wrongly while serving {CASE}, observed: .*not every token"):
         launch(fake(fault="unobserved", fault_batch=observed_batch))
 
@@ -274,7 +325,7 @@ def test_an_unknown_engine_is_unavailable():
 def test_an_engine_without_an_answer_is_killed_after_the_limit():
     began = time.monotonic()
     with pytest.raises(EngineHung, match=f"no answer for 0.5 s while serving {CASE}, round 1 of 3, and was killed"):
-        launch(fake(fault="hangs", fault_batch=5), policy=replace(POLICY, answer_limit_s=0.5))
+        launch(fake(fault="hangs", fault_batch=7), policy=replace(POLICY, answer_limit_s=0.5))
     assert time.monotonic() - began < 5
 
 
@@ -348,7 +399,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.run.launch import run_launch
-spec = EngineSpec("fake", "tiny", options={{"fault": "hangs", "fault_batch": 4}})  # the first after the warm-up
+spec = EngineSpec("fake", "tiny", options={{"fault": "hangs", "fault_batch": 6}})  # the first after the warm-up
 run_launch(spec, [{LOAD!r}], RoundPolicy(), arm="candidate", index=0, cores=None, quantiles=(),
            progress=lambda *_: print("in the first round", flush=True))
 """

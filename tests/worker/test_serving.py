@@ -51,10 +51,8 @@ def test_a_steady_engine_is_warmed_up_briefly():
     assert case_of().prepare(0.1, 50).steps == 3
 
 
-def test_the_engines_own_word_on_memory_is_taken():
-    case = case_of(memory_bytes=1000, memory_bytes_per_token=1)
-    case.round(1, observe=False)
-    assert case.peak().memory_bytes == 1034
+def test_the_engines_own_word_on_memory_is_taken_of_the_whole_batch():
+    assert case_of(memory_bytes=1000, memory_bytes_per_token=1).measure_peak().memory_bytes == 1034
 
 
 def test_the_kernels_high_water_mark_is_forgotten_and_rises_again():
