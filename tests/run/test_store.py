@@ -427,7 +427,7 @@ def test_a_full_disk_leaves_the_old_file(store, path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
 def test_a_disk_without_space_leaves_the_old_file(tmp_path):
-    """The same on a real disk that is too small for the new file."""
+    """The same on a real disk that has room for the first of two files and not for the second."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(
@@ -438,8 +438,9 @@ def test_a_disk_without_space_leaves_the_old_file(tmp_path):
         store = BaselineStore(disk)
         store.accept(MACHINE, [(ENGINE, SUITE, recording())])
         before = (disk / PLACE).read_bytes()
+        several = [(ENGINE, "prefill", recording()), (ENGINE, SUITE, recording(*map(str, range(99))))]
         with pytest.raises(BaselineError, match="No space left on device; what was stored still is"):
-            store.accept(MACHINE, [(ENGINE, SUITE, recording(*map(str, range(99))))])
+            store.accept(MACHINE, several)
         assert (disk / PLACE).read_bytes() == before
         assert files_in(disk) == [PLACE]
     finally:
