@@ -1,0 +1,74 @@
+"""A run as the plugin and the command line drive it, on the simulated engine."""
+
+import pytest
+
+from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.point import Ledger
+from pytest_slmperf.core.sweep import Sweep
+from pytest_slmperf.core.verdict import Status
+from pytest_slmperf.core.workload import StaticBatch
+from pytest_slmperf.run.measuring import Measuring
+from pytest_slmperf.run.options import Options
+from pytest_slmperf.run.progress import Progress
+from pytest_slmperf.run.settings import Settings
+
+SWEEP = Sweep("decode", StaticBatch(8, 8), batch_size=[1, 4, 16, 64], gate={"output_throughput": 0.05, "tpot_ms": 0.05})
+QUIET = {"noise": 0.002, "launch_noise": 0.002, "seed": 1}
+
+
+class Screen:
+    """Keeps what is shown."""
+
+    rewrites = False
+
+    def __init__(self):
+        self.lines = []
+
+    def show(self, line, *, replace):  # noqa: ARG002 - the screen's protocol
+        self.lines.append(line)
+
+
+def measuring(root, **of):
+    """A run on the simulated engine whose baselines and repository are at `root`."""
+    settings = Settings(rounds=1, max_launches=8, order_seed=1)
+    return Measuring(Options(engine="fake", **of), settings, root=root, progress=Progress(Screen()), ledger=Ledger())
+
+
+def test_git_is_asked_for_the_commit_once(tmp_path, monkeypatch):
+    """However often the outcome is looked at: each question starts a process."""
+    (tmp_path / "git").write_text(f"#!/bin/sh\necho asked >> {tmp_path}/log\necho abc\n")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    run = measuring(tmp_path)
+    assert {run.outcome().commit for _ in range(3)} == {"abc"}
+    assert (tmp_path / "log").read_text() == "asked\n"
+
+
+def test_two_arms_are_both_launched_again(tmp_path):
+    """Side by side, what looks regressed as a whole is confirmed in fresh launches of both arms, made once."""
+    run = measuring(tmp_path)
+    arms = [run.engine("opt-125m", knee=knee, **QUIET) for knee in (8, 1)]
+    result = run.compare(SWEEP, *arms)
+    before = run.outcome().sweeps[0]
+    shapes = [result.knee_by("share_of_maximum", share=share) for share in (0.7, 0.8)]
+    stored = [result.baseline.knee_by("share_of_maximum", share=share) for share in (0.7, 0.8)]
+    verdicts = [now.unchanged_from(then) for now, then in zip(shapes, stored, strict=True)]
+    verdicts.append(result.frontier.unchanged_from(result.baseline.frontier))
+    assert {verdict.status for verdict in verdicts} == {Status.REGRESSED}
+    assert all("confirmed by fresh launches" in verdict.reason for verdict in verdicts)
+    after = run.outcome().sweeps[0]
+    assert after.launches == before.launches + 2 * 8
+    assert after.seconds > before.seconds
+    assert after.cases == before.cases
+
+
+def test_a_name_measured_twice_is_a_problem_once(tmp_path):
+    """Whoever asks again gets the error again, and the report has it once."""
+    run = measuring(tmp_path)
+    run.measure(SWEEP, run.engine("opt-125m", **QUIET))
+    for _ in range(2):
+        with pytest.raises(UsageError, match="measured already"):
+            run.measure(SWEEP, run.engine("opt-125m", level=900))
+    outcome = run.outcome()
+    assert outcome.complete is False
+    assert [problem.partition(": ")[0] for problem in outcome.problems] == ["decode"]
