@@ -1,9 +1,11 @@
 """The `slmperf` command: a table of contents. Each verb is a room of its own.
 
-Exit codes are pytest's: 0 done, 1 refused or not passed, 2 interrupted, 4 wrong usage.
+Exit codes are pytest's: 0 done, 1 refused or not passed, 2 interrupted, 4 wrong usage. Where the reader of a pipe went
+away it is a shell's 141: a verdict that nobody read has not passed.
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,7 +15,8 @@ from pytest_slmperf import __version__
 from pytest_slmperf.cli import ab, baselines
 from pytest_slmperf.core.errors import SlmperfError, UsageError
 
-DONE, FAILED, INTERRUPTED, WRONG_USAGE = 0, 1, 2, 4
+FAILED, INTERRUPTED, WRONG_USAGE = 1, 2, 4
+UNREAD = 128 + signal.SIGPIPE
 
 ROOMS = (ab, baselines)
 """Each has `add(verbs)`, which declares its verb and sets `run`: a function of the parsed arguments to an exit code."""
@@ -30,15 +33,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end as on Ctrl-C: engines stopped, reports written
     try:
         code: int = given.run(given)
+        sys.stdout.flush()
     except SlmperfError as error:
         sys.stderr.write(f"slmperf: {error}\n")
         return WRONG_USAGE if isinstance(error, UsageError) else FAILED
     except KeyboardInterrupt:
         sys.stderr.write("slmperf: interrupted\n")
         return INTERRUPTED
-    except BrokenPipeError:  # `slmperf … | head`: whoever read has seen enough
-        sys.stderr.close()
-        return DONE
+    except BrokenPipeError:  # `slmperf … | head`: whoever read has seen enough, but maybe not the verdict
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has nowhere to go
+        return UNREAD
     return code
 
 

@@ -1,6 +1,9 @@
 """`slmperf ab`: two engines from the command line, and an exit code that a pipeline can act on."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -126,6 +129,27 @@ def test_an_engine_that_refuses_fails_and_leaves_a_report(ab, tmp_path):
     assert code == 1
     assert "the fake engine has no option flavour" in err
     assert json.loads((tmp_path / "report.json").read_text())["complete"] is False
+
+
+def test_a_reader_that_went_away_makes_no_pass():
+    """`slmperf ab … | head` under pipefail doesn't turn a loss into a pass."""
+    program = "import sys; from pytest_slmperf.cli import main; sys.exit(main())"
+    words = ("engine=fake", "slowed=0.2", *SPENT)
+    unread, written = os.pipe()
+    os.close(unread)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program, "ab", *words],
+            stdout=written,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(written)
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
 
 
 def test_help_says_what_an_arm_takes_over(ab):
