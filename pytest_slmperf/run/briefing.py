@@ -13,7 +13,7 @@ from pytest_slmperf.core.machine import SIMULATED, Machine
 from pytest_slmperf.core.sweep import Case, Sweep
 from pytest_slmperf.engines.lengths import draw_lengths
 from pytest_slmperf.run import fitting, launch, pinning
-from pytest_slmperf.run.campaign import Brief, Configuration, Reference, Surroundings
+from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
 from pytest_slmperf.run.options import Options
 from pytest_slmperf.run.progress import Progress
 from pytest_slmperf.run.settings import Settings

@@ -6,123 +6,31 @@ The first decisive look at a metric is final. A case whose gated metrics are all
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from dataclasses import replace
 
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, SlmperfError, UsageError
-from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
+from pytest_slmperf.core.launch import LaunchRecord, Load
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.result import Fresh
-from pytest_slmperf.core.sample import BadSample, Measurement, Sample, VoidRound
-from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Case, Sweep
+from pytest_slmperf.core.sample import BadSample, Measurement, Sample
+from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Sweep
 from pytest_slmperf.core.verdict import Status, Verdict
 from pytest_slmperf.engines.lengths import workload_key
-
-Mode = Literal["gate", "accept", "report"]
+from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
+from pytest_slmperf.run.ongoing import OngoingCase
 
 METHOD = 1
 """How values are measured. Counted up where a change makes old samples incomparable with new ones."""
 REPORT_LAUNCHES = 5
 """Launches of a case that has no baseline: enough for a figure with bounds, and so for a stated limit."""
-VOID_ALLOWANCE = 4
-"""Launches that may be void for a case before the case is."""
 VOID_PAUSE_S = 2.0
 """Pause after a turn with a void case, twice as long after each further one: the culprit may be done by then."""
 LONGEST_PAUSE_S = 16.0
-
-
-@dataclass(frozen=True, eq=False)
-class Configuration:
-    """One engine on one model with the cases that its launches measure; with `baseline`, the other arm of the same."""
-
-    candidate: EngineSpec
-    cases: tuple[Case, ...]
-    baseline: EngineSpec | None = None
-
-    @property
-    def arms(self) -> tuple[tuple[str, EngineSpec], ...]:
-        """The engines by the name of their arm."""
-        both = (("candidate", self.candidate), ("baseline", self.baseline))
-        return tuple((arm, spec) for arm, spec in both if spec)
-
-
-@dataclass(frozen=True)
-class Brief:
-    """What a campaign is asked to do."""
-
-    sweep: Sweep
-    configurations: tuple[Configuration, ...]
-    mode: Mode
-    policy: RoundPolicy
-    baseline_launches: int
-    max_launches: int
-    budget_s: float | None = None
-    record: str = "pytest --slmperf --slmperf-accept"
-    """The command that records, for the way out of what has no baseline."""
-    supported: bool = False
-    """Recordings take the tolerance that the noise needs, so that a stored one may be larger than the suite's."""
-    slack: float = 1.0
-    """Factor on every tolerance: a quick look allows more."""
-
-    @property
-    def design(self) -> Literal["stored", "interleaved"]:
-        """Interleaved where there is another arm to measure."""
-        return "interleaved" if any(one.baseline for one in self.configurations) else "stored"
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What the store has for a case: samples that may be compared, or why there are none."""
-
-    measurement: Measurement | None = None
-    tolerances: Mapping[str, float] = field(default_factory=dict)
-    versions: Mapping[str, str] | None = None
-    status: Status = Status.NO_BASELINE
-    reason: str = ""
-    way_out: str = ""
-    notes: tuple[str, ...] = ()
-    """Differences that void nothing and are worth knowing."""
-
-
-class Launcher(Protocol):
-    """Starts one engine, measures the loads in their order and ends it."""
-
-    def __call__(
-        self, spec: EngineSpec, loads: Sequence[Load], *, arm: str, index: int, policy: RoundPolicy
-    ) -> LaunchRecord:
-        """Raises LaunchError."""
-        ...
-
-
-class Watcher(Protocol):
-    """Is told how far a campaign is."""
-
-    def planned(self, launches: int, spent: int) -> None:
-        """`launches` are expected in all by now, of which `spent` are done."""
-        ...
-
-    def launching(self, spec: EngineSpec, cases: Sequence[str], arm: str) -> None:
-        """A launch begins that measures these cases, in this order."""
-        ...
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What a campaign needs from outside."""
-
-    launch: Launcher
-    stored: Callable[[str, Mapping[str, object]], Reference]
-    loads: Callable[[Sweep, Case, int], tuple[Load, str | None]]
-    """(sweep, case, context tokens) → the load, and a note where requests were left out."""
-    fits: Callable[[Sweep, Case, EngineSpec], str | None]
-    """Why the case can't be measured on this machine, or None. Asked before the engine is started."""
-    progress: Watcher
-    pause: Callable[[float], None] = time.sleep
 
 
 def case_key(sweep: Sweep, record: LaunchRecord) -> dict[str, object]:
@@ -144,49 +52,6 @@ def case_key(sweep: Sweep, record: LaunchRecord) -> dict[str, object]:
     }
 
 
-@dataclass
-class _Progressing:
-    """A case on its way: the blocks that were measured and what the gate has said so far."""
-
-    case: Case
-    configuration: Configuration
-    load: Load
-    keys: Mapping[str, dict[str, object]]
-    """By arm."""
-    stored: Reference
-    wanted: int
-    note: str | None = None
-    blocks: list[dict[str, tuple[int, CaseRecord]]] = field(default_factory=list)
-    """Valid blocks in time order; a block has a record for each arm, with the launch's index."""
-    voids: list[dict[str, tuple[int, CaseRecord]]] = field(default_factory=list)
-    """Blocks with a void launch in some arm: listed, and not used."""
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
-    looked_at: int = 0
-    judged: bool = True
-    """Whether the gate looks at it."""
-    fresh_from: int | None = None
-    """Block at which the confirmation began."""
-    again: "_Progressing | None" = None
-    """The same case in launches made for a knee or a frontier that looked regressed; the gate doesn't look at them."""
-
-    @property
-    def name(self) -> str:
-        return self.case.name
-
-    @property
-    def exhausted(self) -> bool:
-        return len(self.voids) > VOID_ALLOWANCE
-
-    @property
-    def missing(self) -> int:
-        return 0 if self.exhausted else max(0, self.wanted - len(self.blocks))
-
-    def launched(self, arm: str) -> list[tuple[int, CaseRecord]]:
-        """Every launch of an arm in time order: the void ones and those made again, too."""
-        own = [block[arm] for block in (*self.blocks, *self.voids)]
-        return sorted(own, key=lambda entry: entry[0]) + (self.again.launched(arm) if self.again else [])
-
-
 class Campaign:
     """One sweep, measured and judged. Lives as long as the run: what a test asks later may need fresh launches."""
 
@@ -194,7 +59,7 @@ class Campaign:
         self._brief = brief
         self._around = around
         self._draw = random.Random(order_seed)
-        self._cases: list[_Progressing] = []
+        self._cases: list[OngoingCase] = []
         self._skipped: dict[str, str] = {}
         self._versions: dict[str, Mapping[str, str]] = {}
         self._launches = 0
@@ -234,7 +99,7 @@ class Campaign:
         again = []
         for case in self._cases:
             if case.case.model == model:
-                case.again = _Progressing(
+                case.again = OngoingCase(
                     case.case, case.configuration, case.load, case.keys, case.stored, wanted, judged=False
                 )
                 again.append(case.again)
@@ -245,7 +110,7 @@ class Campaign:
             return Fresh(missing=str(error))
         for case in again:
             if case.exhausted:
-                return Fresh(missing=f"{case.name} is void: {_why_void(case)}")
+                return Fresh(missing=f"{case.name} is void: {case.why_void}")
         if any(case.missing for case in again):
             return Fresh(missing="the budget is spent")
         return Fresh(tuple(CaseOutcome(case.name, case.case.coordinates, *self._sides(case), {}) for case in again))
@@ -299,7 +164,7 @@ class Campaign:
                 self._around.stored(case.name, keys["candidate"]) if self._brief.design == "stored" else Reference()
             )
             self._cases.append(
-                _Progressing(case, configuration, load, keys, stored, wanted=self._first_wanted(stored), note=note)
+                OngoingCase(case, configuration, load, keys, stored, wanted=self._first_wanted(stored), note=note)
             )
 
     def _first_wanted(self, stored: Reference) -> int:
@@ -314,7 +179,7 @@ class Campaign:
     def _policy(self, tolerance: float) -> gate.Policy:
         return gate.Policy(tolerance=tolerance, max_launches=self._brief.max_launches, design=self._brief.design)
 
-    def _measure(self, cases: Sequence[_Progressing]) -> None:
+    def _measure(self, cases: Sequence[OngoingCase]) -> None:
         """Launch until no case wants more, or the budget is spent; the gate looks as it goes."""
         while due := [case for case in cases if case.missing]:
             if self._over_budget():
@@ -340,7 +205,7 @@ class Campaign:
         budget = self._brief.budget_s
         return budget is not None and time.monotonic() - self._began > budget
 
-    def _block(self, configuration: Configuration, due: list[_Progressing]) -> bool:
+    def _block(self, configuration: Configuration, due: list[OngoingCase]) -> bool:
         """One launch of each arm. A case's block counts where it is valid in every arm.
 
         Returns whether the block of some case is void.
@@ -379,7 +244,7 @@ class Campaign:
 
     # -- looks
 
-    def _look(self, case: _Progressing) -> None:
+    def _look(self, case: OngoingCase) -> None:
         """Judge what is undecided, and ask for more launches where that may decide it."""
         if not case.judged or self._brief.mode != "gate" or case.exhausted or len(case.blocks) == case.looked_at:
             return
@@ -400,7 +265,7 @@ class Campaign:
                 more = max(more, gate.more_launches(verdict, baseline, candidate, policy))
         case.wanted = min(len(case.blocks) + more, self._brief.max_launches)
 
-    def _gated(self, case: _Progressing) -> Mapping[str, float]:
+    def _gated(self, case: OngoingCase) -> Mapping[str, float]:
         """The tolerance of each gated metric: the stored one where there is one, as the noise supported it.
 
         A recording stores what the suite asks for now.
@@ -423,10 +288,10 @@ class Campaign:
                 notes.append(f"the suite asks for {asked:.1%} of {name}, and {listed} is stored and used: record again")
         return tuple(dict.fromkeys(notes))
 
-    def _arms_of(self, case: _Progressing, name: str, start: int = 0) -> tuple[Sample | None, Sample | None]:
-        candidate = _sample(case.blocks[start:], "candidate", name)
+    def _arms_of(self, case: OngoingCase, name: str, start: int = 0) -> tuple[Sample | None, Sample | None]:
+        candidate = case.sample("candidate", name, start)
         if self._brief.design == "interleaved":
-            return _sample(case.blocks[start:], "baseline", name), candidate
+            return case.sample("baseline", name, start), candidate
         return (case.stored.measurement.samples.get(name) if case.stored.measurement else None), candidate
 
     def _ask_for_confirmation(self) -> bool:
@@ -437,10 +302,10 @@ class Campaign:
         return bool(suspects)
 
     @staticmethod
-    def _suspected(case: _Progressing) -> list[str]:
+    def _suspected(case: OngoingCase) -> list[str]:
         return [name for name, verdict in case.verdicts.items() if verdict.status is Status.REGRESSED]
 
-    def _confirm(self, case: _Progressing) -> None:
+    def _confirm(self, case: OngoingCase) -> None:
         if case.fresh_from is None:
             return
         for name in self._suspected(case):
@@ -460,7 +325,7 @@ class Campaign:
 
     # -- results
 
-    def _case_outcome(self, case: _Progressing) -> CaseOutcome:
+    def _case_outcome(self, case: OngoingCase) -> CaseOutcome:
         measurement, baseline = self._sides(case)
         verdicts = {}
         for name, tolerance in self._gated(case).items():
@@ -468,13 +333,13 @@ class Campaign:
             verdicts[name] = replace(verdict, case=case.name, tolerance=tolerance)
         return CaseOutcome(case.name, case.case.coordinates, measurement, baseline, verdicts, case.fresh_from)
 
-    def _sides(self, case: _Progressing) -> tuple[Measurement, Measurement | None]:
+    def _sides(self, case: OngoingCase) -> tuple[Measurement, Measurement | None]:
         """What was measured of a case, and what it is compared with."""
         interleaved = self._brief.design == "interleaved"
-        other = self._measurement(case, "baseline") if interleaved else case.stored.measurement
-        return self._measurement(case, "candidate"), other
+        other = case.measurement("baseline") if interleaved else case.stored.measurement
+        return case.measurement("candidate"), other
 
-    def _verdict(self, case: _Progressing, name: str, measurement: Measurement) -> Verdict:
+    def _verdict(self, case: OngoingCase, name: str, measurement: Measurement) -> Verdict:
         meaning = metric(name)
         prevented = self._prevented(case, name, measurement)
         if prevented:
@@ -491,7 +356,7 @@ class Campaign:
             return replace(decided, reason="the budget was spent before it was decided", final=True)
         return decided
 
-    def _prevented(self, case: _Progressing, name: str, measurement: Measurement) -> tuple[Status, str, str] | None:
+    def _prevented(self, case: OngoingCase, name: str, measurement: Measurement) -> tuple[Status, str, str] | None:
         """Why nothing was judged, what that is called and how to go on; None where the gate has looked."""
         stored = self._brief.design == "stored"
         found: tuple[Status, str, str] | None = None
@@ -513,34 +378,6 @@ class Campaign:
             found = Status.INCONCLUSIVE, "the run ended before the first look", "give it a larger budget"
         return found
 
-    def _measurement(self, case: _Progressing, arm: str) -> Measurement:
-        records = [block[arm] for block in case.blocks]
-        names = dict.fromkeys(name for _, record in records for name in record.values)
-        samples = {name: sample for name in names if (sample := _sample(case.blocks, arm, name))}
-        unmeasured = {
-            name: reason for _, record in records for name, reason in record.unmeasured.items() if name not in samples
-        }
-        voids: list[VoidRound] = []
-        for index, record in case.launched(arm):
-            voids.extend(replace(void, launch=index) for void in record.void_rounds)
-        void = None
-        if case.exhausted and case.fresh_from is None and len(case.blocks) < case.wanted:
-            void = _why_void(case)
-        return Measurement(
-            case=case.name,
-            key=case.keys[arm],
-            samples=samples,
-            unmeasured=unmeasured,
-            void_rounds=tuple(voids),
-            void=void,
-            notes=_counted([note for _, record in records for note in record.notes]),
-        )
-
-
-def _why_void(case: _Progressing) -> str:
-    """Why the last block of a case that is exhausted was void."""
-    return next(record.void for _, record in case.voids[-1].values() if record.void)
-
 
 def _refuse_bad_values(record: LaunchRecord) -> None:
     """Raises EngineFailed for a value that no measurement can have, before it stands beside good ones."""
@@ -561,18 +398,3 @@ def _refuse_unknown_metrics(record: LaunchRecord, sweep: Sweep) -> None:
                 f"{case.case}: nothing here measures {', '.join(unknown)}, so that it can't be recorded: take it out "
                 "of gate={…} on this machine"
             )
-
-
-def _counted(notes: Sequence[str]) -> tuple[str, ...]:
-    """Notes of the same kind (alike in their first words) as one, the first, with the number of launches."""
-    kinds: dict[tuple[str, ...], list[str]] = {}
-    for note in notes:
-        kinds.setdefault(tuple(note.split()[:4]), []).append(note)
-    return tuple(f"{alike[0]} (in {len(alike)} launches)" if len(alike) > 1 else alike[0] for alike in kinds.values())
-
-
-def _sample(blocks: Sequence[Mapping[str, tuple[int, CaseRecord]]], arm: str, name: str) -> Sample | None:
-    """Samples of a metric over the blocks whose launches all measured it."""
-    complete = [block for block in blocks if all(name in record.values for _, record in block.values())]
-    launches = [block[arm][1].values[name] for block in complete]
-    return Sample.of(launches) if launches else None

@@ -18,8 +18,10 @@ from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.core.result import Fresh, Result
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Sweep
 from pytest_slmperf.engines import registry
-from pytest_slmperf.run import briefing, campaign, fingerprint, plan
+from pytest_slmperf.run import briefing, fingerprint, plan
 from pytest_slmperf.run.accept import Terms
+from pytest_slmperf.run.brief import Configuration
+from pytest_slmperf.run.campaign import Campaign
 from pytest_slmperf.run.coverage import Coverage, Measured
 from pytest_slmperf.run.lock import device_lock
 from pytest_slmperf.run.options import PYTHON, Options, planted_loss
@@ -182,7 +184,7 @@ class Measuring:
 
     def compare(self, sweep: Sweep, baseline: EngineSpec, candidate: EngineSpec) -> Result:
         """Measure two engines side by side, launches interleaved, and judge the second by the first."""
-        arms = (campaign.Configuration(candidate, sweep.cases([candidate.model_name]), baseline),)
+        arms = (Configuration(candidate, sweep.cases([candidate.model_name]), baseline),)
         specs = (candidate, baseline)
         self._coverage.trying(sweep)
         with self._red(sweep.name):
@@ -200,7 +202,7 @@ class Measuring:
         sweep: Sweep,
         here: Sweep,
         specs: tuple[EngineSpec, ...],
-        configurations: tuple[campaign.Configuration, ...] = (),
+        configurations: tuple[Configuration, ...] = (),
     ) -> None:
         self._refuse_planted(specs)
         cases = here.cases(spec.model_name for spec in specs)
@@ -212,7 +214,7 @@ class Measuring:
         )
         beside = tuple(one.baseline for one in configurations if one.baseline)
         brief = briefing.brief(here, configurations, self.options, self.settings, budget_s=self._budget_left())
-        running = campaign.Campaign(brief, self._bench.surroundings(here), order_seed=self.settings.order_seed)
+        running = Campaign(brief, self._bench.surroundings(here), order_seed=self.settings.order_seed)
         failure: BaseException | None = None
         try:
             running.run()

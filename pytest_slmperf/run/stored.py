@@ -11,7 +11,7 @@ from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.outcome import SweepOutcome
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.run.accept import KNOWN_DEVICES, Terms, accept, unknown_device
-from pytest_slmperf.run.campaign import Reference
+from pytest_slmperf.run.brief import Reference
 from pytest_slmperf.run.store import BaselineStore, read_baseline
 
 AB = "or compare both versions side by side, without a baseline: --slmperf-against python=PATH"

@@ -1,0 +1,103 @@
+"""A case on its way through a campaign: the launches that it has and still wants, and what they amount to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from pytest_slmperf.core.launch import CaseRecord, Load
+from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
+from pytest_slmperf.core.sweep import Case
+from pytest_slmperf.core.verdict import Verdict
+from pytest_slmperf.run.brief import Configuration, Reference
+
+VOID_ALLOWANCE = 4
+"""Launches that may be void for a case before the case is."""
+
+
+@dataclass
+class OngoingCase:
+    """The blocks of a case that were measured, and what the gate has said of them so far."""
+
+    case: Case
+    configuration: Configuration
+    load: Load
+    keys: Mapping[str, dict[str, object]]
+    """By arm."""
+    stored: Reference
+    wanted: int
+    note: str | None = None
+    blocks: list[dict[str, tuple[int, CaseRecord]]] = field(default_factory=list)
+    """Valid blocks in time order; a block has a record for each arm, with the launch's index."""
+    voids: list[dict[str, tuple[int, CaseRecord]]] = field(default_factory=list)
+    """Blocks with a void launch in some arm: listed, and not used."""
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    looked_at: int = 0
+    judged: bool = True
+    """Whether the gate looks at it."""
+    fresh_from: int | None = None
+    """Block at which the confirmation began."""
+    again: "OngoingCase | None" = None
+    """The same case in launches made for a knee or a frontier that looked regressed; the gate doesn't look at them."""
+
+    @property
+    def name(self) -> str:
+        """`decode/opt-125m/batch=64`."""
+        return self.case.name
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether too many of its launches were void: it gets no more."""
+        return len(self.voids) > VOID_ALLOWANCE
+
+    @property
+    def missing(self) -> int:
+        """Launches that it still wants, in each arm."""
+        return 0 if self.exhausted else max(0, self.wanted - len(self.blocks))
+
+    def launched(self, arm: str) -> list[tuple[int, CaseRecord]]:
+        """Every launch of an arm in time order: the void ones and those made again, too."""
+        own = [block[arm] for block in (*self.blocks, *self.voids)]
+        return sorted(own, key=lambda entry: entry[0]) + (self.again.launched(arm) if self.again else [])
+
+    @property
+    def why_void(self) -> str:
+        """Why the last void block was: of a case that is exhausted."""
+        return next(record.void for _, record in self.voids[-1].values() if record.void)
+
+    def sample(self, arm: str, name: str, start: int = 0) -> Sample | None:
+        """An arm's samples of a metric, from a block on, over the blocks whose launches all measured it."""
+        blocks = self.blocks[start:]
+        complete = [block for block in blocks if all(name in record.values for _, record in block.values())]
+        launches = [block[arm][1].values[name] for block in complete]
+        return Sample.of(launches) if launches else None
+
+    def measurement(self, arm: str) -> Measurement:
+        """What an arm's launches amount to by now."""
+        records = [block[arm] for block in self.blocks]
+        names = dict.fromkeys(name for _, record in records for name in record.values)
+        samples = {name: sample for name in names if (sample := self.sample(arm, name))}
+        unmeasured = {
+            name: reason for _, record in records for name, reason in record.unmeasured.items() if name not in samples
+        }
+        voids: list[VoidRound] = []
+        for index, record in self.launched(arm):
+            voids.extend(replace(void, launch=index) for void in record.void_rounds)
+        void = None
+        if self.exhausted and self.fresh_from is None and len(self.blocks) < self.wanted:
+            void = self.why_void
+        return Measurement(
+            case=self.name,
+            key=self.keys[arm],
+            samples=samples,
+            unmeasured=unmeasured,
+            void_rounds=tuple(voids),
+            void=void,
+            notes=_counted([note for _, record in records for note in record.notes]),
+        )
+
+
+def _counted(notes: Sequence[str]) -> tuple[str, ...]:
+    """Notes of the same kind (alike in their first words) as one, the first, with the number of launches."""
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    for note in notes:
+        kinds.setdefault(tuple(note.split()[:4]), []).append(note)
+    return tuple(f"{alike[0]} (in {len(alike)} launches)" if len(alike) > 1 else alike[0] for alike in kinds.values())
