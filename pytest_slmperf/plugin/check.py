@@ -58,7 +58,7 @@ class RunCheck(pytest.Item):
         active, measuring = self._active, self._active.measuring
         failed = selection_of(active.failed)
         missing, not_reached = measuring.unasserted(
-            active.ledger.asserted, lambda sweep: failed.everything or sweep in failed.sweeps
+            active.ledger.asserted, lambda sweep: active.resumes or failed.everything or sweep in failed.sweeps
         )
         found = [*missing, *measuring.stale(), *measuring.nothing_left()]
         orphaned = measuring.orphaned(active.declared)

@@ -156,6 +156,8 @@ class SlmperfSession:
         self._from_worker: RunOutcome | None = None
         self._previous_sigterm: Any = None
         self._is_worker = hasattr(config, "workerinput")
+        self.resumes = bool(getattr(config, "workerinput", {}).get("slmperf_resumes"))
+        """Other tests of this run were on a worker that died: what they asserted is not known here."""
         self._is_controller = bool(getattr(config.option, "tx", None)) and not self._is_worker
 
     # -- the run's life
@@ -190,6 +192,11 @@ class SlmperfSession:
                 self.problem(str(error))
         if self._problems:
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - xdist's, which has no types
+        """On xdist's controller: a worker that comes in a dead one's place can't know what was asserted before."""
+        node.workerinput["slmperf_resumes"] = self._lost
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:  # noqa: ANN401 - xdist's, which has no types
@@ -291,7 +298,8 @@ class SlmperfSession:
         """Whether only a part of the collected suites runs."""
         option = self.config.option
         chosen = (option.keyword, option.markexpr, getattr(option, "lf", False), getattr(option, "stepwise", False))
-        return names_files(self.config) or any(chosen) or self._deselected or session.testsfailed > 0
+        part = names_files(self.config) or any(chosen) or self._deselected
+        return part or self.resumes or session.testsfailed > 0
 
     def pytest_report_collectionfinish(self) -> list[str]:
         """The plan, before anything is measured."""

@@ -75,7 +75,7 @@ WRONG = [
     (["--slmperf", "--slmperf-tier", "slow"], "invalid choice: 'slow'"),
     (["--slmperf", "--slmperf-budget", "-3"], "invalid _?minutes value: '-3'"),
     (["--slmperf", "--slmperf-budget", "ten"], "invalid _?minutes value: 'ten'"),
-    (["--slmperf", "--slmperf-engine", "vlm"], "unknown engine 'vlm': known are ctranslate2, fake"),
+    (["--slmperf", "--slmperf-engine", "vlm"], "unknown engine 'vlm': known are ctranslate2, transformers, fake"),
     (["--slmperf", "--slmperf-engine", "fake:noise"], "'noise' is not KEY=VALUE"),
     (["--slmperf", "--slmperf-against", "python"], "'python' is not KEY=VALUE"),
     (["--slmperf", "--slmperf-against", "python=/no/such"], "there is no such interpreter"),

@@ -125,7 +125,7 @@ def test_another_dtype_is_incomparable_and_names_the_field(project):
     result = project.gate()
     result.assert_outcomes(failed=4, passed=1)
     assert "dtype: float32 (stored) → int8 (now)" in prose(result)
-    assert "--slmperf-against dtype=float32" in prose(result)
+    assert "--slmperf-against=dtype=float32" in prose(result)
 
 
 def test_real_engines_and_the_simulated_one_do_not_mix(project):

@@ -66,6 +66,7 @@ def test_a_worker_that_dies_takes_its_measurements_with_it(project, restarts):
     report = json.loads((project.path / "report.json").read_text())
     assert (report["complete"], report["whole"]) == (False, False)
     assert "died while it measured" in report["problems"][0]
+    assert "no test of this run asserts" not in said
 
 
 def test_a_report_that_cannot_be_written_is_said_and_red(project):
