@@ -65,6 +65,17 @@ from pytest_slmperf.core.launch import LAUNCH_VARIABLE
 FAULTS = (
     "unavailable", "raises", "hangs", "dies", "exits", "memory", "short", "unobserved", "chatters", "babbles",
 )  # fmt: skip
+WHOLE = (
+    "seed", "context_tokens", "vocabulary", "memory_bytes", "memory_bytes_per_token", "memory_limit_bytes",
+    "fault_batch",
+)  # fmt: skip
+ABOVE = {"level": 0, "knee": 0, "prefill_level": 0, "cold": 0, "drift": -1}
+LEAST = {
+    **dict.fromkeys(("observing_cost", "noise", "launch_noise", "startup_s", "start_sleep_s", "batch_sleep_s"), 0),
+    **dict.fromkeys(("memory_bytes_per_token", "fault_batch"), 0),
+    **dict.fromkeys(("context_tokens", "vocabulary", "memory_bytes", "memory_limit_bytes"), 1),
+}
+"""What the values of options may be, besides finite numbers; a seed may be any whole number."""
 NS_PER_S = 1e9
 PACE_LASTS_NS = 100_000_000
 
@@ -95,20 +106,36 @@ class Behaviour:
 
 
 def create(spec: EngineSpec) -> "FakeEngine":
-    """The fake engine with the spec's options. Raises EngineUnavailable for an option that it doesn't know."""
+    """The fake engine with the spec's options. Raises EngineUnavailable for an option that can't be."""
     return FakeEngine(spec, behaviour(spec.options), launch=os.environ.get(LAUNCH_VARIABLE, ""))
 
 
 def behaviour(options: Mapping[str, str | int | float | bool]) -> Behaviour:
-    """The options as a value. Raises EngineUnavailable, with the known names, for one that it doesn't know."""
+    """The options as a value. Raises EngineUnavailable for one that it doesn't know, and for a value that can't be."""
     known = [field.name for field in fields(Behaviour)]
     unknown = sorted(options.keys() - set(known))
     if unknown:
         raise EngineUnavailable(f"the fake engine has no option {', '.join(unknown)}; it has {', '.join(known)}")
-    asked = Behaviour(**dict(options))  # type: ignore[arg-type]
-    if asked.fault is not None and asked.fault not in FAULTS:
-        raise EngineUnavailable(f"the fake engine has no fault {asked.fault!r}; it has {', '.join(FAULTS)}")
-    return asked
+    if "fault" in options and options["fault"] not in FAULTS:
+        raise EngineUnavailable(f"the fake engine has no fault {options['fault']!r}; it has {', '.join(FAULTS)}")
+    for name, value in options.items():
+        if name != "fault" and not _fits(name, value):
+            kind = "whole number" if name in WHOLE else "number"
+            raise EngineUnavailable(f"the fake engine: {name}={value!r}; it takes a {kind}{_bounds(name)}")
+    return Behaviour(**dict(options))  # type: ignore[arg-type]  # checked above
+
+
+def _fits(name: str, value: object) -> bool:
+    kinds = (int,) if name in WHOLE else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        return False
+    return value > ABOVE.get(name, -math.inf) and value >= LEAST.get(name, -math.inf)
+
+
+def _bounds(name: str) -> str:
+    if name in ABOVE:
+        return f" above {ABOVE[name]}"
+    return f", at least {LEAST[name]}" if name in LEAST else ""
 
 
 class FakeEngine:

@@ -1,7 +1,9 @@
 """The fake engine keeps to its simple model, and goes wrong as it is told."""
 
+import math
 import statistics
 import time
+from dataclasses import fields
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from pytest_slmperf.core.engine import EngineSpec, Request
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.launch import LAUNCH_VARIABLE
-from pytest_slmperf.engines.fake import behaviour, create
+from pytest_slmperf.engines.fake import Behaviour, behaviour, create
 
 NO_PROMPT_COST = 1e12
 
@@ -170,3 +172,31 @@ def test_short_answers_lack_one_token():
 def test_an_unknown_option_is_refused_with_the_known_ones(options, complaint):
     with pytest.raises(EngineUnavailable, match=complaint):
         behaviour(options)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "takes"),
+    [
+        ("level", -3, "a number above 0"),
+        ("level", math.nan, "a number above 0"),
+        ("knee", "16 requests", "a number above 0"),
+        ("drift", -1, "a number above -1"),
+        ("noise", -0.1, "a number, at least 0"),
+        ("noise", True, "a number, at least 0"),
+        ("startup_s", math.inf, "a number, at least 0"),
+        ("fault_batch", 1.5, "a whole number, at least 0"),
+        ("vocabulary", 0, "a whole number, at least 1"),
+        ("seed", 0.5, "a whole number"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_with_what_the_option_takes(option, value, takes):
+    with pytest.raises(EngineUnavailable) as raised:
+        behaviour({option: value})
+    assert str(raised.value) == f"the fake engine: {option}={value!r}; it takes {takes}"
+
+
+@given(st.sampled_from([field.name for field in fields(Behaviour)]))
+def test_every_default_is_a_value_that_the_option_takes(name):
+    default = getattr(Behaviour(), name)
+    if default is not None:
+        assert behaviour({name: default}) == Behaviour()
