@@ -47,6 +47,7 @@ class Result:
     ) -> None:
         self.outcome = outcome
         self.fresh = fresh
+        """Of the run that measured it; what is no longer one has none."""
         self._ledger = ledger or Ledger()
 
     def __repr__(self) -> str:
@@ -165,9 +166,10 @@ class ModelResult:
             for case in cases
         }
         self._now, self.baseline = self._shapes(cases)
+        """What was measured, and the stored side: empty where nothing comparable is stored, and a claim says so."""
 
     def _shapes(self, cases: Iterable[CaseOutcome]) -> "tuple[Shape, Shape]":
-        """What was measured, and the side it is compared with: empty where nothing comparable is stored."""
+        """The curves of these cases, and of what they are compared with."""
         gated = {name for tolerances in self._tolerances.values() for name in tolerances}
         latencies = sorted(name for name in gated if metric(name).quantile is not None)
         pair = tuple(name for name in ("output_throughput", *latencies[:1]) if name in gated)
