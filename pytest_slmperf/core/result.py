@@ -47,7 +47,7 @@ class Result:
     ) -> None:
         self.outcome = outcome
         self.fresh = fresh
-        """Of the run that measured it; what is no longer one has none."""
+        """Makes the launches that confirm a claim."""
         self._ledger = ledger or Ledger()
 
     def __repr__(self) -> str:
