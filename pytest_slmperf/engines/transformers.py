@@ -231,7 +231,7 @@ class Transformers:
         try:
             model, found = transformers.AutoModelForCausalLM.from_pretrained(
                 folder,
-                **({} if shape is None else {"config": _configuration(shape, transformers)}),
+                **({} if shape is None else {"config": configuration(shape, transformers)}),
                 **attention,
                 dtype=getattr(self._torch, self._spec.dtype),
                 generation_config=transformers.GenerationConfig(),  # a folder's own may sample, or stop early
@@ -389,7 +389,7 @@ def _layer(tensor: Tensor) -> str:
     return tensor.name.split(".")[1] if tensor.name.startswith("layers.") else tensor.name
 
 
-def _configuration(shape: Shape, transformers: Library) -> Library:
+def configuration(shape: Shape, transformers: Library) -> Library:
     """The model's configuration, with the keys of its published config.json."""
     fields: dict[str, Any] = {
         "vocab_size": shape.vocabulary,
