@@ -30,7 +30,7 @@ class Case:
         """The most memory while the batch is served once: the engine's word where it has one, else the kernel's mark.
 
         Half of the batch goes first: an allocator places its first large blocks otherwise than later ones, and a case
-        that is measured alone would read up to 9 % higher than beside smaller ones.
+        that is measured alone was seen to read 8 % higher than beside a smaller one.
         """
         self._serve(self._requests[: (len(self._requests) + 1) // 2], 1, observe=False)
         no_peak = forget_peak()
