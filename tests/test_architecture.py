@@ -17,6 +17,7 @@ HOMES = {
     "ctranslate2": {"engines/ctranslate2.py"},
     "huggingface_hub": {"engines/transformers.py"},
     "jsonschema_rs": {"run/schema.py"},
+    "pynvml": {"meters/nvml.py"},
     "safetensors": {"engines/transformers.py"},
     "tabulate": {"report/table.py"},
     "torch": {"engines/transformers.py"},

@@ -5,6 +5,7 @@ SlmperfError                  anything we can explain; its message names the way
 │   └── SuiteError            a comparison or a declaration in a suite makes no sense
 ├── BaselineError             a stored file is missing, damaged, of the future, or refuses what it is given
 ├── DeviceBusy                another job measures on this device
+├── MeterUnavailable          there is nothing here to read joules from
 └── LaunchError               an engine's process did not do what it was asked
     ├── EngineUnavailable     the engine, the model or the dtype cannot be had here
     ├── EngineFailed          the engine raised, ran out of memory or answered wrongly
@@ -34,6 +35,10 @@ class BaselineError(SlmperfError):
 
 class DeviceBusy(SlmperfError):
     """Another job measures on this device."""
+
+
+class MeterUnavailable(SlmperfError):
+    """There is nothing on this machine to read joules from, or it can't be read."""
 
 
 class LaunchError(SlmperfError):

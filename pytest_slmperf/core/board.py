@@ -1,0 +1,384 @@
+"""A board as values, and the guards that look at it: what makes its joules void, marked, or worth a note.
+
+Guards judge by causes and never by the result. What can't be seen is said, and never taken for good.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import pairwise
+from statistics import fmean
+from typing import Literal, TypeAlias
+
+NS_PER_S = 1e9
+MIB = 2**20
+MPS_SERVER = "nvidia-cuda-mps-server"
+NONSENSE_PIDS = frozenset({0, 2**32 - 1})
+"""Driver 535 changed a structure without its version: lists with such ids are read wrongly."""
+KNOWN_BELOW_PID = 2**22
+"""The largest process id that a kernel gives."""
+
+Throttle: TypeAlias = Literal["sw_power_cap", "hw_slowdown", "sync_boost", "sw_thermal", "hw_thermal", "power_brake"]
+SLOWDOWNS: Mapping[Throttle, str] = {
+    "hw_thermal": "its hardware slowed it down because it was hot",
+    "sw_thermal": "its driver slowed it down because it was hot",
+    "power_brake": "its hardware slowed it down because power was short (external power brake)",
+}
+"""What voids."""
+REASON_BITS: Mapping[Throttle, int] = {
+    "sw_power_cap": 0x4,
+    "hw_slowdown": 0x8,
+    "sync_boost": 0x10,
+    "sw_thermal": 0x20,
+    "hw_thermal": 0x40,
+    "power_brake": 0x80,
+}
+
+
+class Effect(StrEnum):
+    """What a finding does to the joules of a round."""
+
+    VOID = "void"
+    MARKED = "marked"
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a guard found."""
+
+    guard: str
+    """`reset`, `stuck`, `unreadable`, `throttled`, `power cap`, `foreign`, `clock`, `power limit`, `board`, `ecc`,
+    `xid`, `temperature`, `mig`, `persistence` or `blind`."""
+    effect: Effect
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BoardSample:
+    """What a board says now and then during a round. None stands for what it doesn't tell."""
+
+    at_ns: int
+    sm_clock_mhz: int | None = None
+    temperature_c: int | None = None
+    throttles: frozenset[Throttle] | None = None
+    """What slows it down right now."""
+    utilisation: float | None = None
+    """Share of time in which a kernel ran, as the driver has it."""
+    memory_used_bytes: int | None = None
+    processes: Mapping[int, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BoardState:
+    """A board before or after something. None stands for what it doesn't tell; `untold` has the reasons."""
+
+    uuid: str
+    at_ns: int
+    name: str = ""
+    power_limit_w: float | None = None
+    default_power_limit_w: float | None = None
+    sm_clock_mhz: int | None = None
+    max_sm_clock_mhz: int | None = None
+    temperature_c: int | None = None
+    throttled_ns: Mapping[Throttle, int] = field(default_factory=dict)
+    """Cumulative, of the kinds that the driver counts."""
+    uncorrected_ecc_errors: int | None = None
+    xids: tuple[int, ...] = ()
+    """Since the meter was opened, in order."""
+    utilisation: float | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    processes: Mapping[int, str] | None = None
+    """Who is on the board, by process id, with a name where there is one. None where that can't be seen."""
+    mig: bool | None = None
+    persistence: bool | None = None
+    untold: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BoardRound:
+    """A round as one board saw it."""
+
+    idle: BoardState
+    """From before our engine's start."""
+    before: BoardState
+    after: BoardState
+    during: tuple[BoardSample, ...] = ()
+
+    @property
+    def masks(self) -> list[frozenset[Throttle]]:
+        """What slowed it down, look by look."""
+        return [sample.throttles for sample in self.during if sample.throttles is not None]
+
+    @property
+    def sm_clock_mhz(self) -> float | None:
+        """In the mean."""
+        told = [sample.sm_clock_mhz for sample in self.during if sample.sm_clock_mhz]
+        return fmean(told) if told else None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of each cause a round may have seen."""
+
+    slowed: float = 0.001
+    """Share of the round in which the board was slowed down by heat or its hardware."""
+    clock: float = 0.01
+    """Share by which the mean clock may differ from the stated one."""
+    power_limit: float = 0.001
+    temperature_marked_c: float = 3
+    temperature_void_c: float = 10
+    """Change within a round: hotter silicon draws more."""
+    idle_memory_bytes: int = 768 * MIB
+    """More in use before our own start is somebody's; a driver keeps up to 600 MiB for itself."""
+    idle_utilisation: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What a comparison expects of a board; None where it expects nothing."""
+
+    power_limit_w: float | None = None
+    sm_clock_mhz: float | None = None
+    """Mean during a round."""
+
+
+def seen_processes(pids: Mapping[int, str]) -> Mapping[int, str] | None:
+    """The processes of a board as its driver lists them, or None where the list is nonsense."""
+    if any(pid in NONSENSE_PIDS or pid >= KNOWN_BELOW_PID for pid in pids):
+        return None
+    return pids
+
+
+def judge_board(
+    seen: BoardRound,
+    *,
+    stated: Stated = Stated(),
+    ours: Collection[int] = (),
+    limits: Limits = Limits(),
+) -> tuple[Finding, ...]:
+    """What is to be said of one board and one round.
+
+    `ours` are processes known to be ours. Those that came between our start and the round are taken for ours too, since
+    a container may see other ids than the driver tells.
+    """
+    return (
+        *_foreign(seen, ours, limits),
+        *_slowed(seen, limits),
+        *_held_back(seen),
+        *_health(seen),
+        *_settings(seen, stated, limits),
+        *_temperature(seen, limits),
+    )
+
+
+def void(findings: Sequence[Finding]) -> Finding | None:
+    """The first finding that voids, or None."""
+    return next((finding for finding in findings if finding.effect is Effect.VOID), None)
+
+
+def another_board(here: Collection[str], there: Collection[str]) -> str | None:
+    """Why joules of these boards and of those are reported and not gated, or None where they are the same boards."""
+    if set(here) == set(there):
+        return None
+    return (
+        f"measured on {', '.join(sorted(here))} and compared with {', '.join(sorted(there))}: the power sensors of two "
+        "boards differ by up to 5 %, so joules are reported and not gated; where the card changes from job to job, an "
+        "A/B run gates them"
+    )
+
+
+def _void(guard: str, reason: str) -> Finding:
+    return Finding(guard, Effect.VOID, reason)
+
+
+def _marked(guard: str, reason: str) -> Finding:
+    return Finding(guard, Effect.MARKED, reason)
+
+
+# -- who else is there
+
+
+def _foreign(seen: BoardRound, ours: Collection[int], limits: Limits) -> list[Finding]:
+    idle, before, after = seen.idle, seen.before, seen.after
+    if idle.processes is None:
+        return [_foreign_unseen(idle, limits)]
+    there = _strangers(idle.processes, ours)
+    if there:
+        return [_void("foreign", f"{_named(there)} was on the board before our own start")]
+    unseen = next((state for state in (before, after) if state.processes is None), None)
+    if before.processes is None or unseen is not None:
+        why = _why(unseen or before)
+        return [_marked("blind", f"who is on the board could be seen before our own start, and not later: {why}")]
+    mine = {*ours, *before.processes}
+    came: dict[int, str] = {}
+    for processes in (*(sample.processes for sample in seen.during), after.processes):
+        came |= _strangers(processes or {}, mine)
+    return [_void("foreign", f"{_named(came)} came in the middle")] if came else []
+
+
+def _foreign_unseen(idle: BoardState, limits: Limits) -> Finding:
+    """Memory and utilisation before our own start stand in for the processes."""
+    who = f"who, can't be seen: {_why(idle)}"
+    used, busy = idle.memory_used_bytes, idle.utilisation
+    if used is not None and used > limits.idle_memory_bytes:
+        return _void("foreign", f"{used / MIB:,.0f} MiB were in use before our own start ({who})")
+    if busy is not None and busy > limits.idle_utilisation:
+        return _void("foreign", f"the board was {busy:.0%} busy before our own start ({who})")
+    told = [name for name, value in (("memory", used), ("utilisation", busy)) if value is not None]
+    stood_in = f"its {' and '.join(told)} said that it was free" if told else "nothing stood in"
+    return _marked(
+        "blind",
+        f"who is on the board can't be seen ({_why(idle)}): before our own start {stood_in}, and who came later was "
+        "not noticed",
+    )
+
+
+def _why(state: BoardState) -> str:
+    return state.untold.get("processes", "the driver's list of processes is nonsense")
+
+
+def _strangers(processes: Mapping[int, str], ours: Collection[int]) -> dict[int, str]:
+    return {
+        pid: name
+        for pid, name in processes.items()
+        if pid not in ours and not name.rpartition("/")[2].startswith(MPS_SERVER)
+    }
+
+
+def _named(found: Mapping[int, str]) -> str:
+    return ", ".join(f"{name or 'a process'} (pid {pid})" for pid, name in sorted(found.items()))
+
+
+# -- what slows it down
+
+
+def _counted(seen: BoardRound) -> dict[Throttle, float]:
+    """Shares of the round, from cumulative times: looking at the mask now and then misses what is short."""
+    length_ns = max(1, seen.after.at_ns - seen.before.at_ns)
+    later = seen.after.throttled_ns
+    return {kind: (later[kind] - was) / length_ns for kind, was in seen.before.throttled_ns.items() if kind in later}
+
+
+def _slowed(seen: BoardRound, limits: Limits) -> list[Finding]:
+    counted, masks = _counted(seen), seen.masks
+    findings: list[Finding] = []
+    for kind, what in SLOWDOWNS.items():
+        times = sum(kind in mask for mask in masks)
+        if counted.get(kind, 0) > limits.slowed:
+            findings.append(_void("throttled", f"{what}, for {counted[kind]:.1%} of the round"))
+        elif kind not in counted and times:
+            findings.append(_void("throttled", f"{what}, in {times} of {len(masks)} looks"))
+    # One look may find it while the clocks change, which is no fault.
+    if not findings and any("hw_slowdown" in one and "hw_slowdown" in other for one, other in pairwise(masks)):
+        findings.append(_void("throttled", "its hardware slowed it down, in two looks in a row"))
+    uncounted = ", ".join(sorted(SLOWDOWNS.keys() - counted.keys()))
+    if uncounted and not masks:
+        findings.append(_marked("blind", f"this driver tells nothing of {uncounted}: it would not have been noticed"))
+    elif uncounted:
+        looks = f"this driver doesn't count {uncounted}: it was looked for {len(masks)} times"
+        findings.append(Finding("blind", Effect.NOTE, looks))
+    return findings
+
+
+def power_cap_share(seen: BoardRound) -> float | None:
+    """Share of the round in which the power limit held the board back, to be compared with the baseline's; None where
+    the driver doesn't tell.
+    """
+    return _share(seen, "sw_power_cap")
+
+
+def _share(seen: BoardRound, kind: Throttle) -> float | None:
+    counted, masks = _counted(seen), seen.masks
+    if kind in counted:
+        return counted[kind]
+    return sum(kind in mask for mask in masks) / len(masks) if masks else None
+
+
+def _held_back(seen: BoardRound) -> list[Finding]:
+    findings = []
+    if share := _share(seen, "sw_power_cap"):
+        findings.append(_marked("power cap", f"its power limit held it back for {share:.1%} of the round"))
+    if share := _share(seen, "sync_boost"):
+        findings.append(_marked("throttled", f"it waited for another board's clock for {share:.1%} of the round"))
+    return findings
+
+
+# -- its health and settings
+
+
+def _health(seen: BoardRound) -> list[Finding]:
+    findings = []
+    was, now = seen.before.uncorrected_ecc_errors, seen.after.uncorrected_ecc_errors
+    if was is not None and now is not None and now > was:
+        findings.append(_void("ecc", f"{now - was} uncorrected memory errors (ECC)"))
+    new = seen.after.xids[len(seen.before.xids) :]
+    if new:
+        findings.append(_void("xid", f"the driver reported Xid {', '.join(map(str, new))}"))
+    return findings
+
+
+def _settings(seen: BoardRound, stated: Stated, limits: Limits) -> list[Finding]:
+    before, after = seen.before, seen.after
+    findings = [*_power_limit(seen, stated, limits), *_clock(seen, stated, limits)]
+    if before.uuid != after.uuid:
+        findings.append(_void("board", f"the round began on {before.uuid} and ended on {after.uuid}"))
+    if before.mig or after.mig:
+        told = "MIG is on: the joules are those of the whole board, of all its instances"
+        findings.append(Finding("mig", Effect.NOTE, told))
+    if before.persistence is False:
+        findings.append(_marked("persistence", "its persistence mode is off: the driver may unload between launches"))
+    return findings
+
+
+def _power_limit(seen: BoardRound, stated: Stated, limits: Limits) -> list[Finding]:
+    expected = stated.power_limit_w or seen.before.power_limit_w
+    for state, when in ((seen.before, "before"), (seen.after, "after")):
+        limit_w = state.power_limit_w
+        if expected and limit_w and abs(limit_w / expected - 1) > limits.power_limit:
+            return [_void("power limit", f"its power limit was {limit_w:.4g} W {when} the round, not {expected:.4g} W")]
+    if stated.power_limit_w and seen.before.power_limit_w is None:
+        return [_marked("blind", "its power limit can't be read, so it is compared with none")]
+    return []
+
+
+def _clock(seen: BoardRound, stated: Stated, limits: Limits) -> list[Finding]:
+    expected, mean = stated.sm_clock_mhz, seen.sm_clock_mhz
+    if not expected:
+        return []
+    if mean is None:
+        return [_marked("blind", "its clock can't be read, so it is compared with none")]
+    if abs(mean / expected - 1) > limits.clock:
+        return [_void("clock", f"its clock was {mean:,.0f} MHz in the mean, not {expected:,.0f} MHz")]
+    return []
+
+
+def _temperature(seen: BoardRound, limits: Limits) -> list[Finding]:
+    told = (seen.before.temperature_c, *(sample.temperature_c for sample in seen.during), seen.after.temperature_c)
+    known = [celsius for celsius in told if celsius is not None]
+    change = known[-1] - known[0] if known else 0
+    if abs(change) < limits.temperature_marked_c:
+        return []
+    effect = Effect.VOID if abs(change) >= limits.temperature_void_c else Effect.MARKED
+    return [Finding("temperature", effect, f"it went from {known[0]} to {known[-1]} °C within the round")]
+
+
+# -- what a suite may plot
+
+
+def beside(samples: Sequence[BoardSample]) -> dict[str, float]:
+    """Means of what a board said during a round, by name and unit: `gpu_utilisation` (a share), `memory_used_bytes`,
+    `peak_memory_used_bytes`, `sm_clock_mhz`, `temperature_c`. What it never told is not there.
+    """
+    columns: Mapping[str, list[float | None]] = {
+        "gpu_utilisation": [sample.utilisation for sample in samples],
+        "memory_used_bytes": [sample.memory_used_bytes for sample in samples],
+        "sm_clock_mhz": [sample.sm_clock_mhz for sample in samples],
+        "temperature_c": [sample.temperature_c for sample in samples],
+    }
+    told = {name: [value for value in values if value is not None] for name, values in columns.items()}
+    found = {name: fmean(values) for name, values in told.items() if values}
+    if told["memory_used_bytes"]:
+        found["peak_memory_used_bytes"] = float(max(told["memory_used_bytes"]))
+    return found

@@ -1,0 +1,183 @@
+"""Guards of a board: each cause, what it does to the joules, and whom it names."""
+
+from dataclasses import replace
+
+import pytest
+
+from pytest_slmperf.core.board import (
+    MIB,
+    BoardRound,
+    BoardSample,
+    BoardState,
+    Effect,
+    Stated,
+    another_board,
+    beside,
+    judge_board,
+    power_cap_share,
+    seen_processes,
+    void,
+)
+
+NS = 1_000_000_000
+COUNTED = dict.fromkeys(("sw_power_cap", "sync_boost", "sw_thermal", "hw_thermal", "power_brake"), 0)
+ENGINE = {500: "python"}
+FREE = BoardState(
+    uuid="GPU-a",
+    at_ns=0,
+    power_limit_w=700.0,
+    sm_clock_mhz=1980,
+    temperature_c=55,
+    throttled_ns=COUNTED,
+    uncorrected_ecc_errors=0,
+    utilisation=0.0,
+    memory_used_bytes=4 * MIB,
+    processes={},
+    mig=False,
+    persistence=True,
+)
+SAMPLE = BoardSample(5 * NS, 1980, 55, frozenset(), 0.9, 2048 * MIB, ENGINE)
+
+
+def seen(*, idle=None, before=None, after=None, samples=4, **sample):
+    """A quiet round of 5 s with what is said changed in it."""
+    return BoardRound(
+        idle=replace(FREE, **(idle or {})),
+        before=replace(FREE, at_ns=10 * NS, processes=ENGINE, **(before or {})),
+        after=replace(FREE, at_ns=15 * NS, **{"processes": ENGINE, **(after or {})}),
+        during=tuple(replace(SAMPLE, **sample) for _ in range(samples)),
+    )
+
+
+UNSEEN = {"processes": None, "untold": {"processes": "this user may not ask for it"}}
+
+
+def test_a_quiet_round_has_no_finding():
+    assert judge_board(seen(), stated=Stated(power_limit_w=700, sm_clock_mhz=1980)) == ()
+
+
+@pytest.mark.parametrize(
+    ("one", "guard", "reason"),
+    [
+        pytest.param(seen(idle={"processes": {7: "train.py"}}), "foreign", "train.py (pid 7) was on", id="before"),
+        pytest.param(seen(after={"processes": {**ENGINE, 8: ""}}), "foreign", "a process (pid 8) came", id="after"),
+        pytest.param(seen(processes={**ENGINE, 9: "x"}), "foreign", "x (pid 9) came in the middle", id="in the middle"),
+        pytest.param(
+            seen(idle={**UNSEEN, "memory_used_bytes": 9000 * MIB}), "foreign", "9,000 MiB were in use", id="memory"
+        ),
+        pytest.param(seen(idle={**UNSEEN, "utilisation": 0.4}), "foreign", "40% busy before our own", id="utilisation"),
+        pytest.param(
+            seen(after={"throttled_ns": {**COUNTED, "hw_thermal": NS // 2}}), "throttled", "hot, for 10.0%", id="hot"
+        ),
+        pytest.param(
+            seen(after={"throttled_ns": {**COUNTED, "power_brake": NS}}), "throttled", "power brake", id="power brake"
+        ),
+        pytest.param(
+            seen(idle={"throttled_ns": {}}, before={"throttled_ns": {}}, throttles=frozenset({"sw_thermal"})),
+            "throttled",
+            "in 4 of 4 looks",
+            id="mask",
+        ),
+        pytest.param(seen(throttles=frozenset({"hw_slowdown"})), "throttled", "two looks in a row", id="hw slowdown"),
+        pytest.param(seen(after={"uncorrected_ecc_errors": 2}), "ecc", "2 uncorrected", id="ecc"),
+        pytest.param(seen(after={"xids": (79,)}), "xid", "Xid 79", id="xid"),
+        pytest.param(seen(after={"uuid": "GPU-b"}), "board", "began on GPU-a and ended on GPU-b", id="board"),
+        pytest.param(seen(after={"power_limit_w": 500.0}), "power limit", "500 W after the round, not 700", id="limit"),
+        pytest.param(seen(after={"temperature_c": 70}), "temperature", "from 55 to 70 °C", id="temperature"),
+    ],
+)
+def test_what_voids_names_its_culprit(one, guard, reason):
+    finding = void(judge_board(one))
+    assert finding is not None
+    assert finding.guard == guard
+    assert reason in finding.reason
+
+
+@pytest.mark.parametrize(
+    ("stated", "one", "reason"),
+    [
+        (Stated(sm_clock_mhz=1980), seen(sm_clock_mhz=1605), "1,605 MHz in the mean, not 1,980 MHz"),
+        (Stated(power_limit_w=700), seen(before={"power_limit_w": 500.0}), "500 W before the round, not 700 W"),
+    ],
+)
+def test_a_clock_or_limit_other_than_stated_voids(stated, one, reason):
+    assert reason in void(judge_board(one, stated=stated)).reason
+
+
+@pytest.mark.parametrize(
+    ("one", "effect", "guard"),
+    [
+        pytest.param(seen(before={"persistence": False}), Effect.MARKED, "persistence", id="persistence"),
+        pytest.param(seen(after={"temperature_c": 59}), Effect.MARKED, "temperature", id="temperature"),
+        pytest.param(seen(before={"mig": True}), Effect.NOTE, "mig", id="mig"),
+        pytest.param(
+            seen(after={"throttled_ns": {**COUNTED, "sw_power_cap": NS}}), Effect.MARKED, "power cap", id="power cap"
+        ),
+        pytest.param(seen(idle=UNSEEN), Effect.MARKED, "blind", id="processes unseen"),
+        pytest.param(seen(after=UNSEEN), Effect.MARKED, "blind", id="processes unseen later"),
+        pytest.param(seen(before={"throttled_ns": {}}), Effect.NOTE, "blind", id="old driver"),
+        pytest.param(
+            seen(before={"throttled_ns": {}}, throttles=None), Effect.MARKED, "blind", id="nothing of throttling"
+        ),
+    ],
+)
+def test_what_is_marked_or_noted_voids_nothing(one, effect, guard):
+    findings = judge_board(one)
+    assert [(finding.effect, finding.guard) for finding in findings] == [(effect, guard)]
+    assert void(findings) is None
+
+
+@pytest.mark.parametrize("quiet", ["", "/usr/bin/nvidia-cuda-mps-server"])
+def test_the_mps_server_and_processes_of_ours_are_no_strangers(quiet):
+    one = seen(idle={"processes": {40: quiet}}, after={"processes": {**ENGINE, 40: quiet, 77: "worker"}})
+    assert void(judge_board(one, ours={77} if quiet else {40, 77})) is None
+
+
+def test_one_look_at_a_changing_clock_is_no_slowdown():
+    one = seen()
+    first, *others = one.during
+    one = replace(one, during=(replace(first, throttles=frozenset({"hw_slowdown"})), *others))
+    assert judge_board(one) == ()
+
+
+def test_what_can_not_be_seen_is_said_with_the_reason_and_what_stood_in():
+    (finding,) = judge_board(seen(idle=UNSEEN))
+    assert "this user may not ask for it" in finding.reason
+    assert "its memory and utilisation said that it was free" in finding.reason
+    (finding,) = judge_board(seen(idle={**UNSEEN, "memory_used_bytes": None, "utilisation": None}))
+    assert "nothing stood in" in finding.reason
+
+
+def test_a_clock_that_can_not_be_read_is_compared_with_none_and_said():
+    (finding,) = judge_board(seen(sm_clock_mhz=None), stated=Stated(sm_clock_mhz=1980))
+    assert finding.guard == "blind"
+
+
+@pytest.mark.parametrize("pid", [0, 2**32 - 1, 2**31])
+def test_a_list_with_a_nonsense_id_is_no_list(pid):
+    assert seen_processes({12: "python", pid: ""}) is None
+    assert seen_processes({12: "python"}) == {12: "python"}
+
+
+def test_the_power_cap_is_a_share_of_the_round_to_be_compared_with_the_baselines():
+    assert power_cap_share(seen(after={"throttled_ns": {**COUNTED, "sw_power_cap": NS}})) == pytest.approx(0.2)
+    uncounted = {"throttled_ns": {}}
+    assert power_cap_share(seen(before=uncounted, throttles=frozenset({"sw_power_cap"}))) == 1
+    assert power_cap_share(seen(before=uncounted, throttles=None)) is None
+
+
+def test_joules_of_another_board_are_reported_and_not_gated():
+    assert another_board(["GPU-a"], ["GPU-a"]) is None
+    assert "reported and not gated" in another_board(["GPU-a"], ["GPU-b"])
+
+
+def test_beside_the_joules_are_means_of_what_was_told():
+    samples = [replace(SAMPLE, utilisation=0.5, temperature_c=None), replace(SAMPLE, memory_used_bytes=4096 * MIB)]
+    assert beside(samples) == {
+        "gpu_utilisation": pytest.approx(0.7),
+        "memory_used_bytes": 3072 * MIB,
+        "peak_memory_used_bytes": 4096 * MIB,
+        "sm_clock_mhz": 1980,
+        "temperature_c": 55,
+    }
+    assert beside([]) == {}

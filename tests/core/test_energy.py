@@ -1,0 +1,312 @@
+"""Energy as arithmetic: edges, work, windows, and what they may be wrong by."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_slmperf.core.board import Effect
+from pytest_slmperf.core.energy import (
+    BATCH_SWING,
+    GAIN,
+    STEP_SWING,
+    Edge,
+    Energy,
+    NoEnergy,
+    PowerReading,
+    Quantity,
+    Reading,
+    Tally,
+    Terms,
+    Trace,
+    Uncertainty,
+    Work,
+    edges,
+    energy_of,
+    judge_trace,
+    work_of,
+)
+from pytest_slmperf.core.engine import Served
+
+NS = 1_000_000_000
+MS = 1_000_000
+STEP_MS = 20
+
+
+def edge(at_ms, joules, *, before=40.0, look_ms=1, gap_ms=1):
+    """A move at this time, seen by two looks as long as `look_ms` with a pause in between."""
+    at, look, gap = (round(ms * MS) for ms in (at_ms, look_ms, gap_ms))
+    old = Reading(at - gap // 2 - look, at - gap // 2, joules - before)
+    return Edge(old, Reading(at + gap // 2, at + gap // 2 + look, joules))
+
+
+def counter(*, watts=400.0, until_ms=6000, period_ms=100, start_ms=37, board="GPU-a", **more):
+    """What a counter of constant power shows."""
+    moves = range(start_ms, until_ms, period_ms)
+    seen = tuple(edge(at, watts * at / 1000, before=watts * period_ms / 1000) for at in moves)
+    return Trace(board, "counter", edges=seen, **more)
+
+
+def steps(until_ms=6000, *, tokens=64, prompt=0, step_ms=STEP_MS, swing=STEP_SWING):
+    """Work that began at 0, step by step."""
+    return tuple(Work(at * MS, (at + step_ms) * MS, tokens, prompt, 0.5, swing) for at in range(0, until_ms, step_ms))
+
+
+def per_token(energy):
+    assert isinstance(energy, Energy), energy
+    return energy.metrics()["joules_per_output_token"]
+
+
+# -- edges
+
+
+def test_an_edge_lies_between_the_look_that_saw_the_old_value_and_the_one_that_saw_the_new():
+    looks = [Reading(at * 10, at * 10 + 4, joules) for at, joules in enumerate([5, 5, 7, 7, 7, 9])]
+    found = edges(looks)
+    assert [one.new.joules for one in found] == [7, 9]
+    assert found[0].at_ns == pytest.approx(17)
+    assert found[0].half_width_ns == pytest.approx(7)
+
+
+@given(st.integers(1, 1000), st.integers(0, 1000))
+def test_an_edges_standard_uncertainty_is_below_what_its_bound_would_give(look, gap):
+    one = Edge(Reading(0, look, 1.0), Reading(look + gap, 2 * look + gap, 2.0))
+    assert 0 < one.standard_ns <= one.half_width_ns / math.sqrt(3) * (1 + 1e-9)
+
+
+def test_an_edges_standard_uncertainty_is_the_scatter_of_a_simulated_one():
+    draw = random.Random(4)
+    look, gap, errors = 10.0, 3.0, []
+    for _ in range(20_000):
+        move = draw.uniform(100, 113)
+        at = (move - 200) // (look + gap) * (look + gap)
+        taken = at + draw.uniform(0, look)
+        while (sooner := taken) <= move:
+            at += look + gap
+            taken = at + draw.uniform(0, look)
+        assert sooner > move
+        errors.append(at + look / 2 - (look + gap) / 2 - move)
+    one = Edge(Reading(0, 10, 1.0), Reading(13, 23, 2.0))
+    assert math.sqrt(sum(error**2 for error in errors) / len(errors)) == pytest.approx(one.standard_ns, rel=0.02)
+
+
+# -- work
+
+
+def test_a_batch_whose_tokens_were_timed_is_work_step_by_step():
+    batch = Served(100, 160, (3, 2), ((120, 140, 160), (120, 140)))
+    assert work_of([batch], prompt_tokens=7) == (
+        Work(100, 120, 2, 7, 0),
+        Work(120, 140, 2, 0, 1),
+        Work(140, 160, 1, 0, 1),
+    )
+
+
+def test_a_batch_that_was_not_observed_is_one_piece_of_work():
+    assert work_of([Served(100, 160, (3, 2))], prompt_tokens=7) == (Work(100, 160, 5, 7, 2, BATCH_SWING),)
+
+
+def test_work_is_interpolated_within_a_step_and_stands_still_in_a_pause():
+    tally = Tally([Work(0, 100, 10, 4, 1), Work(200, 300, 20)])
+    assert [tally.done(at).output_tokens for at in (-5, 0, 50, 100, 150, 250, 300, 999)] == [
+        0,
+        0,
+        5,
+        10,
+        10,
+        20,
+        30,
+        30,
+    ]
+    assert tally.done(50).prompt_tokens == 2
+    assert tally.done(50).loose_ns == pytest.approx(STEP_SWING * 50 / math.sqrt(3))
+    assert tally.done(150).loose_ns == 0
+    assert tally.done(250).busy_ns == 150
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 9)), min_size=1, max_size=30), st.data())
+def test_done_never_goes_back_and_ends_at_all_that_was_done(lengths, data):
+    work, at = [], 0
+    for length, tokens in lengths:
+        work.append(Work(at, at + length, tokens))
+        at += length
+    tally = Tally(work)
+    one, other = sorted(data.draw(st.tuples(st.floats(0, at), st.floats(0, at))))
+    assert tally.done(one).output_tokens <= tally.done(other).output_tokens + 1e-9
+    assert tally.done(at).output_tokens == sum(tokens for _, tokens in lengths)
+
+
+# -- windows
+
+
+def test_joules_per_token_are_counted_from_edge_to_edge():
+    found = energy_of([counter(watts=400)], steps(tokens=64, prompt=16))
+    assert per_token(found).value == pytest.approx(400 / (64 / 0.02), rel=1e-12)
+    metrics = found.metrics()
+    assert metrics["mean_power_w"].value == pytest.approx(400, rel=1e-12)
+    assert metrics["joules_per_total_token"].value == pytest.approx(400 / (80 / 0.02), rel=1e-12)
+    assert metrics["joules_per_request"].value == pytest.approx(400 / (0.5 / 0.02), rel=1e-12)
+    assert found.source == "counter"
+
+
+def test_a_window_begins_after_the_lead_in_and_ends_with_the_load():
+    found = energy_of([counter(until_ms=9000)], steps(6000), Terms(lead_in_s=1.5))
+    (board,) = found.boards
+    assert 1.5 * NS <= board.from_ns < 1.7 * NS
+    assert 5.8 * NS < board.to_ns <= 6 * NS
+    assert board.seconds == found.seconds
+
+
+def test_the_uncertainty_is_that_of_both_edges_and_of_the_work_they_cut():
+    found = per_token(energy_of([counter()], steps()))
+    (one,) = {round(edge(50, 1).standard_ns)}
+    assert found.uncertainty.edge == pytest.approx(math.sqrt(2) * one / (4.4 * NS), rel=0.05)
+    assert found.uncertainty.tokens <= math.sqrt(2) * STEP_SWING * (STEP_MS / 2) / math.sqrt(3) / 4300
+    assert found.uncertainty.sensor == 0
+    assert found.uncertainty.gain == GAIN
+    low, high = found.interval
+    assert low < found.value < high
+    assert high - low == pytest.approx(2 * 1.96 * found.value * found.uncertainty.random, rel=1e-3)
+
+
+def test_whole_batches_are_cut_at_the_edges_nearest_to_their_ends():
+    whole = energy_of([counter(until_ms=9000)], steps(9000, step_ms=900, swing=BATCH_SWING))
+    (board,) = whole.boards
+    for at in (board.from_ns, board.to_ns):
+        assert min(at / MS % 900, 900 - at / MS % 900) <= 50
+    assert per_token(whole).uncertainty.tokens < 0.01
+
+
+def test_several_boards_are_one_meter_with_one_uncertainty():
+    one, other = counter(watts=400), counter(watts=200, start_ms=71, board="GPU-b")
+    both = per_token(energy_of([one, other], steps()))
+    assert both.value == pytest.approx(600 / (64 / 0.02), rel=1e-9)
+    alone = [per_token(energy_of([trace], steps())) for trace in (one, other)]
+    absolute = [quantity.value * quantity.uncertainty.random for quantity in alone]
+    assert both.value * both.uncertainty.random == pytest.approx(math.hypot(*absolute))
+
+
+def test_net_of_idle_is_less_and_less_certain():
+    found = energy_of([counter(watts=400)], steps())
+    idle = Quantity(100.0, Uncertainty(0, 0, 0.02))
+    net = found.net_of_idle({"GPU-a": idle})
+    assert net.value == pytest.approx(300 / (64 / 0.02))
+    assert net.uncertainty.random > per_token(found).uncertainty.random
+    assert found.net_of_idle({}) is None
+    assert found.net_of_idle({"GPU-a": Quantity(500.0, Uncertainty(0, 0, 0))}) is None
+
+
+# -- no number
+
+
+@pytest.mark.parametrize(
+    ("traces", "work", "reason"),
+    [
+        pytest.param([], steps(), "no board was read", id="no board"),
+        pytest.param([counter()], (), "nothing was done", id="no work"),
+        pytest.param([counter(until_ms=1560)], steps(), "moved 1 times in the 4.5 s", id="counter ends"),
+        pytest.param([counter()], steps(1540), "moved 1 times in the 0.04 s", id="window below the period"),
+        pytest.param([counter()], steps(2200), "a window of 0.6 s was left", id="short window"),
+        pytest.param([counter()], (*steps(3000), *steps(6000)[200:]), "the load paused for", id="pause"),
+        pytest.param([counter(watts=0)], steps(), "0 J", id="no power"),
+        pytest.param([counter(failure="it is lost")], steps(), "it is lost", id="lost"),
+        pytest.param([counter(still_s=1.2)], steps(), "stood still for 1.2 s", id="stuck"),
+        pytest.param([Trace("GPU-a", "power samples")], steps(), "read less than twice", id="nothing read"),
+    ],
+)
+def test_where_there_is_no_number_there_is_a_reason(traces, work, reason):
+    found = energy_of(traces, work)
+    assert isinstance(found, NoEnergy)
+    assert reason in found.reason
+
+
+@pytest.mark.parametrize("at", [10, 30, 50])
+def test_a_counter_that_goes_back_is_no_number_wherever_it_does(at):
+    def fallen(look, place):
+        return Reading(look.before_ns, look.after_ns, look.joules - 1000 * (place >= at))
+
+    looks = enumerate(counter().edges)
+    broken = tuple(Edge(fallen(one.old, place), fallen(one.new, place)) for place, one in looks)
+    fault = judge_trace(Trace("GPU-a", "counter", broken))
+    assert (fault.guard, fault.effect) == ("reset", Effect.VOID)
+    assert isinstance(energy_of([Trace("GPU-a", "counter", broken)], steps()), NoEnergy)
+
+
+def test_one_board_without_a_number_leaves_all_without():
+    found = energy_of([counter(), counter(board="GPU-b", failure="it is lost")], steps())
+    assert found == NoEnergy("GPU-b: it is lost")
+
+
+def test_a_round_without_requests_has_no_joules_per_request():
+    work = tuple(Work(one.started_ns, one.ended_ns, one.output_tokens) for one in steps())
+    assert "joules_per_request" not in energy_of([counter()], work).metrics()
+
+
+# -- where there is no counter
+
+
+def powers(watts, *, source, board="GPU-a"):
+    looks = tuple(PowerReading(at * MS, (at + 1) * MS, watts(at / 1000)) for at in range(0, 6000, 50))
+    return Trace(board, source, powers=looks)
+
+
+@pytest.mark.parametrize(("source", "least"), [("integrated power", 0.01), ("power samples", 0.03)])
+def test_integrated_power_stands_in_with_a_larger_error(source, least):
+    found = per_token(energy_of([powers(lambda _: 400.0, source=source)], steps()))
+    assert found.value == pytest.approx(400 / (64 / 0.02), rel=1e-9)
+    assert found.uncertainty.random >= least > 10 * per_token(energy_of([counter()], steps())).uncertainty.random
+
+
+def test_power_that_varies_makes_integrated_power_less_certain():
+    calm, wild = (
+        per_token(energy_of([powers(power, source="integrated power")], steps()))
+        for power in (lambda _: 400.0, lambda s: 400 + 150 * math.sin(9 * s))
+    )
+    assert wild.uncertainty.sensor > 1.5 * calm.uncertainty.sensor
+
+
+# -- a part-time sensor
+
+
+def test_a_part_time_sensor_makes_powers_scatter_and_that_is_stated():
+    draw = random.Random(2)
+    joules, seen = 0.0, []
+    for at in range(37, 6000, 100):
+        step = 40 * draw.gauss(1, 0.1)
+        joules += step
+        seen.append(edge(at, joules, before=step))
+    whole = per_token(energy_of([Trace("GPU-a", "counter", tuple(seen))], steps()))
+    part = per_token(energy_of([Trace("GPU-a", "counter", tuple(seen), period_s=0.1, seen_s=0.025)], steps()))
+    assert whole.uncertainty.sensor == 0
+    assert part.uncertainty.sensor == pytest.approx(0.1 * math.sqrt(0.75) / math.sqrt(44), rel=0.3)
+
+
+def test_a_95_percent_interval_holds_the_truth_in_93_to_97_of_100_windows():
+    """With looks of 3 ms, updates of a period that jitters, and power that swings within each step as decoding does."""
+    draw, held, trials = random.Random(7), 0, 1000
+    truth = 365 / (64 / 0.023)
+    for _ in range(trials):
+        swing = 65 * draw.choice((1, -1))
+        phase = draw.uniform(0, 0.023)
+
+        def energy(at, swing=swing, phase=phase):
+            whole, into = divmod(at + phase, 0.023)
+            return whole * 0.023 * 365 + 365 * into + swing * (min(into, 0.0115) - max(0.0, into - 0.0115))
+
+        seen = []
+        for k in range(1, 48):
+            at = 0.1 * k + draw.uniform(-0.001, 0.001)
+            begin = at - draw.uniform(0, 0.0035)  # of the gap between two values, in which the move came
+            taken, length = draw.uniform(0, 0.003), 0.003
+            old = Reading(round((begin - taken) * NS), round((begin - taken + length) * NS), 0.0)
+            new = Reading(old.after_ns + NS // 2000, old.after_ns + NS // 2000 + 3 * MS, energy(at))
+            seen.append(Edge(Reading(old.before_ns, old.after_ns, energy(at) - 1), new))
+        work = tuple(
+            Work(round((s * 0.023 - phase) * NS), round(((s + 1) * 0.023 - phase) * NS), 64) for s in range(206)
+        )
+        quantity = per_token(energy_of([Trace("GPU-a", "counter", tuple(seen))], work))
+        low, high = quantity.interval
+        held += low <= truth <= high
+    assert 0.93 <= held / trials <= 0.97
