@@ -92,7 +92,7 @@ def measured_rows(sweep: SweepOutcome) -> Iterator[MeasuredRow]:
 def accepted_tolerances(sweep: SweepOutcome) -> Mapping[tuple[str, str], str]:
     """Tolerances of a sweep that was recorded, by (short case, metric)."""
     return {
-        (short(case.case, sweep), name): _percent(verdict.tolerance)
+        (short(case.case, sweep), name): percent(verdict.tolerance)
         for case in sweep.cases.values()
         for name, verdict in case.verdicts.items()
         if verdict.tolerance is not None
@@ -108,7 +108,7 @@ def not_gated(sweep: SweepOutcome) -> tuple[str, ...]:
 
 def failures(sweep: SweepOutcome) -> list[Finding]:
     """What did not pass, grouped by verdict, reason and way out: regressions first, a few causes of each verdict."""
-    return _by_cause(
+    return by_cause(
         (f"{short(case.case, sweep)} {name}", verdict)
         for case in sweep.cases.values()
         for name, verdict in case.verdicts.items()
@@ -118,10 +118,11 @@ def failures(sweep: SweepOutcome) -> list[Finding]:
 
 def claim_failures(run: RunOutcome) -> list[Finding]:
     """The same of what tests asserted beside the gate."""
-    return _by_cause((one_line(f"{claim.case} {claim.metric}"), claim) for claim in run.claims)
+    return by_cause((one_line(f"{claim.case} {claim.metric}"), claim) for claim in run.claims)
 
 
-def _by_cause(verdicts: Iterable[tuple[str, Verdict]]) -> list[Finding]:
+def by_cause(verdicts: Iterable[tuple[str, Verdict]]) -> list[Finding]:
+    """What did not pass of verdicts, each with what it concerns: grouped by verdict, reason and way out."""
     groups: dict[tuple[Status, str, str], list[str]] = {}
     for concerned, verdict in verdicts:
         if not verdict.passed:
@@ -299,9 +300,9 @@ def _judged_row(sweep: SweepOutcome, case: CaseOutcome, name: str, verdict: Verd
         baseline=quantity(effect.baseline) if effect else _median(baseline),
         candidate=quantity(effect.candidate) if effect else _median(candidate),
         unit=verdict.unit,
-        change=_change(effect) if effect else "",
-        tolerance="" if verdict.tolerance is None else _percent(verdict.tolerance),
-        mde=_percent(effect.mde) if effect else "",
+        change=interval(effect) if effect else "",
+        tolerance="" if verdict.tolerance is None else percent(verdict.tolerance),
+        mde=percent(effect.mde) if effect else "",
         launches=f"{effect.baseline_shape} vs {effect.candidate_shape}" if effect else _shapes(baseline, candidate),
         status=verdict.status,
     )
@@ -334,7 +335,8 @@ def _shapes(baseline: Sample | None, candidate: Sample | None) -> str:
     return " vs ".join(sample.shape for sample in (baseline, candidate) if sample)
 
 
-def _change(effect: Effect) -> str:
+def interval(effect: Effect) -> str:
+    """`-9.8% (-11.0…-8.6)`: the change with the bounds of its 95 % interval."""
     return f"{effect.ratio - 1:+.1%} ({_bound(effect.low)}…{_bound(effect.high)})"
 
 
@@ -342,7 +344,8 @@ def _bound(ratio: float) -> str:
     return change(ratio).removesuffix("%")
 
 
-def _percent(fraction: float) -> str:
+def percent(fraction: float) -> str:
+    """`3.0%`; the sign of infinity for what nothing bounds."""
     return f"{fraction:.1%}" if math.isfinite(fraction) else "∞"
 
 

@@ -39,7 +39,11 @@ def write_report(run: RunOutcome, path: Path) -> None:
     Raises UsageError for an unknown ending, and SlmperfError that names the path where the disk refuses; what was
     there before is then still there.
     """
-    content = _renderer(path)(run)
+    write_text(_renderer(path)(run), path)
+
+
+def write_text(content: str, path: Path) -> None:
+    """Write a rendered report whole, or leave what was there. Raises SlmperfError that names the path."""
     try:
         replace_files({path: content.encode()})
     except OSError as error:

@@ -1,7 +1,7 @@
 """The report as a comment on a pull request: what failed first, what passed folded away."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pytest_slmperf.core.outcome import RunOutcome, SweepOutcome
 from pytest_slmperf.core.verdict import Status
@@ -34,10 +34,15 @@ CLAIM_HEADERS = ("", "case", "metric", "why")
 
 def markdown(run: RunOutcome, limit: int = COMMENT_LIMIT) -> str:
     """The report in GitHub's Markdown, at most `limit` characters long; rows that don't fit are counted at the end."""
+    return fitted(_lines(run), limit)
+
+
+def fitted(content: Iterable[tuple[str, bool]], limit: int = COMMENT_LIMIT) -> str:
+    """Lines as one text of at most `limit` characters; each comes with whether it must be kept."""
     lines: list[str] = []
     left = limit - ROOM_FOR_THE_REST
     dropped = 0
-    for line, must in _lines(run):
+    for line, must in content:
         cost = len(line) + 1
         if must or cost <= left:
             lines.append(line)
@@ -56,7 +61,7 @@ def escape(text: str) -> str:
     return _SPECIAL.sub(_escaped, " ".join(text.split()))
 
 
-def _paragraph(text: str) -> str:
+def paragraph(text: str) -> str:
     """Escaped text at the beginning of a line, where some characters start a list or underline a heading."""
     return _LIST_OR_RULE.sub(r"\1\\\2", escape(text))
 
@@ -69,7 +74,7 @@ def _lines(run: RunOutcome) -> Iterator[tuple[str, bool]]:
     """Lines of the comment, each with whether it must be kept: what explains and what closes an element must."""
     yield f"### slmperf: {escape(digest.closing(run))}", True
     yield "", True
-    yield _paragraph(_setting(run)), True
+    yield paragraph(_setting(run)), True
     for problem in run.problems:
         yield "", True
         first, *rest = problem.splitlines() or [""]
@@ -80,16 +85,16 @@ def _lines(run: RunOutcome) -> Iterator[tuple[str, bool]]:
         yield f"#### {escape(digest.title(run, sweep))}", True
         for arms in digest.arms(sweep):
             yield "", True
-            yield _paragraph(arms), False
+            yield paragraph(arms), False
         yield from _judged(sweep) if digest.judges(sweep) else _measured(sweep)
         yield from _rest(sweep)
     yield from _claims(run)
     if run.failed_tests:
-        names = ((f"- {_paragraph(name)}", False) for name in run.failed_tests)
-        yield from _folded(f"{len(run.failed_tests)} failed", names)
+        names = ((f"- {paragraph(name)}", False) for name in run.failed_tests)
+        yield from folded(f"{len(run.failed_tests)} failed", names)
     for remark in run.remarks:
         yield "", True
-        yield f"- {_paragraph(remark)}", False
+        yield f"- {paragraph(remark)}", False
 
 
 def _setting(run: RunOutcome) -> str:
@@ -103,10 +108,10 @@ def _judged(sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
     passed = [row for row in rows if row.status.passes]
     failed.sort(key=lambda row: row.status is not Status.REGRESSED)
     if failed:
-        yield from _table(JUDGED_HEADERS, [_cells(row) for row in failed])
-    yield from _failures(digest.failures(sweep))
+        yield from grid(JUDGED_HEADERS, [_cells(row) for row in failed])
+    yield from failures(digest.failures(sweep))
     if passed:
-        yield from _folded(f"{len(passed)} passed", _table(JUDGED_HEADERS, [_cells(row) for row in passed]))
+        yield from folded(f"{len(passed)} passed", grid(JUDGED_HEADERS, [_cells(row) for row in passed]))
 
 
 def _claims(run: RunOutcome) -> Iterator[tuple[str, bool]]:
@@ -120,13 +125,14 @@ def _claims(run: RunOutcome) -> Iterator[tuple[str, bool]]:
     yield "", True
     yield "#### asserted beside the gate", True
     if rows[False]:
-        yield from _table(CLAIM_HEADERS[:-1], [row[:-1] for row in rows[False]])
-    yield from _failures(digest.claim_failures(run))
+        yield from grid(CLAIM_HEADERS[:-1], [row[:-1] for row in rows[False]])
+    yield from failures(digest.claim_failures(run))
     if rows[True]:
-        yield from _folded(f"{len(rows[True])} passed", _table(CLAIM_HEADERS, rows[True]))
+        yield from folded(f"{len(rows[True])} passed", grid(CLAIM_HEADERS, rows[True]))
 
 
-def _failures(findings: Sequence[Finding]) -> Iterator[tuple[str, bool]]:
+def failures(findings: Sequence[Finding]) -> Iterator[tuple[str, bool]]:
+    """What did not pass, each cause with its way out."""
     for finding in findings:
         yield "", True
         yield f"- {escape(finding.line())}", False
@@ -148,7 +154,7 @@ def _measured(sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
         for row in digest.measured_rows(sweep)
     ]
     if rows:
-        yield from _folded(f"{len(rows)} metrics", _table(headers, rows))
+        yield from folded(f"{len(rows)} metrics", grid(headers, rows))
 
 
 def _rest(sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
@@ -158,7 +164,7 @@ def _rest(sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
     if changed:
         said.insert(0, f"versions: {changed}")
     if said:
-        yield from _folded(f"{len(said)} remarks", ((f"- {_paragraph(line)}", False) for line in said))
+        yield from folded(f"{len(said)} remarks", ((f"- {paragraph(line)}", False) for line in said))
 
 
 def _cells(row: JudgedRow) -> tuple[str, ...]:
@@ -167,7 +173,8 @@ def _cells(row: JudgedRow) -> tuple[str, ...]:
     return (sign, row.case, row.metric, row.baseline, candidate, row.change, row.tolerance, row.mde, row.launches)
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[tuple[str, bool]]:
+def grid(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[tuple[str, bool]]:
+    """A table, its cells escaped."""
     yield "", True
     yield f"| {' | '.join(headers)} |", True
     yield "|---" * len(headers) + "|", True
@@ -175,7 +182,8 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[tu
         yield f"| {' | '.join(map(escape, row))} |", False
 
 
-def _folded(summary: str, lines: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:
+def folded(summary: str, lines: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:
+    """Lines behind a summary that unfolds them."""
     yield "", True
     yield f"<details><summary>{escape(summary)}</summary>", True
     yield "", True

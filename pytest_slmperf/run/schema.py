@@ -11,7 +11,7 @@ import jsonschema_rs
 
 
 def violation(schema: str, document: Any) -> str | None:  # noqa: ANN401 - any JSON
-    """What in a document breaks the schema `baseline` or `report`, as `$.field: why`; None where nothing does."""
+    """What in a document breaks a schema of `schemas/` (`report`, …), as `$.field: why`; None where nothing does."""
     try:
         error = next(_validator(schema).iter_errors(document), None)
     except UnicodeEncodeError as surrogate:
