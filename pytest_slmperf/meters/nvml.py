@@ -176,7 +176,7 @@ class NvmlMeter:
         try:
             nvml.nvmlInit()
         except nvml.NVMLError as error:
-            raise MeterUnavailable(f"no joules of NVIDIA boards: {self._why(error, nvml)}") from error
+            raise MeterUnavailable(f"no joules of NVIDIA boards: {_why(nvml, error)}") from error
         self._nvml = nvml
         try:
             for handle in self._handles():
@@ -186,7 +186,7 @@ class NvmlMeter:
             driver = nvml.nvmlSystemGetDriverVersion()
         except nvml.NVMLError as error:
             self.close()
-            raise MeterUnavailable(f"no joules of NVIDIA boards: {self._why(error)}") from error
+            raise MeterUnavailable(f"no joules of NVIDIA boards: {_why(nvml, error)}") from error
         except MeterUnavailable:
             self.close()
             raise
@@ -265,20 +265,12 @@ class NvmlMeter:
 
     # -- asking
 
-    def _why(self, error: Exception, nvml: Library = None) -> str:
-        nvml = nvml or self._nvml
-        code = getattr(error, "value", None)
-        for name, words in REASONS.items():
-            if getattr(nvml, name) == code:
-                return f"{words} ({name.removeprefix('NVML_ERROR_')})"
-        return f"{error} (NVML error {code})"
-
     def _told(self, untold: dict[str, str], what: str, ask: str | Callable[..., Any], *given: Any) -> Any:  # noqa: ANN401
         """What a call of NVML (by its name) or a function of ours answers, or None and the reason in `untold`."""
         try:
             return (getattr(self._nvml, ask) if isinstance(ask, str) else ask)(*given)
         except self._nvml.NVMLError as error:
-            untold[what] = self._why(error)
+            untold[what] = _why(self._nvml, error)
         except AttributeError:
             untold[what] = "this nvidia-ml-py is too old for it"
         return None
@@ -472,7 +464,7 @@ class NvmlMeter:
             try:
                 self._attend(watch, now_ns, done)
             except self._nvml.NVMLError as error:
-                watch.failure = f"its energy could not be read: {self._why(error)}"
+                watch.failure = f"its energy could not be read: {_why(self._nvml, error)}"
 
     def _attend(self, watch: _Watch, now_ns: int, done: Callable[[], bool]) -> None:
         if watch.sample_due_ns <= now_ns:
@@ -581,3 +573,12 @@ def _library() -> Library:
             f"{pynvml.__file__} is not nvidia-ml-py, whose module has the same name: uninstall the package pynvml"
         )
     return pynvml
+
+
+def _why(nvml: Library, error: Exception) -> str:
+    """An error of NVML in our words, with its name."""
+    code = getattr(error, "value", None)
+    for name, words in REASONS.items():
+        if getattr(nvml, name) == code:
+            return f"{words} ({name.removeprefix('NVML_ERROR_')})"
+    return f"{error} (NVML error {code})"

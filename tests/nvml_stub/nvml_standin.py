@@ -35,9 +35,13 @@ def library() -> Path:
         raise NoCompiler("the stand-in driver needs Linux and a C compiler (cc)")
     files = sorted(SOURCES.glob("*.[ch]"))
     state = hashlib.sha256(b"\0".join([" ".join((compiler, *FLAGS)).encode(), *(file.read_bytes() for file in files)]))
-    built = Path(tempfile.gettempdir()) / f"slmperf-nvml-stub-{os.getuid()}" / state.hexdigest()[:16] / SONAME
+    ours = Path(tempfile.gettempdir()) / f"slmperf-nvml-stub-{os.getuid()}"
+    ours.mkdir(mode=0o700, exist_ok=True)
+    if ours.stat().st_uid != os.getuid():
+        raise NoCompiler(f"{ours} belongs to somebody else, and what lies in it would be loaded")
+    built = ours / state.hexdigest()[:16] / SONAME
     if not built.exists():
-        built.parent.mkdir(parents=True, exist_ok=True)
+        built.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=built.parent) as folder:
             made = Path(folder) / SONAME
             sources = [str(file) for file in files if file.suffix == ".c"]

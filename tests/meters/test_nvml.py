@@ -1,0 +1,421 @@
+"""The NVML meter over the real pynvml and the stand-in driver."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import nvml_standin
+import pytest
+from decoding import NS, steps
+
+from pytest_slmperf.core.board import BoardRound, Effect, Stated, judge_board, void
+from pytest_slmperf.core.energy import Energy, NoEnergy, Terms, energy_of, judge_trace
+from pytest_slmperf.core.errors import MeterUnavailable
+from pytest_slmperf.meters.nvml import NvmlMeter, Pace, visible_devices
+
+pytest.importorskip("pynvml")
+STEADY = Pace(cpu_share=1000)
+"""Without the care for this machine's CPU, which a virtual clock knows nothing of."""
+NOTHING = Stated()
+
+
+@pytest.fixture
+def meter(driver):
+    """Opens a meter over a scenario; gives the driver, the meter and what it says of itself."""
+    opened = []
+
+    def make(*statements, boards=(0,), real=False, **more):
+        one = driver(*statements, real=real)
+        opened.append(NvmlMeter(boards, pace=STEADY, clock=one.now_ns, sleep=one.sleep, **more))
+        return one, opened[-1], opened[-1].open()
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+def measured(driver, meter, seconds=5.0, *, stated=NOTHING):
+    """A round under a steady load: its joules, and what the guards say of the first board."""
+    uuid = next(iter(meter.states()))
+    idle = meter.states()[uuid]
+    before, began = meter.states()[uuid], driver.now_ns()
+    recording = meter.watch(seconds)
+    work = steps(began, driver.now_ns())
+    after = meter.states()[uuid]
+    found = judge_board(BoardRound(idle, before, after, recording.samples.get(uuid, ())), stated=stated)
+    traced = [finding for finding in map(judge_trace, recording.traces) if finding]
+    return energy_of(recording.traces, work), [*traced, *found], recording
+
+
+def joules_per_token(energy):
+    assert isinstance(energy, Energy), energy
+    return energy.metrics()["joules_per_output_token"]
+
+
+# -- what it measures
+
+
+def test_joules_per_token_are_true_within_their_interval(meter):
+    one, nvml, facts = meter("power 0 400", "period 0.1 0.02", "delay DeviceGetTotalEnergyConsumption 0.001 0.3")
+    assert facts.simulated
+    assert set(facts.sources.values()) == {"counter"}
+    energy, findings, recording = measured(one, nvml)
+    quantity = joules_per_token(energy)
+    truth = 400 * 0.023 / 64
+    assert quantity.value == pytest.approx(truth, rel=0.002)
+    assert quantity.interval[0] <= truth <= quantity.interval[1]
+    assert quantity.uncertainty.random < 0.001
+    assert findings == []
+    assert recording.traces[0].period_s == pytest.approx(0.1, rel=0.03)
+
+
+@pytest.mark.parametrize("period", [0.02, 0.05, 0.1, 0.3])
+def test_the_update_period_is_found_whatever_it_is(meter, period):
+    one, nvml, _ = meter("power 0 400", f"period {period}")
+    energy, _, recording = measured(one, nvml)
+    assert recording.traces[0].period_s == pytest.approx(period, rel=0.05)
+    assert joules_per_token(energy).value == pytest.approx(400 * 0.023 / 64, rel=0.002)
+
+
+def test_a_gain_error_is_no_part_of_the_interval_but_is_stated(meter):
+    one, nvml, _ = meter("power 0 400", "gain 1.04")
+    quantity = joules_per_token(measured(one, nvml)[0])
+    assert quantity.value == pytest.approx(1.04 * 400 * 0.023 / 64, rel=0.002)
+    assert quantity.uncertainty.total > 0.028
+
+
+def test_several_boards_are_one_meter(meter):
+    one, nvml, facts = meter(
+        "boards 3", "period 0.1 0.02 0.03", "power 0 400", "board 1", "power 0.5 200", "board 2", "power 0.5 50",
+        boards=(0, 1),
+    )  # fmt: skip
+    assert len(facts.boards) == 2
+    energy, _, _ = measured(one, nvml)
+    assert energy.metrics()["mean_power_w"].value == pytest.approx(600, rel=0.002)
+
+
+def test_a_mig_instance_is_measured_as_its_board_and_that_is_said(meter):
+    one, nvml, facts = meter("mig 2", "power 0 300", boards=("MIG-00000000-0000-4000-8000-000000000001",))
+    assert facts.boards == ("GPU-00000000-0000-4000-8000-000000000000",)
+    energy, findings, _ = measured(one, nvml)
+    assert energy.metrics()["mean_power_w"].value == pytest.approx(300, rel=0.002)
+    assert {(finding.guard, finding.effect) for finding in findings} == {
+        ("mig", Effect.NOTE),
+        ("blind", Effect.MARKED),
+    }
+
+
+def test_beside_the_joules_are_utilisation_clocks_temperature_and_sm_activity(meter):
+    one, nvml, _ = meter("power 0 400", "utilisation 0 90", "sm_clock 0 1755", "temperature 0 61")
+    _, _, recording = measured(one, nvml)
+    (samples,) = recording.samples.values()
+    assert len(samples) >= 9
+    assert {(one.utilisation, one.sm_clock_mhz, one.temperature_c) for one in samples} == {(0.9, 1755, 61)}
+    assert list(recording.sm_activity.values()) == [pytest.approx(0.72)]
+
+
+def test_a_driver_without_gpm_has_no_sm_activity(meter):
+    one, nvml, _ = meter("gpm off")
+    assert measured(one, nvml)[2].sm_activity == {}
+
+
+def test_two_meters_at_once_see_the_same_and_the_last_one_ends_the_session(meter):
+    one, nvml, _ = meter("power 0 400")
+    with_other = NvmlMeter(pace=STEADY, clock=one.now_ns, sleep=one.sleep)
+    with_other.open()
+    first, second = measured(one, nvml)[0], measured(one, with_other)[0]
+    assert joules_per_token(first).value == pytest.approx(joules_per_token(second).value, rel=0.001)
+    with_other.close()
+    assert isinstance(measured(one, nvml)[0], Energy)
+
+
+def test_two_meters_look_at_once_in_threads_in_real_time(meter):
+    one, nvml, _ = meter("power 0 400", "period 0.05", real=True)
+    other = NvmlMeter()
+    other.open()
+    began = one.now_ns()
+    for each in (nvml, other):
+        each.start()
+    time.sleep(1.2)
+    found = [each.stop() for each in (nvml, other)]
+    other.close()
+    work = steps(began, one.now_ns())
+    for recording in found:
+        quantity = joules_per_token(energy_of(recording.traces, work, Terms(0.1, 0.5)))
+        assert quantity.value == pytest.approx(400 * 0.023 / 64, rel=0.05)
+
+
+# -- where there is no counter
+
+
+def test_without_a_counter_means_of_power_are_integrated(meter):
+    one, nvml, facts = meter("power 0 400", "fail DeviceGetTotalEnergyConsumption NOT_SUPPORTED")
+    assert set(facts.sources.values()) == {"integrated power"}
+    energy, _, _ = measured(one, nvml)
+    quantity = joules_per_token(energy)
+    assert energy.source == "integrated power"
+    assert quantity.value == pytest.approx(400 * 0.023 / 64, rel=0.01)
+    assert quantity.uncertainty.random >= 0.01
+
+
+def test_with_neither_counter_nor_means_momentary_power_is_added_up(meter):
+    one, nvml, facts = meter(
+        "power 0 400", "fail DeviceGetTotalEnergyConsumption NOT_SUPPORTED", "fail field:185 NOT_SUPPORTED"
+    )
+    assert set(facts.sources.values()) == {"power samples"}
+    assert joules_per_token(measured(one, nvml)[0]).uncertainty.random >= 0.03
+
+
+def test_a_board_that_tells_no_power_at_all_has_no_joules_and_a_reason(meter):
+    one, nvml, facts = meter(
+        "fail DeviceGetTotalEnergyConsumption NOT_SUPPORTED", "fail field:* NOT_SUPPORTED",
+        "fail DeviceGetPowerUsage NO_PERMISSION",
+    )  # fmt: skip
+    assert set(facts.sources.values()) == {None}
+    (reason,) = facts.missing.values()
+    assert "no counter, since this board does not support it (NOT_SUPPORTED)" in reason
+    assert "no power samples, since this user may not ask for it (NO_PERMISSION)" in reason
+    energy, _, recording = measured(one, nvml)
+    assert isinstance(energy, NoEnergy)
+    assert recording.missing == facts.missing
+
+
+# -- faults
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("init DRIVER_NOT_LOADED", "the NVIDIA driver is not loaded"),
+        ("init LIB_RM_VERSION_MISMATCH", "was updated, and the machine not rebooted"),
+        ("init NO_PERMISSION", "this user may not ask"),
+        ("no such statement", "the driver refuses the question"),
+        ("boards 0", "there is no GPU 0: this machine has 0"),
+        ("missing DeviceGetHandleByIndex", "this driver is too old for it"),
+        ("lost 0", "fell off the bus"),
+        ("fail DeviceGetUUID NO_PERMISSION", "this user may not ask"),
+        ("fail SystemGetDriverVersion UNKNOWN", "failed without a reason"),
+    ],
+)
+def test_a_meter_that_can_not_be_opened_says_why_and_leaves_no_session(driver, statement, reason):
+    pynvml = pytest.importorskip("pynvml")
+    driver(statement)
+    with pytest.raises(MeterUnavailable, match=reason):
+        NvmlMeter().open()
+    with pytest.raises(pynvml.NVMLError_Uninitialized):
+        pynvml.nvmlDeviceGetCount()
+
+
+def test_without_a_driver_there_is_a_reason():
+    program = (
+        "from pytest_slmperf.meters.nvml import NvmlMeter\n"
+        "from pytest_slmperf.core.errors import MeterUnavailable\n"
+        "try: NvmlMeter().open()\n"
+        "except MeterUnavailable as error: print(error)\n"
+        "else: print('there is one')"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != nvml_standin.SCENARIO}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    if "there is one" in done.stdout:
+        pytest.skip("this machine has a driver")
+    assert "there is no NVIDIA driver on this machine (LIBRARY_NOT_FOUND)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("raise ImportError", r"pip install 'pytest-slmperf\[nvml\]'"),
+        ("", "uninstall the package pynvml"),
+    ],
+)
+def test_a_missing_or_wrong_package_says_what_to_install(tmp_path, content, reason):
+    (tmp_path / "pynvml.py").write_text(content)
+    program = (
+        "from pytest_slmperf.meters.nvml import NvmlMeter\n"
+        "from pytest_slmperf.core.errors import MeterUnavailable\n"
+        "try: NvmlMeter().open()\n"
+        "except MeterUnavailable as error: print(error)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert reason.replace("\\", "") in done.stdout
+
+
+FAULTS = [
+    pytest.param(["lost 4"], "unreadable", "fell off the bus (Xid 79)", id="lost"),
+    pytest.param(["reset 4"], "reset", "counter went back", id="reset"),
+    pytest.param(["stuck 3 5.5"], "stuck", "stood still for", id="stuck"),
+    pytest.param(
+        ["fail DeviceGetTotalEnergyConsumption NO_PERMISSION 4"],
+        "unreadable",
+        "this user may not ask",
+        id="no permission",
+    ),
+    pytest.param(["fail DeviceGetTotalEnergyConsumption UNKNOWN 4"], "unreadable", "without a reason", id="unknown"),
+]
+
+
+@pytest.mark.parametrize(("statements", "guard", "reason"), FAULTS)
+def test_a_fault_of_the_counter_leaves_no_joules_and_names_its_cause(meter, statements, guard, reason):
+    one, nvml, _ = meter("power 0 400", *statements)
+    energy, findings, _ = measured(one, nvml)
+    assert isinstance(energy, NoEnergy)
+    assert reason in energy.reason
+    assert void(findings).guard == guard
+
+
+@pytest.mark.parametrize(
+    ("statements", "stated", "guard", "reason"),
+    [
+        (["throttle hw_thermal 3 4"], NOTHING, "throttled", "hardware slowed it down because it was hot, for 20"),
+        (["throttle sw_thermal 3 3.02"], NOTHING, "throttled", "its driver slowed it down"),
+        (["throttle power_brake 3 4", "missing DeviceGetFieldValues"], NOTHING, "throttled", "power brake"),
+        (["throttle hw_slowdown 3 5"], NOTHING, "throttled", "two looks in a row"),
+        (["process 4321 0.5 - compute 512 train.py"], NOTHING, "foreign", "train.py (pid 4321) was on the board"),
+        (["process 4321 3 5 compute 512 train.py"], NOTHING, "foreign", "train.py (pid 4321) came in the middle"),
+        (["process 4321 3 - graphics"], NOTHING, "foreign", "(pid 4321) came in the middle"),
+        (
+            ["process 4321 0.5 - compute 9000", "fail DeviceGetComputeRunningProcesses NO_PERMISSION"],
+            NOTHING, "foreign", "MiB were in use before our own start",
+        ),
+        (["sm_clock 0 1605"], Stated(sm_clock_mhz=1980), "clock", "1,605 MHz in the mean, not 1,980 MHz"),
+        (["power_limit 0 500"], Stated(power_limit_w=700), "power limit", "500 W before the round, not 700 W"),
+        (["power_limit 0 700", "power_limit 4 500"], NOTHING, "power limit", "500 W after the round"),
+        (["ecc_uncorrected 0 0", "ecc_uncorrected 4 1"], NOTHING, "ecc", "1 uncorrected"),
+        (["xid 4 48"], NOTHING, "xid", "Xid 48"),
+        (["temperature 0 40", "temperature 8 80 ramp"], NOTHING, "temperature", "within the round"),
+    ],
+)  # fmt: skip
+def test_a_guard_voids_on_the_stand_in_driver_and_names_its_culprit(meter, statements, stated, guard, reason):
+    one, nvml, _ = meter("power 0 400", *statements)
+    _, findings, _ = measured(one, nvml, stated=stated)
+    finding = void(findings)
+    assert finding is not None
+    assert finding.guard == guard
+    assert reason in finding.reason
+
+
+@pytest.mark.parametrize(
+    ("statements", "expected"),
+    [
+        (["persistence off"], {"persistence"}),
+        (["throttle sw_power_cap 3 4"], {"power cap"}),
+        (["process 0 0.5 - compute 100"], {"blind"}),
+        (["process 4294967295 0.5 - compute 100"], {"blind"}),
+        (["missing DeviceGetComputeRunningProcesses"], {"blind"}),
+        (["process 40 0.5 - compute 300 nvidia-cuda-mps-server"], set()),
+        (["missing DeviceGetFieldValues"], {"blind"}),
+        (["fail field:269 NOT_SUPPORTED", "fail field:270 NOT_SUPPORTED"], {"blind"}),
+        (["missing DeviceGetTemperatureV", "missing DeviceGetMemoryInfo_v2", "gpm off"], set()),
+    ],
+)
+def test_what_does_not_void_is_marked_and_the_joules_stand(meter, statements, expected):
+    one, nvml, _ = meter("power 0 400", *statements)
+    energy, findings, _ = measured(one, nvml)
+    assert {finding.guard for finding in findings} == expected
+    assert void(findings) is None
+    assert joules_per_token(energy).value == pytest.approx(400 * 0.023 / 64, rel=0.002)
+
+
+def test_an_error_that_passes_is_asked_once_more(meter):
+    one, nvml, _ = meter(
+        "power 0 400",
+        *[f"fail DeviceGetTotalEnergyConsumption UNKNOWN {at} {at + 0.00001:.5f}" for at in (2.1, 3.3)],
+        "delay DeviceGetTotalEnergyConsumption 0.001",
+    )
+    assert isinstance(measured(one, nvml)[0], Energy)
+
+
+def test_a_fault_of_one_board_leaves_the_others_readable_and_the_meter_without_joules(meter):
+    one, nvml, _ = meter("boards 2", "power 0 400", "board 1", "lost 4", boards=(0, 1))
+    energy, _, recording = measured(one, nvml)
+    assert isinstance(energy, NoEnergy)
+    assert [trace.failure is None for trace in recording.traces] == [True, False]
+    assert len(recording.traces[0].edges) > 20
+
+
+@pytest.mark.parametrize("seconds", [0.03, 1.55])
+def test_a_window_shorter_than_the_update_period_is_no_window(meter, seconds):
+    one, nvml, _ = meter("power 0 400")
+    energy, _, _ = measured(one, nvml, seconds)
+    assert isinstance(energy, NoEnergy)
+    assert "moved" in energy.reason
+
+
+def test_a_load_that_stops_half_way_gives_joules_up_to_its_end_alone(meter):
+    one, nvml, _ = meter("power 0 400", "power 4.5 90")
+    began = one.now_ns()
+    recording = nvml.watch(6)
+    work = steps(began, int(4.5 * NS))
+    quantity = joules_per_token(energy_of(recording.traces, work))
+    assert quantity.value == pytest.approx(400 * 0.023 / 64, rel=0.003)
+    paused = (*work, *steps(int(6.5 * NS), int(7 * NS)))
+    assert "the load paused" in energy_of(recording.traces, paused).reason
+
+
+def test_a_counter_that_is_read_by_a_slow_driver_is_less_certain_and_still_true(meter):
+    one, nvml, _ = meter("power 0 400", "delay DeviceGetTotalEnergyConsumption 0.030 0.3")
+    quantity = joules_per_token(measured(one, nvml)[0])
+    assert 0.002 < quantity.uncertainty.random < 0.01
+    assert quantity.value == pytest.approx(400 * 0.023 / 64, rel=0.02)
+
+
+# -- the session and the boards
+
+
+def test_one_session_stays_open_over_many_rounds_and_closing_twice_is_nothing(meter):
+    one, nvml, _ = meter("power 0 400")
+    found = [joules_per_token(measured(one, nvml)[0]).value for _ in range(3)]
+    assert found == pytest.approx([400 * 0.023 / 64] * 3, rel=0.002)
+    nvml.close()
+    nvml.close()
+
+
+def test_closing_while_it_looks_ends_the_looking(meter):
+    _, nvml, _ = meter("power 0 400", real=True)
+    nvml.start()
+    nvml.close()
+
+
+def test_a_recording_in_a_thread_and_a_state_in_between_do_not_disturb_each_other(meter):
+    _, nvml, _ = meter("power 0 400", "period 0.02", real=True)
+    nvml.start()
+    states = [nvml.states() for _ in range(20)]
+    time.sleep(0.3)
+    recording = nvml.stop()
+    assert len(states) == 20
+    assert len(recording.traces[0].edges) >= 3
+
+
+@pytest.mark.parametrize(
+    ("boards", "reason"),
+    [
+        ((4,), "there is no GPU 4"),
+        (("GPU-",), "2 GPUs of this machine"),
+        (("GPU-ffff",), "0 GPUs of this machine"),
+        (("MIG-1",), "there is none"),
+    ],
+)
+def test_a_board_that_is_not_there_is_named(driver, boards, reason):
+    driver("boards 2")
+    with pytest.raises(MeterUnavailable, match=reason):
+        NvmlMeter(boards).open()
+
+
+@pytest.mark.parametrize(
+    ("text", "boards"),
+    [("0", (0,)), ("1,0", (1, 0)), ("GPU-a,2", ("GPU-a", 2)), ("MIG-b", ("MIG-b",)), ("", ()), ("0,-1,1", (0,))],
+)
+def test_what_cuda_shows_an_engine_is_what_its_meter_reads(text, boards):
+    assert visible_devices(text) == boards
+
+
+def test_the_state_of_a_board_says_what_it_could_not_read_and_why(meter):
+    _, nvml, _ = meter("fail DeviceGetClockInfo NO_PERMISSION", "missing DeviceGetMigMode")
+    (state,) = nvml.states().values()
+    assert state.sm_clock_mhz is None
+    assert state.untold["clock"] == "this user may not ask for it (NO_PERMISSION)"
+    assert state.mig is None
+    assert replace(state, untold={}).power_limit_w == 700
