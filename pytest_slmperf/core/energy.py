@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean, median, stdev
 from typing import Literal, Protocol, TypeAlias
 
 from pytest_slmperf.core.board import BoardSample, BoardState, Effect, Finding
@@ -28,8 +28,8 @@ GAIN = 0.05 / math.sqrt(3)
 """Of a board's power sensor: within 5 %, another for each board (arXiv 2312.02741)."""
 STEP_SWING = 0.2
 """By how much power may swing around its mean within a step: decode alternates between 300 and 430 W or so."""
-BATCH_SWING = 1.0
-"""The same for joules over tokens in a static batch: it begins with a prefill and ends with its longest requests."""
+BATCH_SWING = 0.75
+"""The same within a static batch: its prefill takes the most, and its last, longest requests the least."""
 INTEGRATED_FLOOR = 0.01
 """Least error of power that was integrated: the readings are means of a second, and hold for a period each."""
 SAMPLED_FLOOR = 0.03
@@ -140,7 +140,7 @@ class Work:
     requests: float = 0
     """That ended with it."""
     swing: float = STEP_SWING
-    """By how much joules over tokens may swing around their mean in it."""
+    """By how much power may swing around its mean in it."""
 
 
 def work_of(batches: Iterable[Served], prompt_tokens: int) -> tuple[Work, ...]:
@@ -172,7 +172,8 @@ class Done:
     requests: float
     busy_ns: float
     loose_ns: float
-    """Standard uncertainty from the work that is cut, as time."""
+    """Standard uncertainty from the work that is cut, as time. The nearer end of it bounds the error, and a small error
+    is likelier than a large one (a triangle)."""
 
 
 class Tally:
@@ -185,6 +186,12 @@ class Tally:
         self._prompts = [0, *accumulate(one.prompt_tokens for one in work)]
         self._requests = [0.0, *accumulate(one.requests for one in work)]
         self._busy = [0, *accumulate(one.ended_ns - one.started_ns for one in work)]
+
+    @property
+    def step_s(self) -> float | None:
+        """A step's length, the median; None where only whole batches are known."""
+        lengths = [one.ended_ns - one.started_ns for one in self._work if one.swing < BATCH_SWING]
+        return median(lengths) / NS_PER_S if lengths else None
 
     def done(self, at_ns: float) -> Done:
         """What was done by this instant."""
@@ -200,7 +207,7 @@ class Tally:
             prompt_tokens=self._prompts[place] + share * one.prompt_tokens,
             requests=self._requests[place] + share * one.requests,
             busy_ns=self._busy[place] + into,
-            loose_ns=one.swing * min(into, length - into) / math.sqrt(3),
+            loose_ns=one.swing * min(into, length - into) / math.sqrt(6),
         )
 
 
@@ -411,12 +418,19 @@ def _by_counter(trace: Trace, tally: Tally, span: tuple[float, float], terms: Te
         )
     begin, end = _best_ends(inside, tally)
     length_ns = end.at_ns - begin.at_ns
+    weights = _weights(inside, (begin, end))
     uncertainty = Uncertainty(
-        edge=math.hypot(begin.standard_ns, end.standard_ns) / length_ns,
+        edge=math.hypot(begin.standard_ns * weights[0], end.standard_ns * weights[1]) / length_ns,
         tokens=math.hypot(*(tally.done(at.at_ns).loose_ns for at in (begin, end))) / length_ns,
-        sensor=_alias(trace, begin, end),
+        sensor=_alias(trace, begin, end, tally),
     )
     return _board(trace, end.new.joules - begin.new.joules, (begin.at_ns, end.at_ns), tally, uncertainty, terms)
+
+
+def _weights(inside: Sequence[Edge], ends: Iterable[Edge]) -> list[float]:
+    """Power at each end over the mean: where it is high, the same doubt of time is more of a doubt of joules."""
+    mean_j = fmean(edge.new.joules - edge.old.joules for edge in inside)
+    return [(edge.new.joules - edge.old.joules) / mean_j if mean_j > 0 else 1.0 for edge in ends]
 
 
 def _best_ends(inside: Sequence[Edge], tally: Tally) -> tuple[Edge, Edge]:
@@ -436,22 +450,41 @@ def _best_ends(inside: Sequence[Edge], tally: Tally) -> tuple[Edge, Edge]:
     return begins[place][2], ends[other_place][2]
 
 
-def _alias(trace: Trace, begin: Edge, end: Edge) -> float:
-    """Of a part-time sensor: how the powers from edge to edge scatter, over the root of the number of updates."""
+def _alias(trace: Trace, begin: Edge, end: Edge, tally: Tally) -> float:
+    """Of a part-time sensor: what it missed by chance, and what it misses because it looks in step with the load."""
     if not trace.seen_s or not trace.period_s or trace.seen_s >= trace.period_s:
         return 0.0
-    inside = [edge for edge in trace.edges if begin.at_ns <= edge.at_ns <= end.at_ns]
     updates = (end.at_ns - begin.at_ns) / NS_PER_S / trace.period_s
-    if len(inside) < 4:
+    step_s = tally.step_s
+    in_step = SAMPLED_FLOOR if step_s is None else _in_step(trace.period_s, trace.seen_s, step_s, updates)
+    return math.hypot(_by_chance(trace, begin, end, updates), in_step / math.sqrt(3))
+
+
+def _by_chance(trace: Trace, begin: Edge, end: Edge, updates: float) -> float:
+    """How the powers from edge to edge scatter, over the root of the number of updates."""
+    inside = [edge for edge in trace.edges if begin.at_ns <= edge.at_ns <= end.at_ns]
+    freedom = len(inside) - 2
+    if freedom < 3 or not trace.period_s or not trace.seen_s:
         return SAMPLED_FLOOR
-    scatter = []
     mean_w = (end.new.joules - begin.new.joules) / (end.at_ns - begin.at_ns) * NS_PER_S
+    squares = 0.0
     for one, other in pairwise(inside):
         seconds = (other.at_ns - one.at_ns) / NS_PER_S
-        deviation = (other.new.joules - one.new.joules) - mean_w * seconds
-        scatter.append(deviation / math.sqrt(seconds / trace.period_s) / (mean_w * trace.period_s))
+        deviation_j = (other.new.joules - one.new.joules) - mean_w * seconds
+        squares += deviation_j**2 / (mean_w**2 * seconds * trace.period_s)
     unseen = 1 - trace.seen_s / trace.period_s
-    return math.sqrt(fmean(part**2 for part in scatter) * unseen / updates)
+    of_student = freedom / (freedom - 2)  # variance of a t distribution: few edges tell little of the scatter
+    return math.sqrt(squares / freedom * of_student * unseen / updates)
+
+
+def _in_step(period_s: float, seen_s: float, step_s: float, updates: float) -> float:
+    """A bound: of each period the sensor sees some steps and a part of one, and that part's place in the step moves on
+    by the remainder of period over step. After each whole turn through the step, the error has cancelled.
+    """
+    whole, moves_on = seen_s / step_s, period_s / step_s
+    part = min(whole % 1, 1 - whole % 1)
+    turns = updates * min(moves_on % 1, 1 - moves_on % 1)
+    return STEP_SWING * part / whole * min(1.0, 1 / (2 * turns) if turns else 1.0)
 
 
 def _by_power(trace: Trace, tally: Tally, span: tuple[float, float], terms: Terms) -> BoardEnergy | NoEnergy:

@@ -524,7 +524,7 @@ class NvmlMeter:
             powers=tuple(watch.powers),
             failure=watch.failure,
             still_s=watch.still_s,
-            period_s=None if watch.period_ns is None else watch.period_ns / NS_PER_S,
+            period_s=_period_s(watch),
             seen_s=self._seen_s,
         )
 
@@ -561,6 +561,17 @@ class NvmlMeter:
         finally:
             for sample in samples:
                 nvml.nvmlGpmSampleFree(sample)
+
+
+def _period_s(watch: _Watch) -> float | None:
+    """From edge to edge over ever longer stretches: so it gets better than one edge is known."""
+    period_ns = watch.period_ns
+    if period_ns is None:
+        return None
+    first_ns = watch.edges[0].at_ns
+    for edge in watch.edges[1:]:
+        period_ns = (edge.at_ns - first_ns) / max(1, round((edge.at_ns - first_ns) / period_ns))
+    return period_ns / NS_PER_S
 
 
 def _library() -> Library:

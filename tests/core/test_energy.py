@@ -121,7 +121,7 @@ def test_work_is_interpolated_within_a_step_and_stands_still_in_a_pause():
         30,
     ]
     assert tally.done(50).prompt_tokens == 2
-    assert tally.done(50).loose_ns == pytest.approx(STEP_SWING * 50 / math.sqrt(3))
+    assert tally.done(50).loose_ns == pytest.approx(STEP_SWING * 50 / math.sqrt(6))
     assert tally.done(150).loose_ns == 0
     assert tally.done(250).busy_ns == 150
 
@@ -163,7 +163,7 @@ def test_the_uncertainty_is_that_of_both_edges_and_of_the_work_they_cut():
     found = per_token(energy_of([counter()], steps()))
     (one,) = {round(edge(50, 1).standard_ns)}
     assert found.uncertainty.edge == pytest.approx(math.sqrt(2) * one / (4.4 * NS), rel=0.05)
-    assert found.uncertainty.tokens <= math.sqrt(2) * STEP_SWING * (STEP_MS / 2) / math.sqrt(3) / 4300
+    assert found.uncertainty.tokens <= math.sqrt(2) * STEP_SWING * (STEP_MS / 2) / math.sqrt(6) / 4300
     assert found.uncertainty.sensor == 0
     assert found.uncertainty.gain == GAIN
     low, high = found.interval
@@ -277,10 +277,43 @@ def test_a_part_time_sensor_makes_powers_scatter_and_that_is_stated():
         step = 40 * draw.gauss(1, 0.1)
         joules += step
         seen.append(edge(at, joules, before=step))
-    whole = per_token(energy_of([Trace("GPU-a", "counter", tuple(seen))], steps()))
-    part = per_token(energy_of([Trace("GPU-a", "counter", tuple(seen), period_s=0.1, seen_s=0.025)], steps()))
+    work = steps(step_ms=23)
+    whole = per_token(energy_of([Trace("GPU-a", "counter", tuple(seen))], work))
+    part = per_token(energy_of([Trace("GPU-a", "counter", tuple(seen), period_s=0.1, seen_s=0.025)], work))
     assert whole.uncertainty.sensor == 0
     assert part.uncertainty.sensor == pytest.approx(0.1 * math.sqrt(0.75) / math.sqrt(44), rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("step_ms", "stated"),
+    [
+        pytest.param(20, 0.2 * 0.25 / 1.25 / math.sqrt(3), id="five steps a period: always the same part"),
+        pytest.param(25, 0.0, id="it sees whole steps"),
+        pytest.param(23, 0.0005, id="it moves on through the step"),
+    ],
+)
+def test_a_part_time_sensor_in_step_with_the_load_is_wrong_by_what_it_never_sees(step_ms, stated):
+    seen = counter(period_s=0.1, seen_s=0.025)
+    found = per_token(energy_of([seen], steps(step_ms=step_ms)))
+    assert found.uncertainty.sensor == pytest.approx(stated, abs=0.0002)
+
+
+def test_where_steps_are_unknown_a_part_time_sensor_may_be_in_step_with_them():
+    seen = counter(period_s=0.1, seen_s=0.025)
+    found = per_token(energy_of([seen], steps(step_ms=100, swing=BATCH_SWING)))
+    assert found.uncertainty.sensor == pytest.approx(0.03 / math.sqrt(3), rel=0.01)
+
+
+def test_an_edge_at_high_power_is_more_of_a_doubt():
+    calm = counter().edges
+    last = calm[-1]
+    higher = Edge(last.old, Reading(last.new.before_ns, last.new.after_ns, last.new.joules + 40))
+    still = steps(swing=0.0)
+    errors = [
+        per_token(energy_of([Trace("GPU-a", "counter", (*calm[:-1], end))], still)).uncertainty.edge
+        for end in (last, higher)
+    ]
+    assert errors[1] == pytest.approx(errors[0] * math.hypot(1, 2) / math.sqrt(2), rel=0.05)
 
 
 def test_a_95_percent_interval_holds_the_truth_in_93_to_97_of_100_windows():
