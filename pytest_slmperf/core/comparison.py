@@ -191,10 +191,10 @@ def _rows(old: RecordedCase, new: RecordedCase, asked: Mapping[str, float], *, e
             void = f"A: {before.void}" if before.void else f"B: {after.void}"
             yield _refused(row, gating, Status.VOID, void, "Measure it again.")
         elif row.new is None:
-            why = f"B has no value of it: {after.unmeasured.get(name, 'it was not measured')}"
+            why = f"B has no value of it: {after.unmeasured.get(name, 'it was not measured, or not kept')}"
             yield _refused(row, gating, Status.UNMEASURED, why)
         elif row.old is None:
-            why = f"A has no value of it: {before.unmeasured.get(name, 'it was not measured')}"
+            why = f"A has no value of it: {before.unmeasured.get(name, 'it was not measured, or not kept')}"
             yield _refused(row, {**old.tolerances, **asked}, Status.NO_BASELINE, why)
         else:
             yield _judged(row, row.old, row.new, (old, new), gating.get(name))
