@@ -37,13 +37,15 @@ def test_a_batch_lasts_as_much_longer_as_the_loss_says(loss):
     """At a loss of 0.2 a batch lasts 1.25 times as long, and the time has really passed."""
     inner = Steady()
     engine = Slowed(inner, loss)
-    shares = []
-    for _ in range(5):
+    best = 0.0
+    for _ in range(50):
         began = time.monotonic_ns()
         served = engine.serve(BATCH, observe=False)
         assert began <= served.started_ns < served.ended_ns <= time.monotonic_ns()
-        shares.append(inner.lasted_ns / (served.ended_ns - served.started_ns))
-    assert max(shares) == pytest.approx(1 - loss, rel=0.03)  # other programs can only make a batch longer
+        best = max(best, inner.lasted_ns / (served.ended_ns - served.started_ns))
+        if best > 0.98 * (1 - loss):
+            break  # other programs can only make a batch longer, and had their chance to
+    assert best == pytest.approx(1 - loss, rel=0.03)
 
 
 def test_the_core_is_busy_meanwhile():

@@ -10,7 +10,7 @@ from pytest_slmperf import StaticBatch, Sweep
 LATENCY = Sweep("latency", StaticBatch(prompt_tokens=16, output_tokens=16), batch_size=[1])
 
 @LATENCY.each
-def test_latency(slmperf, slm_engine, batch_size):
+def test_answer(slmperf, slm_engine, batch_size):
     assert slmperf.measure(LATENCY, slm_engine("opt-125m"))[batch_size].ttft_ms <= 60_000
 """
 GONE = f"{BASELINE} holds decode, and no sweep has that name any more: git rm "
@@ -19,7 +19,7 @@ GONE = f"{BASELINE} holds decode, and no sweep has that name any more: git rm "
 @pytest.fixture
 def with_latency(project):
     """A project with a second suite, which gates nothing, in a folder of its own."""
-    project.write("suites/latency/test_latency.py", LATENCY)
+    project.write("suites/latency/test_first_answer.py", LATENCY)
     return project
 
 
@@ -41,7 +41,7 @@ def test_the_baseline_of_a_renamed_sweep_is_red_beside_the_new_one(project):
     assert "if the sweep was renamed, record it: pytest --slmperf" in prose(result)
 
 
-@pytest.mark.parametrize("words", [("-k", "test_latency"), ("suites/latency",), ("suites/latency/test_latency.py",)])
+@pytest.mark.parametrize("words", [("-k", "test_answer"), ("suites/latency",), ("suites/latency/test_first_answer.py",)])
 def test_a_selection_only_says_so(with_latency, words):
     """Who runs a part of the suites may not have collected the one whose baseline it is."""
     result = with_latency.gate(*words)
