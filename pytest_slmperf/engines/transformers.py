@@ -25,7 +25,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 ATTENTION = ("eager", "sdpa", "flash_attention_2")
 """Implementations that come with torch or a package of its own; others would be fetched from a hub."""
-WEIGHT_FILES = ("*.safetensors", "*.bin", "*.index.json")
+WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
+SHARDS = "*.index.json"
 ASSUMED_CONTEXT = 2_048
 """Context of a model whose config.json says nothing of it."""
 LONGEST_ERROR = 400
@@ -314,7 +315,9 @@ def _ready(batch: Sequence[Request], model: Library, torch: Library, transformer
     prompts = [[0] * pad + list(request.prompt) for pad, request in zip(padding, batch, strict=True)]
     mask = [[0] * pad + [1] * (width - pad) for pad in padding]
     # generate's own cache would be as long as the longest of all batches before: a batch's speed would hang on them.
-    kept = transformers.StaticCache(config=model.config, max_cache_len=width + longest - 1)
+    kept = transformers.StaticCache(
+        config=model.config.get_text_config(decoder=True), max_cache_len=width + longest - 1
+    )
     return _Ready(batch, torch.tensor(prompts), torch.tensor(mask), kept, longest)
 
 
@@ -345,14 +348,14 @@ def own_model(folder: Path) -> Path:
         raise EngineUnavailable(f"there is no folder {folder}; a model is one, with config.json in it")
     if not (folder / "config.json").is_file():
         raise EngineUnavailable(f"{folder / 'config.json'} is missing: this is no model of transformers")
-    if len(model_files(folder)) == 1:
-        raise EngineUnavailable(f"{folder} has neither *.safetensors nor *.bin: there are no weights in it")
+    if not any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES):
+        raise EngineUnavailable(f"{folder} has neither {' nor '.join(WEIGHT_FILES)}: there are no weights in it")
     return folder
 
 
 def model_files(folder: Path) -> list[Path]:
     """The files that say what the model computes."""
-    return [folder / "config.json", *(path for pattern in WEIGHT_FILES for path in folder.glob(pattern))]
+    return [folder / "config.json", *(path for pattern in (*WEIGHT_FILES, SHARDS) for path in folder.glob(pattern))]
 
 
 # Random models.

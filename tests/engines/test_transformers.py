@@ -358,6 +358,25 @@ def test_a_folder_is_served(own):
     assert engine.serve(requests((8, 4)), observe=False).output_tokens == (4,)
 
 
+def as_pickle(folder):
+    """The folder with its weights in torch's older format."""
+    shards = sorted(folder.glob("model-*.safetensors"))
+    torch.save(
+        {name: torch.tensor(values) for shard in shards for name, values in load_file(shard).items()},
+        folder / "pytorch_model.bin",
+    )
+    remove("model*")(folder)
+    return folder
+
+
+def test_weights_in_the_older_format_are_served_alike(own):
+    """A folder with pytorch_model.bin answers as one with safetensors does, under a name of its own."""
+    plain, name = answers(started(own), requests((8, 9))), Transformers(of(own)).start().weights
+    engine = Transformers(of(as_pickle(own)))
+    assert engine.start().weights != name
+    assert answers(engine, requests((8, 9))) == plain
+
+
 def test_a_folders_own_way_of_generating_is_not_followed(own):
     """A generation_config.json that samples, penalises and stops changes nothing of a forced, greedy answer."""
     plain = answers(started(own), requests((8, 9)))
@@ -366,21 +385,23 @@ def test_a_folders_own_way_of_generating_is_not_followed(own):
     assert answers(started(own), requests((8, 9))) == plain
 
 
-def test_nothing_is_fetched_and_no_host_is_looked_up(own):
+def test_nothing_is_fetched_and_no_host_is_looked_up(own, tmp_path):
     """By name and by path, start and answer open no connection."""
+    older = as_pickle(save_own(tmp_path / "older", TINY))
     code = (
-        "import sys\n"
+        "import os, sys\n"
         "def audit(event, args):\n"
-        "    assert event not in {'socket.connect', 'socket.getaddrinfo'}, (event, args)\n"
+        "    if event in {'socket.connect', 'socket.getaddrinfo'}:\n"
+        "        os._exit(3)\n"  # an exception could end in some thread of a library
         "sys.addaudithook(audit)\n"
         "from pytest_slmperf.core.engine import EngineSpec, Request\n"
         "from pytest_slmperf.engines.transformers import create\n"
-        "for model in ('tiny-2x64', sys.argv[1]):\n"
+        "for model in ('tiny-2x64', *sys.argv[1:]):\n"
         "    engine = create(EngineSpec('transformers', model))\n"
         "    engine.start()\n"
         "    engine.serve((Request((20,), 2),), observe=False)\n"
     )
-    assert subprocess.run([sys.executable, "-c", code, str(own)], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code, str(own), str(older)], check=False).returncode == 0
 
 
 def remove(*patterns):
@@ -414,7 +435,7 @@ def lose_a_tensor(folder):
     ("damage", "message"),
     [
         (remove("config.json"), r"config\.json is missing"),
-        (remove("model*"), r"neither \*\.safetensors nor \*\.bin"),
+        (remove("model*"), r"neither model\*\.safetensors nor pytorch_model\*\.bin"),
         (remove("model-00002.safetensors"), "my-model: .*model-00002.safetensors"),
         (write("config.json", "{"), r"my-model: .*config\.json.* is not a valid JSON"),
         (write("config.json", "{}"), "my-model: Unrecognized model"),
