@@ -416,7 +416,7 @@ def _by_counter(trace: Trace, tally: Tally, span: tuple[float, float], terms: Te
             f"its energy counter moved {len(inside)} times in the {max(0.0, (span[1] - span[0]) / NS_PER_S):.3g} s of "
             "load after the lead-in, and a window needs two moves: measure longer rounds"
         )
-    begin, end = _best_ends(inside, tally)
+    begin, end = _best_ends(inside, tally, terms.least_s * NS_PER_S)
     length_ns = end.at_ns - begin.at_ns
     weights = _weights(inside, (begin, end))
     uncertainty = Uncertainty(
@@ -433,8 +433,10 @@ def _weights(inside: Sequence[Edge], ends: Iterable[Edge]) -> list[float]:
     return [(edge.new.joules - edge.old.joules) / mean_j if mean_j > 0 else 1.0 for edge in ends]
 
 
-def _best_ends(inside: Sequence[Edge], tally: Tally) -> tuple[Edge, Edge]:
+def _best_ends(inside: Sequence[Edge], tally: Tally, least_ns: float) -> tuple[Edge, Edge]:
     """The window with the least error: a long one, from and to narrow edges that cut little work in two."""
+    if inside[-1].at_ns - inside[0].at_ns < least_ns:
+        return inside[0], inside[-1]
 
     def weighed(some: Sequence[Edge]) -> list[tuple[float, float, Edge]]:
         return [(one.at_ns, one.standard_ns**2 + tally.done(one.at_ns).loose_ns ** 2, one) for one in some]
@@ -444,7 +446,7 @@ def _best_ends(inside: Sequence[Edge], tally: Tally) -> tuple[Edge, Edge]:
         ((doubt + other_doubt) / (later - at) ** 2, place, other_place)
         for place, (at, doubt, _) in enumerate(begins)
         for other_place, (later, other_doubt, _) in enumerate(ends)
-        if at < later
+        if later - at >= max(least_ns, 1.0)
     )
     _, place, other_place = min(pairs)
     return begins[place][2], ends[other_place][2]

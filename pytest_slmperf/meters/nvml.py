@@ -179,7 +179,7 @@ class NvmlMeter:
             raise MeterUnavailable(f"no joules of NVIDIA boards: {_why(nvml, error)}") from error
         self._nvml = nvml
         try:
-            for handle in self._handles():
+            for handle in map(self._handle, self._wanted):
                 board = _Board(handle, nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle))
                 if all(board.uuid != other.uuid for other in self._boards):  # two instances of one board are one board
                     self._boards.append(board)
@@ -219,25 +219,24 @@ class NvmlMeter:
         self._nvml = None
         self._boards = []
 
-    def _handles(self) -> list[Handle]:
+    def _handle(self, wanted: int | str) -> Handle:
         nvml = self._nvml
         count = nvml.nvmlDeviceGetCount()
-        every = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
-        found = []
-        for wanted in self._wanted:
-            if isinstance(wanted, int):
-                if wanted >= count:
-                    raise MeterUnavailable(f"there is no GPU {wanted}: this machine has {count}")
-                found.append(every[wanted])
-            elif wanted.startswith("MIG-"):
-                instance = nvml.nvmlDeviceGetHandleByUUID(wanted)
-                found.append(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(instance))
-            else:
-                named = [handle for handle in every if nvml.nvmlDeviceGetUUID(handle).startswith(wanted)]
-                if len(named) != 1:
-                    raise MeterUnavailable(f"{len(named)} GPUs of this machine have a UUID that begins with {wanted}")
-                found.extend(named)
-        return found
+        if isinstance(wanted, int):
+            if wanted >= count:
+                raise MeterUnavailable(f"there is no GPU {wanted}: this machine has {count}")
+            return nvml.nvmlDeviceGetHandleByIndex(wanted)
+        if wanted.startswith("MIG-"):
+            return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(nvml.nvmlDeviceGetHandleByUUID(wanted))
+        named = []
+        for index in range(count):
+            with suppress(nvml.NVMLError):  # another board may be lost, or not for this user
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                if nvml.nvmlDeviceGetUUID(handle).startswith(wanted):
+                    named.append(handle)
+        if len(named) != 1:
+            raise MeterUnavailable(f"{len(named)} GPUs of this machine have a UUID that begins with {wanted}")
+        return named[0]
 
     def _find_source(self, board: _Board) -> None:
         """The counter, or else means of power, or else its momentary values, or else none and why."""

@@ -179,6 +179,12 @@ def test_whole_batches_are_cut_at_the_edges_nearest_to_their_ends():
     assert per_token(whole).uncertainty.tokens < 0.01
 
 
+def test_a_short_window_that_cuts_batches_well_is_no_choice_over_the_least_one():
+    seen = Trace("GPU-a", "counter", tuple(edge(at, 0.4 * at) for at in (1600, 1810, 2100, 2700, 2990)))
+    found = energy_of([seen], steps(3000, step_ms=300, swing=BATCH_SWING))
+    assert found.seconds >= 1
+
+
 def test_several_boards_are_one_meter_with_one_uncertainty():
     one, other = counter(watts=400), counter(watts=200, start_ms=71, board="GPU-b")
     both = per_token(energy_of([one, other], steps()))

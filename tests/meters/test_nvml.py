@@ -404,6 +404,12 @@ def test_a_board_that_is_not_there_is_named(driver, boards, reason):
         NvmlMeter(boards).open()
 
 
+def test_a_lost_board_that_is_not_ours_is_no_matter(meter):
+    one, nvml, facts = meter("boards 2", "board 1", "uuid GPU-b", "power 0 400", "board 0", "lost 0", boards=("GPU-b",))
+    assert facts.boards == ("GPU-b",)
+    assert isinstance(measured(one, nvml)[0], Energy)
+
+
 @pytest.mark.parametrize(
     ("text", "boards"),
     [("0", (0,)), ("1,0", (1, 0)), ("GPU-a,2", ("GPU-a", 2)), ("MIG-b", ("MIG-b",)), ("", ()), ("0,-1,1", (0,))],

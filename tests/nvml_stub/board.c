@@ -216,6 +216,15 @@ static double raw_joules(Board *board, double at) {
     return board->tick_joules;
 }
 
+/* An engine's word of its load may come a little late. What was read once of an update stays, and nothing goes back: the
+   next update makes up for it. */
+static double settled(Board *board, long long number, double joules) {
+    if (!board->load_path[0] || number < board->settled) return joules;
+    if (number > board->settled && joules > board->settled_joules) board->settled_joules = joules;
+    board->settled = number;
+    return board->settled_joules;
+}
+
 uint64_t board_counter_mj(Board *board, double at) {
     follow(board);
     for (size_t i = 0; i < board->stuck.count; i++) {
@@ -226,7 +235,7 @@ uint64_t board_counter_mj(Board *board, double at) {
         if (board->resets.items[i] <= at && board->resets.items[i] > zero) zero = board->resets.items[i];
     }
     double before = zero < 0 ? 0 : raw_joules(board, zero);
-    double joules = board->gain * (raw_joules(board, at) - before);
+    double joules = board->gain * (settled(board, board_update(board, at), raw_joules(board, at)) - before);
     return joules > 0 ? (uint64_t)(joules * 1000 + 1e-3) : 0;
 }
 

@@ -411,7 +411,7 @@ static void default_board(Board *board, unsigned index) {
     board->persistence = board->ecc = board->gpm = true;
     board->period_s = 0.1;
     board->gain = 1;
-    board->tick_known = -1;
+    board->tick_known = board->settled = -1;
 }
 
 static void fill(Series *series, double value) {

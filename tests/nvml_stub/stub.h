@@ -110,6 +110,8 @@ typedef struct {
     LIST(LoadRecord, records);
     LIST(LoadRecord, engines); /* the last word of each */
     Series load;
+    long long settled; /* the last update that was read, and what it was */
+    double settled_joules;
 
     Series replay; /* watts over one pass */
     double *replay_ticks;

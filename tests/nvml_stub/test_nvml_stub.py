@@ -187,6 +187,20 @@ def test_engines_may_write_in_another_order_than_they_read_the_clock(started, tm
     assert one.true_joules(0, 5 * NS) == pytest.approx(100 + 100 + 50)
 
 
+def test_a_late_word_of_an_engine_never_turns_the_counter_back(started, tmp_path):
+    log = tmp_path / "load"
+    one = started(f"load {log} 100 500")
+    nvml_standin.log_load(log, 1, pid=1, at_ns=one.now_ns())
+    one.clock.set_ns(int(2.05 * NS))
+    before = joules(board())
+    nvml_standin.log_load(log, 0, pid=1, at_ns=int(1.5 * NS))
+    assert joules(board()) == before
+    one.sleep(0.1)
+    assert joules(board()) == before
+    one.clock.set_ns(int(10.0001 * NS))
+    assert joules(board()) == pytest.approx(one.true_joules(0, 10 * NS))
+
+
 def test_an_engine_that_is_gone_loads_no_board(started, tmp_path):
     log = tmp_path / "load"
     one = started(f"load {log} 10 500", real=True)

@@ -1,0 +1,85 @@
+"""A meter in one process and an engine in another: one clock, one board, and joules for exactly the tokens counted."""
+
+import json
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from pytest_slmperf.core.board import BoardRound, judge_board
+from pytest_slmperf.core.energy import Energy, Terms, energy_of, work_of
+from pytest_slmperf.core.engine import Served
+from pytest_slmperf.meters.nvml import NvmlMeter
+
+pytest.importorskip("pynvml")
+ENGINE = """
+import json, sys
+from pytest_slmperf.core.engine import EngineSpec, Request
+from paced_engine import Engine
+load, log, observe = sys.argv[1:]
+engine = Engine(EngineSpec("paced", "opt-125m", options={"load": float(load), "load_log": log}))
+engine.start()
+for line in sys.stdin:
+    served = [engine.serve([Request((1,), 12)] * 8, observe=observe == "observed") for _ in range(int(line))]
+    told = [(one.started_ns, one.ended_ns, one.output_tokens, one.token_ns) for one in served]
+    print(json.dumps(told), flush=True)
+"""
+
+
+@pytest.fixture
+def engine(tmp_path):
+    """Starts an engine's process, which serves as many batches as it is told."""
+    stub = Path(__file__).parents[1] / "nvml_stub"
+
+    with ExitStack() as running:
+
+        def start(load, *, observed):
+            how = "observed" if observed else "plain"
+            command = [sys.executable, "-c", ENGINE, str(load), str(tmp_path / "load"), how]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            process = running.enter_context(subprocess.Popen(command, env={"PYTHONPATH": str(stub)}, **pipes))
+
+            def serve(batches):
+                process.stdin.write(f"{batches}\n")
+                process.stdin.flush()
+                return [
+                    Served(begin, end, tuple(tokens), stamps and tuple(map(tuple, stamps)))
+                    for begin, end, tokens, stamps in json.loads(process.stdout.readline())
+                ]
+
+            return serve
+
+        yield start
+
+
+@pytest.mark.parametrize("observed", [True, False], ids=["step by step", "whole batches"])
+def test_joules_per_token_are_the_boards_over_the_engines_tokens(driver, engine, tmp_path, observed):
+    one = driver(f"load {tmp_path / 'load'} 100 500", "period 0.1 0.02", real=True)
+    meter = NvmlMeter()
+    (uuid,) = meter.open().boards
+    idle = meter.states()[uuid]
+    serve = engine(0.75, observed=observed)
+    serve(1)
+    before = meter.states()[uuid]
+    meter.start()
+    batches = serve(30)
+    recording = meter.stop()
+    after = meter.states()[uuid]
+
+    energy = energy_of(recording.traces, work_of(batches, prompt_tokens=8), Terms(lead_in_s=0.3, least_s=0.5))
+    assert isinstance(energy, Energy), energy
+    (board,) = energy.boards
+    doubt = 4 * board.uncertainty.random
+    assert board.joules == pytest.approx(one.true_joules(round(board.from_ns), round(board.to_ns)), rel=doubt)
+    if observed:
+        stamps = [at for batch in batches for request in batch.token_ns for at in request]
+        assert board.output_tokens == pytest.approx(sum(board.from_ns < at <= board.to_ns for at in stamps), abs=16)
+    else:
+        share = board.seconds / (batches[-1].ended_ns - batches[0].started_ns) * 1e9
+        assert board.output_tokens == pytest.approx(share * 30 * 8 * 12, rel=0.15)
+    assert board.total_tokens > board.output_tokens
+    findings = judge_board(BoardRound(idle, before, after, recording.samples[uuid]))
+    assert findings == (), "the engine's own process is no stranger"
+    meter.close()
