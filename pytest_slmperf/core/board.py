@@ -49,7 +49,7 @@ class Finding:
 
     guard: str
     """`reset`, `stuck`, `unreadable`, `throttled`, `power cap`, `foreign`, `clock`, `power limit`, `board`, `ecc`,
-    `xid`, `temperature`, `mig`, `persistence` or `blind`."""
+    `xid`, `temperature`, `mig`, `persistence`, `implausible` or `blind`."""
     effect: Effect
     reason: str
 
@@ -67,6 +67,8 @@ class BoardSample:
     """Share of time in which a kernel ran, as the driver has it."""
     memory_used_bytes: int | None = None
     processes: Mapping[int, str] | None = None
+    power_w: float | None = None
+    """As the driver reads it: a mean of the last second on most boards."""
 
 
 @dataclass(frozen=True, slots=True)

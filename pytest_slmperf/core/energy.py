@@ -1,8 +1,6 @@
 """Energy of a window: from moves of a counter and stretches of work to joules per token, with their uncertainty.
 
-A counter's value is the energy at its last update, and it is updated ten times a second or so. So two plain looks are
-wrong by up to a period each. An *edge* is seen by looking again and again until the value moves: at that instant it is
-true. Energy is counted from edge to edge while the load runs, and tokens between the same two instants.
+Energy is counted from edge to edge of a counter while the load runs, and tokens between the same two instants.
 
 Errors are standard uncertainties, relative to the value. They come from the edges' width, from the work that is cut in
 two at each end, and from a sensor that sees only a part of the time. The sensor's gain is kept apart: it is the same
@@ -10,208 +8,31 @@ for all measurements of one board, so it cancels in their ratio.
 """
 
 import math
-from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
-from statistics import NormalDist, fmean, median, stdev
-from typing import Literal, Protocol, TypeAlias
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import NormalDist, fmean, stdev
 
-from pytest_slmperf.core.board import BoardSample, BoardState, Effect, Finding
-from pytest_slmperf.core.engine import Served
+from pytest_slmperf.core.board import BoardSample, Effect, Finding
+from pytest_slmperf.core.edges import Edge, EnergyTrace, Source, judge_trace
+from pytest_slmperf.core.tally import NS_PER_S, STEP_SWING, Tally, Work
 
-NS_PER_S = 1e9
 COVERAGE = 0.95
 COVERAGE_FACTOR = NormalDist().inv_cdf((1 + COVERAGE) / 2)
 GAIN = 0.05 / math.sqrt(3)
 """Of a board's power sensor: within 5 %, another for each board (arXiv 2312.02741)."""
-STEP_SWING = 0.2
-"""By how much power may swing around its mean within a step: decode alternates between 300 and 430 W or so."""
-BATCH_SWING = 0.75
-"""The same within a static batch: its prefill takes the most, and its last, longest requests the least."""
 INTEGRATED_FLOOR = 0.01
 """Least error of power that was integrated: the readings are means of a second, and hold for a period each."""
 SAMPLED_FLOOR = 0.03
 """Least error where each reading sees 25 ms of every 100: in step with the load, it sees the same part each time."""
 AVERAGE_LAG_S = 0.55
 """A mean of the last second, up to a period of 0.1 s old, is that much late."""
-RESOLUTION_J = 0.001
-"""Of NVML's counter."""
-STUCK_S = 1.0
-"""A board under load moves its counter at least ten times in this."""
 PAUSE_LIMIT = 0.02
 """Share of a window without work from which it is no steady load."""
+PLAUSIBLE = 0.1
+"""Share by which a counter and power readings of one board may differ under load. Idle, they may differ by far more."""
 ENDS_TRIED = 100
 """Edges that are tried as a window's begin and as its end."""
-
-Source: TypeAlias = Literal["counter", "integrated power", "power samples"]
-"""Where joules come from: an energy counter; means of power, or its momentary values, added up over time."""
-
-
-# -- what is read
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One look at a counter: its value is that of some moment between these two."""
-
-    before_ns: int
-    after_ns: int
-    joules: float
-
-    @property
-    def middle_ns(self) -> float:
-        """The middle of the look."""
-        return (self.before_ns + self.after_ns) / 2
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """A move of a counter: the last look that found the old value, and the first that found the new one."""
-
-    old: Reading
-    new: Reading
-
-    @property
-    def at_ns(self) -> float:
-        """When it moved, as likely before as after."""
-        return (self.old.middle_ns + self.new.middle_ns) / 2
-
-    @property
-    def half_width_ns(self) -> float:
-        """A bound: it moved after the one look began, and before the other ended."""
-        return max(self.at_ns - self.old.before_ns, self.new.after_ns - self.at_ns)
-
-    @property
-    def standard_ns(self) -> float:
-        """Standard uncertainty, each look's value being of any moment of it, and the move of any between the two."""
-        between = self.new.middle_ns - self.old.middle_ns
-        looks = [(look.after_ns - look.before_ns) ** 2 for look in (self.old, self.new)]
-        return math.sqrt((between**2 + fmean(looks)) / 12)
-
-
-def edges(readings: Sequence[Reading]) -> tuple[Edge, ...]:
-    """The moves that a row of looks found."""
-    return tuple(Edge(old, new) for old, new in pairwise(readings) if new.joules != old.joules)
-
-
-@dataclass(frozen=True, slots=True)
-class PowerReading:
-    """One look at a board's power."""
-
-    before_ns: int
-    after_ns: int
-    watts: float
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """What a meter saw of one board's energy during a round."""
-
-    board: str
-    """UUID, or the name of a package of cores."""
-    source: Source
-    edges: tuple[Edge, ...] = ()
-    """Of a counter, as many as were looked for, in the order of time."""
-    powers: tuple[PowerReading, ...] = ()
-    """Where there is no counter."""
-    failure: str | None = None
-    """Why reading it ended before the round did."""
-    still_s: float = 0.0
-    """The longest time in which look after look found the same value."""
-    period_s: float | None = None
-    """Of the counter's updates, where known."""
-    seen_s: float | None = None
-    """Of each period, where the sensor is known to work part time."""
-
-
-# -- what was done
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A stretch of work whose inside is not known: one step of all requests, or a whole batch."""
-
-    started_ns: int
-    ended_ns: int
-    output_tokens: int
-    prompt_tokens: int = 0
-    requests: float = 0
-    """That ended with it."""
-    swing: float = STEP_SWING
-    """By how much power may swing around its mean in it."""
-
-
-def work_of(batches: Iterable[Served], prompt_tokens: int) -> tuple[Work, ...]:
-    """Static batches as stretches of work: step by step where token times are known, else whole.
-
-    `prompt_tokens` is of one batch. A prefill belongs to the first step.
-    """
-    work: list[Work] = []
-    for batch in batches:
-        tokens, requests = sum(batch.output_tokens), len(batch.output_tokens)
-        if not batch.token_ns:
-            work.append(Work(batch.started_ns, batch.ended_ns, tokens, prompt_tokens, requests, BATCH_SWING))
-            continue
-        came = Counter(at for stamps in batch.token_ns for at in stamps)
-        ended = Counter(stamps[-1] for stamps in batch.token_ns)
-        begin, prompt = batch.started_ns, prompt_tokens
-        for at in sorted(came):
-            work.append(Work(begin, at, came[at], prompt, ended[at]))
-            begin, prompt = at, 0
-    return tuple(work)
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What was done by some instant, with shares of the work that it cuts in two."""
-
-    output_tokens: float
-    prompt_tokens: float
-    requests: float
-    busy_ns: float
-    loose_ns: float
-    """Standard uncertainty from the work that is cut, as time. The nearer end of it bounds the error, and a small error
-    is likelier than a large one (a triangle)."""
-
-
-class Tally:
-    """Stretches of work, added up. They are in the order of time, and none begins before the last one ended."""
-
-    def __init__(self, work: Sequence[Work]) -> None:
-        self._work = work
-        self._starts = [one.started_ns for one in work]
-        self._outputs = [0, *accumulate(one.output_tokens for one in work)]
-        self._prompts = [0, *accumulate(one.prompt_tokens for one in work)]
-        self._requests = [0.0, *accumulate(one.requests for one in work)]
-        self._busy = [0, *accumulate(one.ended_ns - one.started_ns for one in work)]
-
-    @property
-    def step_s(self) -> float | None:
-        """A step's length, the median; None where only whole batches are known."""
-        lengths = [one.ended_ns - one.started_ns for one in self._work if one.swing < BATCH_SWING]
-        return median(lengths) / NS_PER_S if lengths else None
-
-    def done(self, at_ns: float) -> Done:
-        """What was done by this instant."""
-        place = bisect_right(self._starts, at_ns) - 1
-        if place < 0:
-            return Done(0, 0, 0, 0, 0)
-        one = self._work[place]
-        length = one.ended_ns - one.started_ns
-        into = min(at_ns - one.started_ns, length)
-        share = into / length if length else 1.0
-        return Done(
-            output_tokens=self._outputs[place] + share * one.output_tokens,
-            prompt_tokens=self._prompts[place] + share * one.prompt_tokens,
-            requests=self._requests[place] + share * one.requests,
-            busy_ns=self._busy[place] + into,
-            loose_ns=one.swing * min(into, length - into) / math.sqrt(6),
-        )
-
-
-# -- what comes out
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +177,7 @@ def _sum(parts: Sequence[tuple[BoardEnergy, float, float]]) -> Quantity | None:
     )
 
 
-# -- from the one to the other
+# -- from what was seen and done
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,7 +190,7 @@ class Terms:
     """A shorter window is none."""
 
 
-def energy_of(traces: Sequence[Trace], work: Sequence[Work], terms: Terms = Terms()) -> Energy | NoEnergy:
+def energy_of(traces: Sequence[EnergyTrace], work: Sequence[Work], terms: Terms = Terms()) -> Energy | NoEnergy:
     """The joules of all boards while this work was done, or why there are none."""
     if not traces:
         return NoEnergy("no board was read")
@@ -391,25 +212,41 @@ def energy_of(traces: Sequence[Trace], work: Sequence[Work], terms: Terms = Term
     return Energy(tuple(found))
 
 
-def judge_trace(trace: Trace) -> Finding | None:
-    """What is wrong with a source of joules, whatever the work: it could not be read, went back, or stood still."""
-    if trace.failure:
-        return Finding("unreadable", Effect.VOID, trace.failure)
-    looks = [look for edge in trace.edges for look in (edge.old, edge.new)]
-    for earlier, later in pairwise(looks):
-        if later.joules < earlier.joules - RESOLUTION_J / 2:
-            return Finding(
-                "reset",
-                Effect.VOID,
-                f"its energy counter went back from {earlier.joules:,.1f} to {later.joules:,.1f} J: the driver was "
-                "reloaded, or the board reset",
-            )
-    if trace.still_s > STUCK_S:
-        return Finding("stuck", Effect.VOID, f"its energy counter stood still for {trace.still_s:.3g} s")
-    return None
+def judge_plausibility(one: BoardEnergy, samples: Sequence[BoardSample]) -> Finding | None:
+    """Marked where a board's counter and its power readings tell two stories of one window."""
+    told = [sample.power_w for sample in samples if one.from_ns <= sample.at_ns <= one.to_ns and sample.power_w]
+    counted_w = one.joules / one.seconds
+    if not told or abs(fmean(told) / counted_w - 1) <= PLAUSIBLE:
+        return None
+    return Finding(
+        "implausible",
+        Effect.MARKED,
+        f"its {one.source} says {counted_w:,.1f} W and its power readings {fmean(told):,.1f} W",
+    )
 
 
-def _by_counter(trace: Trace, tally: Tally, span: tuple[float, float], terms: Terms) -> BoardEnergy | NoEnergy:
+def idle_power(trace: EnergyTrace) -> Quantity | NoEnergy:
+    """Mean power while nothing runs, in W: what `net_of_idle` subtracts.
+
+    The counter of an idle board may be off by a factor (zeus issue 181: 187 J where the power readings add up to
+    327 J), so what is net of it is for the report alone.
+    """
+    fault = judge_trace(trace)
+    if fault:
+        return NoEnergy(fault.reason)
+    if trace.powers:
+        told = [one.watts for one in trace.powers]
+        return Quantity(fmean(told), Uncertainty(0.0, 0.0, SAMPLED_FLOOR))
+    if len(trace.edges) < 2:
+        return NoEnergy(f"its energy counter moved {len(trace.edges)} times, and two moves are needed")
+    begin, end = trace.edges[0], trace.edges[-1]
+    length_ns = end.at_ns - begin.at_ns
+    edge = math.hypot(begin.standard_ns, end.standard_ns) / length_ns
+    watts = (end.new.joules - begin.new.joules) / length_ns * NS_PER_S
+    return Quantity(watts, Uncertainty(edge, 0.0, 0.0))
+
+
+def _by_counter(trace: EnergyTrace, tally: Tally, span: tuple[float, float], terms: Terms) -> BoardEnergy | NoEnergy:
     inside = [edge for edge in trace.edges if span[0] <= edge.at_ns <= span[1]]
     if len(inside) < 2:
         return NoEnergy(
@@ -452,7 +289,7 @@ def _best_ends(inside: Sequence[Edge], tally: Tally, least_ns: float) -> tuple[E
     return begins[place][2], ends[other_place][2]
 
 
-def _alias(trace: Trace, begin: Edge, end: Edge, tally: Tally) -> float:
+def _alias(trace: EnergyTrace, begin: Edge, end: Edge, tally: Tally) -> float:
     """Of a part-time sensor: what it missed by chance, and what it misses because it looks in step with the load."""
     if not trace.seen_s or not trace.period_s or trace.seen_s >= trace.period_s:
         return 0.0
@@ -462,7 +299,7 @@ def _alias(trace: Trace, begin: Edge, end: Edge, tally: Tally) -> float:
     return math.hypot(_by_chance(trace, begin, end, updates), in_step / math.sqrt(3))
 
 
-def _by_chance(trace: Trace, begin: Edge, end: Edge, updates: float) -> float:
+def _by_chance(trace: EnergyTrace, begin: Edge, end: Edge, updates: float) -> float:
     """How the powers from edge to edge scatter, over the root of the number of updates."""
     inside = [edge for edge in trace.edges if begin.at_ns <= edge.at_ns <= end.at_ns]
     freedom = len(inside) - 2
@@ -489,7 +326,7 @@ def _in_step(period_s: float, seen_s: float, step_s: float, updates: float) -> f
     return STEP_SWING * part / whole * min(1.0, 1 / (2 * turns) if turns else 1.0)
 
 
-def _by_power(trace: Trace, tally: Tally, span: tuple[float, float], terms: Terms) -> BoardEnergy | NoEnergy:
+def _by_power(trace: EnergyTrace, tally: Tally, span: tuple[float, float], terms: Terms) -> BoardEnergy | NoEnergy:
     inside = [one for one in trace.powers if span[0] <= one.before_ns and one.after_ns <= span[1]]
     if len(inside) < 2:
         return NoEnergy("it has no energy counter, and its power was read less than twice after the lead-in")
@@ -514,7 +351,7 @@ def _by_power(trace: Trace, tally: Tally, span: tuple[float, float], terms: Term
 
 
 def _board(
-    trace: Trace, joules: float, window: tuple[float, float], tally: Tally, uncertainty: Uncertainty, terms: Terms
+    trace: EnergyTrace, joules: float, window: tuple[float, float], tally: Tally, uncertainty: Uncertainty, terms: Terms
 ) -> BoardEnergy | NoEnergy:
     begin, end = (tally.done(at) for at in window)
     seconds = (window[1] - window[0]) / NS_PER_S
@@ -539,61 +376,3 @@ def _board(
         requests=end.requests - begin.requests,
         uncertainty=uncertainty,
     )
-
-
-# -- the protocol of every meter
-
-
-@dataclass(frozen=True, slots=True)
-class MeterFacts:
-    """What an opened meter says of itself."""
-
-    name: str
-    """`nvml`, …"""
-    boards: tuple[str, ...]
-    """UUIDs, in the order of everything else."""
-    sources: Mapping[str, Source | None]
-    """By board: where its joules come from, None where there are none to be had."""
-    simulated: bool
-    """Whether a stand-in answers: nothing of it is real, and nothing becomes a baseline."""
-    versions: Mapping[str, str] = field(default_factory=dict)
-    missing: Mapping[str, str] = field(default_factory=dict)
-    """By board: why it has no joules."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """What a meter saw from start to stop."""
-
-    traces: tuple[Trace, ...]
-    """One a board that has joules."""
-    samples: Mapping[str, tuple[BoardSample, ...]] = field(default_factory=dict)
-    """By board, now and then."""
-    sm_activity: Mapping[str, float] = field(default_factory=dict)
-    """By board: mean share of SMs that were busy, where the driver tells."""
-    missing: Mapping[str, str] = field(default_factory=dict)
-    """By board: why it has no trace."""
-
-
-class Meter(Protocol):
-    """A source of joules beside an engine. One object is one session; it is opened once and used by one thread."""
-
-    def open(self) -> MeterFacts:
-        """Find the boards. Raises MeterUnavailable, with the way out."""
-        ...
-
-    def states(self) -> Mapping[str, BoardState]:
-        """Every board as it is now, by its UUID: for before and after. What can't be read is told in the state."""
-        ...
-
-    def start(self) -> None:
-        """Begin to read, beside whatever happens; returns at once."""
-        ...
-
-    def stop(self) -> Recording:
-        """End reading, and give what was read. A fault is in the recording; nothing is raised."""
-        ...
-
-    def close(self) -> None:
-        """End the session. Called once, also after a failure."""
-        ...

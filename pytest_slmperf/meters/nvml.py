@@ -16,17 +16,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pytest_slmperf.core.board import REASON_BITS, BoardSample, BoardState, Throttle, seen_processes
-from pytest_slmperf.core.energy import (
-    STUCK_S,
-    Edge,
-    MeterFacts,
-    PowerReading,
-    Reading,
-    Recording,
-    Source,
-    Trace,
-)
+from pytest_slmperf.core.edges import STUCK_S, Edge, EnergyTrace, PowerReading, Reading, Source
 from pytest_slmperf.core.errors import MeterUnavailable
+from pytest_slmperf.core.meter import MeterFacts, Recording
 
 NS_PER_S = 1_000_000_000
 MILLI = 1e-3
@@ -359,6 +351,7 @@ class NvmlMeter:
         mask = told("throttling", "nvmlDeviceGetCurrentClocksEventReasons", board.handle)
         if mask is None:
             mask = told("throttling", "nvmlDeviceGetCurrentClocksThrottleReasons", board.handle)
+        power_mw = told("power", "nvmlDeviceGetPowerUsage", board.handle)
         return BoardSample(
             at_ns=self._clock(),
             sm_clock_mhz=told("clock", "nvmlDeviceGetClockInfo", board.handle, self._nvml.NVML_CLOCK_SM),
@@ -367,6 +360,7 @@ class NvmlMeter:
             utilisation=self._utilisation(board, untold),
             memory_used_bytes=memory and memory[0],
             processes=self._processes(board, untold),
+            power_w=None if power_mw is None else power_mw * MILLI,
         )
 
     def _memory(self, board: _Board, untold: dict[str, str]) -> tuple[int, int] | None:
@@ -515,8 +509,8 @@ class NvmlMeter:
             missing={board.uuid: board.missing for board in self._boards if board.missing},
         )
 
-    def _trace(self, watch: _Watch) -> Trace:
-        return Trace(
+    def _trace(self, watch: _Watch) -> EnergyTrace:
+        return EnergyTrace(
             board=watch.board.uuid,
             source=watch.board.source or "counter",
             edges=tuple(watch.edges),

@@ -7,28 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_slmperf.core.board import Effect
+from pytest_slmperf.core.board import BoardSample, Effect
+from pytest_slmperf.core.edges import Edge, EnergyTrace, PowerReading, Reading, judge_trace
 from pytest_slmperf.core.energy import (
-    BATCH_SWING,
     GAIN,
-    STEP_SWING,
-    Edge,
     Energy,
     NoEnergy,
-    PowerReading,
     Quantity,
-    Reading,
-    Tally,
     Terms,
-    Trace,
     Uncertainty,
-    Work,
-    edges,
     energy_of,
-    judge_trace,
-    work_of,
+    idle_power,
+    judge_plausibility,
 )
 from pytest_slmperf.core.engine import Served
+from pytest_slmperf.core.tally import BATCH_SWING, STEP_SWING, Tally, Work, work_of
 
 NS = 1_000_000_000
 MS = 1_000_000
@@ -46,7 +39,7 @@ def counter(*, watts=400.0, until_ms=6000, period_ms=100, start_ms=37, board="GP
     """What a counter of constant power shows."""
     moves = range(start_ms, until_ms, period_ms)
     seen = tuple(edge(at, watts * at / 1000, before=watts * period_ms / 1000) for at in moves)
-    return Trace(board, "counter", edges=seen, **more)
+    return EnergyTrace(board, "counter", edges=seen, **more)
 
 
 def steps(until_ms=6000, *, tokens=64, prompt=0, step_ms=STEP_MS, swing=STEP_SWING):
@@ -63,11 +56,9 @@ def per_token(energy):
 
 
 def test_an_edge_lies_between_the_look_that_saw_the_old_value_and_the_one_that_saw_the_new():
-    looks = [Reading(at * 10, at * 10 + 4, joules) for at, joules in enumerate([5, 5, 7, 7, 7, 9])]
-    found = edges(looks)
-    assert [one.new.joules for one in found] == [7, 9]
-    assert found[0].at_ns == pytest.approx(17)
-    assert found[0].half_width_ns == pytest.approx(7)
+    found = Edge(Reading(10, 14, 5), Reading(20, 24, 7))
+    assert found.at_ns == pytest.approx(17)
+    assert found.half_width_ns == pytest.approx(7)
 
 
 @given(st.integers(1, 1000), st.integers(0, 1000))
@@ -180,7 +171,7 @@ def test_whole_batches_are_cut_at_the_edges_nearest_to_their_ends():
 
 
 def test_a_short_window_that_cuts_batches_well_is_no_choice_over_the_least_one():
-    seen = Trace("GPU-a", "counter", tuple(edge(at, 0.4 * at) for at in (1600, 1810, 2100, 2700, 2990)))
+    seen = EnergyTrace("GPU-a", "counter", tuple(edge(at, 0.4 * at) for at in (1600, 1810, 2100, 2700, 2990)))
     found = energy_of([seen], steps(3000, step_ms=300, swing=BATCH_SWING))
     assert found.seconds >= 1
 
@@ -204,6 +195,35 @@ def test_net_of_idle_is_less_and_less_certain():
     assert found.net_of_idle({"GPU-a": Quantity(500.0, Uncertainty(0, 0, 0))}) is None
 
 
+@pytest.mark.parametrize(
+    ("trace", "watts"),
+    [
+        (counter(watts=90), 90),
+        (EnergyTrace("GPU-a", "power samples", powers=(PowerReading(0, 1, 80.0), PowerReading(5, 6, 90.0))), 85),
+    ],
+)
+def test_idle_power_is_that_from_edge_to_edge_or_the_mean_of_its_readings(trace, watts):
+    assert idle_power(trace).value == pytest.approx(watts)
+
+
+@pytest.mark.parametrize(
+    ("trace", "reason"), [(counter(until_ms=100), "moved 1 times"), (counter(failure="it is lost"), "it is lost")]
+)
+def test_idle_power_that_was_not_seen_has_a_reason(trace, reason):
+    assert reason in idle_power(trace).reason
+
+
+@pytest.mark.parametrize(("read_w", "marked"), [(400.0, False), (430.0, False), (300.0, True), (None, False)])
+def test_a_counter_and_power_readings_that_tell_two_stories_are_marked(read_w, marked):
+    (board,) = energy_of([counter(watts=400)], steps()).boards
+    samples = [BoardSample(at * NS, power_w=read_w) for at in range(7)]
+    finding = judge_plausibility(board, samples)
+    assert (finding is not None) is marked
+    if finding:
+        assert finding.effect is Effect.MARKED
+        assert finding.reason == "its counter says 400.0 W and its power readings 300.0 W"
+
+
 # -- no number
 
 
@@ -219,7 +239,7 @@ def test_net_of_idle_is_less_and_less_certain():
         pytest.param([counter(watts=0)], steps(), "0 J", id="no power"),
         pytest.param([counter(failure="it is lost")], steps(), "it is lost", id="lost"),
         pytest.param([counter(still_s=1.2)], steps(), "stood still for 1.2 s", id="stuck"),
-        pytest.param([Trace("GPU-a", "power samples")], steps(), "read less than twice", id="nothing read"),
+        pytest.param([EnergyTrace("GPU-a", "power samples")], steps(), "read less than twice", id="nothing read"),
     ],
 )
 def test_where_there_is_no_number_there_is_a_reason(traces, work, reason):
@@ -235,9 +255,9 @@ def test_a_counter_that_goes_back_is_no_number_wherever_it_does(at):
 
     looks = enumerate(counter().edges)
     broken = tuple(Edge(fallen(one.old, place), fallen(one.new, place)) for place, one in looks)
-    fault = judge_trace(Trace("GPU-a", "counter", broken))
+    fault = judge_trace(EnergyTrace("GPU-a", "counter", broken))
     assert (fault.guard, fault.effect) == ("reset", Effect.VOID)
-    assert isinstance(energy_of([Trace("GPU-a", "counter", broken)], steps()), NoEnergy)
+    assert isinstance(energy_of([EnergyTrace("GPU-a", "counter", broken)], steps()), NoEnergy)
 
 
 def test_one_board_without_a_number_leaves_all_without():
@@ -255,7 +275,7 @@ def test_a_round_without_requests_has_no_joules_per_request():
 
 def powers(watts, *, source, board="GPU-a"):
     looks = tuple(PowerReading(at * MS, (at + 1) * MS, watts(at / 1000)) for at in range(0, 6000, 50))
-    return Trace(board, source, powers=looks)
+    return EnergyTrace(board, source, powers=looks)
 
 
 @pytest.mark.parametrize(("source", "least"), [("integrated power", 0.01), ("power samples", 0.03)])
@@ -284,8 +304,8 @@ def test_a_part_time_sensor_makes_powers_scatter_and_that_is_stated():
         joules += step
         seen.append(edge(at, joules, before=step))
     work = steps(step_ms=23)
-    whole = per_token(energy_of([Trace("GPU-a", "counter", tuple(seen))], work))
-    part = per_token(energy_of([Trace("GPU-a", "counter", tuple(seen), period_s=0.1, seen_s=0.025)], work))
+    whole = per_token(energy_of([EnergyTrace("GPU-a", "counter", tuple(seen))], work))
+    part = per_token(energy_of([EnergyTrace("GPU-a", "counter", tuple(seen), period_s=0.1, seen_s=0.025)], work))
     assert whole.uncertainty.sensor == 0
     assert part.uncertainty.sensor == pytest.approx(0.1 * math.sqrt(0.75) / math.sqrt(44), rel=0.3)
 
@@ -316,7 +336,7 @@ def test_an_edge_at_high_power_is_more_of_a_doubt():
     higher = Edge(last.old, Reading(last.new.before_ns, last.new.after_ns, last.new.joules + 40))
     still = steps(swing=0.0)
     errors = [
-        per_token(energy_of([Trace("GPU-a", "counter", (*calm[:-1], end))], still)).uncertainty.edge
+        per_token(energy_of([EnergyTrace("GPU-a", "counter", (*calm[:-1], end))], still)).uncertainty.edge
         for end in (last, higher)
     ]
     assert errors[1] == pytest.approx(errors[0] * math.hypot(1, 2) / math.sqrt(2), rel=0.05)
@@ -345,7 +365,7 @@ def test_a_95_percent_interval_holds_the_truth_in_93_to_97_of_100_windows():
         work = tuple(
             Work(round((s * 0.023 - phase) * NS), round(((s + 1) * 0.023 - phase) * NS), 64) for s in range(206)
         )
-        quantity = per_token(energy_of([Trace("GPU-a", "counter", tuple(seen))], work))
+        quantity = per_token(energy_of([EnergyTrace("GPU-a", "counter", tuple(seen))], work))
         low, high = quantity.interval
         held += low <= truth <= high
     assert 0.93 <= held / trials <= 0.97

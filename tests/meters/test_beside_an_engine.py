@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from pytest_slmperf.core.board import BoardRound, judge_board
-from pytest_slmperf.core.energy import Energy, Terms, energy_of, work_of
+from pytest_slmperf.core.energy import Energy, Terms, energy_of
 from pytest_slmperf.core.engine import Served
+from pytest_slmperf.core.tally import work_of
 from pytest_slmperf.meters.nvml import NvmlMeter
 
 pytest.importorskip("pynvml")

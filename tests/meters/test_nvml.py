@@ -11,7 +11,8 @@ import pytest
 from decoding import NS, steps
 
 from pytest_slmperf.core.board import BoardRound, Effect, Stated, judge_board, void
-from pytest_slmperf.core.energy import Energy, NoEnergy, Terms, energy_of, judge_trace
+from pytest_slmperf.core.edges import judge_trace
+from pytest_slmperf.core.energy import Energy, NoEnergy, Terms, energy_of
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace, visible_devices
 
@@ -113,6 +114,7 @@ def test_beside_the_joules_are_utilisation_clocks_temperature_and_sm_activity(me
     (samples,) = recording.samples.values()
     assert len(samples) >= 9
     assert {(one.utilisation, one.sm_clock_mhz, one.temperature_c) for one in samples} == {(0.9, 1755, 61)}
+    assert {one.power_w for one in samples} == {400}
     assert list(recording.sm_activity.values()) == [pytest.approx(0.72)]
 
 

@@ -1,0 +1,99 @@
+"""Stretches of work, added up: what was done by any instant, and how sure that is."""
+
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from statistics import median
+
+from pytest_slmperf.core.engine import Served
+
+NS_PER_S = 1e9
+STEP_SWING = 0.2
+"""By how much power may swing around its mean within a step: decode alternates between 300 and 430 W or so."""
+BATCH_SWING = 0.75
+"""The same within a static batch: its prefill takes the most, and its last, longest requests the least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A stretch of work whose inside is not known: one step of all requests, or a whole batch."""
+
+    started_ns: int
+    ended_ns: int
+    output_tokens: int
+    prompt_tokens: int = 0
+    requests: float = 0
+    """That ended with it."""
+    swing: float = STEP_SWING
+    """By how much power may swing around its mean in it."""
+
+
+def work_of(batches: Iterable[Served], prompt_tokens: int) -> tuple[Work, ...]:
+    """Static batches as stretches of work: step by step where token times are known, else whole.
+
+    `prompt_tokens` is of one batch. A prefill belongs to the first step.
+    """
+    work: list[Work] = []
+    for batch in batches:
+        tokens, requests = sum(batch.output_tokens), len(batch.output_tokens)
+        if not batch.token_ns:
+            work.append(Work(batch.started_ns, batch.ended_ns, tokens, prompt_tokens, requests, BATCH_SWING))
+            continue
+        came = Counter(at for stamps in batch.token_ns for at in stamps)
+        ended = Counter(stamps[-1] for stamps in batch.token_ns)
+        begin, prompt = batch.started_ns, prompt_tokens
+        for at in sorted(came):
+            work.append(Work(begin, at, came[at], prompt, ended[at]))
+            begin, prompt = at, 0
+    return tuple(work)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What was done by some instant, with shares of the work that it cuts in two."""
+
+    output_tokens: float
+    prompt_tokens: float
+    requests: float
+    busy_ns: float
+    loose_ns: float
+    """Standard uncertainty from the work that is cut, as time. The nearer end of it bounds the error, and a small error
+    is likelier than a large one (a triangle)."""
+
+
+class Tally:
+    """Stretches of work, added up. They are in the order of time, and none begins before the last one ended."""
+
+    def __init__(self, work: Sequence[Work]) -> None:
+        self._work = work
+        self._starts = [one.started_ns for one in work]
+        self._outputs = [0, *accumulate(one.output_tokens for one in work)]
+        self._prompts = [0, *accumulate(one.prompt_tokens for one in work)]
+        self._requests = [0.0, *accumulate(one.requests for one in work)]
+        self._busy = [0, *accumulate(one.ended_ns - one.started_ns for one in work)]
+
+    @property
+    def step_s(self) -> float | None:
+        """A step's length, the median; None where only whole batches are known."""
+        lengths = [one.ended_ns - one.started_ns for one in self._work if one.swing < BATCH_SWING]
+        return median(lengths) / NS_PER_S if lengths else None
+
+    def done(self, at_ns: float) -> Done:
+        """What was done by this instant."""
+        place = bisect_right(self._starts, at_ns) - 1
+        if place < 0:
+            return Done(0, 0, 0, 0, 0)
+        one = self._work[place]
+        length = one.ended_ns - one.started_ns
+        into = min(at_ns - one.started_ns, length)
+        share = into / length if length else 1.0
+        return Done(
+            output_tokens=self._outputs[place] + share * one.output_tokens,
+            prompt_tokens=self._prompts[place] + share * one.prompt_tokens,
+            requests=self._requests[place] + share * one.requests,
+            busy_ns=self._busy[place] + into,
+            loose_ns=one.swing * min(into, length - into) / math.sqrt(6),
+        )
