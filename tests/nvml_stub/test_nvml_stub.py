@@ -462,16 +462,15 @@ def test_in_real_time_all_processes_see_one_counter(started):
     one = started("power 0 400", "period 0.02", real=True)
     program = (
         "import pynvml, time; pynvml.nvmlInit(); h = pynvml.nvmlDeviceGetHandleByIndex(0)\n"
-        "print(pynvml.nvmlDeviceGetTotalEnergyConsumption(h), time.monotonic_ns())"
+        "print(time.monotonic_ns(), pynvml.nvmlDeviceGetTotalEnergyConsumption(h), time.monotonic_ns())"
     )
     time.sleep(0.05)
     environment = {**os.environ, **nvml_standin.environment(one.scenario)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    read_mj, at_ns = map(int, done.stdout.split())
-    here = joules(board())
-    assert 0 < read_mj / 1000 <= here
+    before_ns, read_mj, after_ns = map(int, done.stdout.split())
     begun_ns = int(one.scenario.read_text().split()[1])
-    assert read_mj / 1000 == pytest.approx(400 * (at_ns - begun_ns) / NS, abs=400 * 0.025)
+    assert 400 * ((before_ns - begun_ns) / NS - 0.021) <= read_mj / 1000 <= 400 * (after_ns - begun_ns) / NS
+    assert joules(board()) >= read_mj / 1000
 
 
 def test_sessions_are_counted(started):
