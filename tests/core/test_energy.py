@@ -4,8 +4,6 @@ import math
 import random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pytest_slmperf.core.board import BoardSample, Effect
 from pytest_slmperf.core.edges import Edge, EnergyTrace, PowerReading, Reading, judge_trace
@@ -20,8 +18,7 @@ from pytest_slmperf.core.energy import (
     idle_power,
     judge_plausibility,
 )
-from pytest_slmperf.core.engine import Served
-from pytest_slmperf.core.tally import BATCH_SWING, STEP_SWING, Tally, Work, work_of
+from pytest_slmperf.core.tally import BATCH_SWING, STEP_SWING, Work
 
 NS = 1_000_000_000
 MS = 1_000_000
@@ -50,83 +47,6 @@ def steps(until_ms=6000, *, tokens=64, prompt=0, step_ms=STEP_MS, swing=STEP_SWI
 def per_token(energy):
     assert isinstance(energy, Energy), energy
     return energy.metrics()["joules_per_output_token"]
-
-
-# -- edges
-
-
-def test_an_edge_lies_between_the_look_that_saw_the_old_value_and_the_one_that_saw_the_new():
-    found = Edge(Reading(10, 14, 5), Reading(20, 24, 7))
-    assert found.at_ns == pytest.approx(17)
-    assert found.half_width_ns == pytest.approx(7)
-
-
-@given(st.integers(1, 1000), st.integers(0, 1000))
-def test_an_edges_standard_uncertainty_is_below_what_its_bound_would_give(look, gap):
-    one = Edge(Reading(0, look, 1.0), Reading(look + gap, 2 * look + gap, 2.0))
-    assert 0 < one.standard_ns <= one.half_width_ns / math.sqrt(3) * (1 + 1e-9)
-
-
-def test_an_edges_standard_uncertainty_is_the_scatter_of_a_simulated_one():
-    draw = random.Random(4)
-    look, gap, errors = 10.0, 3.0, []
-    for _ in range(20_000):
-        move = draw.uniform(100, 113)
-        at = (move - 200) // (look + gap) * (look + gap)
-        taken = at + draw.uniform(0, look)
-        while (sooner := taken) <= move:
-            at += look + gap
-            taken = at + draw.uniform(0, look)
-        assert sooner > move
-        errors.append(at + look / 2 - (look + gap) / 2 - move)
-    one = Edge(Reading(0, 10, 1.0), Reading(13, 23, 2.0))
-    assert math.sqrt(sum(error**2 for error in errors) / len(errors)) == pytest.approx(one.standard_ns, rel=0.02)
-
-
-# -- work
-
-
-def test_a_batch_whose_tokens_were_timed_is_work_step_by_step():
-    batch = Served(100, 160, (3, 2), ((120, 140, 160), (120, 140)))
-    assert work_of([batch], prompt_tokens=7) == (
-        Work(100, 120, 2, 7, 0),
-        Work(120, 140, 2, 0, 1),
-        Work(140, 160, 1, 0, 1),
-    )
-
-
-def test_a_batch_that_was_not_observed_is_one_piece_of_work():
-    assert work_of([Served(100, 160, (3, 2))], prompt_tokens=7) == (Work(100, 160, 5, 7, 2, BATCH_SWING),)
-
-
-def test_work_is_interpolated_within_a_step_and_stands_still_in_a_pause():
-    tally = Tally([Work(0, 100, 10, 4, 1), Work(200, 300, 20)])
-    assert [tally.done(at).output_tokens for at in (-5, 0, 50, 100, 150, 250, 300, 999)] == [
-        0,
-        0,
-        5,
-        10,
-        10,
-        20,
-        30,
-        30,
-    ]
-    assert tally.done(50).prompt_tokens == 2
-    assert tally.done(50).loose_ns == pytest.approx(STEP_SWING * 50 / math.sqrt(6))
-    assert tally.done(150).loose_ns == 0
-    assert tally.done(250).busy_ns == 150
-
-
-@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 9)), min_size=1, max_size=30), st.data())
-def test_done_never_goes_back_and_ends_at_all_that_was_done(lengths, data):
-    work, at = [], 0
-    for length, tokens in lengths:
-        work.append(Work(at, at + length, tokens))
-        at += length
-    tally = Tally(work)
-    one, other = sorted(data.draw(st.tuples(st.floats(0, at), st.floats(0, at))))
-    assert tally.done(one).output_tokens <= tally.done(other).output_tokens + 1e-9
-    assert tally.done(at).output_tokens == sum(tokens for _, tokens in lengths)
 
 
 # -- windows
