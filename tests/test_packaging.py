@@ -114,8 +114,8 @@ def test_the_wheel_holds_what_a_user_needs(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     package = {name.removeprefix("pytest_slmperf/") for name in names if name.startswith("pytest_slmperf/")}
-    assert {"schemas/report.json", "schemas/baseline.json", "traces/azure_llm_2023_conv_excerpt.csv"} <= package
-    assert {"traces/README.md", "py.typed", "suites/__init__.py"} <= package
+    assert {f"schemas/{name}.json" for name in ("baseline", "comparison", "report")} <= package
+    assert {"traces/README.md", "traces/azure_llm_2023_conv_excerpt.csv", "py.typed", "suites/__init__.py"} <= package
     assert {f"suites/{path.name}" for path in (ROOT / "suites").glob("test_*.py")} <= package
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"pytest_slmperf"}

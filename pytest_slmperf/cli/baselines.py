@@ -12,9 +12,12 @@ from pytest_slmperf.cli.reading import read_report
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.baseline import Point, Retirement, case_order
 from pytest_slmperf.core.diff import Diff
+from pytest_slmperf.core.drivers import Recorded, tracks, version_order
 from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE
 from pytest_slmperf.core.verdict import quantity
+from pytest_slmperf.report.digest import interval
 from pytest_slmperf.report.table import table
 from pytest_slmperf.run import fingerprint
 from pytest_slmperf.run.accept import Terms, accept, refuse_part
@@ -27,10 +30,14 @@ if TYPE_CHECKING:
 FILTERS = ("device", "driver", "engine")
 """By what a file can be chosen."""
 
+MOVED = ("output_throughput", "joules_per_output_token")
+"""What `matrix` follows from driver to driver."""
+ABSENT = "–"
+
 
 def add(verbs: "Verbs") -> None:
     """Declare the verb and its own verbs."""
-    parser = verbs.add_parser("baselines", help="accept, retire, prune, list and show what is stored")
+    parser = verbs.add_parser("baselines", help="accept, retire, prune, list and show what is stored, driver by driver")
     own = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     folder = argparse.ArgumentParser(add_help=False)
@@ -63,6 +70,11 @@ def add(verbs: "Verbs") -> None:
     one = own.add_parser("show", parents=[which], help="one case: its key and its recordings")
     one.add_argument("case", metavar="CASE")
     one.set_defaults(run=_show)
+
+    across = own.add_parser("matrix", parents=[folder], help="which drivers have a baseline, and how figures moved")
+    across.add_argument("--suite", metavar="NAME", help="only this one")
+    across.add_argument("--metric", metavar="NAME", help=f"default: {' and '.join(MOVED)}")
+    across.set_defaults(run=_matrix)
 
 
 def _accept(given: argparse.Namespace) -> int:
@@ -149,6 +161,41 @@ def _show(given: argparse.Namespace) -> int:
                 who = f" by {point.retired.by}" if point.retired.by else ""
                 _say([f"recording {place} retired {point.retired.when}{who}: {point.retired.reason}"])
     return 0
+
+
+def _matrix(given: argparse.Namespace) -> int:
+    names = [metric(given.metric).name] if given.metric else list(MOVED)
+    files = [stored.file for stored in _store(given).files() if given.suite in (None, stored.file.suite)]
+    found = tracks(files)
+    if not found:
+        _say([f"nothing is stored in {_store(given).root}{f' of the suite {given.suite}' if given.suite else ''}"])
+        return 0
+    drivers = sorted({one.driver for track in found for one in track.recorded}, key=version_order)
+    stored = {name for file in files for case in file.cases.values() for point in case.points for name in point.metrics}
+    followed = [name for name in names if name in stored or given.metric]
+    rows = []
+    for track in found:
+        by_driver = {one.driver: one for one in track.recorded}
+        head = (track.suite, track.engine, track.device)
+        cells = [by_driver.get(driver) for driver in drivers]
+        rows.append((*head, "cases, newest", *(f"{one.cases}, {one.newest[:10]}" if one else ABSENT for one in cells)))
+        rows += [("", "", "", name, *(_moved(one, name) for one in cells)) for name in followed]
+    _say(table(("suite", "engine", "device", "", *drivers), rows))
+    _say(
+        f"* {track.suite} on {track.engine}, {track.device}, {one.before} → {one.driver}: also differs {also}"
+        for track in found
+        for one in track.recorded
+        for also in one.also
+    )
+    return 0
+
+
+def _moved(one: Recorded | None, name: str) -> str:
+    """How a metric moved from the driver before; empty where there is none before."""
+    if one is None or one.before is None:
+        return ""
+    moved = interval(one.moved[name]) if name in one.moved else ABSENT
+    return f"{moved} *" if one.also else moved
 
 
 def _rows(place: int, point: Point, in_force: bool) -> list[tuple[str, ...]]:  # noqa: FBT001 - a column

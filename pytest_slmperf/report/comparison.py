@@ -11,7 +11,7 @@ from pytest_slmperf.core.comparison import Change, Comparison, Mean, Row
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.side import Side
-from pytest_slmperf.core.verdict import Effect, Status, change, quantity
+from pytest_slmperf.core.verdict import Effect, Status, quantity
 from pytest_slmperf.report import digest, files
 from pytest_slmperf.report.digest import Finding
 from pytest_slmperf.report.markdown import SIGNS, escape, failures, fitted, folded, grid, paragraph
@@ -169,10 +169,8 @@ def _signed(row: Row) -> tuple[str, ...]:
 
 
 def _mean_line(mean: Mean) -> str:
-    count = len(mean.cases)
-    bounds = f"{change(mean.low).removesuffix('%')}…{change(mean.high).removesuffix('%')}"
-    of = "the one case" if count == 1 else f"{count} cases"
-    return f"geometric mean over {of}: {mean.metric.name} {mean.ratio - 1:+.1%} (95% CI {bounds})"
+    of = "the one case" if len(mean.cases) == 1 else f"{len(mean.cases)} cases"
+    return f"geometric mean over {of}: {mean.metric.name} {digest.interval(mean)}"
 
 
 def _failed(comparison: Comparison) -> list[Finding]:

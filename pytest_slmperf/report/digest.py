@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 
+from pytest_slmperf.core.comparison import Mean
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
@@ -335,9 +336,9 @@ def _shapes(baseline: Sample | None, candidate: Sample | None) -> str:
     return " vs ".join(sample.shape for sample in (baseline, candidate) if sample)
 
 
-def interval(effect: Effect) -> str:
+def interval(of: Effect | Mean) -> str:
     """`-9.8% (-11.0…-8.6)`: the change with the bounds of its 95 % interval."""
-    return f"{effect.ratio - 1:+.1%} ({_bound(effect.low)}…{_bound(effect.high)})"
+    return f"{of.ratio - 1:+.1%} ({_bound(of.low)}…{_bound(of.high)})"
 
 
 def _bound(ratio: float) -> str:
