@@ -9,7 +9,6 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -157,8 +156,8 @@ class NvmlMeter:
         self._events: Handle | None = None
         self._stop = threading.Event()
         self._watches: list[_Watch] = []
-        self._pool: ThreadPoolExecutor | None = None
-        self._running: Future[None] | None = None
+        self._thread: threading.Thread | None = None
+        self._whole = True
 
     # -- the session
 
@@ -198,10 +197,7 @@ class NvmlMeter:
         """End the session; other sessions of this process stay open."""
         if self._nvml is None:
             return
-        self._stop.set()
-        if self._pool:
-            self._pool.shutdown()
-            self._pool = None
+        self._end()
         with suppress(self._nvml.NVMLError):  # a lost board refuses even this
             if self._events is not None:
                 self._nvml.nvmlEventSetFree(self._events)
@@ -258,18 +254,18 @@ class NvmlMeter:
 
     def _told(self, untold: dict[str, str], what: str, ask: str | Callable[..., Any], *given: Any) -> Any:  # noqa: ANN401
         """What a call of NVML (by its name) or a function of ours answers, or None and the reason in `untold`."""
+        call = getattr(self._nvml, ask, None) if isinstance(ask, str) else ask
+        if call is None:
+            untold[what] = "this nvidia-ml-py is too old for it"
+            return None
         try:
-            return (getattr(self._nvml, ask) if isinstance(ask, str) else ask)(*given)
+            return call(*given)
         except self._nvml.NVMLError as error:
             untold[what] = _why(self._nvml, error)
-        except AttributeError:
-            untold[what] = "this nvidia-ml-py is too old for it"
         return None
 
-    def _field(self, board: _Board, number: int | None) -> int | float:
+    def _field(self, board: _Board, number: int) -> int | float:
         """A field value; the call itself succeeds even where the field can't be had."""
-        if number is None:
-            raise AttributeError("a field that this nvidia-ml-py doesn't know")
         (read,) = self._nvml.nvmlDeviceGetFieldValues(board.handle, [number])
         if read.nvmlReturn != self._nvml.NVML_SUCCESS:
             raise self._nvml.NVMLError(read.nvmlReturn)
@@ -384,7 +380,7 @@ class NvmlMeter:
     def _throttled_ns(self, board: _Board) -> dict[Throttle, int]:
         nvml, counted = self._nvml, {}  # type: Library, dict[Throttle, int]
         for kind, name in COUNTED.items():
-            read = self._told({}, kind, self._field, board, getattr(nvml, name, None))
+            read = self._told({}, kind, self._field, board, getattr(nvml, name))
             if read is None and kind in VIOLATIONS:
                 policy = getattr(nvml, VIOLATIONS[kind])
                 violation = self._told({}, kind, "nvmlDeviceGetViolationStatus", board.handle, policy)
@@ -421,16 +417,27 @@ class NvmlMeter:
         """Begin to look for edges, in a thread."""
         self._begin()
         self._stop.clear()
-        self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="slmperf-nvml")
-        self._running = self._pool.submit(self._record, self._stop.is_set)
+        self._whole = False
+        self._thread = threading.Thread(target=self._look_on, name="slmperf-nvml", daemon=True)
+        self._thread.start()
 
     def stop(self) -> Recording:
         """End looking, after a millisecond or so."""
-        self._stop.set()
-        if self._running:
-            self._running.result()
-            self._running = None
+        self._end()
+        for watch in self._watches:
+            if not self._whole:
+                watch.failure = watch.failure or "the meter's thread broke off; its error is on standard error"
         return self._recorded()
+
+    def _look_on(self) -> None:
+        self._record(self._stop.is_set)
+        self._whole = True
+
+    def _end(self) -> None:
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+            self._thread = None
 
     def watch(self, seconds: float) -> Recording:
         """Start, look for so long, and stop, in this thread."""

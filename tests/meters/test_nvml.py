@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -380,6 +381,25 @@ def test_closing_while_it_looks_ends_the_looking(meter):
     _, nvml, _ = meter("power 0 400", real=True)
     nvml.start()
     nvml.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_breaks_off_is_no_recording(driver):
+    one = driver("power 0 400")
+
+    broke = threading.Event()
+
+    def sleep(_seconds):
+        broke.set()
+        raise RuntimeError("the clock broke")
+
+    nvml = NvmlMeter(clock=one.now_ns, sleep=sleep)
+    nvml.open()
+    nvml.start()
+    broke.wait(10)
+    (trace,) = nvml.stop().traces
+    nvml.close()
+    assert "broke off" in trace.failure
 
 
 def test_a_recording_in_a_thread_and_a_state_in_between_do_not_disturb_each_other(meter):
