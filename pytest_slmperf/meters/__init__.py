@@ -1,1 +1,1 @@
-"""One file per source of energy, behind the protocol of `core/energy.py`."""
+"""One file per source of energy, behind the protocol of `core/meter.py`."""

@@ -130,7 +130,7 @@ def visible_devices(text: str) -> tuple[int | str, ...]:
 
 
 class NvmlMeter:
-    """The boards of an engine as one meter. See `core.energy.Meter`.
+    """The boards of an engine as one meter. See `core.meter.Meter`.
 
     `boards` are indices, UUIDs (or an unmistakable beginning of one), or UUIDs of MIG instances, whose board is read:
     an instance has no power of its own. `seen_s` is the part of each period that their sensor was found to see, where

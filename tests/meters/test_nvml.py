@@ -151,6 +151,21 @@ def test_two_meters_look_at_once_in_threads_in_real_time(meter):
         assert quantity.value == pytest.approx(400 * 0.023 / 64, rel=doubt)
 
 
+def test_what_a_meter_recorded_of_one_board_can_be_replayed_as_another(meter, tmp_path):
+    _, nvml, _ = meter("power 0 300", "wave 0.7 0.3 200", "period 0.1 0.05")
+    (trace,) = nvml.watch(7).traces
+    nvml.close()
+    moves = [(edge.at_ns, edge.new.joules) for edge in trace.edges]
+    recording = nvml_standin.write_recording(tmp_path / "board.csv", moves)
+    mean_w = (moves[-1][1] - moves[0][1]) / (moves[-1][0] - moves[0][0]) * NS
+    for ticks in ("", " ticks"):
+        again, nvml, _ = meter(f"replay {recording}{ticks}")
+        energy, _, _ = measured(again, nvml, 14)
+        assert energy.metrics()["mean_power_w"].value == pytest.approx(mean_w, rel=0.02)
+        nvml.close()
+    assert mean_w == pytest.approx(360, rel=0.02)
+
+
 # -- where there is no counter
 
 

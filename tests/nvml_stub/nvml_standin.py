@@ -88,6 +88,13 @@ def write_scenario(
     return path
 
 
+def write_recording(path: Path, moves: Iterable[tuple[float, float]]) -> Path:
+    """A recording that the statement `replay` knows, from the moves of a counter: when (ns), and to how many joules."""
+    rows = [f"{at_ns / NS_PER_S:.9f},{joules:.3f}" for at_ns, joules in moves]
+    path.write_text("\n".join(["seconds,joules", *rows, ""]), encoding="utf-8")
+    return path
+
+
 def environment(scenario: Path) -> Mapping[str, str]:
     """What a child process needs to find the stand-in as the driver's library, whatever it uses it with."""
     before = os.environ.get("LD_LIBRARY_PATH")
