@@ -33,9 +33,9 @@ BOARD = "gpu_uuid"
 class Meaning(StrEnum):
     """What a differing field means here."""
 
-    INCOMPARABLE = "makes it incomparable"
-    COMPARED = "what is compared"
-    NOTE = "worth a note"
+    INCOMPARABLE = "incomparable"
+    COMPARED = "compared"
+    NOTE = "note"
 
 
 @dataclass(frozen=True)
