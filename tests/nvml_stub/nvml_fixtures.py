@@ -39,11 +39,14 @@ MakeDriver = Callable[..., Driver]
 
 @pytest.fixture(scope="session")
 def stub() -> ctypes.CDLL:
-    """The stand-in library, loaded in this process; a skip where it can't be built."""
+    """The stand-in library, loaded in this process; a skip where it can't be built or a real one came first."""
     try:
-        return nvml_standin.load()
+        library = nvml_standin.load()
     except nvml_standin.NoCompiler as error:
         pytest.skip(str(error))
+    if not hasattr(ctypes.CDLL(nvml_standin.SONAME), "nvmlstub_is_stub"):
+        pytest.skip("this process has loaded the real driver's library already")
+    return library
 
 
 @pytest.fixture
