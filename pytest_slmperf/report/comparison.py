@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_slmperf.core.comparison import Change, Comparison, Mean, Row
+from pytest_slmperf.core.comparison import Change, Comparison, Mean, Meaning, Row
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.side import Side
@@ -20,6 +20,11 @@ from pytest_slmperf.report.table import table
 FORMAT = "slmperf-comparison"
 VERSION = 1
 NOT_GATED = "not gated"
+MEANINGS = {
+    Meaning.INCOMPARABLE: "nothing can be compared",
+    Meaning.COMPARED: "what is compared",
+    Meaning.NOTE: "worth a note",
+}
 HEADERS = ("case", "metric", "old", "new", "change (95% CI)", "tolerance", "launches", "verdict")
 RIGHT = ("old", "new", "change (95% CI)", "tolerance")
 NOTHING_JUDGED = "nothing judged, so nothing has passed: give a tolerance, as in --tolerance output_throughput=0.03"
@@ -192,7 +197,7 @@ def _remarks(comparison: Comparison) -> Iterator[str]:
     shared = {one.measurement.case for one in comparison.a.cases} & {one.measurement.case for one in comparison.b.cases}
     for one in comparison.changes:
         where = "" if len(one.cases) == len(shared) else f", in {len(one.cases)} of {len(shared)} cases"
-        yield f"differs, {one.meaning}: {one}{where}"
+        yield f"differs, {MEANINGS[one.meaning]}: {one}{where}"
 
 
 def _side_document(side: Side) -> dict[str, Any]:

@@ -168,6 +168,12 @@ def test_a_case_that_is_gone_is_red_and_a_new_one_is_said():
     assert not found.passed
 
 
+def test_a_tolerance_that_is_given_gates_what_is_gone():
+    """A case that A measured and B lacks is red by it, although A gates nothing."""
+    found = compare(a(recorded(1), recorded(4, tolerances={})), b(recorded(1)), {THROUGHPUT: 0.03})
+    assert [row.verdict.status for row in found.rows] == [Status.UNCHANGED, Status.UNMEASURED]
+
+
 def test_a_case_that_was_left_out_says_why():
     """The reason of the run that didn't measure it is part of the verdict."""
     gone = "decode/opt-125m/batch=4"
