@@ -1,7 +1,7 @@
 """Energy and health of NVIDIA boards, through NVML. The only file that imports pynvml (of the package nvidia-ml-py).
 
 One session stays open from `open` to `close`. Between `start` and `stop` a thread looks for edges of the energy
-counters: it sleeps until an update is due, and then looks every half a millisecond until the value moves. NVML's units
+counters: it sleeps until an update is due, and then looks every millisecond until the value moves. NVML's units
 (mJ, mW) become ours beside the call.
 """
 
@@ -67,9 +67,9 @@ VIOLATIONS: Mapping[Throttle, str] = {
 class Pace:
     """How often a meter looks."""
 
-    edge_every_s: float = 0.2
+    edge_every_s: float = 0.1
     """From one edge to the next that is looked for; rarer where that costs too much."""
-    look_every_s: float = 0.0005
+    look_every_s: float = 0.001
     """Between two looks for an edge."""
     power_every_s: float = 0.05
     """Where there is no counter."""
