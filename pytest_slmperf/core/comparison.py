@@ -60,6 +60,8 @@ class Row:
     """One metric of one case on both sides."""
 
     suite: str
+    engine: str
+    """Its name; `vllm → transformers` where the sides have one each."""
     case: str
     metric: Metric
     old: Sample | None
@@ -74,9 +76,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Mean:
-    """The geometric mean of the ratios of a metric over the cases of a suite, with its 95 % interval."""
+    """The geometric mean of the ratios of a metric over the cases of a suite on an engine, with its 95 % interval."""
 
     suite: str
+    engine: str
     metric: Metric
     cases: tuple[str, ...]
     ratio: float
@@ -175,13 +178,19 @@ def _named(side: Side) -> str:
     return f"{side.label} has {', '.join(names[:3]) or 'no case'}{more}"
 
 
+def _engine(old: RecordedCase, new: RecordedCase) -> str:
+    return old.engine if old.engine == new.engine else f"{old.engine} → {new.engine}"
+
+
 def _rows(old: RecordedCase, new: RecordedCase, asked: Mapping[str, float], *, every: bool) -> Iterator[Row]:
     before, after = old.measurement, new.measurement
     gating = {**new.tolerances, **old.tolerances, **asked}
     everything = [*before.samples, *after.samples] if every else []
     unlike = "; ".join(str(one) for one in _changes(old, new) if one.meaning is Meaning.INCOMPARABLE)
     for name in dict.fromkeys([*gating, *everything]):
-        row = Row(old.suite, before.case, metric(name), before.samples.get(name), after.samples.get(name))
+        row = Row(
+            old.suite, _engine(old, new), before.case, metric(name), before.samples.get(name), after.samples.get(name)
+        )
         gated_here = name in old.tolerances or name in new.tolerances
         if not (gated_here or row.old or row.new or before.void or after.void):
             continue  # a tolerance that is given is meant for cases that measure it
@@ -206,7 +215,7 @@ def _missing(one: RecordedCase, asked: Mapping[str, float], b: Side) -> Iterator
     gating = {**one.tolerances, **{name: fraction for name, fraction in asked.items() if name in samples}}
     on = f" on {one.engine}" if any(other.measurement.case == case for other in b.cases) else ""
     for name in gating:
-        row = Row(one.suite, case, metric(name), samples.get(name), None)
+        row = Row(one.suite, one.engine, case, metric(name), samples.get(name), None)
         why = f"B has no such case{on}" + (f": {b.absent[case]}" if case in b.absent else "")
         yield _refused(row, gating, Status.UNMEASURED, why, "Measure it, or retire it in A if nobody needs it.")
 
@@ -283,22 +292,22 @@ def _gathered(pairs: Iterable[tuple[RecordedCase, RecordedCase]]) -> Iterator[Ch
 
 
 def _means(rows: Iterable[Row]) -> Iterator[Mean]:
-    """The mean of each suite and metric.
+    """The mean of each suite, engine and metric.
 
     Where launches can't be told to have measured all the cases, these are taken to err together: the standard deviation
     of a mean is at most the mean of the standard deviations, whatever the cases have in common.
     """
-    groups: dict[tuple[str, Metric], list[tuple[Row, Sample, Sample, Effect]]] = {}
+    groups: dict[tuple[str, str, Metric], list[tuple[Row, Sample, Sample, Effect]]] = {}
     for row in rows:
         if row.effect and row.old and row.new:
-            groups.setdefault((row.suite, row.metric), []).append((row, row.old, row.new, row.effect))
-    for (suite, meaning), group in groups.items():
+            groups.setdefault((row.suite, row.engine, row.metric), []).append((row, row.old, row.new, row.effect))
+    for (suite, engine, meaning), group in groups.items():
         before, after = [old for _, old, _, _ in group], [new for _, _, new, _ in group]
         whole = all(len({len(sample.launches) for sample in side}) == 1 for side in (before, after))
         launches = _look(meaning, _folded(before), _folded(after), DEFAULT_TOLERANCE).effect if whole else None
         effects = [launches] if launches else [effect for *_, effect in group]
         ratio, low, high = (_geometric([getattr(one, name) for one in effects]) for name in ("ratio", "low", "high"))
-        yield Mean(suite, meaning, tuple(row.case for row, *_ in group), ratio, low, high, whole)
+        yield Mean(suite, engine, meaning, tuple(row.case for row, *_ in group), ratio, low, high, whole)
 
 
 def _folded(samples: Sequence[Sample]) -> Sample:

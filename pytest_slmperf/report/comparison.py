@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +97,10 @@ def _counts(comparison: Comparison) -> dict[str, int]:
 
 def _lines(comparison: Comparison, width: int) -> Iterator[str]:
     yield from _sides(comparison)
-    for suite, rows in _by_suite(comparison.rows).items():
-        yield f" {digest.one_line(suite)}: B against A ".center(width, "-")
+    for title, rows, means in _tables(comparison):
+        yield f" {title} ".center(width, "-")
         yield from table(HEADERS, [_cells(row) for row in rows], RIGHT)
         yield ""
-        means = [mean for mean in comparison.means if mean.suite == suite]
         yield from (_mean_line(mean) for mean in means)
     yield " compared ".center(width, "-")
     for finding in _failed(comparison):
@@ -117,9 +116,9 @@ def _markdown(comparison: Comparison) -> Iterator[tuple[str, bool]]:
     for side in _sides(comparison):
         yield "", True
         yield paragraph(side), True
-    for suite, rows in _by_suite(comparison.rows).items():
+    for title, rows, means in _tables(comparison):
         yield "", True
-        yield f"#### {escape(suite)}: B against A", True
+        yield f"#### {escape(title)}", True
         headers = ("", *HEADERS[:-1])
         red = [_signed(row) for row in rows if row.verdict is not None and not row.verdict.passed]
         passed = [_signed(row) for row in rows if row.verdict is not None and row.verdict.passed]
@@ -129,7 +128,7 @@ def _markdown(comparison: Comparison) -> Iterator[tuple[str, bool]]:
         for kind, rest in (("passed", passed), (NOT_GATED, reported)):
             if rest:
                 yield from folded(f"{len(rest)} {kind}", grid(headers, rest))
-        for mean in (mean for mean in comparison.means if mean.suite == suite):
+        for mean in means:
             yield "", True
             yield f"- {paragraph(_mean_line(mean))}", True
     yield from failures(_failed(comparison))
@@ -147,11 +146,14 @@ def _sides(comparison: Comparison) -> Iterator[str]:
         yield digest.one_line(f"{letter}: {side.label} ({machines}; {cases}, {when})")
 
 
-def _by_suite(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    suites: dict[str, list[Row]] = {}
-    for row in rows:
-        suites.setdefault(row.suite, []).append(row)
-    return suites
+def _tables(comparison: Comparison) -> Iterator[tuple[str, list[Row], list[Mean]]]:
+    """A title, the rows and the means of each suite on each engine."""
+    rows: dict[tuple[str, str], list[Row]] = {}
+    for row in comparison.rows:
+        rows.setdefault((row.suite, row.engine), []).append(row)
+    for (suite, engine), of_both in rows.items():
+        means = [mean for mean in comparison.means if (mean.suite, mean.engine) == (suite, engine)]
+        yield digest.one_line(f"{suite} on {engine}: B against A"), of_both, means
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -179,7 +181,12 @@ def _mean_line(mean: Mean) -> str:
 
 
 def _failed(comparison: Comparison) -> list[Finding]:
-    return digest.by_cause((f"{one.case} {one.metric}", one) for one in comparison.verdicts)
+    several = len({row.engine for row in comparison.rows}) > 1
+    return digest.by_cause(
+        (f"{row.case} {row.metric.name}{f' on {row.engine}' if several else ''}", row.verdict)
+        for row in comparison.rows
+        if row.verdict is not None
+    )
 
 
 def _remarks(comparison: Comparison) -> Iterator[str]:
@@ -223,6 +230,7 @@ def _row_document(row: Row) -> dict[str, Any]:
     verdict = row.verdict
     return {
         "suite": row.suite,
+        "engine": row.engine,
         "case": row.case,
         "metric": row.metric.name,
         "unit": row.metric.unit,
@@ -257,6 +265,7 @@ def _finite(value: float) -> float | None:
 def _mean_document(mean: Mean) -> dict[str, Any]:
     return {
         "suite": mean.suite,
+        "engine": mean.engine,
         "metric": mean.metric.name,
         "cases": list(mean.cases),
         **_interval(mean),

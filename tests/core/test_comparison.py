@@ -232,6 +232,8 @@ def test_engines_of_one_side_are_paired_by_name():
         (Status.UNMEASURED, "B has no such case on vllm"),
     ]
     assert compare(a(vllm), b(torch)).passed
+    assert only(compare(a(vllm), b(torch))).engine == "vllm → transformers"
+    assert [mean.engine for mean in compare(a(vllm, torch), b(vllm, torch)).means] == ["vllm", "transformers"]
 
 
 def test_a_case_twice_on_one_side_is_wrong_usage():

@@ -65,7 +65,7 @@ def test_a_terminal_shows_a_row_for_each_metric_and_then_what_is_not_the_same():
     """Old, new, change with interval, tolerance and verdict; then the mean, what failed, and the fields."""
     shown = lines(compared())
     assert shown[0] == "A: old.json (NVIDIA H100 80GB HBM3, 580.65.06; 3 cases, recorded 2026-03-01)"
-    assert " decode: B against A " in shown[2]
+    assert " decode on fake: B against A " in shown[2]
     rows = {tuple(line.split()[:2]): line.split()[2:] for line in shown if line.startswith("opt-125m/batch=")}
     assert len(rows) == 6
     throughput = rows["opt-125m/batch=4", "output_throughput"]
