@@ -125,7 +125,7 @@ def compare(a: Side, b: Side, tolerances: Mapping[str, float] | None = None, *, 
     asked = {metric(name).name: gate.Policy(fraction).tolerance for name, fraction in (tolerances or {}).items()}
     pairs, gone, new = _paired(a, b)
     if not pairs:
-        raise UsageError(f"nothing in common: {_named(a)}; {_named(b)}")
+        raise UsageError(f"nothing in common: {_named(a)}; {_named(b)}; compare recordings of the same suites")
     measured = {name for pair in pairs for one in pair for name in one.measurement.samples}
     for name in asked:
         if name not in measured:
