@@ -41,7 +41,9 @@ def test_the_baseline_of_a_renamed_sweep_is_red_beside_the_new_one(project):
     assert "if the sweep was renamed, record it: pytest --slmperf" in prose(result)
 
 
-@pytest.mark.parametrize("words", [("-k", "test_answer"), ("suites/latency",), ("suites/latency/test_first_answer.py",)])
+@pytest.mark.parametrize(
+    "words", [("-k", "test_answer"), ("suites/latency",), ("suites/latency/test_first_answer.py",)]
+)
 def test_a_selection_only_says_so(with_latency, words):
     """Who runs a part of the suites may not have collected the one whose baseline it is."""
     result = with_latency.gate(*words)
