@@ -8,13 +8,14 @@ for all measurements of one board, so it cancels in their ratio.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist, fmean, stdev
 
-from pytest_slmperf.core.board import BoardSample, Effect, Finding
+from pytest_slmperf.core.board import BoardRound, BoardSample, Effect, Finding, Stated, judge_board, void
 from pytest_slmperf.core.edges import Edge, EnergyTrace, Source, judge_trace
+from pytest_slmperf.core.meter import Around, Recording
 from pytest_slmperf.core.tally import NS_PER_S, STEP_SWING, Tally, Work
 
 COVERAGE = 0.95
@@ -210,6 +211,53 @@ def energy_of(traces: Sequence[EnergyTrace], work: Sequence[Work], terms: Terms 
             return NoEnergy(f"{trace.board}: {one.reason}")
         found.append(one)
     return Energy(tuple(found))
+
+
+@dataclass(frozen=True, slots=True)
+class RoundEnergy:
+    """The joules of a round, unless a guard voids them, and what the guards found."""
+
+    energy: Energy | NoEnergy
+    findings: Mapping[str, tuple[Finding, ...]]
+    """By board."""
+
+
+def energy_of_round(
+    recording: Recording,
+    work: Sequence[Work],
+    around: Around,
+    *,
+    stated: Mapping[str, Stated] = {},
+    ours: Collection[int] = (),
+    terms: Terms = Terms(),
+) -> RoundEnergy:
+    """The joules of all boards of a meter while this work was done, and what is to be said of each board.
+
+    `stated` is what is expected of a board, by UUID; `ours` are processes known to be ours. A board that could not be
+    read, or that a guard voids, leaves all without joules.
+    """
+    energy = energy_of(recording.traces, work, terms)
+    for board, why in recording.missing.items():
+        energy = NoEnergy(f"{board}: {why}")
+    traces = {trace.board: trace for trace in recording.traces}
+    counted = {one.board: one for one in energy.boards} if isinstance(energy, Energy) else {}
+    findings: dict[str, tuple[Finding, ...]] = {}
+    for board, before in around.before.items():
+        samples = recording.samples.get(board, ())
+        told = [
+            judge_trace(traces[board]) if board in traces else None,
+            judge_plausibility(counted[board], samples) if board in counted else None,
+            *judge_board(
+                BoardRound(around.idle[board], before, around.after[board], samples),
+                stated=stated.get(board, Stated()),
+                ours=ours,
+            ),
+        ]
+        findings[board] = tuple(finding for finding in told if finding)
+        voided = void(findings[board])
+        if voided and isinstance(energy, Energy):
+            energy = NoEnergy(f"{board}: {voided.reason}")
+    return RoundEnergy(energy, findings)
 
 
 def judge_plausibility(one: BoardEnergy, samples: Sequence[BoardSample]) -> Finding | None:

@@ -39,6 +39,18 @@ class Recording:
     """By board: why it has no trace."""
 
 
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a meter said of its boards around a round, each by UUID."""
+
+    idle: Mapping[str, BoardState]
+    """Before our engine's start."""
+    before: Mapping[str, BoardState]
+    """Right before the meter was started."""
+    after: Mapping[str, BoardState]
+    """Right after it was stopped."""
+
+
 class Meter(Protocol):
     """A source of joules beside an engine. One object is one session; it is opened once and used by one thread."""
 

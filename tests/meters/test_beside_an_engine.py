@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_slmperf.core.board import BoardRound, judge_board
-from pytest_slmperf.core.energy import Energy, Terms, energy_of
+from pytest_slmperf.core.energy import Energy, Terms, energy_of_round
 from pytest_slmperf.core.engine import Served
+from pytest_slmperf.core.meter import Around
 from pytest_slmperf.core.tally import work_of
 from pytest_slmperf.meters.nvml import NvmlMeter
 
@@ -59,17 +59,18 @@ def engine(tmp_path):
 def test_joules_per_token_are_the_boards_over_the_engines_tokens(driver, engine, tmp_path, observed):
     one = driver(f"load {tmp_path / 'load'} 100 500", "period 0.1 0.02", real=True)
     meter = NvmlMeter()
-    (uuid,) = meter.open().boards
-    idle = meter.states()[uuid]
+    meter.open()
+    idle = meter.states()
     serve = engine(0.75, observed=observed)
     serve(1)
-    before = meter.states()[uuid]
+    before = meter.states()
     meter.start()
     batches = serve(30)
     recording = meter.stop()
-    after = meter.states()[uuid]
-
-    energy = energy_of(recording.traces, work_of(batches, prompt_tokens=8), Terms(lead_in_s=0.3, least_s=0.5))
+    around = Around(idle, before, meter.states())
+    work, terms = work_of(batches, prompt_tokens=8), Terms(lead_in_s=0.3, least_s=0.5)
+    found = energy_of_round(recording, work, around, terms=terms)
+    energy = found.energy
     assert isinstance(energy, Energy), energy
     (board,) = energy.boards
     doubt = 4 * board.uncertainty.random
@@ -81,6 +82,5 @@ def test_joules_per_token_are_the_boards_over_the_engines_tokens(driver, engine,
         share = board.seconds / (batches[-1].ended_ns - batches[0].started_ns) * 1e9
         assert board.output_tokens == pytest.approx(share * 30 * 8 * 12, rel=0.15)
     assert board.total_tokens > board.output_tokens
-    findings = judge_board(BoardRound(idle, before, after, recording.samples[uuid]))
-    assert findings == (), "the engine's own process is no stranger"
+    assert [*found.findings.values()] == [()], "the engine's own process is no stranger"
     meter.close()
