@@ -311,7 +311,8 @@ class NvmlMeter:
         return {board.uuid: self._state(board) for board in self._boards}
 
     def _state(self, board: _Board) -> BoardState:
-        nvml, handle, untold = self._nvml, board.handle, {}  # type: Library, Handle, dict[str, str]
+        nvml, handle = self._nvml, board.handle
+        untold: dict[str, str] = {}
         told = partial(self._told, untold)
         limit_mw = told("power limit", "nvmlDeviceGetEnforcedPowerLimit", handle)
         default_mw = told("default power limit", "nvmlDeviceGetPowerManagementDefaultLimit", handle)
@@ -378,7 +379,8 @@ class NvmlMeter:
         return None if rates is None else rates.gpu / 100
 
     def _throttled_ns(self, board: _Board) -> dict[Throttle, int]:
-        nvml, counted = self._nvml, {}  # type: Library, dict[Throttle, int]
+        nvml = self._nvml
+        counted: dict[Throttle, int] = {}
         for kind, name in COUNTED.items():
             read = self._told({}, kind, self._field, board, getattr(nvml, name))
             if read is None and kind in VIOLATIONS:
