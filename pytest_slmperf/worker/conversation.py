@@ -67,7 +67,7 @@ def _serve(asked: BufferedReader, told: RawIOBase, engine: Engine, facts: Engine
     case: Case | None = None
     while (message := _receive(asked)) is not None and not isinstance(message, Stop):
         if isinstance(message, MeasurePeak | Prepare):
-            case = Case(engine, message.load, vocabulary=facts.vocabulary)
+            case = Case(engine, message.load, facts)
         if case is None:
             raise ValueError(f"{message} before any load")
         answer = _attempt(told, partial(_answer, message, case))

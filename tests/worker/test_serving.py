@@ -18,8 +18,18 @@ GOOD = Served(100, 200, (4, 6), ((101, 102, 103, 104), (101, 102, 103, 104, 150,
 
 def case_of(**options):
     engine = fake.create(EngineSpec("fake", "tiny", options=options))
-    engine.start()
-    return Case(engine, LOAD, vocabulary=1024)
+    return Case(engine, LOAD, replace(engine.start(), vocabulary=1024))
+
+
+class SilentOnMemory:
+    """The simulated engine, but it doesn't say its peak."""
+
+    def __init__(self):
+        self._engine = fake.create(EngineSpec("fake", "tiny"))
+        self.start, self.stop = self._engine.start, self._engine.stop
+
+    def serve(self, batch, *, observe):
+        return replace(self._engine.serve(batch, observe=observe), peak_memory_bytes=None)
 
 
 def test_a_round_counts_the_work_of_all_its_batches():
@@ -53,6 +63,20 @@ def test_a_steady_engine_is_warmed_up_briefly():
 
 def test_the_engines_own_word_on_memory_is_taken_of_the_whole_batch():
     assert case_of(memory_bytes=1000, memory_bytes_per_token=1).measure_peak().memory_bytes == 1034
+
+
+@pytest.mark.parametrize("device", ["cuda", "simulated"])
+def test_the_processs_memory_is_not_taken_for_that_of_another_device(device):
+    """Where the engine doesn't say what it takes of its device, the peak has no value, and the reason is given."""
+    engine = SilentOnMemory()
+    measured = Case(engine, LOAD, replace(engine.start(), device=device)).measure_peak()
+    assert measured.memory_bytes is None
+    assert f"memory of the device ({device})" in measured.reason
+
+
+def test_the_processs_memory_is_taken_on_a_cpu():
+    engine = SilentOnMemory()
+    assert Case(engine, LOAD, replace(engine.start(), device="cpu")).measure_peak().memory_bytes > MIB
 
 
 def test_the_kernels_high_water_mark_is_forgotten_and_rises_again():
