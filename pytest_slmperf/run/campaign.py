@@ -308,6 +308,7 @@ class Campaign:
     def _confirm(self, case: OngoingCase) -> None:
         if case.fresh_from is None:
             return
+        case.confirmed = True
         for name in self._suspected(case):
             baseline, fresh = self._arms_of(case, name, case.fresh_from)
             first = case.verdicts[name]
@@ -349,7 +350,7 @@ class Campaign:
                 status, name, meaning.unit, meaning.higher_is_better, reason=reason, way_out=way_out, judged=judged
             )
         decided = case.verdicts[name]
-        if decided.status is Status.REGRESSED and (case.fresh_from is None or case.missing):
+        if decided.status is Status.REGRESSED and not case.confirmed:
             reason = "it looked regressed, and the run ended before it was confirmed"
             return replace(decided, status=Status.INCONCLUSIVE, reason=reason)
         if decided.status is Status.INCONCLUSIVE and case.missing:

@@ -35,6 +35,8 @@ class OngoingCase:
     """Whether the gate looks at it."""
     fresh_from: int | None = None
     """Block at which the confirmation began."""
+    confirmed: bool = False
+    """Whether the fresh launches were judged; until then nothing is `regressed`, however many there are."""
     again: "OngoingCase | None" = None
     """The same case in launches made for a knee or a frontier that looked regressed; the gate doesn't look at them."""
 

@@ -245,6 +245,35 @@ def test_a_failed_launch_ends_the_campaign_and_leaves_what_was_measured():
     assert set(statuses(outcome).values()) == {Status.INCONCLUSIVE}
 
 
+@pytest.mark.parametrize("error", [EngineDied("killed"), KeyboardInterrupt()], ids=["dies", "interrupted"])
+def test_nothing_is_regressed_before_it_was_confirmed(error):
+    """A run that ends in the last launch of a confirmation confirmed nothing, also of what has all its launches."""
+    sweep = Sweep("decode", StaticBatch(8, 8), batch_size=[1], gate={"output_throughput": 0.05})
+    names = ("decode/a/batch=1", "decode/b/batch=1")
+    slower = lost(0.2, cases=names)
+
+    def ends(arm, case, index):
+        if index == 2 + 2 * 8 + 2 * 8 - 1:
+            raise error
+        return slower(arm, case, index)
+
+    running = campaign(Script(ends), sweep=sweep, models=("a", "b"), find=stored(names=names))
+    with pytest.raises(type(error)):
+        running.run()
+    verdicts = [case.verdicts["output_throughput"] for case in running.outcome().cases.values()]
+    assert {verdict.status for verdict in verdicts} == {Status.INCONCLUSIVE}
+    assert all("the run ended before it was confirmed" in verdict.reason for verdict in verdicts)
+
+
+def test_void_fresh_launches_confirm_nothing():
+    """What stays void in its confirmation is neither regressed nor void, whether or not the run came to its end."""
+    slower = lost(0.2)
+    script = Script(lambda arm, case, index: slower(arm, case, index) if index < 9 else None)
+    verdict = play(script).cases[ONE].verdicts["output_throughput"]
+    assert verdict.status is Status.INCONCLUSIVE
+    assert "no fresh launches to confirm it" in verdict.reason
+
+
 def test_the_plan_grows_with_what_is_still_undecided():
     """Progress is told how many launches are expected by now, and how many are done."""
     script = Script(lost(0.2))
