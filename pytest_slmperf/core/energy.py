@@ -261,8 +261,12 @@ def energy_of_round(
 
 
 def judge_plausibility(one: BoardEnergy, samples: Sequence[BoardSample]) -> Finding | None:
-    """Marked where a board's counter and its power readings tell two stories of one window."""
-    told = [sample.power_w for sample in samples if one.from_ns <= sample.at_ns <= one.to_ns and sample.power_w]
+    """Marked where a board's counter and its power readings tell two stories of one window.
+
+    A reading is a mean of what came before it, so those of the window's first second are left out.
+    """
+    first_ns = one.from_ns + 2 * AVERAGE_LAG_S * NS_PER_S
+    told = [sample.power_w for sample in samples if first_ns <= sample.at_ns <= one.to_ns and sample.power_w]
     counted_w = one.joules / one.seconds
     if not told or abs(fmean(told) / counted_w - 1) <= PLAUSIBLE:
         return None
