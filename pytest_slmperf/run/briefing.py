@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.latency import needed
 from pytest_slmperf.core.launch import LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.machine import SIMULATED, Machine
 from pytest_slmperf.core.sweep import Case, Sweep
@@ -20,6 +21,9 @@ from pytest_slmperf.run.settings import Settings
 
 SIMULATED_ENGINE = "fake"
 """It does no work, so it takes no device from anybody, and is stored under a machine of its own."""
+
+LEAST_OBSERVED = 2
+"""Requests that a launch observes where only medians are wanted, so that none rests on a single request."""
 
 
 def configurations(
@@ -55,7 +59,7 @@ def brief(
         policy=RoundPolicy(
             rounds=settings.rounds,
             round_s=settings.round_s,
-            observed_requests=math.ceil(round(1 / (1 - max(sweep.quantiles)), 6)),
+            observed_requests=max(LEAST_OBSERVED, *map(needed, sweep.quantiles)),
             observed_s=settings.round_s,
             void_retries=settings.void_retries,
             answer_limit_s=settings.answer_limit_s,

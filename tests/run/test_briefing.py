@@ -1,0 +1,16 @@
+"""What a campaign is told before it begins."""
+
+import pytest
+
+from pytest_slmperf.core.sweep import Sweep
+from pytest_slmperf.core.workload import StaticBatch
+from pytest_slmperf.run.briefing import brief
+from pytest_slmperf.run.options import Options
+from pytest_slmperf.run.settings import Settings
+
+
+@pytest.mark.parametrize(("percentiles", "requests"), [([], 2), ([90], 10), ([99], 100), ([1], 100), ([1, 90], 100)])
+def test_as_many_requests_are_observed_as_the_declared_quantiles_need(percentiles, requests):
+    """A low quantile needs as many as the high one that mirrors it."""
+    sweep = Sweep("decode", StaticBatch(8, 8), batch_size=[1], percentiles=percentiles)
+    assert brief(sweep, (), Options(), Settings(), budget_s=None).policy.observed_requests == requests
