@@ -71,13 +71,15 @@ def test_a_changed_key_starts_anew():
     assert f"key: {CASE} dtype: float32 (stored) → int8 (now): older ones dropped" in diff(before, after).lines()
 
 
-def test_what_is_not_gated_is_not_stored_but_for_the_throughput():
-    """Metrics without a tolerance are left out; the throughput stays, for the knee is read from it."""
-    measured = measurement(output_throughput=sample(), mean_power_w=sample(90.0), median_ttft_ms=sample(5.0))
+def test_what_is_not_gated_is_not_stored_but_for_what_a_knee_is_read_from():
+    """Metrics without a tolerance are left out; the throughput stays, and the inter-token latency that `bca` needs."""
+    latencies = {"median_ttft_ms": sample(5.0), "median_itl_ms": sample(2.0)}
+    measured = measurement(output_throughput=sample(), mean_power_w=sample(90.0), **latencies)
     file = accepted(None, measured, tolerances={(CASE, "median_ttft_ms"): 0.05})
     kept = file.cases[CASE].points[-1].metrics
     assert {name: metric.tolerance for name, metric in kept.items()} == {
         "output_throughput": None,
+        "median_itl_ms": None,
         "median_ttft_ms": 0.05,
     }
     assert (kept["median_ttft_ms"].unit, kept["median_ttft_ms"].higher_is_better) == ("ms", False)
