@@ -14,7 +14,7 @@ from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.report import files, terminal
 from pytest_slmperf.run.interpreter import interpreter
 from pytest_slmperf.run.measuring import Measuring
-from pytest_slmperf.run.options import Options, Scalar, literal, minutes, planted_loss
+from pytest_slmperf.run.options import Options, literal, minutes, named_engine, pairs, planted_loss
 from pytest_slmperf.run.progress import Progress
 from pytest_slmperf.run.settings import read_settings
 
@@ -76,7 +76,7 @@ def _run(given: argparse.Namespace) -> int:
         files.check_report_path(path)
     root = Path.cwd()
     settings = read_settings(root)
-    name, options = _engine(given.engine) if given.engine else ("", {})
+    name, options = named_engine("--engine", given.engine) if given.engine else ("", {})
     common = EngineSpec(name, given.model, settings.dtype, settings.threads, options)
     baseline, candidate = _arm("A", given.a, common), _arm("B", given.b, common)
     wanted = Options(
@@ -102,20 +102,12 @@ def _run(given: argparse.Namespace) -> int:
     return 0 if verdicts and all(verdict.passed for verdict in verdicts) else 1
 
 
-def _engine(text: str) -> tuple[str, dict[str, Scalar]]:
-    """The engine that both arms have, with its options. Raises UsageError."""
-    name, colon, pairs = text.partition(":")
-    if not name:
-        raise UsageError(f"--engine {text}: it takes NAME or NAME:KEY=VALUE,KEY=VALUE")
-    return name, {key: literal(value) for key, value in _pairs("--engine", pairs).items()} if colon else {}
-
-
 def _arm(letter: str, text: str, common: EngineSpec) -> EngineSpec:
     """The engine that one side names: what it doesn't say is what both have. Raises UsageError."""
-    pairs = {} if text == SAME else _pairs(letter, text)
-    named = {name: str(pairs.pop(name)) for name in ("engine", "model", "dtype", "python") if name in pairs}
+    own = {} if text == SAME else pairs(letter, text)
+    named = {name: str(own.pop(name)) for name in ("engine", "model", "dtype", "python") if name in own}
     shared = common.options if named.get("engine", common.engine) == common.engine else {}
-    options = {**shared, **{name: literal(value) for name, value in pairs.items()}}
+    options = {**shared, **{name: literal(value) for name, value in own.items()}}
     threads = options.pop("threads", common.threads)
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise UsageError(f"{letter}: threads={threads}: it takes a whole number of at least 1")
@@ -126,19 +118,6 @@ def _arm(letter: str, text: str, common: EngineSpec) -> EngineSpec:
     except UsageError as error:
         raise UsageError(f"{letter}: {error}") from error
     return replace(common, **named, threads=threads, planted_loss=planted, options=options)
-
-
-def _pairs(where: str, text: str) -> dict[str, str]:
-    """KEY=VALUE,KEY=VALUE. Raises UsageError, also for a key that is given twice."""
-    pairs: dict[str, str] = {}
-    for part in text.split(","):
-        key, equals, value = part.partition("=")
-        if not (key and equals and value):
-            raise UsageError(f"{where}: {part!r} is not KEY=VALUE, as in dtype=int8")
-        if key in pairs:
-            raise UsageError(f"{where}: {key} is given twice: {pairs[key]} and {value}")
-        pairs[key] = value
-    return pairs
 
 
 def _sizes(text: str) -> list[int]:

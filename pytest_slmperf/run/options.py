@@ -45,17 +45,34 @@ class Options:
 
 
 def parse_engine(text: str | None) -> tuple[str | None, dict[str, Scalar]]:
-    """`NAME` or `NAME:KEY=VALUE,KEY=VALUE`; values are read as numbers and truths where they look like them."""
+    """`NAME` or `NAME:KEY=VALUE,KEY=VALUE`; values are read as numbers and truths where they look like them.
+
+    Raises UsageError for what is none of these.
+    """
     if not text:
         return None, {}
-    name, _, rest = text.partition(":")
-    options: dict[str, Scalar] = {}
-    for part in filter(None, rest.split(",")):
+    return named_engine("--slmperf-engine", text)
+
+
+def named_engine(where: str, text: str) -> tuple[str, dict[str, Scalar]]:
+    """An engine and its options, as `where` names them. Raises UsageError."""
+    name, colon, rest = text.partition(":")
+    if not name:
+        raise UsageError(f"{where} {text}: it takes NAME or NAME:KEY=VALUE,KEY=VALUE")
+    return name, {key: literal(value) for key, value in pairs(where, rest).items()} if colon else {}
+
+
+def pairs(where: str, text: str) -> dict[str, str]:
+    """KEY=VALUE,KEY=VALUE. Raises UsageError that says `where`, also for a key that is given twice."""
+    found: dict[str, str] = {}
+    for part in text.split(","):
         key, equals, value = part.partition("=")
         if not (key and equals and value):
-            raise UsageError(f"--slmperf-engine {text}: {part!r} is not KEY=VALUE")
-        options[key] = literal(value)
-    return name, options
+            raise UsageError(f"{where}: {part!r} is not KEY=VALUE, as in dtype=int8")
+        if key in found:
+            raise UsageError(f"{where}: {key} is given twice: {found[key]} and {value}")
+        found[key] = value
+    return found
 
 
 def literal(text: str) -> Scalar:

@@ -77,6 +77,8 @@ WRONG = [
     (["--slmperf", "--slmperf-budget", "ten"], "invalid _?minutes value: 'ten'"),
     (["--slmperf", "--slmperf-engine", "vlm"], "unknown engine 'vlm': known are ctranslate2, transformers, fake"),
     (["--slmperf", "--slmperf-engine", "fake:noise"], "'noise' is not KEY=VALUE"),
+    (["--slmperf", "--slmperf-engine=:slowed=0.2"], "it takes NAME or NAME:KEY=VALUE,KEY=VALUE"),
+    (["--slmperf", "--slmperf-engine=fake:noise=0.1,noise=0.2"], "noise is given twice: 0.1 and 0.2"),
     (["--slmperf", "--slmperf-against", "python"], "'python' is not KEY=VALUE"),
     (["--slmperf", "--slmperf-against", "python=/no/such"], "there is no such interpreter"),
     (["--slmperf", "--slmperf-report", "x.txt"], "a report's name ends with .json or .md"),
