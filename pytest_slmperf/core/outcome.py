@@ -53,6 +53,12 @@ class SweepOutcome:
     baseline_specs: tuple[EngineSpec, ...] = ()
     """The other arm's engines, each beside the candidate's at its place; empty where nothing else was measured."""
 
+    def names_on(self, engine: str) -> frozenset[str]:
+        """Names of the cases on this engine, measured or not. Its other cases are on another."""
+        models = {f"{self.sweep}/{spec.model_name}" for spec in self.specs if spec.engine == engine}
+        names = (*self.cases, *self.skipped, *self.unselected)
+        return frozenset(name for name in names if name.rpartition("/")[0] in models)
+
 
 @dataclass(frozen=True)
 class RunOutcome:

@@ -63,12 +63,7 @@ class StoredCases:
             return []
         lines = []
         for (suite, engine), file in self._files.items():
-            there = {
-                name
-                for outcome in outcomes
-                if outcome.sweep == suite
-                for name in (*outcome.cases, *outcome.skipped, *outcome.unselected)
-            }
+            there = {name for outcome in outcomes if outcome.sweep == suite for name in outcome.names_on(engine)}
             gone = sorted(set(file.cases) - there, key=case_order) if file else []
             if gone:
                 path = self._store.path_of(self._machine, engine, suite)

@@ -319,6 +319,22 @@ def test_prune_removes_what_no_suite_measures(baselines, report):
     assert baselines("prune", report(run(*map(case, names[:3]))))[1] == "nothing changed\n"
 
 
+def test_prune_removes_what_another_engine_measures_now(baselines, report):
+    """A model that moved to another engine leaves the file of the first, although the sweep still uses both."""
+    moved = "decode/opt-350m/batch=1"
+    models = {SMALL: "opt-125m", moved: "opt-350m"}
+
+    def on(engine):
+        outcome = run(case(SMALL), replace(case(moved), coordinates={"model": models[moved], "batch_size": 1}))
+        specs = (EngineSpec("ctranslate2", models[SMALL]), EngineSpec(engine, models[moved]))
+        return report(replace(outcome, sweeps=(replace(outcome.sweeps[0], specs=specs),)))
+
+    baselines("accept", on("ctranslate2"))
+    assert baselines("prune", on("ctranslate2"))[1] == "nothing changed\n"
+    assert baselines("prune", on("transformers"))[1].startswith(f"gone: {moved} ")
+    assert set(stored().cases) == {SMALL}
+
+
 def test_prune_keeps_a_suite_that_the_report_does_not_know(baselines, report):
     """A suite that was not run may still exist: its file is named, and stays."""
     baselines("accept", report(run(case(SMALL))))

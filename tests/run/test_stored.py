@@ -1,0 +1,37 @@
+"""What is stored for the cases of a run."""
+
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.machine import Machine
+from pytest_slmperf.core.outcome import SweepOutcome
+from pytest_slmperf.core.revision import Recording
+from pytest_slmperf.core.sample import Measurement, Sample
+from pytest_slmperf.run.store import BaselineStore
+from pytest_slmperf.run.stored import StoredCases
+
+MACHINE = Machine("a board", "1.0")
+CASES = {model: f"decode/{model}/batch=1" for model in ("opt-125m", "opt-350m")}
+
+
+def key(engine):
+    return {"engine": engine, "device": "cpu"}
+
+
+def outcome(**engines):
+    """A sweep that left its cases out, on an engine for each model."""
+    specs = tuple(EngineSpec(engine, model.replace("_", "-")) for model, engine in engines.items())
+    skipped = dict.fromkeys(CASES.values(), "it is too large")
+    return SweepOutcome("decode", "stored", "gate", {}, specs, {}, None, launches=0, seconds=0.0, skipped=skipped)
+
+
+def test_what_another_engine_measures_now_is_stale(tmp_path):
+    """A model that moved to another engine leaves a stale case, although the sweep still uses both."""
+    samples = {"output_throughput": Sample.of([[100.0 + launch, 100.0] for launch in range(20)])}
+    measurements = [Measurement(case, key("ctranslate2"), samples) for case in CASES.values()]
+    tolerances = {(case, "output_throughput"): 0.05 for case in CASES.values()}
+    recording = Recording(measurements, tolerances, "2026-01-01T00:00:00Z")
+    BaselineStore(tmp_path).accept(MACHINE, [("ctranslate2", "decode", recording)])
+    stored = StoredCases(tmp_path, MACHINE, None, record="pytest --slmperf --slmperf-accept")
+    stored.find(CASES["opt-125m"], key("ctranslate2"))
+    assert stored.stale([outcome(opt_125m="ctranslate2", opt_350m="ctranslate2")]) == []
+    (line,) = stored.stale([outcome(opt_125m="ctranslate2", opt_350m="transformers")])
+    assert f"ctranslate2-decode.json holds {CASES['opt-350m']}, and no suite measures that any more" in line
