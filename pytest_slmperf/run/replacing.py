@@ -4,9 +4,13 @@ import fcntl
 import glob
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+
+class HalfReplacedError(OSError):
+    """What was staged is in place in some targets, or maybe in all of them, when the system refused to go on."""
 
 
 def replace_files(contents: Mapping[Path, bytes | None]) -> None:
@@ -17,7 +21,7 @@ def replace_files(contents: Mapping[Path, bytes | None]) -> None:
     between two renames leaves some targets new and the others old, each of them whole; doing it again settles that.
     What a killed process left beside a target is taken away by the next one that replaces it.
 
-    Raises OSError whose `filename` is the target that was refused.
+    Raises OSError whose `filename` is the target that was refused: HalfReplacedError once a target was replaced.
     """
     targets = {path.resolve(): content for path, content in contents.items()}
     with ExitStack() as staged:
@@ -26,15 +30,26 @@ def replace_files(contents: Mapping[Path, bytes | None]) -> None:
             for target, content in targets.items()
             if content is not None
         }
+        _put_in_place(targets, fresh)
+
+
+def _put_in_place(targets: Collection[Path], fresh: Mapping[Path, Path]) -> None:
+    replaced = False
+    try:
         for target in targets:
             with _blamed_on(target):
                 if target in fresh:
                     fresh[target].replace(target)
                 else:
                     target.unlink(missing_ok=True)
+            replaced = True
         for target in targets:
             with _blamed_on(target):
                 _sync(target.parent)
+    except OSError as error:
+        if replaced:
+            raise HalfReplacedError(error.errno, error.strerror, error.filename) from error
+        raise
 
 
 @contextmanager

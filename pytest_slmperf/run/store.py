@@ -19,7 +19,7 @@ from pytest_slmperf.core.machine import Machine, slug
 from pytest_slmperf.core.revision import Recording, pruned, retired, updated
 from pytest_slmperf.run import baseline_format
 from pytest_slmperf.run.lock import baselines_lock
-from pytest_slmperf.run.replacing import replace_files
+from pytest_slmperf.run.replacing import HalfReplacedError, replace_files
 
 LOCK_WAIT_S = 60.0
 """A change takes milliseconds; whoever holds the lock for longer is stuck."""
@@ -125,8 +125,13 @@ class BaselineStore:
             try:
                 replace_files(contents)
             except OSError as error:
-                why = error.strerror or error
-                raise BaselineError(f"{error.filename}: can't be written: {why}; what was stored still is") from error
+                why = f"{error.filename}: can't be written: {error.strerror or error}"
+                if isinstance(error, HalfReplacedError):
+                    raise BaselineError(
+                        f"{why}; other files may hold the change already, each of them whole: free the way and do it "
+                        "again, or restore them from git"
+                    ) from error
+                raise BaselineError(f"{why}; what was stored still is") from error
         return sum((diff(before[path], file) for path, file in after.items()), Diff())
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pytest_slmperf.run.replacing import replace_files
+from pytest_slmperf.run.replacing import HalfReplacedError, replace_files
 
 WRITER = """
 import sys
@@ -47,6 +47,21 @@ def test_a_refused_file_leaves_all_as_they_were(tmp_path):
     assert refused.value.filename == str(tmp_path / "a" / "b")
     assert names(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_refusal_in_the_middle_is_told_from_one_before(tmp_path):
+    """Once a target is replaced, the error says so, and names the one that was refused."""
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="directory") as before:
+        replace_files({tmp_path / "folder": b"new", tmp_path / "a": b"new"})
+    assert not isinstance(before.value, HalfReplacedError)
+    assert (tmp_path / "a").read_text() == "old"
+    with pytest.raises(HalfReplacedError) as amid:
+        replace_files({tmp_path / "a": b"new", tmp_path / "folder": b"new"})
+    assert amid.value.filename == str(tmp_path / "folder")
+    assert names(tmp_path) == ["a", "folder"]
+    assert (tmp_path / "a").read_text() == "new"
 
 
 def test_what_killed_writers_left_is_taken_away(tmp_path, writer):

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -505,6 +506,33 @@ def test_a_folder_that_may_not_be_written_leaves_the_old_file(in_the_open):
     assert f"told: {path}: can't be written: Permission denied; what was stored still is" in told
     assert path.read_bytes() == before
     assert files_in(in_the_open) == [PLACE]
+
+
+PRUNE_BOTH = """
+store = BaselineStore(Path(sys.argv[1]))
+first, second = (stored.path for stored in store.files())
+try:
+    store.prune({first: {"decode/m/batch=1"}, second: ()})
+except BaselineError as error:
+    sys.exit(f"told: {error}")
+"""
+
+
+def test_a_change_that_is_refused_half_way_says_so(in_the_open):
+    """Where one file is replaced already and another can't be, nobody is told that all is as it was."""
+    store = BaselineStore(in_the_open)
+    store.accept(MACHINE, [(ENGINE, SUITE, recording("decode/m/batch=1", "decode/m/batch=2"))])
+    other = replace(MACHINE, driver="590.10")
+    store.accept(other, [(ENGINE, SUITE, recording())])
+    first, second = (store.path_of(machine, ENGINE, SUITE) for machine in (MACHINE, other))
+    first.parent.chmod(0o777)
+    first.chmod(0o666)
+    second.parent.chmod(0o555)
+    _, told = in_child(AS_NOBODY + PRUNE_BOTH, in_the_open).communicate()
+    second.parent.chmod(0o755)
+    assert f"told: {second}: can't be written: Permission denied; other files may hold the change already" in told
+    assert list(read_baseline(first).cases) == ["decode/m/batch=1"]
+    assert second.exists()
 
 
 def test_a_file_that_may_not_be_read_is_refused(in_the_open):
