@@ -56,7 +56,7 @@ class Sweep:
 
     Nothing is measured by declaring it. `model` may stay empty: then the engine that a fixture measures names it.
     `gate` maps a metric's name to the fraction that may be lost; a list of names takes 3 % for each. `percentiles` are
-    those of the latencies that a suite looks at: each launch observes enough requests for the highest.
+    those of the latencies that a suite looks at: each launch observes enough requests for all of them.
     What a machine sweeps can be set in `[tool.slmperf]`, by the sweep's name.
     Raises SuiteError for a declaration that makes no sense.
     """
