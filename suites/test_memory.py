@@ -7,8 +7,12 @@ import pytest
 
 from pytest_slmperf import StaticBatch, Sweep, largest_batch_within, predicted_peak, shape_of
 
+MIB = 2**20
 LENGTHS = {"prompt_tokens": 32, "output_tokens": 96}
-BUDGET = 256 * 2**20
+BUDGETS = {"tiny-2x128": 256 * MIB, "opt-125m": 2048 * MIB}
+"""Bytes that a process serving the model may take."""
+BUFFERS = 4 * MIB
+"""What the libraries keep for themselves, and take in steps: a growth is known no better than that."""
 MEMORY = Sweep(
     "memory", StaticBatch(**LENGTHS), model=["tiny-2x128"], batch_size=[8, 48], gate={"peak_memory_bytes": 0.10}
 )
@@ -17,6 +21,9 @@ MEMORY = Sweep(
 @pytest.fixture(scope="module")
 def memory(slmperf, slm_engine):
     """Every case of the sweep, measured once."""
+    engine = slm_engine("tiny-2x128")
+    if engine.engine == "ctranslate2" and engine.options.get("device") == "cuda":
+        pytest.skip("CTranslate2 doesn't say how much memory of a GPU it takes")
     return slmperf.measure(MEMORY, slm_engine)
 
 
@@ -30,20 +37,32 @@ def test_peak(memory, model, batch_size):
 def test_the_cache_explains_the_growth(memory):
     """From a small batch to a large one, memory grows by what the model of cache and activations says, within 10 %."""
     for model in memory.models:
-        small, *_, large = memory.of(model)
-        growth = predicted(model, large) - predicted(model, small)
-        assert small.peak_memory_bytes.median + growth == pytest.approx(large.peak_memory_bytes.median, rel=0.10)
+        small, large = smallest_and_largest(memory.of(model))
+        growth = large.peak_memory_bytes.median - small.peak_memory_bytes.median
+        expected = predicted(model, large) - predicted(model, small)
+        assert growth == pytest.approx(expected, rel=0.10, abs=BUFFERS)
 
 
 def test_the_largest_batch_fits_the_budget(memory):
-    """The largest batch of the sweep stays within the budget, as the model of memory says it would."""
+    """The largest batch of the sweep stays within the model's budget, as the model of memory says it would."""
     for model in memory.models:
-        small, *_, large = memory.of(model)
+        if model not in BUDGETS:
+            pytest.skip(f"no budget is set for {model}")
+        small, large = smallest_and_largest(memory.of(model))
         process = round(small.peak_memory_bytes.median - predicted(model, small))
         shape, dtype = shape_of(model), large.key["dtype"]
-        largest = largest_batch_within(shape, dtype, memory_bytes=BUDGET, process_bytes=process, **LENGTHS)
+        budget = BUDGETS[model]
+        largest = largest_batch_within(shape, dtype, memory_bytes=budget, process_bytes=process, **LENGTHS)
         assert large.batch_size <= largest
-        assert large.peak_memory_bytes <= BUDGET
+        assert large.peak_memory_bytes <= budget
+
+
+def smallest_and_largest(points):
+    """The two points of a model whose memory is compared."""
+    by_size = sorted(points, key=lambda point: point.batch_size)
+    if len(by_size) < 2:
+        pytest.skip("growth takes two batch sizes, and one was measured")
+    return by_size[0], by_size[-1]
 
 
 def predicted(model, point):
