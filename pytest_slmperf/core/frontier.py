@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from pytest_slmperf.core.errors import SuiteError
@@ -77,6 +77,16 @@ class FrontierPolicy:
 
 
 @dataclass(frozen=True)
+class _Reached:
+    """Whether a stored point is reached, and by how much it isn't."""
+
+    status: Status
+    said: str = ""
+    lost: tuple[str, ...] = ()
+    """The metrics that it surely lost."""
+
+
+@dataclass(frozen=True)
 class Frontier:
     """The non-dominated cases of a sweep in two or more metrics, with the samples of all its cases."""
 
@@ -100,11 +110,13 @@ class Frontier:
             return self._verdict(Status.NO_BASELINE, "the baseline's frontier has no point")
         judged = {name: self._reached(baseline, policy, name) for name in baseline.points}
         for status, said in _SAID.items():
-            which = {name: text for name, (found, text) in judged.items() if found is status}
+            which = {name: one for name, one in judged.items() if one.status is status}
             if which:
-                named = "; ".join(f"{name} ({text})" for name, text in which.items())
-                return self._verdict(status, f"{len(which)} of {len(judged)} stored points {said}: {named}")
-        improved = [name for name, (found, _) in judged.items() if found is Status.IMPROVED]
+                named = "; ".join(f"{name} ({one.said})" for name, one in which.items())
+                lost = tuple(f"{name} {of}" for name, one in which.items() for of in one.lost)
+                reason = f"{len(which)} of {len(judged)} stored points {said}: {named}"
+                return replace(self._verdict(status, reason), lost=lost)
+        improved = [name for name, one in judged.items() if one.status is Status.IMPROVED]
         if improved:
             return self._verdict(Status.IMPROVED, f"every stored point is reached, surpassed: {', '.join(improved)}")
         return self._verdict(Status.UNCHANGED, f"all {len(judged)} stored points are reached")
@@ -125,8 +137,8 @@ class Frontier:
     def _verdict(self, status: Status, reason: str) -> Verdict:
         return Verdict(status, self.name, "", True, self.case, reason=reason)  # noqa: FBT003 - a larger frontier is better
 
-    def _reached(self, baseline: "Frontier", policy: FrontierPolicy, name: str) -> tuple[Status, str]:
-        """What became of a stored point, and by how much."""
+    def _reached(self, baseline: "Frontier", policy: FrontierPolicy, name: str) -> "_Reached":
+        """What became of a stored point."""
         stored, tolerances = baseline.samples[name], policy.of(name, self.metrics)
 
         def judged(case: str) -> list[Verdict]:
@@ -137,17 +149,20 @@ class Frontier:
         own = judged(name) if name in self.samples else None
         if own and all(verdict.passed for verdict in own):
             better = any(verdict.status is Status.IMPROVED for verdict in own)
-            return (Status.IMPROVED if better else Status.UNCHANGED), ""
+            return _Reached(Status.IMPROVED if better else Status.UNCHANGED)
         for other, samples in self.samples.items():
             close = other != name and self._close(stored, samples, tolerances)
             if close and all(verdict.passed for verdict in judged(other)):
-                return Status.UNCHANGED, f"now by {other}"
+                return _Reached(Status.UNCHANGED)
         if own is None:
-            return Status.UNMEASURED, "not measured"
+            return _Reached(Status.UNMEASURED, "not measured")
         level = policy.sure(len(baseline.points) * len(self.metrics))
         lost = [verdict for verdict in own if _surely_regressed(verdict, level)]
+        if lost:
+            by_how_much = ", ".join(map(_by_how_much, lost))
+            return _Reached(Status.REGRESSED, by_how_much, tuple(verdict.metric for verdict in lost))
         doubtful = [verdict for verdict in own if not verdict.passed]
-        return (Status.REGRESSED if lost else Status.INCONCLUSIVE), ", ".join(map(_by_how_much, lost or doubtful))
+        return _Reached(Status.INCONCLUSIVE, ", ".join(map(_by_how_much, doubtful)))
 
     def _close(self, stored: Sequence[Sample], samples: Sequence[Sample], tolerances: Sequence[float]) -> bool:
         """Whether the medians alone allow that these samples reach the stored ones: cheaper than the gate."""

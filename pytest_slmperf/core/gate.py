@@ -169,16 +169,22 @@ def judge(metric: Metric, baseline: Sample, sample: Sample, policy: Policy) -> V
 
 
 def confirm(first: Verdict, fresh: Verdict) -> Verdict:
-    """Let a `regressed` stand only if fresh launches alone, judged by `confirmation(policy)`, are regressed too."""
+    """Let a `regressed` stand only if fresh launches alone, judged by `confirmation(policy)`, are regressed too.
+
+    Of what has parts they must have lost at least one of those that were lost at first.
+    """
     if first.status is not Status.REGRESSED:
         return first
     seen = _seen(fresh)
-    if fresh.status is Status.REGRESSED:
+    alike = not first.lost or not set(first.lost).isdisjoint(fresh.lost)
+    if fresh.status is Status.REGRESSED and alike:
         return replace(first, reason="; ".join(filter(None, (first.reason, f"confirmed by fresh launches: {seen}"))))
+    found = "regressed in another way" if fresh.status is Status.REGRESSED else fresh.status
     return replace(
         first,
         status=Status.INCONCLUSIVE,
-        reason=f"regressed at first ({_seen(first)}), but fresh launches alone are {fresh.status}: {seen}",
+        lost=(),
+        reason=f"regressed at first ({_seen(first)}), but fresh launches alone are {found}: {seen}",
         way_out="Run it again; if it stays like this, the machine changes between launches.",
         final=fresh.final,
     )

@@ -205,7 +205,8 @@ class Knee:
         other definitions or of other sweeps are `incomparable`.
         """
         status, reason, way_out = self._compared(baseline)
-        return Verdict(status, "knee", "requests", True, self.case, reason=reason, way_out=way_out)  # noqa: FBT003
+        ways = self._ways(baseline) if status is Status.REGRESSED else ()
+        return Verdict(status, "knee", "requests", True, self.case, reason=reason, way_out=way_out, lost=ways)  # noqa: FBT003
 
     def _compared(self, baseline: "Knee") -> tuple[Status, str, str]:
         both = f"{baseline} → {self}"
@@ -237,6 +238,13 @@ class Knee:
         within = sum(share for size, share in self.shares.items() if low <= size <= high)
         close = self.sizes.index(high) - self.sizes.index(low) <= 1
         return False if within >= WITHIN and close else None
+
+    def _ways(self, baseline: "Knee") -> tuple[str, ...]:
+        """Where it moved to: a knee that is gone may lie past the largest batch, which is upward."""
+        if self.interval is None:
+            return ("gone", "up") if self.beyond >= COVERAGE else ("gone",)
+        upward = baseline.interval is not None and self.interval[0] > baseline.interval[1]
+        return ("up",) if upward else ("down",)
 
 
 _MORE = "What decides it: more launches, batch sizes on both sides of the knee, or another definition."

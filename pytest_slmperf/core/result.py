@@ -18,6 +18,9 @@ from pytest_slmperf.core.verdict import Status, Verdict
 KNEE = "share_of_maximum"
 """The definition of a bare `knee`: the smallest batch with 95 % of the largest throughput."""
 
+THROUGHPUT = "output_throughput"
+"""What a knee is of, and a frontier of too."""
+
 
 @dataclass(frozen=True)
 class Fresh:
@@ -137,7 +140,7 @@ class Shape:
         """The knee by another definition. Raises SuiteError for an unknown one."""
         throughput, itl = (
             {size: one.samples[name] for size, one in self._by_size.items() if name in one.samples}
-            for name in ("output_throughput", "median_itl_ms")
+            for name in (THROUGHPUT, "median_itl_ms")
         )
         return Curve(throughput, itl, self._name).knee(Definition(definition, settings))
 
@@ -172,7 +175,7 @@ class ModelResult:
         """The curves of these cases, and of what they are compared with."""
         gated = {name for tolerances in self._tolerances.values() for name in tolerances}
         latencies = sorted(name for name in gated if metric(name).quantile is not None)
-        pair = tuple(name for name in ("output_throughput", *latencies[:1]) if name in gated)
+        pair = tuple(name for name in (THROUGHPUT, *latencies[:1]) if name in gated)
         by_size = {int(case.coordinates["batch_size"]): case for case in cases}
         now = {size: case.measurement for size, case in by_size.items()}
         stored = {size: case.baseline for size, case in by_size.items() if case.baseline}
@@ -209,7 +212,10 @@ class ModelResult:
         def again(now: Shape, stored: Shape) -> Verdict:
             return now.knee_by(definition, **settings).unchanged_from(stored.knee_by(definition, **settings))
 
-        return Claim(knee, "knee", lambda stored: self._judged("knee", lambda: knee.unchanged_from(stored), again))
+        def unchanged_from(stored: Knee) -> Verdict:
+            return self._judged("knee", (THROUGHPUT,), lambda: knee.unchanged_from(stored), again)
+
+        return Claim(knee, "knee", unchanged_from)
 
     @property
     def frontier(self) -> "Claim[Frontier]":
@@ -222,7 +228,8 @@ class ModelResult:
             return fresh.frontier.unchanged_from(stored.frontier, replace(policy, confirming=True))
 
         def unchanged_from(stored: Frontier) -> Verdict:
-            return self._judged(now.name, lambda: now.unchanged_from(stored, policy), again)
+            metrics = tuple(meaning.name for meaning in now.metrics)
+            return self._judged(now.name, metrics, lambda: now.unchanged_from(stored, policy), again)
 
         return Claim(now, now.name, unchanged_from)
 
@@ -232,12 +239,18 @@ class ModelResult:
                 f"{self._name}: a {what} needs the whole sweep, and the selected tests leave out {', '.join(left_out)}"
             )
 
-    def _judged(self, what: str, judge: Callable[[], Verdict], again: "Callable[[Shape, Shape], Verdict]") -> Verdict:
-        """A verdict on the whole curve; one that says why where a run doesn't judge, or has nothing to judge by.
+    def _judged(
+        self,
+        what: str,
+        metrics: Sequence[str],
+        judge: Callable[[], Verdict],
+        again: "Callable[[Shape, Shape], Verdict]",
+    ) -> Verdict:
+        """A verdict on the whole curve of these metrics; one that says why where a run doesn't judge, or can't.
 
         What looks regressed is judged `again`, on fresh launches alone and what those are compared with.
         """
-        unjudged = self._unjudged()
+        unjudged = self._unjudged(metrics)
         if unjudged is not None:
             return self._of.track(replace(unjudged, metric=what, case=self._name, unit="", tolerance=None))
         verdict = judge()
@@ -254,20 +267,35 @@ class ModelResult:
             return replace(first, status=Status.INCONCLUSIVE, reason=reason, way_out="run it again")
         return gate.confirm(first, again(*self._shapes(fresh.cases)))
 
-    def _unjudged(self) -> Verdict | None:
+    def _unjudged(self, metrics: Sequence[str]) -> Verdict | None:
         mode = self._of.outcome.mode
         if mode in UNJUDGED:
             return replace(_without(Status.UNMEASURED, UNJUDGED[mode]), judged=False)
         void = [case.measurement.void for case in self._cases.values() if case.measurement.void]
         if void:
             return _without(Status.VOID, void[0], "free the machine of other work and run again")
-        if self.baseline:
-            return None
-        verdicts = [verdict for case in self._cases.values() for verdict in case.verdicts.values()]
-        nothing = _without(
-            Status.NO_BASELINE, "nothing comparable is stored", "record it: pytest --slmperf --slmperf-accept"
-        )
-        return next((verdict for verdict in verdicts if not verdict.passed), nothing)
+        lacking = ((case, name) for case in self._cases.values() for name in metrics)
+        return next((found for case, name in lacking if (found := _lacking(case, name)) is not None), None)
+
+
+def _lacking(case: CaseOutcome, name: str) -> Verdict | None:
+    """Why a curve of this metric can't be compared at a case; None where both sides have it.
+
+    A point that is left out would be no loss, whatever became of it.
+    """
+    baseline, said = case.baseline, case.verdicts.get(name)
+    if baseline and name in baseline.samples and name in case.measurement.samples:
+        return None
+    if said is None or said.passed:
+        if baseline is None:
+            said = _without(
+                Status.NO_BASELINE, "nothing comparable is stored", "record it: pytest --slmperf --slmperf-accept"
+            )
+        elif name not in case.measurement.samples:
+            said = _without(Status.UNMEASURED, case.measurement.unmeasured.get(name, f"no launch measured {name}"))
+        else:
+            said = _without(Status.NO_BASELINE, baseline.unmeasured.get(name, f"the baseline holds no {name}"))
+    return replace(said, reason=f"{case.case}: {said.reason}")
 
 
 def _without(status: Status, reason: str, way_out: str = "") -> Verdict:

@@ -68,6 +68,8 @@ class Verdict:
     """False while more launches could still decide."""
     judged: bool = True
     """False in a run that records or only reports."""
+    lost: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """What was lost of a value that has parts, as the points of a frontier: fresh launches must have lost it, too."""
     on_asked: Callable[[], None] | None = field(default=None, compare=False, repr=False)
 
     @property

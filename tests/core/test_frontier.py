@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.frontier import Frontier, FrontierPolicy, frontier, hypervolume, pareto
+from pytest_slmperf.core.gate import confirm
 from pytest_slmperf.core.sample import BadSample, Sample
 from pytest_slmperf.core.verdict import Status
 
@@ -126,6 +127,19 @@ def test_a_confirmation_need_only_be_likely():
     now = swept({64: (0.9, 1.0)}, launches=8, noise=0.05, seed=21, sizes=sizes)
     assert now.unchanged_from(stored, POLICY).status is Status.INCONCLUSIVE
     assert now.unchanged_from(stored, replace(POLICY, confirming=True)).status is Status.REGRESSED
+
+
+@pytest.mark.parametrize("other", [{4: (0.85, 1.0)}, {64: (1.0, 1.2)}], ids=["another point", "another metric"])
+def test_the_loss_of_something_else_confirms_nothing(other):
+    """Fresh launches confirm a point and a metric; what they lost besides is told, and is no confirmation."""
+    first = swept({64: (0.85, 1.0)}, seed=1).unchanged_from(STORED, POLICY)
+    fresh = swept(other, seed=2).unchanged_from(STORED, POLICY)
+    assert {first.status, fresh.status} == {Status.REGRESSED}
+    unlike = confirm(first, fresh)
+    assert unlike.status is Status.INCONCLUSIVE
+    assert "but fresh launches alone are regressed in another way: 1 of 10" in unlike.reason
+    more = swept({64: (0.85, 1.0), 128: (0.85, 1.0)}, seed=2).unchanged_from(STORED, POLICY)
+    assert confirm(first, more).status is Status.REGRESSED
 
 
 def test_a_point_that_another_case_reaches():

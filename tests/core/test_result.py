@@ -280,6 +280,13 @@ def test_what_fresh_launches_do_not_confirm_is_inconclusive(curve):
     assert "but fresh launches alone are unchanged: " in verdict.reason
 
 
+def test_what_fresh_launches_contradict_is_inconclusive():
+    """A knee that moved the other way confirms nothing."""
+    verdict = unchanged(moved(fresh={1: 0.3, 4: 0.3, 16: 0.5, 64: 1.0})[0], "knee")
+    assert verdict.status is Status.INCONCLUSIVE
+    assert "but fresh launches alone are regressed in another way: " in verdict.reason
+
+
 @CURVES
 def test_what_can_not_be_confirmed_is_inconclusive(curve):
     """A result that can have no fresh launches, as one that was read from a report, has no regressed claim."""
@@ -315,6 +322,43 @@ def test_a_claim_without_a_baseline_says_so():
     lone = result(baseline=False, status=Status.NO_BASELINE)
     claim = lone.knee.unchanged_from(lone.baseline.knee)
     assert (claim.status, claim.metric, claim.way_out) == (Status.NO_BASELINE, "knee", "how")
+
+
+@CURVES
+@pytest.mark.parametrize(
+    ("sides", "status"),
+    [
+        (("baseline",), Status.NO_BASELINE),
+        (("measurement",), Status.UNMEASURED),
+        (("measurement", "baseline"), Status.UNMEASURED),
+    ],
+    ids=["stored", "now", "both"],
+)
+def test_a_point_that_a_side_lacks_is_not_left_out(curve, sides, status):
+    """A curve without one of its points is another curve: nothing is said of it but what is missing, and where."""
+    outcome = sweep_outcome(factor={16: 0.67})
+    name = "decode/m/batch=16"
+    case = outcome.cases[name]
+    for side in sides:
+        held = getattr(case, side)
+        rest = {metric: one for metric, one in held.samples.items() if metric != "output_throughput"}
+        case = replace(case, **{side: replace(held, samples=rest)})
+    said = unchanged(Result(replace(outcome, cases={**outcome.cases, name: case})), curve)
+    assert said.status is status
+    assert said.reason.startswith(f"{name}: ")
+    assert said.reason.endswith(" output_throughput")
+
+
+@CURVES
+def test_a_case_without_a_baseline_leaves_its_curve_without_one(curve):
+    """What its case says is what the curve says, with the way out."""
+    outcome = sweep_outcome(factor={16: 0.67})
+    name = "decode/m/batch=16"
+    retired = {gated: verdict(name, gated, Status.NO_BASELINE, judged=True) for gated in GATED}
+    case = replace(outcome.cases[name], baseline=None, verdicts=retired)
+    said = unchanged(Result(replace(outcome, cases={**outcome.cases, name: case})), curve)
+    assert (said.status, said.reason, said.way_out) == (Status.NO_BASELINE, f"{name}: why", "how")
+    assert (said.case, said.tolerance) == ("decode/m", None)
 
 
 def test_a_curve_of_a_void_case_is_void():
