@@ -6,7 +6,7 @@ a planted loss. The loss is twice the tolerance that is judged by: stored, the l
 interleaved, the suite's own. Every run is a pytest of its own; nothing is repeated because of what came out. Results
 are kept line by line, so that a campaign that was cut off goes on. One design alone needs no more than its own runs.
 
-    python benchmarks/campaign.py --rounds 20 --folder /tmp/campaign
+    python benchmarks/campaign.py --rounds 20 --folder FOLDER
 """
 
 import argparse
