@@ -47,6 +47,8 @@ class SweepOutcome:
     """Cases that were not measured, each with its reason: they don't fit this machine, or the tier leaves them out."""
     unselected: tuple[str, ...] = ()
     """Cases of the sweep that no selected test looks at: not measured, and not stale either."""
+    left_out: tuple[str, ...] = ()
+    """Cases, among the skipped, that only the tier leaves out: a curve without them is another curve."""
     notes: tuple[str, ...] = ()
     asked: Mapping[str, float] = field(default_factory=dict)
     """The tolerance that the suite asks for, by the full name of each gated metric: a verdict's may be a stored one."""

@@ -204,7 +204,8 @@ class ModelResult:
         """The knee by another definition; compare it with `baseline.knee_by` of the same.
 
         `share_of_maximum(share=)`, `kneedle(sensitivity=)`, `two_segment` or `bca(epsilon=, k=, reference=)`. Raises
-        SuiteError for an unknown one, and where a selection left cases of the sweep out.
+        SuiteError for an unknown one, and where a selection left cases of the sweep out; NotJudged, which skips the
+        test, where the tier did.
         """
         self._refuse_a_part("knee")
         knee = self._now.knee_by(definition, **settings)
@@ -237,6 +238,10 @@ class ModelResult:
         if left_out := self._of.outcome.unselected:
             raise SuiteError(
                 f"{self._name}: a {what} needs the whole sweep, and the selected tests leave out {', '.join(left_out)}"
+            )
+        if left_out := self._of.outcome.left_out:
+            raise NotJudged(
+                f"{self._name}: a {what} needs the whole sweep, and the tier quick leaves out {', '.join(left_out)}"
             )
 
     def _judged(

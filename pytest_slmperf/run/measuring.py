@@ -227,9 +227,11 @@ class Measuring:
         finally:
             self._progress.done()
             outcome = running.outcome()
+            left_out = self._left_out(sweep, here, specs)
             outcome = replace(
                 outcome,
-                skipped={**outcome.skipped, **self._left_out(sweep, here, specs)},
+                skipped={**outcome.skipped, **left_out},
+                left_out=tuple(left_out),
                 unselected=tuple(case.name for case in cases if not self._coverage.wants(sweep, case)),
                 baseline_specs=beside,
             )

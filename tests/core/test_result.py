@@ -373,3 +373,11 @@ def test_a_curve_of_a_part_is_refused():
     for curve in ("knee", "frontier"):
         with pytest.raises(SuiteError, match=f"a {curve} needs the whole sweep, .* leave out decode/m/batch=256"):
             getattr(part, curve)
+
+
+def test_a_curve_that_the_tier_thins_out_skips_whoever_looks_at_it():
+    """Its first and last point make another curve, on which a knee between them can't move."""
+    thin = result(left_out=("decode/m/batch=16",))
+    for curve in ("knee", "frontier"):
+        with pytest.raises(NotJudged, match=f"a {curve} needs the whole sweep, .* quick leaves out decode/m/batch=16"):
+            getattr(thin, curve)

@@ -201,14 +201,18 @@ def test_a_python_without_assertions_is_refused(fresh, how):
 
 
 def test_the_quick_tier_of_a_whole_suite_is_green(fresh):
-    """What a tier leaves out is neither stale nor an error: a test that looks it up is skipped, and the curve stays."""
-    curve = "\ndef test_middle(decode):\n    assert decode[4].ttft_ms <= 200\n"
+    """What a tier leaves out is neither stale nor an error: a test that looks it up, or at the curve, is skipped."""
+    curve = (
+        "\ndef test_middle(decode):\n    assert decode[4].ttft_ms <= 200\n"
+        "\ndef test_knee(decode):\n    assert decode.knee.unchanged_from(decode.baseline.knee)\n"
+    )
     fresh.write("test_suite.py", SUITE.replace("[1, 16]", "[1, 4, 16]") + curve)
-    fresh.gate("--slmperf-accept").assert_outcomes(skipped=7, passed=1)
+    fresh.gate("--slmperf-accept").assert_outcomes(skipped=8, passed=1)
     quick = fresh.gate("--slmperf-tier", "quick", "-rs")
-    quick.assert_outcomes(passed=5, skipped=1)
+    quick.assert_outcomes(passed=5, skipped=2)
     assert "the tier quick leaves it out" in prose(quick)
-    fresh.gate().assert_outcomes(passed=8)
+    assert "a knee needs the whole sweep, and the tier quick leaves out decode/opt-125m/batch=4" in prose(quick)
+    fresh.gate("-k", "not knee").assert_outcomes(passed=8, deselected=1)
     fresh.write("test_suite.py", SUITE)
     stale = fresh.gate("--slmperf-tier", "quick")
     stale.assert_outcomes(passed=4, failed=1)
