@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from dataclasses import dataclass, field
 from glob import iglob
 from typing import TYPE_CHECKING, TypeAlias
@@ -11,6 +12,7 @@ from pytest_slmperf.plugin import binding_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     import pytest
 
@@ -29,26 +31,41 @@ class Selection:
 
 def names_files(config: pytest.Config) -> bool:
     """Whether pytest was asked for single files or tests, and not for folders or the project's `testpaths`."""
-    root = config.rootpath
-    patterns = config.getini("testpaths")
-    found = (path for one in patterns for path in iglob(one, root_dir=root, recursive=True))  # noqa: PTH207 - as pytest
-    declared = {root / path for path in found}
+    declared = _declared(config)
     return any(
         "::" in argument or ((path := config.invocation_params.dir / argument).is_file() and path not in declared)
         for argument in config.args
     )
 
 
-def covers_project(config: pytest.Config) -> bool:
-    """Whether a suite that wasn't collected is none of the project's: nothing was named but its root and folders there.
+def _declared(config: pytest.Config) -> set[Path]:
+    """What the project's `testpaths` name."""
+    patterns, root = config.getini("testpaths"), config.rootpath
+    found = (path for one in patterns for path in iglob(one, root_dir=root, recursive=True))  # noqa: PTH207 - as pytest
+    return {root / path for path in found}
 
-    Whoever names `suites/decode` may have others in `suites/memory`.
+
+def ignores_paths(config: pytest.Config) -> bool:
+    """Whether `--ignore` or `--ignore-glob` was given, beside what the project's `addopts` leave out of every run."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    names = {"ignore": "--ignore", "ignore_glob": "--ignore-glob"}
+    for option in names.values():
+        parser.add_argument(option, action="append")
+    always, _ = parser.parse_known_args(config.getini("addopts"))
+    return any(len(getattr(config.option, name) or ()) > len(getattr(always, name) or ()) for name in names)
+
+
+def covers_project(config: pytest.Config) -> bool:
+    """Whether a suite that wasn't collected is none of the project's: its root was named, or all of its `testpaths`.
+
+    Whoever names `suites` may have others in `gpu_suites`.
     """
     if config.args_source is config.ArgsSource.TESTPATHS:
         return True
-    root = config.rootpath
-    paths = [(config.invocation_params.dir / argument).resolve() for argument in config.args]
-    return all(path.is_dir() and root in (path, path.parent) for path in paths)
+    named = {(config.invocation_params.dir / argument).resolve() for argument in config.args}
+    declared = _declared(config)
+    wanted = {config.rootpath} if config.rootpath in named or not declared else declared
+    return all(named & {path, *path.parents} for path in wanted)
 
 
 def selection_of(items: Iterable[pytest.Item]) -> Selection:

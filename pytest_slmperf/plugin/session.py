@@ -18,7 +18,7 @@ from pytest_slmperf.plugin.check import NAME, RunCheck
 from pytest_slmperf.plugin.failures import Failures, tell_apart
 from pytest_slmperf.plugin.ledger import AssertionLedger
 from pytest_slmperf.plugin.progress import progress_for
-from pytest_slmperf.plugin.selection import coordinates, names_files, selection_of
+from pytest_slmperf.plugin.selection import coordinates, ignores_paths, names_files, selection_of
 from pytest_slmperf.report import document, files, junit, terminal
 from pytest_slmperf.run.measuring import Measuring
 from pytest_slmperf.run.options import Options, parse_against, parse_engine
@@ -298,7 +298,7 @@ class SlmperfSession:
         """Whether only a part of the collected suites runs."""
         option = self.config.option
         chosen = (option.keyword, option.markexpr, getattr(option, "lf", False), getattr(option, "stepwise", False))
-        part = names_files(self.config) or any(chosen) or self._deselected
+        part = names_files(self.config) or ignores_paths(self.config) or any(chosen) or self._deselected
         return part or self.resumes or session.testsfailed > 0
 
     def pytest_report_collectionfinish(self) -> list[str]:

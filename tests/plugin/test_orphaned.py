@@ -1,7 +1,7 @@
 """Baselines whose sweep is gone: seen in a whole run, said under a selection, and never mistaken for another job's."""
 
 import pytest
-from projects import BASELINE, SUITE, prose
+from projects import BASELINE, SETTINGS, SUITE, prose
 
 RENAMED = SUITE.replace('Sweep("decode"', 'Sweep("generate"')
 LATENCY = """
@@ -42,12 +42,39 @@ def test_the_baseline_of_a_renamed_sweep_is_red_beside_the_new_one(project):
 
 
 @pytest.mark.parametrize(
-    "words", [("-k", "test_answer"), ("suites/latency",), ("suites/latency/test_first_answer.py",)]
+    "words",
+    [
+        ("-k", "test_answer"),
+        ("suites",),
+        ("suites/latency",),
+        ("suites/latency/test_first_answer.py",),
+        ("--ignore=test_suite.py",),
+        ("--ignore-glob=*_suite.py", "."),
+    ],
 )
 def test_a_selection_only_says_so(with_latency, words):
     """Who runs a part of the suites may not have collected the one whose baseline it is."""
     result = with_latency.gate(*words)
     assert result.ret == 0
+    assert GONE in prose(result)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words", "code"),
+    [
+        ('testpaths = ["suites"]', (), 1),
+        ('testpaths = ["suites"]', ("suites",), 1),
+        ('testpaths = ["suites"]', ("suites/latency",), 0),
+        ('testpaths = ["suites", "."]', ("suites",), 0),
+        ('addopts = ["--ignore=test_suite.py", "-ra"]', (), 1),
+        ('addopts = ["--ignore=test_suite.py", "-ra"]', ("--ignore=other",), 0),
+    ],
+)
+def test_what_the_project_always_leaves_out_is_gone(with_latency, setting, words, code):
+    """`testpaths` and the `addopts` say what the whole of a project is; naming less is a part."""
+    with_latency.write("pyproject.toml", f"{SETTINGS}{setting}\n")
+    result = with_latency.gate(*words)
+    assert result.ret == code
     assert GONE in prose(result)
 
 
