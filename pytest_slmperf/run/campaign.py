@@ -23,11 +23,10 @@ from pytest_slmperf.core.verdict import Status, Verdict
 from pytest_slmperf.engines.lengths import workload_key
 from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
 from pytest_slmperf.run.ongoing import OngoingCase
+from pytest_slmperf.run.plan import first_launches
 
 METHOD = 1
 """How values are measured. Counted up where a change makes old samples incomparable with new ones."""
-REPORT_LAUNCHES = 5
-"""Launches of a case that has no baseline: enough for a figure with bounds, and so for a stated limit."""
 VOID_PAUSE_S = 2.0
 """Pause after a turn with a void case, twice as long after each further one: the culprit may be done by then."""
 LONGEST_PAUSE_S = 16.0
@@ -168,13 +167,13 @@ class Campaign:
             )
 
     def _first_wanted(self, stored: Reference) -> int:
-        if self._brief.mode == "accept":
-            return self._brief.baseline_launches
-        if self._brief.mode == "gate" and not self._brief.sweep.tolerances:
-            return REPORT_LAUNCHES
-        if self._brief.design == "interleaved" or stored.measurement:
-            return gate.first_launches(self._policy(DEFAULT_TOLERANCE))
-        return REPORT_LAUNCHES
+        return first_launches(
+            self._brief.mode,
+            self._policy(DEFAULT_TOLERANCE),
+            self._brief.baseline_launches,
+            gated=bool(self._brief.sweep.tolerances),
+            stored=stored.measurement is not None,
+        )
 
     def _policy(self, tolerance: float) -> gate.Policy:
         return gate.Policy(tolerance=tolerance, max_launches=self._brief.max_launches, design=self._brief.design)

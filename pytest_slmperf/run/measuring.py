@@ -283,7 +283,7 @@ class Measuring:
             here = self.resolved(sweep)
             models = here.model or ("(its fixture's model)",)
             cases = [case for case in here.cases(models) if self._coverage.wants(sweep, case)]
-            lines.extend(plan.lines(here.name, cases, spending))
+            lines.extend(plan.lines(here, cases, spending))
         return lines
 
     @property

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from pytest_slmperf.core import gate
-from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Case
+from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Case, Sweep
+from pytest_slmperf.run.brief import Mode
 from pytest_slmperf.run.settings import Settings
 
+REPORT_LAUNCHES = 5
+"""Launches of a case that has no baseline: enough for a figure with bounds, and so for a stated limit."""
 STARTUP_S = 1.0
 UNTIMED = 2.0
 """A case takes about twice the time of its timed rounds: warm-up and observed rounds are as long again."""
@@ -17,37 +19,60 @@ UNTIMED = 2.0
 class Spending:
     """How launches are spent."""
 
-    mode: Literal["gate", "accept", "report"]
+    mode: Mode
     arms: int
     settings: Settings
     max_launches: int
     simulated: bool
     """By an engine whose time costs none."""
 
-    @property
-    def launches(self) -> tuple[int, int]:
-        """The fewest and the most launches of a configuration, in each arm, without a confirmation."""
-        if self.mode == "accept":
-            return self.settings.baseline_launches, self.settings.baseline_launches
+    def launches(self, *, gated: bool) -> tuple[int, int]:
+        """The fewest and the most launches of a configuration, in each arm, without a confirmation.
+
+        A gate is taken to have a baseline: without one, a case gets REPORT_LAUNCHES.
+        """
         design: gate.Design = "interleaved" if self.arms > 1 else "stored"
-        policy = gate.Policy(tolerance=DEFAULT_TOLERANCE, max_launches=self.max_launches, design=design)
-        return gate.first_launches(policy), self.max_launches
+        without, beside = (
+            first_launches(
+                self.mode,
+                gate.Policy(tolerance=DEFAULT_TOLERANCE, max_launches=self.max_launches, design=design),
+                self.settings.baseline_launches,
+                gated=gated,
+                stored=stored,
+            )
+            for stored in (False, True)
+        )
+        if self.mode == "gate" and gated:
+            return beside, self.max_launches
+        return min(without, beside), max(without, beside)
 
 
-def lines(sweep: str, cases: Sequence[Case], spending: Spending) -> list[str]:
+def first_launches(mode: Mode, policy: gate.Policy, baseline_launches: int, *, gated: bool, stored: bool) -> int:
+    """Launches of a case in each arm until the first look, and all of them where no metric is judged.
+
+    `gated` says whether any metric of the sweep is, and `stored` whether the case has a baseline to be compared with.
+    """
+    if mode == "accept":
+        return baseline_launches
+    if mode == "gate" and not gated:
+        return REPORT_LAUNCHES
+    return gate.first_launches(policy) if stored or policy.design == "interleaved" else REPORT_LAUNCHES
+
+
+def lines(sweep: Sweep, cases: Sequence[Case], spending: Spending) -> list[str]:
     """A sweep's cases, launches and time. The time holds where a batch is shorter than a round; a simulated one costs
     none, and isn't said.
     """
     models = len({case.model for case in cases})
     timed_s = spending.settings.rounds * spending.settings.round_s
     turn_s = spending.arms * (models * STARTUP_S + len(cases) * UNTIMED * timed_s)
-    fewest, most = spending.launches
+    fewest, most = spending.launches(gated=bool(sweep.tolerances))
     span = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     arms = " in each of two arms" if spending.arms > 1 else ""
     took = "" if spending.simulated else f", about {_span(fewest * turn_s, most * turn_s)}"
     return [
-        f"slmperf: {sweep}: {len(cases)} case{'s' * (len(cases) != 1)}: {', '.join(case.name for case in cases)}",
-        f"slmperf: {sweep}: {span} launches{arms} of {models} model{'s' * (models != 1)}{took}",
+        f"slmperf: {sweep.name}: {len(cases)} case{'s' * (len(cases) != 1)}: {', '.join(case.name for case in cases)}",
+        f"slmperf: {sweep.name}: {span} launches{arms} of {models} model{'s' * (models != 1)}{took}",
     ]
 
 

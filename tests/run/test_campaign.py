@@ -15,8 +15,9 @@ from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
-from pytest_slmperf.run.campaign import REPORT_LAUNCHES, Campaign
+from pytest_slmperf.run.campaign import Campaign
 from pytest_slmperf.run.ongoing import VOID_ALLOWANCE
+from pytest_slmperf.run.plan import REPORT_LAUNCHES
 
 FACTS = EngineFacts("1", "cpu", "float32", "random", context_tokens=64, vocabulary=64)
 SWEEP = Sweep("decode", StaticBatch(8, 8), batch_size=[1, 4], gate={"output_throughput": 0.05})
