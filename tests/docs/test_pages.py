@@ -13,7 +13,10 @@ from sybil import Document, Region, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "suites.md")
+TUTORIAL = ROOT / "docs" / "index.md"
+PAGES = (ROOT / "README.md", TUTORIAL, ROOT / "docs" / "suites.md")
+AFTER_THE_TUTORIAL = (ROOT / "docs" / "baselines.md",)
+"""Pages that go on with the tutorial's suite."""
 SIMULATED = "fake:launch_noise=0.002"
 """What a command measures that names no engine: the real one takes a quiet machine and minutes."""
 SPACED = re.compile(r"--slmperf-(?:engine|baselines|against|tier|budget|report) (?=[a-z/.\"'$])")
@@ -82,10 +85,13 @@ def shown_code(document: Document) -> list[Region]:
     return [region for language, use in parsers.items() for region in CodeBlockParser(language, use)(document)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", (*PAGES, *AFTER_THE_TUTORIAL), ids=lambda page: page.name)
 def test_a_page_works_from_top_to_bottom(page, tmp_path):
     """A reader who copies a page's files and commands, in its order, gets what it shows."""
     reader = Reader(tmp_path)
+    if page in AFTER_THE_TUTORIAL:
+        _, _, suite = TUTORIAL.read_text(encoding="utf-8").partition("```python\n")
+        (tmp_path / "test_decode.py").write_text(suite.partition("```")[0], encoding="utf-8")
 
     def parse(document: Document) -> list[Region]:
         document.namespace["reader"] = reader
