@@ -21,6 +21,7 @@ from pytest_slmperf.core.sample import BadSample, Measurement, Sample
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Sweep
 from pytest_slmperf.core.verdict import Status, Verdict
 from pytest_slmperf.engines.lengths import workload_key
+from pytest_slmperf.run.accept import KNOWN_DEVICES, unknown_device
 from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
 from pytest_slmperf.run.ongoing import OngoingCase
 from pytest_slmperf.run.plan import first_launches
@@ -156,6 +157,8 @@ class Campaign:
             return
         records = {arm: self._launch(arm, spec, ()) for arm, spec in configuration.arms}
         keys = {arm: case_key(self._brief.sweep, record) for arm, record in records.items()}
+        if self._brief.mode == "accept" and keys["candidate"]["device"] not in KNOWN_DEVICES:
+            raise UsageError(f"nothing can be recorded: {unknown_device(keys['candidate'])}")
         context_tokens = min(record.facts.context_tokens for record in records.values())
         for case in cases:
             load, note = self._around.loads(self._brief.sweep, case, context_tokens)

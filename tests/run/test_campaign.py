@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -47,11 +47,12 @@ class Script:
     """(model, arm, cases in their order) of every launch."""
     pauses: list[float] = field(default_factory=list)
     plans: list[tuple[int, int]] = field(default_factory=list)
+    facts: EngineFacts = FACTS
 
     def launch(self, spec, loads, *, arm, index, policy):  # noqa: ARG002 - the launcher's protocol
         self.asked.append((spec.model, arm, tuple(load.case for load in loads)))
         cases = {load.case: self._record(arm, load.case, index) for load in loads}
-        return LaunchRecord(arm, index, spec, FACTS, {"engine": "1"}, "2026-01-01T00:00:00+00:00", 0.1, cases)
+        return LaunchRecord(arm, index, spec, self.facts, {"engine": "1"}, "2026-01-01T00:00:00+00:00", 0.1, cases)
 
     def _record(self, arm, case, index):
         value = self.value(arm, case, index)
@@ -375,3 +376,12 @@ def test_what_nothing_measures_is_not_recorded_for_twenty_launches():
     assert len(script.asked) == 2
     verdicts = play(Script(), sweep=sweep).cases[ONE].verdicts
     assert verdicts["joules_per_output_token"].status is Status.UNMEASURED
+
+
+def test_what_no_baseline_can_hold_for_is_not_measured_for_twenty_launches():
+    """Recording on a device that this version doesn't know ends with the throw-away launch; a report measures it."""
+    script = Script(facts=replace(FACTS, device="cuda:0"))
+    with pytest.raises(UsageError, match="nothing can be recorded: this version knows nothing of the device cuda:0"):
+        play(script, mode="accept")
+    assert len(script.asked) == 1
+    assert len(play(Script(facts=script.facts), mode="report").cases) == 2
