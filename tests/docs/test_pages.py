@@ -85,7 +85,7 @@ def shown_code(document: Document) -> list[Region]:
     return [region for language, use in parsers.items() for region in CodeBlockParser(language, use)(document)]
 
 
-@pytest.mark.parametrize("page", (*PAGES, *AFTER_THE_TUTORIAL), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *AFTER_THE_TUTORIAL], ids=lambda page: page.name)
 def test_a_page_works_from_top_to_bottom(page, tmp_path):
     """A reader who copies a page's files and commands, in its order, gets what it shows."""
     reader = Reader(tmp_path)
