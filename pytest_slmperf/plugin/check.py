@@ -16,10 +16,11 @@ NAME = "slmperf::whole-run"
 
 
 class RunCheck(pytest.Item):
-    """Runs last. In a whole run it is red for a gated metric that no test asserts, for a stale baseline and where no
-    case was measured at all; under a selection it only says so, and of a metric also where a test of its sweep failed
-    and may not have come to the assertion. In any run it is red for a measurement that failed and that no test failed
-    for. In a recording run it stores what was measured, and is red where that is refused.
+    """Runs last. In a whole run it is red for a gated metric that no test asserts, for a verdict of a fixture that no
+    test asks, for a stale baseline and where no case was measured at all; under a selection it only says so, and of a
+    metric also where a test of its sweep failed and may not have come to the assertion. In any run it is red for a
+    measurement that failed and that no test failed for. In a recording run it stores what was measured, and is red
+    where that is refused.
     """
 
     def __init__(self, *, active: SlmperfSession, whole: bool, **rest: Any) -> None:  # noqa: ANN401 - pytest's
@@ -60,7 +61,8 @@ class RunCheck(pytest.Item):
         missing, not_reached = measuring.unasserted(
             active.ledger.asserted, lambda sweep: active.resumes or failed.everything or sweep in failed.sweeps
         )
-        found = [*missing, *measuring.stale(), *measuring.nothing_left()]
+        forgotten = [] if active.failed else active.ledger.never_asked()
+        found = [*missing, *forgotten, *measuring.stale(), *measuring.nothing_left()]
         orphaned = measuring.orphaned(active.declared)
         if self.whole and not active.failed and covers_project(self.config):
             found, orphaned = [*found, *orphaned], []

@@ -16,6 +16,10 @@ class AssertionLedger:
     asserted: set[tuple[str, str]] = field(default_factory=set)
     """(case, metric) of every gate verdict that some test asked. A stated limit is no gate, and isn't here."""
     _unasked: list[Verdict] = field(default_factory=list)
+    _of_setup: list[Verdict] = field(default_factory=list)
+    """Made in the setup of the present test and not asked yet."""
+    _kept: list[Verdict] = field(default_factory=list)
+    """The same of the tests before: a fixture may live longer than its first test."""
     _raised: list[Verdict] = field(default_factory=list)
 
     def begin(self) -> None:
@@ -23,13 +27,23 @@ class AssertionLedger:
         self._unasked.clear()
         self._raised.clear()
 
+    def keep(self) -> None:
+        """A setup is over: what it made, its test may ask, or a later one. What is not judged, nobody need ask."""
+        self._kept.extend(self._of_setup)
+        self._of_setup = [verdict for verdict in self._unasked if verdict.judged]
+
+    def cut_off(self) -> None:
+        """A test ended before its end: it may not have come to what its setup made."""
+        self._of_setup.clear()
+
     def made(self, verdict: Verdict) -> None:
         """A comparison became a verdict."""
         self._unasked.append(verdict)
 
     def asked(self, verdict: Verdict) -> None:
         """Somebody wants the truth of a verdict, and gets it or an error."""
-        self._unasked = [one for one in self._unasked if one is not verdict]
+        for waiting in (self._unasked, self._of_setup, self._kept):
+            waiting[:] = [one for one in waiting if one is not verdict]
         if verdict.gated:
             self.asserted.add((verdict.case, verdict.metric))
         if verdict.judged and not verdict.passed:
@@ -41,6 +55,13 @@ class AssertionLedger:
             return None
         lines = "\n".join(verdict.message() for verdict in self._raised)
         return f"a verdict was red and the test caught its error; leave out what catches it:\n{lines}"
+
+    def never_asked(self) -> list[str]:
+        """What is wrong with a run that ends: verdicts of setups that no test asked."""
+        return [
+            f"a fixture made a verdict and no test asked for its truth; write `assert` before it: {verdict.line()}"
+            for verdict in (*self._kept, *self._of_setup)
+        ]
 
     def unasked(self) -> str | None:
         """What is wrong with a phase that passed; None where every verdict was asked. A fixture may leave that to

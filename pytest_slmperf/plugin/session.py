@@ -311,7 +311,9 @@ class SlmperfSession:
     def pytest_runtest_setup(self) -> Generator[None, Any, Any]:
         """See _phase. What a fixture makes, a test may ask."""
         __tracebackhide__ = True
-        return (yield from self._phase())
+        result = yield from self._phase()
+        self.ledger.keep()
+        return result
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -319,6 +321,9 @@ class SlmperfSession:
         __tracebackhide__ = True
         try:
             result = yield from self._phase()
+        except BaseException:
+            self.ledger.cut_off()
+            raise
         finally:
             self._record_properties(item)
         _fail_for(self.ledger.unasked())

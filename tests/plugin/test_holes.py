@@ -101,6 +101,47 @@ def test_a_test_may_ask_what_its_fixture_made(project):
     project.gate("-k", "test_verdict", engine=SLOWED).assert_outcomes(passed=1, failed=1, deselected=4)
 
 
+OF_A_FIXTURE = """
+@pytest.fixture(scope="{scope}")
+def knee(decode):
+    return decode.knee.unchanged_from(decode.baseline.knee)
+
+def test_knee(knee):
+    {body}
+
+def test_later(knee):
+    {later}
+"""
+
+
+@pytest.mark.parametrize("scope", ["function", "module"])
+def test_a_verdict_of_a_fixture_that_no_test_asks_is_red(project, scope):
+    """Tests that take it and forget `assert` pass, and the whole run doesn't; a part of a run only says so."""
+    project.write("test_suite.py", SUITE + OF_A_FIXTURE.format(scope=scope, body="knee.line()", later="assert True"))
+    red = project.gate()
+    red.assert_outcomes(passed=6, failed=1)
+    asked_for = "a fixture made a verdict and no test asked for its truth; write `assert` before it: unchanged: "
+    assert asked_for in prose(red).partition("_ slmperf::whole-run _")[2]
+    part = project.gate("-k", "knee")
+    part.assert_outcomes(passed=2, deselected=5)
+    assert "no test asked for its truth" in prose(part)
+    project.gate("--slmperf-no-gate").assert_outcomes(passed=3, skipped=4)
+
+
+@pytest.mark.parametrize(
+    ("scope", "body", "later", "outcomes"),
+    [
+        ("module", "knee.line()", "assert knee", {"passed": 7}),
+        ("function", "pytest.skip('not today')", "assert knee", {"passed": 6, "skipped": 1}),
+    ],
+    ids=["a later test asks", "its test was skipped"],
+)
+def test_a_verdict_of_a_fixture_may_wait(project, scope, body, later, outcomes):
+    """One that a later test asks is asked, and of a test that was cut off it is not expected."""
+    project.write("test_suite.py", SUITE + OF_A_FIXTURE.format(scope=scope, body=body, later=later))
+    project.gate().assert_outcomes(**outcomes)
+
+
 def test_a_verdict_that_a_teardown_never_asks_is_red(project):
     """Nobody asks after a teardown."""
     fixture = (
