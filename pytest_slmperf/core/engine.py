@@ -50,8 +50,10 @@ class Served:
     token_ns: tuple[tuple[int, ...], ...] | None = None
     """When each token of each request was there, or None where the batch was not observed."""
     peak_memory_bytes: int | None = None
-    """Where the kernel's high-water mark of the process is the wrong one: a device's own memory, or a simulation's. On any
-    device but `cpu` the peak is unmeasured without it."""
+    """Where the kernel's high-water mark of the process is the wrong one: a device's own memory, or a simulation's.
+
+    Without it, the peak is unmeasured on any device but `cpu`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
