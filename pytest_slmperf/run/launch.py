@@ -124,7 +124,8 @@ class _Launch:
         self._tolerances = Tolerances()
         # A simulated engine takes no time of this machine, so nothing that happens here can be in its figures.
         self._witness = None if facts.device == "simulated" else Witness(process.pid, terms.cores)
-        self._scanned: Scan = scan() if self._witness else {}
+        self._scanned: Scan = {}
+        """Who had used how much when the case began, or later: what happened since is blamed on whoever used more."""
 
     def peak(self, load: Load) -> PeakMeasured:
         self._process.doing = f"serving {load.case} once, for its peak of memory"
@@ -132,7 +133,7 @@ class _Launch:
 
     def measure(self, load: Load, peak: PeakMeasured) -> CaseRecord:
         policy = self._terms.policy
-        at_first = scan() if self._witness else {}
+        at_first = self._scanned = scan() if self._witness else {}
         self._process.doing = f"warming up {load.case}"
         warm = self._process.ask(Prepare(load, policy.round_s, policy.warmup_limit), Prepared, policy.answer_limit_s)
         case = _Case(load, warm.batches)
