@@ -372,11 +372,14 @@ class Campaign:
             found = case.stored.status, case.stored.reason, case.stored.way_out
         elif not case.blocks:
             found = Status.INCONCLUSIVE, "the run ended before the first launch", "give it a larger budget"
+        elif not stored and case.measured("candidate", name) and not case.measured("baseline", name):
+            why = case.measurement("baseline").unmeasured.get(name, "no launch measured it")
+            found = Status.NO_BASELINE, f"the other arm holds no {name}: {why}", ""
         elif name not in measurement.samples:
             found = Status.UNMEASURED, measurement.unmeasured.get(name, "no launch measured it"), ""
         elif self._arms_of(case, name)[0] is None:
-            other = f"the baseline of {case.name}" if stored else "the other arm"
-            found = Status.NO_BASELINE, f"{other} holds no {name}", f"record it: {self._brief.record}" if stored else ""
+            reason = f"the baseline of {case.name} holds no {name}"
+            found = Status.NO_BASELINE, reason, f"record it: {self._brief.record}"
         elif name not in case.verdicts:
             found = Status.INCONCLUSIVE, "the run ended before the first look", "give it a larger budget"
         return found

@@ -65,6 +65,10 @@ class OngoingCase:
         """Why the last void block was: of a case that is exhausted."""
         return next(record.void for _, record in self.voids[-1].values() if record.void)
 
+    def measured(self, arm: str, name: str) -> bool:
+        """Whether some launch of this arm measured a metric, whatever the other arm did."""
+        return any(name in block[arm][1].values for block in self.blocks)
+
     def sample(self, arm: str, name: str, start: int = 0) -> Sample | None:
         """An arm's samples of a metric, from a block on, over the blocks whose launches all measured it."""
         blocks = self.blocks[start:]
@@ -77,9 +81,13 @@ class OngoingCase:
         records = [block[arm] for block in self.blocks]
         names = dict.fromkeys(name for _, record in records for name in record.values)
         samples = {name: sample for name in names if (sample := self.sample(arm, name))}
-        unmeasured = {
+        unmeasured = {name: "no launch measured it in both arms" for name in names if name not in samples}
+        unmeasured |= {
             name: reason for _, record in records for name, reason in record.unmeasured.items() if name not in samples
         }
+        notes = [note for _, record in records for note in record.notes]
+        parts = {name: len(sample.launches) for name, sample in samples.items() if len(sample.launches) < len(records)}
+        across = "both arms" if len(self.keys) > 1 else "all"
         voids: list[VoidRound] = []
         for index, record in self.launched(arm):
             voids.extend(replace(void, launch=index) for void in record.void_rounds)
@@ -93,7 +101,13 @@ class OngoingCase:
             unmeasured=unmeasured,
             void_rounds=tuple(voids),
             void=void,
-            notes=_counted([note for _, record in records for note in record.notes]),
+            notes=(
+                *_counted(notes),
+                *(
+                    f"{name} is of {some} of {len(records)} launches: not {across} measured it"
+                    for name, some in parts.items()
+                ),
+            ),
         )
 
 

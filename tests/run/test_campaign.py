@@ -276,6 +276,48 @@ def test_void_fresh_launches_confirm_nothing():
     assert "no fresh launches to confirm it" in verdict.reason
 
 
+TPOT = "median_tpot_ms"
+TWO = Sweep("decode", StaticBatch(8, 8), [1], gate={"output_throughput": 0.05, "tpot_ms": 0.05})
+
+
+@dataclass
+class Partial(Script):
+    """Launches of which only some have a second metric."""
+
+    holds: object = None
+    """Whether a launch of (arm, index) has it."""
+
+    def _record(self, arm, case, index):
+        record = super()._record(arm, case, index)
+        if self.holds(arm, index):
+            return replace(record, values={**record.values, TPOT: (10 + index / 1000,) * 2})
+        return replace(record, unmeasured={TPOT: f"the {arm} can't"})
+
+
+@pytest.mark.parametrize(
+    ("holds", "status", "reason"),
+    [
+        (lambda arm, _: arm == "candidate", Status.NO_BASELINE, f"the other arm holds no {TPOT}: the baseline can't"),
+        (lambda arm, _: arm == "baseline", Status.UNMEASURED, "the candidate can't"),
+        (lambda *_: False, Status.UNMEASURED, "the candidate can't"),
+    ],
+    ids=["candidate", "baseline", "neither"],
+)
+def test_a_metric_that_only_one_arm_has_is_never_a_pass(holds, status, reason):
+    """It is said which arm lacks it, and why; what both have is judged as always."""
+    case = play(Partial(holds=holds), sweep=TWO, arms=2).cases[ONE]
+    assert case.verdicts["output_throughput"].status is Status.UNCHANGED
+    assert (case.verdicts[TPOT].status, case.verdicts[TPOT].reason) == (status, reason)
+    assert TPOT not in case.measurement.samples
+
+
+def test_a_block_that_lacks_a_metric_in_one_arm_is_left_out_and_told():
+    """Blocks that both arms measured are compared, and a note says how many those are."""
+    case = play(Partial(holds=lambda arm, index: arm == "candidate" or index > 4), sweep=TWO, arms=2).cases[ONE]
+    assert len(case.baseline.samples[TPOT].launches) == len(case.measurement.samples[TPOT].launches) == 8
+    assert case.measurement.notes == (f"{TPOT} is of 8 of 10 launches: not both arms measured it",)
+
+
 def test_the_plan_grows_with_what_is_still_undecided():
     """Progress is told how many launches are expected by now, and how many are done."""
     script = Script(lost(0.2))
