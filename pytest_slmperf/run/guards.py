@@ -13,7 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_CORES = Path("/sys/devices/system/cpu")
+from pytest_slmperf.run.pinning import CORES
+
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 NS_PER_S = 1e9
 NS_PER_MS = 1e6
@@ -257,9 +258,9 @@ class Witness:
         self._tasks = f"/proc/{pid}/task"
         watched = sorted(cores) if cores is not None else sorted(os.sched_getaffinity(0))
         self._throttles = _readable(
-            {core: _CORES / f"cpu{core}/thermal_throttle/core_throttle_count" for core in watched}
+            {core: CORES / f"cpu{core}/thermal_throttle/core_throttle_count" for core in watched}
         )
-        self._clocks = _readable({core: _CORES / f"cpu{core}/cpufreq/scaling_cur_freq" for core in watched})
+        self._clocks = _readable({core: CORES / f"cpu{core}/cpufreq/scaling_cur_freq" for core in watched})
 
     @property
     def blind_to(self) -> tuple[str, ...]:

@@ -125,7 +125,7 @@ class _Launch:
         # A simulated engine takes no time of this machine, so nothing that happens here can be in its figures.
         self._witness = None if facts.device == "simulated" else Witness(process.pid, terms.cores)
         self._scanned: Scan = {}
-        """Who had used how much when the case began, or later: what happened since is blamed on whoever used more."""
+        """When the case began, or later: what happened since is blamed on whoever used the cores since."""
 
     def peak(self, load: Load) -> PeakMeasured:
         self._process.doing = f"serving {load.case} once, for its peak of memory"

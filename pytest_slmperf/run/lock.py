@@ -7,7 +7,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import re
 import stat
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 import filelock
 
 from pytest_slmperf.core.errors import BaselineError, DeviceBusy
+from pytest_slmperf.core.machine import slug
 
 FOLDERS = (Path("/run/lock"), Path("/var/lock"), Path("/tmp"))  # noqa: S108 - the same for every user and TMPDIR
 EVERYBODY_WRITES = 0o666
@@ -43,7 +43,7 @@ def device_lock(
     """
     tell = say or _to_stderr
     try:
-        path = (folder or machine_folder()) / f"slmperf-{_slug(device)}.lock"
+        path = (folder or machine_folder()) / f"slmperf-{slug(device)}.lock"
     except OSError as error:
         raise DeviceBusy(f"no folder for the lock of {device}: {error.strerror}") from error
     lock = filelock.FileLock(path, mode=EVERYBODY_WRITES, thread_local=False)
@@ -110,10 +110,6 @@ def _acquire(
             raise DeviceBusy(f"the lock {path} of {device} can't be taken: {error.strerror or error}") from error
         else:
             return
-
-
-def _slug(device: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") or "device"
 
 
 def _holder_file(path: Path) -> Path:

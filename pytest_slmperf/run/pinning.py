@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pytest_slmperf.core.errors import UsageError
 
-_CORES = Path("/sys/devices/system/cpu")
+CORES = Path("/sys/devices/system/cpu")
 _THREADS = Path("/proc/self/task")
 
 
@@ -38,7 +38,7 @@ def spread(cores: Collection[int], siblings: dict[int, frozenset[int]]) -> list[
 def hardware_threads(core: int) -> frozenset[int]:
     """The cores that share this one's units, itself included."""
     try:
-        listed = (_CORES / f"cpu{core}" / "topology" / "thread_siblings_list").read_text()
+        listed = (CORES / f"cpu{core}" / "topology" / "thread_siblings_list").read_text()
     except OSError:
         return frozenset({core})
     return cores_of(listed) | {core}
