@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
 from pytest_slmperf.core.errors import SuiteError
@@ -96,6 +96,8 @@ class Frontier:
     samples: Mapping[str, tuple[Sample, ...]]
     """Samples of every measured case, dominated or not: another case may reach what one has lost."""
     case: str = ""
+    measured: bool = field(default=False, compare=False)
+    """Whether it is what a run measured, and no stored one that the run can be compared with."""
 
     def unchanged_from(self, baseline: "Frontier", policy: FrontierPolicy) -> Verdict:
         """Whether every point of the baseline's frontier is still reached.

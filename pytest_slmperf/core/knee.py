@@ -188,6 +188,8 @@ class Knee:
     case: str = ""
     beyond: float = 0.0
     """Share of the resampled curves whose knee may lie past the largest batch."""
+    measured: bool = field(default=False, compare=False)
+    """Whether it is what a run measured, and no stored one that the run can be compared with."""
 
     def __str__(self) -> str:
         if self.batch is None:

@@ -208,7 +208,7 @@ class ModelResult:
         test, where the tier did.
         """
         self._refuse_a_part("knee")
-        knee = self._now.knee_by(definition, **settings)
+        knee = replace(self._now.knee_by(definition, **settings), measured=True)
 
         def again(now: Shape, stored: Shape) -> Verdict:
             return now.knee_by(definition, **settings).unchanged_from(stored.knee_by(definition, **settings))
@@ -222,7 +222,7 @@ class ModelResult:
     def frontier(self) -> "Claim[Frontier]":
         """The points that no other beats in throughput and the gated latency; compare it with `baseline.frontier`."""
         self._refuse_a_part("frontier")
-        now = self._now.frontier
+        now = replace(self._now.frontier, measured=True)
         policy = FrontierPolicy(self._tolerances, self._of.outcome.design)
 
         def again(fresh: Shape, stored: Shape) -> Verdict:
@@ -333,6 +333,8 @@ class Claim(Generic[V]):
         """Whether it is as it was, as far as the launches can tell: see `unchanged_from` of `Knee` and `Frontier`."""
         if not isinstance(stored, type(self.value)):
             raise SuiteError(f"a {self._name} is compared with a stored one: write {self._example}")
+        if stored.measured:
+            raise SuiteError(f"a {self._name} is always what it is: compare it with the stored one: {self._example}")
         if stored.case != self.value.case:
             raise SuiteError(f"the {self._name} of {self.value.case} is compared with its own, not {stored.case}'s")
         return self._judge(stored)

@@ -242,6 +242,16 @@ def test_knee_and_frontier_are_claims_with_a_baseline():
         two.of("a").knee.unchanged_from(two.of("b").baseline.knee)
 
 
+def test_a_claim_is_not_compared_with_itself():
+    """What this run measured is never lost in its own eyes, also where it is looked up again."""
+    same = result()
+    for curve in ("knee", "frontier"):
+        claim = getattr(same, curve)
+        for value in (claim.value, getattr(same, curve).value):
+            with pytest.raises(SuiteError, match=rf"result\.{curve}\.unchanged_from\(result\.baseline\.{curve}\)"):
+                claim.unchanged_from(value)
+
+
 def moved(*, fresh=None, **of):
     """A sweep that stops scaling at batch 4 and lost throughput; `fresh` are the factors of what confirms it."""
     lost = dict(zip(SIZES, (1.0, 1.0, 0.59, 0.59), strict=True))
