@@ -321,7 +321,7 @@ class Measuring:
     def orphaned(self, declared: Collection[str]) -> list[str]:
         """Stored files of the engines that were measured whose suites are neither measured nor among the `declared`."""
         outcomes = self._coverage.outcomes
-        if self.options.mode != "gate":
+        if self.options.mode != "gate" or self._other_python:  # beside another environment nothing stored is looked at
             return []
         engines = {spec.engine for outcome in outcomes for spec in outcome.specs}
         return self._stored.orphaned(engines, {*declared, *(outcome.sweep for outcome in outcomes)})

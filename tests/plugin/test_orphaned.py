@@ -1,5 +1,7 @@
 """Baselines whose sweep is gone: seen in a whole run, said under a selection, and never mistaken for another job's."""
 
+import sys
+
 import pytest
 from projects import BASELINE, SETTINGS, SUITE, prose
 
@@ -111,3 +113,13 @@ def test_a_file_that_no_run_can_compare_with_is_red(project, name, content, said
     result = project.gate()
     result.assert_outcomes(passed=4, failed=1)
     assert said in prose(result)
+
+
+def test_no_stored_file_matters_beside_another_environment(project):
+    """A comparison with another python needs no baseline, so that a damaged or orphaned one makes it neither red."""
+    project.baseline().write_text("{")
+    project.baseline().with_name("fake-prefill.json").write_text("{")
+    noisy = "fake:noise=0.002,launch_noise=0.002"  # a seed would give both arms the same values
+    result = project.gate("--slmperf-against", f"python={sys.executable}", engine=noisy)
+    result.assert_outcomes(passed=5)
+    assert "prefill" not in prose(result)
