@@ -2,7 +2,6 @@
 
 import math
 import random
-import shlex
 import subprocess
 import sys
 from contextlib import chdir
@@ -22,7 +21,6 @@ from pytest_slmperf.report import document
 from pytest_slmperf.run.store import BaselineStore
 
 MACHINE = Machine("NVIDIA H100", "580.65", {"cores": 16})
-MANUAL = Path(__file__).parents[2] / "docs" / "baselines.md"
 SMALL, LARGE = "decode/opt-125m/batch=1", "decode/opt-125m/batch=64"
 
 
@@ -377,20 +375,6 @@ def test_a_damaged_file_is_told(baselines, report):
         assert code == 1
         assert "git checkout -- " in said
     assert path.read_text() == "{"
-
-
-def test_the_commands_of_the_manual_work(baselines, report):
-    """Every command line that docs/baselines.md shows does what it says, in the order of the page."""
-    shown = [
-        line.split(" # ")[0] for line in MANUAL.read_text().splitlines() if line.startswith("    slmperf baselines ")
-    ]
-    assert len(shown) >= 9
-    earlier = replace(run(case("decode/opt-125m/batch=16", seed=1)), started_at="2025-12-01T00:00:00+00:00")
-    baselines("accept", report(earlier))
-    report(run(case("decode/opt-125m/batch=16"), case(SMALL)))
-    for line in shown:
-        code, said = baselines(*shlex.split(line)[2:])
-        assert code == 0, f"{line}\n{said}"
 
 
 @pytest.mark.parametrize("words", [(), ("burn",), ("accept",), ("show",)])
