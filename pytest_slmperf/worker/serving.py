@@ -28,7 +28,7 @@ class Case:
         self._output_tokens = sum(request.output_tokens for request in self._requests)
 
     def measure_peak(self) -> PeakMeasured:
-        """The most memory while the batch is served once: the engine's word where it has one, on a CPU else the kernel's mark.
+        """The most memory while the batch is served once: the engine's word, or on a CPU the kernel's mark.
 
         The kernel knows the process's own memory only: on another device it would be read, and gated, as the device's.
         Half of the batch goes first: an allocator places its first large blocks otherwise than later ones, and a case
