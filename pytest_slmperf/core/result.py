@@ -1,6 +1,6 @@
 """What the author of a suite gets from measuring a sweep: its points, its knee and its frontier."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Generic, TypeVar
@@ -105,6 +105,10 @@ class Result:
         """See `ModelResult.frontier`."""
         return self.of(self._one_model()).frontier
 
+    def frontier_of(self, latency: str) -> "Claim[Frontier]":
+        """See `ModelResult.frontier_of`."""
+        return self.of(self._one_model()).frontier_of(latency)
+
     @property
     def baseline(self) -> "Shape":
         """See `ModelResult.baseline`."""
@@ -122,10 +126,12 @@ class Result:
 class Shape:
     """The curve of one model's measurements over the batch size: the stored ones, or those of now."""
 
-    def __init__(self, name: str, by_size: Mapping[int, Measurement], frontier_metrics: tuple[str, ...]) -> None:
+    def __init__(self, name: str, by_size: Mapping[int, Measurement], gated: Collection[str]) -> None:
         self._name = name
         self._by_size = by_size
-        self._frontier_metrics = frontier_metrics
+        latencies = sorted(name for name in gated if metric(name).quantile is not None)
+        self._latencies = latencies if THROUGHPUT in gated else []
+        """What a frontier can be of, beside the throughput."""
 
     def __bool__(self) -> bool:
         """Whether there is anything to compare with."""
@@ -146,14 +152,24 @@ class Shape:
 
     @property
     def frontier(self) -> Frontier:
-        """The frontier of throughput against the gated latency. Raises SuiteError where no such pair is gated."""
-        if len(self._frontier_metrics) < 2:
+        """The frontier of throughput against the gated latency, the first by its name where several are gated.
+
+        Raises SuiteError where no such pair is gated.
+        """
+        return self._frontier(next(iter(self._latencies), ""))
+
+    def frontier_of(self, latency: str) -> Frontier:
+        """The frontier of throughput against this latency, as `tpot_ms`. Raises SuiteError where it isn't gated."""
+        return self._frontier(metric(latency).name)
+
+    def _frontier(self, latency: str) -> Frontier:
+        if latency not in self._latencies:
             raise SuiteError(
                 f"{self._name}: a frontier is of throughput against a latency: gate both, as in "
-                "gate={'output_throughput': 0.03, 'tpot_ms': 0.03}"
+                f"gate={{'output_throughput': 0.03, '{latency or 'tpot_ms'}': 0.03}}"
             )
         measured = {one.case: one.samples for one in self._by_size.values()}
-        return frontier(measured, self._frontier_metrics, self._name)
+        return frontier(measured, (THROUGHPUT, latency), self._name)
 
 
 class ModelResult:
@@ -174,12 +190,10 @@ class ModelResult:
     def _shapes(self, cases: Iterable[CaseOutcome]) -> "tuple[Shape, Shape]":
         """The curves of these cases, and of what they are compared with."""
         gated = {name for tolerances in self._tolerances.values() for name in tolerances}
-        latencies = sorted(name for name in gated if metric(name).quantile is not None)
-        pair = tuple(name for name in (THROUGHPUT, *latencies[:1]) if name in gated)
         by_size = {int(case.coordinates["batch_size"]): case for case in cases}
         now = {size: case.measurement for size, case in by_size.items()}
         stored = {size: case.baseline for size, case in by_size.items() if case.baseline}
-        return Shape(self._name, now, pair), Shape(self._name, stored, pair)
+        return Shape(self._name, now, gated), Shape(self._name, stored, gated)
 
     def __getitem__(self, batch_size: int) -> Point:
         if batch_size in self._cases:
@@ -220,13 +234,26 @@ class ModelResult:
 
     @property
     def frontier(self) -> "Claim[Frontier]":
-        """The points that no other beats in throughput and the gated latency; compare it with `baseline.frontier`."""
+        """The points that no other beats in throughput and the gated latency; compare it with `baseline.frontier`.
+
+        Where several latencies are gated it is of the first by its name; `frontier_of` picks one.
+        """
+        return self._frontier(lambda shape: shape.frontier)
+
+    def frontier_of(self, latency: str) -> "Claim[Frontier]":
+        """The frontier of throughput and this latency, as `tpot_ms`. Raises SuiteError for one that isn't gated.
+
+        Compare it with `baseline.frontier_of` of the same.
+        """
+        return self._frontier(lambda shape: shape.frontier_of(latency))
+
+    def _frontier(self, of: Callable[[Shape], Frontier]) -> "Claim[Frontier]":
         self._refuse_a_part("frontier")
-        now = replace(self._now.frontier, measured=True)
+        now = replace(of(self._now), measured=True)
         policy = FrontierPolicy(self._tolerances, self._of.outcome.design)
 
         def again(fresh: Shape, stored: Shape) -> Verdict:
-            return fresh.frontier.unchanged_from(stored.frontier, replace(policy, confirming=True))
+            return of(fresh).unchanged_from(of(stored), replace(policy, confirming=True))
 
         def unchanged_from(stored: Frontier) -> Verdict:
             metrics = tuple(meaning.name for meaning in now.metrics)

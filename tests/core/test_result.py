@@ -252,6 +252,32 @@ def test_a_claim_is_not_compared_with_itself():
                 claim.unchanged_from(value)
 
 
+def with_a_later_name(outcome):
+    """The same, gated in a second latency, whose name is the last one."""
+    cases = {}
+    for name, case in outcome.cases.items():
+        sides = {
+            side: replace(one, samples={**one.samples, "p99_tpot_ms": one.samples["p99_ttft_ms"]})
+            for side, one in (("measurement", case.measurement), ("baseline", case.baseline))
+        }
+        verdicts = {**case.verdicts, "p99_tpot_ms": replace(case.verdicts["median_tpot_ms"], metric="p99_tpot_ms")}
+        cases[name] = replace(case, verdicts=verdicts, **sides)
+    return replace(outcome, cases=cases)
+
+
+def test_a_suite_names_the_latency_of_its_frontier():
+    """Of several gated ones the first by its name is meant, unless one is named; one that isn't gated is an error."""
+    both = Result(with_a_later_name(sweep_outcome()))
+    assert both.frontier.value.name == "frontier of output_throughput and median_tpot_ms"
+    named = both.frontier_of("p99_tpot_ms")
+    assert named.value.name == "frontier of output_throughput and p99_tpot_ms"
+    assert named.unchanged_from(both.baseline.frontier_of("p99_tpot_ms"))
+    assert both.frontier_of("tpot_ms").unchanged_from(both.baseline.frontier)
+    assert named.unchanged_from(both.baseline.frontier).status is Status.INCOMPARABLE
+    with pytest.raises(SuiteError, match=r"gate both, as in .*'median_ttft_ms': 0\.03"):
+        both.frontier_of("ttft_ms")
+
+
 def moved(*, fresh=None, **of):
     """A sweep that stops scaling at batch 4 and lost throughput; `fresh` are the factors of what confirms it."""
     lost = dict(zip(SIZES, (1.0, 1.0, 0.59, 0.59), strict=True))
