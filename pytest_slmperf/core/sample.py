@@ -1,6 +1,5 @@
 """What was measured: samples of one metric, and the measurement of one case."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,16 +7,20 @@ from statistics import median
 
 from pytest_slmperf.core.errors import SlmperfError
 
+SMALLEST, LARGEST = 1e-100, 1e100
+"""No metric has a value beyond these in its unit; between them ratios and logarithms are numbers, too."""
+
 
 class BadSample(SlmperfError):
-    """A value that no measurement can have: zero, negative, infinite or not a number."""
+    """A value that no measurement can have: zero, negative, beyond what is, or not a number."""
 
 
 @dataclass(frozen=True)
 class Sample:
     """Values of one metric, launch by launch in the order they were measured, round by round within a launch.
 
-    Every launch has at least one round; launches may differ in their number of rounds. Values are positive and finite.
+    Every launch has at least one round; launches may differ in their number of rounds. Values lie between SMALLEST and
+    LARGEST, in the metric's unit.
     """
 
     launches: tuple[tuple[float, ...], ...]
@@ -29,13 +32,16 @@ class Sample:
             if not rounds:
                 raise BadSample(f"launch {launch} has no round")
             for value in rounds:
-                if not (math.isfinite(value) and value > 0):
-                    raise BadSample(f"launch {launch} has the value {value!r}; values are positive and finite")
+                if not SMALLEST <= value <= LARGEST:  # nor is NaN
+                    raise BadSample(f"launch {launch} has the value {value!r}; values are from {SMALLEST} to {LARGEST}")
 
     @classmethod
     def of(cls, launches: Iterable[Iterable[float]]) -> "Sample":
-        """A sample of any nested numbers: launches of rounds."""
-        return cls(tuple(tuple(float(value) for value in rounds) for rounds in launches))
+        """A sample of any nested numbers: launches of rounds. Raises BadSample."""
+        try:
+            return cls(tuple(tuple(float(value) for value in rounds) for rounds in launches))
+        except OverflowError as error:
+            raise BadSample(f"a whole number is beyond any value; values are from {SMALLEST} to {LARGEST}") from error
 
     @cached_property
     def median(self) -> float:

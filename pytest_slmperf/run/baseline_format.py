@@ -151,7 +151,7 @@ def _metric_of(stored: Mapping[str, Any], name: str, at: tuple[str | int, ...], 
     try:
         meaning = metric(name)
         sample = Sample.of(stored["launches"])
-    except (SuiteError, BadSample, OverflowError) as error:
+    except (SuiteError, BadSample) as error:
         raise _damaged(where, f"{schema.json_path(at)}: {error}") from error
     if meaning.name != name:
         raise _damaged(where, f"{schema.json_path(at)}: {name} is stored as {meaning.name}")

@@ -2,26 +2,55 @@
 
 import json
 import math
-from collections.abc import Iterable
-from functools import cache, reduce
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib import resources
 from typing import Any
 
 import jsonschema_rs
 
+from pytest_slmperf.core.text import flaw
+
 
 def violation(schema: str, document: Any) -> str | None:  # noqa: ANN401 - any JSON
-    """What in a document breaks a schema of `schemas/` (`report`, …), as `$.field: why`; None where nothing does."""
+    """What in a document breaks a schema of `schemas/` (`report`, …), as `$.field: why`; None where nothing does.
+
+    Before that, what JSON can spell and nothing here can hold: half a character, and a number beyond a float's.
+    """
+    unusable = next(_unusable(document), None)
+    if unusable:
+        return unusable
     try:
         error = next(_validator(schema).iter_errors(document), None)
-    except UnicodeEncodeError as surrogate:
-        return f"$: a text has half a surrogate pair ({surrogate.object[surrogate.start]!r}), which is no character"
-    if error is None:
-        return None
-    value = reduce(lambda inside, part: inside[part], error.instance_path, document)  # error.instance has null for inf
-    infinite = isinstance(value, float) and not math.isfinite(value)
-    why = f"{value} is no number of JSON" if infinite else _short(error.message)
-    return f"{json_path(error.instance_path)}: {why}"
+    except ValueError as deep:
+        return f"$: {deep}"
+    return f"{json_path(error.instance_path)}: {_short(error.message)}" if error else None
+
+
+def _unusable(document: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON
+    """The names and values that no text and no number can be, each as `$.field: why`."""
+    left: list[tuple[Any, tuple[str | int, ...]]] = [(document, ())]
+    while left:  # deeper than Python's own stack
+        value, at = left.pop()
+        if isinstance(value, Mapping):
+            if broken := [name for name in value if flaw(name)]:
+                yield f"{json_path(at)}: the name {broken[0]!r} {flaw(broken[0])}"
+            left.extend((inside, (*at, name)) for name, inside in value.items())
+        elif isinstance(value, (list, tuple)):
+            left.extend((inside, (*at, place)) for place, inside in enumerate(value))
+        elif isinstance(value, str):
+            if why := flaw(value):
+                yield f"{json_path(at)}: it {why}"
+        elif isinstance(value, (int, float)) and not _is_finite(value):
+            what = value if isinstance(value, float) else "a whole number beyond 1e308"
+            yield f"{json_path(at)}: {what} is no number of JSON"
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def json_path(parts: Iterable[str | int]) -> str:

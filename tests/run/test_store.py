@@ -25,7 +25,7 @@ from pytest_slmperf.core.lookup import Against, Comparable, lookup
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.revision import Recording
-from pytest_slmperf.core.sample import Measurement, Sample
+from pytest_slmperf.core.sample import LARGEST, SMALLEST, Measurement, Sample
 from pytest_slmperf.run import baseline_format, schema
 from pytest_slmperf.run.store import BaselineStore, read_baseline
 
@@ -330,6 +330,37 @@ def test_odd_json_is_refused_and_never_crashes(path, text):
     assert refusal(path).startswith(f"{path}: $")
 
 
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda file: file["machine"].update(zz="\ud83d"), "$.machine.zz: it has '\\ud83d', which is no character"),
+        (
+            lambda file: file["machine"].update({"\udcff": 1}),
+            "$.machine: the name '\\udcff' has '\\udcff', which is no",
+        ),
+        (lambda file: file["machine"].update(cores=10**400), "$.machine.cores: a whole number beyond 1e308 is no"),
+        (lambda file: file["machine"].update(zz=[[[[]]]] * 2), "$.machine.zz: "),
+        (lambda file: file["cases"].update({"": file["cases"]["decode/m/batch=1"]}), "$.cases: "),
+    ],
+    ids=["half a character", "in a name", "a huge number", "no scalar", "an empty name"],
+)
+def test_what_nothing_can_hold_is_named(path, edit, message):
+    """JSON can spell what breaks whoever writes it, shows it or counts with it: that is refused where it is read."""
+    document = json.loads(path.read_text())
+    edit(document)
+    path.write_text(json.dumps(document))
+    assert f"{path}: {message}" in refusal(path)
+
+
+@pytest.mark.parametrize("value", [1e-310, 1e308, 10**400])
+def test_a_value_that_no_metric_has_is_refused(path, value):
+    """Ratios of what is read are numbers: a value far beyond any measured one is refused with its file."""
+    document = json.loads(path.read_text())
+    document["cases"]["decode/m/batch=1"]["points"][0]["metrics"]["output_throughput"]["launches"][3][0] = value
+    path.write_text(json.dumps(document))
+    assert refusal(path).startswith(f"{path}: {THROUGHPUT}")
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.floats() | st.text(),
@@ -611,7 +642,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 scalars = (
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | texts
 )
-rounds = st.lists(st.floats(0, allow_infinity=False, exclude_min=True), min_size=1, max_size=2)
+rounds = st.lists(st.floats(SMALLEST, LARGEST), min_size=1, max_size=2)
 samples = st.lists(rounds, min_size=20, max_size=20).map(Sample.of)
 
 
