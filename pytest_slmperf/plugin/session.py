@@ -120,12 +120,17 @@ def _fail_for(complaint: str | None) -> None:
         raise pytest.fail.Exception(complaint, pytrace=False) from None
 
 
+def _collected_as(nodeid: str) -> str:
+    """A test's id without the group that pytest-xdist schedules it by."""
+    return nodeid.removesuffix(f"@{XDIST_GROUP}")
+
+
 def _keep_together(item: pytest.Item) -> None:
     """Give a test's id the suffix by which pytest-xdist schedules groups.
 
     Version 3.8 writes it into an attribute that pytest 9.2 doesn't read any more, which spreads the tests in silence.
     """
-    grouped = f"{item.nodeid.removesuffix(f'@{XDIST_GROUP}')}@{XDIST_GROUP}"
+    grouped = f"{_collected_as(item.nodeid)}@{XDIST_GROUP}"
     if item.nodeid == grouped:
         return
     if not hasattr(item, "id"):
@@ -140,11 +145,10 @@ class SlmperfSession:
         self.config = config
         self.measuring = measuring
         self.ledger = ledger
-        self.failed: list[pytest.Item] = []
-        """The performance tests that failed: they may not have come to all their assertions."""
         self.declared: set[str] = set()
         """Names of the sweeps that collected tests look at, whether or not they run."""
-        self._performance_tests = {NAME}
+        self._performance_tests: dict[str, pytest.Item] = {}
+        """By the id that they were collected by; the run's check is among them."""
         self._failed_tests: dict[str, None] = {}
         self._problems: dict[str, None] = {}
         self._lost = False
@@ -218,6 +222,11 @@ class SlmperfSession:
         self._lost = True
         self.problem(f"worker {worker} died while it measured: its measurements are lost, so this report is a part")
 
+    @property
+    def failed(self) -> list[pytest.Item]:
+        """The performance tests that failed for good: they may not have come to all their assertions."""
+        return [item for name, item in self._performance_tests.items() if name in self._failed_tests]
+
     def problem(self, line: str) -> None:
         """Something that makes the run red: said in every report, once."""
         self._problems.setdefault(line)
@@ -272,7 +281,7 @@ class SlmperfSession:
         measuring = [item for item in session.items if measures(item)]
         if not measuring:
             return
-        self._performance_tests.update(item.nodeid for item in measuring)
+        self._performance_tests.update((_collected_as(item.nodeid), item) for item in measuring)
         self.declared = {sweep.name for sweep in selection_of(measuring).sweeps}
         looked_at = selection_of(item for item in measuring if not item.get_closest_marker("skip"))
         for sweep, sizes in looked_at.sweeps.items():
@@ -283,6 +292,7 @@ class SlmperfSession:
             for item in measuring:
                 _keep_together(item)
         self._check = RunCheck.of(session, self, whole=not self._selective(session), grouped=self._is_worker)
+        self._performance_tests[NAME] = self._check
         session.items.append(self._check)
 
     def _skip_what_is_not_swept(self, item: pytest.Item) -> None:
@@ -370,8 +380,6 @@ class SlmperfSession:
         report = yield
         shown = call.excinfo.value if call.excinfo else None
         tell_apart(item, report, raised=raised, shown=shown)
-        if report.failed and measures(item):
-            self.failed.append(item)
         self._failures.after(report, shown)
         return report
 
@@ -381,11 +389,14 @@ class SlmperfSession:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Remember which performance tests failed; on xdist's controller, too, where their group's name tells them.
 
-        From there on they have the ids that they were collected by: --lf would find no others.
+        From there on they have the ids that they were collected by: --lf would find no others. What an attempt says
+        that pytest-rerunfailures repeats is not the end of it.
         """
-        name = report.nodeid.removesuffix(f"@{XDIST_GROUP}")
+        name = _collected_as(report.nodeid)
         ours = name != report.nodeid or name in self._performance_tests
-        if report.failed and ours:
+        if report.outcome == "rerun":
+            self._failed_tests.pop(name, None)
+        elif report.failed and ours:
             self._failed_tests.setdefault(name)
         if self._is_controller:
             report.nodeid = name

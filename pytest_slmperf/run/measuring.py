@@ -292,8 +292,8 @@ class Measuring:
         return tuple(self._problems)
 
     def remark(self, *lines: str) -> None:
-        """Something that is said and not red."""
-        self._remarks.extend(lines)
+        """Something that is said and not red: once, also by a check that is rerun."""
+        self._remarks.extend(line for line in lines if line not in self._remarks)
 
     def case_outcomes(self, sweep: Sweep, model: str | None, batch_size: int | None) -> list[CaseOutcome]:
         """See Coverage.case_outcomes."""

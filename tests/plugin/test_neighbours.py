@@ -111,6 +111,53 @@ def test_a_rerun_buys_no_green(project):
     assert "; 17 launches" in result.stdout.str()
 
 
+FLAKY = """
+attempts = []
+
+@DECODE.each
+def test_flaky(decode, batch_size):
+    attempts.append(batch_size)
+    assert len(attempts) > 1, "the network"
+"""
+BROKEN = """
+attempts = []
+
+@DECODE.each
+def test_throughput(slmperf, slm_engine, batch_size):
+    attempts.append(batch_size)
+    if len(attempts) == 1:
+        slmperf.measure(DECODE, "an engine")
+    point = slmperf.measure(DECODE, slm_engine("opt-125m"))[batch_size]
+    assert point.output_throughput >= point.baseline.output_throughput
+    assert point.ttft_ms <= point.baseline.ttft_ms
+"""
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["one process", "workers"])
+@pytest.mark.parametrize(
+    ("suite", "stored", "said"),
+    [
+        (SUITE.partition("@DECODE.each")[0] + FLAKY, "fake-decode.json", "no test of this run asserts it for"),
+        (SUITE + FLAKY, "fake-other.json", "holds other, and no sweep has that name any more"),
+        (SUITE.partition("@DECODE.each")[0] + BROKEN, "fake-decode.json", "takes an engine, several engines"),
+    ],
+    ids=["unasserted", "orphaned", "measured wrongly"],
+)
+def test_a_rerun_that_passes_hides_nothing(project, workers, suite, stored, said):
+    """A test that failed once and then passed is none that failed: whatever else is red in its run stays so."""
+    text = project.baseline().read_text()
+    project.baseline().with_name(stored).write_text(
+        text if stored == "fake-decode.json" else text.replace('"decode', '"other')
+    )
+    project.write("test_suite.py", suite)
+    run = project.apart("--reruns=1", "--slmperf-report=report.json", *workers, keep=("rerunfailures", "xdist"))
+    assert run.endswith("exit code 1"), run
+    assert said in " ".join(run.split())
+    report = json.loads((project.path / "report.json").read_text())
+    assert report["failed_tests"] == ["slmperf::whole-run"]
+    assert [problem for problem in report["problems"] if said not in problem] == []
+
+
 def test_a_rerun_starts_no_failed_engine_again(project):
     """An engine that failed has failed for this run."""
     result = project.gate("--reruns", "2", engine=f"{ENGINE},fault=dies,fault_batch=2", keep=("rerunfailures",))
