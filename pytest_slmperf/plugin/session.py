@@ -394,7 +394,7 @@ class SlmperfSession:
         """
         name = _collected_as(report.nodeid)
         ours = name != report.nodeid or name in self._performance_tests
-        if report.outcome == "rerun":
+        if report.outcome == "rerun":  # type: ignore[comparison-overlap]  # set by pytest-rerunfailures
             self._failed_tests.pop(name, None)
         elif report.failed and ours:
             self._failed_tests.setdefault(name)
