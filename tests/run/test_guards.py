@@ -245,8 +245,8 @@ def busy_process(core):
             process.kill()
 
 
-def measured_on(spec, core):
-    record = run_launch(spec, [LOAD], POLICY, arm="candidate", index=5, cores=(core,), quantiles=())
+def measured_on(spec, core, policy=POLICY):
+    record = run_launch(spec, [LOAD], policy, arm="candidate", index=5, cores=(core,), quantiles=())
     return record.cases[LOAD.case]
 
 
@@ -280,6 +280,38 @@ def test_another_process_on_another_core_is_a_note_and_voids_nothing(spinning):
     assert f"(pid {culprit}, " in " ".join(note for note in case.notes if "share caches and memory" in note)
     # Others may be at work on this machine while the tests run, and be blamed; this one must not.
     assert not any(f"(pid {culprit}, " in void.reason for void in case.void_rounds)
+
+
+DISTURBED = f"""{SPINNING}
+import subprocess, sys
+
+class Engine(Engine):
+    rival = None
+    def serve(self, batch, *, observe):
+        if observe and self.rival is None:
+            burn = "print(flush=True)\\nwhile True: pass"
+            self.rival = subprocess.Popen([sys.executable, "-c", burn], stdout=subprocess.PIPE)
+            self.rival.stdout.readline()
+        return super().serve(batch, observe=observe)
+    def stop(self):
+        if self.rival:
+            self.rival.kill()
+            self.rival.communicate()
+"""
+"""Has its core to itself until it is observed."""
+
+
+def test_a_case_whose_observed_rounds_stay_void_has_no_values(tmp_path, monkeypatch):
+    install(tmp_path, "disturbed", DISTURBED)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    spec, core = EngineSpec("disturbed", "tiny"), max(os.sched_getaffinity(0))
+    for _ in range(5):  # others at work on this machine may void a round before
+        case = measured_on(spec, core, replace(POLICY, observed_s=0.1))
+        if case.void is None or case.void.startswith("the observed"):
+            break
+    assert case.void.startswith("the observed rounds stayed void (tried 2 times): others had the engine's core for")
+    assert case.values == {}
+    assert {void.guard for void in case.void_rounds[-2:]} == {"contended"}
 
 
 def test_a_simulated_engine_is_measured_beside_anybody():
