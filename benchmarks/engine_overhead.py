@@ -5,7 +5,8 @@
 All ways take turns in one process, in random order, so that whatever else the machine does meets all of them. Printed
 are medians of the ratios to the bare loop of the same turn: `serve` as a caller sees it (with everything around the
 engine's call), `timed` as it says itself, `observed` with token times, `unlike` with every second request one token
-shorter, which takes a call back to end it.
+shorter, which takes a call back to end it. Turns in one process tell ways apart that differ by a few microseconds; what
+a whole launch takes away, in processes of their own, is `launch_cost.py`'s question.
 """
 
 import argparse

@@ -8,6 +8,9 @@ engine   The same prompts in the same batches on the same core, measured by `run
          one moment of this machine with another.
 launch   Time of a launch of the fake engine, which takes none itself: the process's start and end, and each round.
 guards   Time of the readings around a round, and of a scan for culprits.
+
+Here both sides are a process of their own, as a launch is, which spreads too widely for what single calls of the engine
+cost beside each other: `engine_overhead.py` lets those take turns in one process.
 """
 
 import argparse
