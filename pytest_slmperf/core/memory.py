@@ -2,17 +2,17 @@
 
 Two kinds of figures. The textbook's: what a model needs in an engine that keeps one copy of everything, in the type it
 is asked for; they say which batch fits on a GPU. And CTranslate2's on a CPU: what that engine really holds, by how
-it packs weights and grows its cache, and by how glibc serves it (`core/heap.py`).
+it packs weights and grows its cache, and by the holes that this leaves in glibc's heap.
 """
 
 from dataclasses import dataclass
+from itertools import count
 
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.heap import LARGEST_THRESHOLD, MIB, Arena, Block, round_up
 from pytest_slmperf.core.shapes import OPT_POSITION_OFFSET, Family, Role, Shape, tensors
 
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 
 
 # The textbook's figures.
@@ -82,13 +82,17 @@ PACKED_EXTRA_ROWS = 128
 """MKL packs a float32 matrix for its GEMM in panels of 512 rows, and keeps room for 128 more (AVX-512)."""
 TOKEN_BYTES = 130
 """One token of a vocabulary: two strings, two places in tables."""
-LIBRARY_BYTES = 2 * MIB
-"""Pages of the library, and the stacks of its threads."""
-SCRATCH_BYTES = 5 * MIB
-"""MKL's GEMM takes two such buffers when it first meets a batch, and keeps them; seen: 4 to 9 MiB, by the model."""
+LIBRARY_BYTES = 4 * MIB
+"""Pages of the library, stacks of its threads, and buffers that MKL keeps."""
 ROTARY_POSITIONS = 2_048
-SCRATCH_USED_BYTES = MIB
-"""What it writes to of each; the rest is address space only."""
+"""Sines and cosines of so many positions are kept by each layer that rotates its queries."""
+HOLES = 0.45
+"""What glibc's allocator leaves free between a batch's blocks, as a share of these: those that are freed are too small
+for what follows."""
+MAPPED_FROM = 32 * MIB
+"""It always gives a block of this size a mapping of its own, and then there is no hole."""
+LEFT_FROM_PREFILL = 0.3
+"""The share of the prefill's activations that stays resident between the caches while these grow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ class PredictedPeak:
     weights: int
     """As the engine holds them, with vocabulary and library."""
     batch: int
-    """Cache, activations and logits, with the holes that the allocator leaves between them."""
+    """Cache, activations, rotary tables and logits, with the holes that the allocator leaves between them."""
     cache: int
     """The part of `batch` that is keys and values at the last step."""
 
@@ -134,7 +138,8 @@ def held_weight_bytes(shape: Shape, dtype: str, *, packed: bool = True) -> int:
 def _matrix_bytes(rows: int, columns: int, *, quantised: bool, packed: bool) -> int:
     if quantised:
         return rows * columns + 8 * rows  # a scale and a compensation for each row
-    return (round_up(rows, PACKED_ROWS) + PACKED_EXTRA_ROWS if packed else rows) * columns * 4
+    panels = -(-rows // PACKED_ROWS)
+    return (panels * PACKED_ROWS + PACKED_EXTRA_ROWS if packed else rows) * columns * 4
 
 
 def held_kv_bytes_per_token(shape: Shape) -> int:
@@ -148,34 +153,33 @@ def held_kv_bytes_per_token(shape: Shape) -> int:
 def predicted_peak(
     shape: Shape, dtype: str, *, batch_size: int, prompt_tokens: int, output_tokens: int, process_bytes: int
 ) -> PredictedPeak:
-    """The high-water mark of a process in which CTranslate2 serves this batch on a CPU, as its first one.
+    """The high-water mark of a process in which CTranslate2 serves this batch on a CPU, after half of it.
 
-    `process_bytes` is what the process held before the engine was started, and is measured. benchmarks/memory_model.py
-    finds it within 5 % of what the kernel says for float32, and within 15 % for int8. A later batch finds the allocator
-    as an earlier one left it, and may need somewhat more or less.
+    `process_bytes` is what the process held before the engine was started, and is measured. The worse of two moments
+    counts: the prefill's largest activations beside its caches, and the last step's caches. docs/engines.md says how
+    far off it was found: benchmarks/memory_model.py repeats that.
     """
     quantised = _element_bytes(dtype) == 1
-    replaced = {Role.MATRIX, Role.EMBEDDING} if quantised else {Role.MATRIX}  # by packed or quantised ones, when loaded
-    freed = (4 * tensor.size for tensor in tensors(shape) if tensor.role in replaced)
-    arena = Arena(largest_freed=max((size for size in freed if size <= LARGEST_THRESHOLD), default=0))
-    decode = _Decode(shape, arena, batch_size, quantised=quantised)
-    chunks = [prompt_tokens - 1] if prompt_tokens > 1 else []
-    seen = 0
-    for tokens in [*chunks, *[1] * output_tokens]:
-        decode.step(tokens, seen, logits=tokens == 1)
-        seen += tokens
+    seen = prompt_tokens + output_tokens - 1
+    prefilled = max(prompt_tokens - 1, 1)  # the last token of a prompt is the first step's
+    cache = _cache_bytes(shape, batch_size, seen)
+    activations = _activation_bytes(shape, batch_size * prefilled, prefilled, quantised=quantised)
+    prefill = _cache_bytes(shape, batch_size, prefilled) + activations
+    decode = (1 + HOLES) * cache + LEFT_FROM_PREFILL * activations
+    rotary = 0 if shape.family is Family.OPT else 2 * shape.layers * ROTARY_POSITIONS * shape.head_dim * 4
+    logits = batch_size * shape.vocabulary * 4
     return PredictedPeak(
         process=process_bytes,
         weights=held_weight_bytes(shape, dtype) + TOKEN_BYTES * shape.vocabulary + LIBRARY_BYTES,
-        batch=arena.peak - decode.unused_bytes,
-        cache=sum(2 * decode.cached_bytes(layer, seen) for layer in range(shape.layers)),
+        batch=round(max(prefill, decode)) + rotary + logits,
+        cache=cache,
     )
 
 
 def largest_batch_within(
     shape: Shape, dtype: str, *, memory_bytes: float, prompt_tokens: int, output_tokens: int, process_bytes: int
 ) -> int:
-    """The largest batch whose `predicted_peak` stays within this memory; 0 where a single request is too much."""
+    """The largest batch up to which each `predicted_peak` stays within this memory; 0 where one request is too much."""
 
     def fits(batch_size: int) -> bool:
         peak = predicted_peak(
@@ -188,149 +192,28 @@ def largest_batch_within(
         )
         return peak.total <= memory_bytes
 
-    if not fits(1):
-        return 0
-    fitting, too_large = 1, 2
-    while fits(too_large):
-        fitting, too_large = too_large, 2 * too_large
-    while too_large - fitting > 1:
-        middle = (fitting + too_large) // 2
-        fitting, too_large = (middle, too_large) if fits(middle) else (fitting, middle)
-    return fitting
+    return next(batch_size for batch_size in count() if not fits(batch_size + 1))
 
 
-class _Decode:
-    """The allocations of CTranslate2's decoder for one batch, in their order (its attention.cc and transformer.cc).
+def _cache_bytes(shape: Shape, batch_size: int, tokens: int) -> int:
+    """Bytes of keys and values once each request has this many tokens, all of them where no window drops some."""
+    kept = sum(min(tokens, shape.window_of(layer) or tokens) for layer in range(shape.layers))
+    return 2 * batch_size * kept * shape.heads * shape.head_dim * 4
 
-    At each step and layer the cache of the keys, then that of the values, is copied into a new block with room for the
-    new tokens: at worst all caches are there, and one of them twice.
+
+def _activation_bytes(shape: Shape, rows: int, tokens: int, *, quantised: bool) -> float:
+    """Bytes of the largest activations of a layer for so many rows: `tokens` of each request.
+
+    Attention holds its input, its output, the queries and the context, beside a score for each pair of tokens. The
+    feed-forward network holds three hidden states and its inner ones; where it is quantised, a 32-bit result beside
+    an inner one, and its input twice more: as 8 bits, and as MKL packs it.
     """
+    hidden, inner = (_with_holes(rows * width * 4) for width in (shape.hidden, shape.ffn))
+    heads, scores = (_with_holes(rows * shape.heads * width * 4) for width in (shape.head_dim, tokens))
+    attention = 4 * max(hidden, heads) + scores
+    feed_forward = 3 * hidden + (2 if shape.gated else 1) * inner
+    return max(attention, feed_forward + (2 * hidden + inner if quantised else 0))
 
-    def __init__(self, shape: Shape, arena: Arena, batch_size: int, *, quantised: bool) -> None:
-        self._shape = shape
-        self._arena = arena
-        self._batch = batch_size
-        self._quantised = quantised
-        self._caches: list[tuple[Block, Block] | None] = [None] * shape.layers
-        self._logits: Block | None = None
-        self._scratch: list[Block] = []
-        self._rotary: list[tuple[int, list[Block]]] = [(0, [])] * shape.layers
 
-    def cached_bytes(self, layer: int, tokens: int) -> int:
-        """Bytes of the keys, and as many of the values, of a layer that has seen this many tokens of each request."""
-        kept = min(tokens, self._shape.window_of(layer) or tokens)
-        return self._bytes(kept * self._shape.heads * self._shape.head_dim)
-
-    @property
-    def unused_bytes(self) -> int:
-        """Bytes of blocks that are never written to, and so not resident."""
-        return len(self._scratch) * (SCRATCH_BYTES - SCRATCH_USED_BYTES)
-
-    def step(self, tokens: int, seen: int, *, logits: bool) -> None:
-        """Take in this many tokens of each request after those seen before."""
-        shape = self._shape
-        current, spare = self._take(tokens * shape.hidden), None
-        mask = [self._take(tokens * shape.heads)] if tokens > 1 else []
-        for layer in range(shape.layers):
-            attended = self._attention(layer, tokens, seen, spare)
-            produced = self._take(tokens * shape.hidden)
-            self._feed_forward(tokens)
-            self._give(attended)
-            current, spare = produced, current
-        if logits and self._logits is None:
-            self._logits = self._take(shape.vocabulary)
-        self._give(*mask, current, *([spare] if spare else []))
-
-    def _attention(self, layer: int, tokens: int, seen: int, spare: Block | None) -> Block:
-        """The block with the layer's attention output: the spare one where there is one."""
-        shape = self._shape
-        width = shape.heads * shape.head_dim
-        queries = self._take(tokens * max(shape.hidden, width))
-        fused = self._project(tokens, shape.hidden, shape.qkv_rows, scratch=1)
-        shared = shape.kv_heads < shape.heads
-        narrow = tokens * shape.kv_heads * shape.head_dim
-        if tokens > 1 and not shared:
-            fused = self._replace(fused, tokens * shape.qkv_rows)
-        keys, values = self._take(narrow), self._take(narrow)
-        if tokens > 1 and shared:
-            queries = self._replace(queries, tokens * width)
-            keys, values = self._replace(keys, narrow), self._replace(values, narrow)
-        if shape.family in {Family.QWEN3, Family.GEMMA3}:
-            queries, keys = self._replace(queries, tokens * width), self._replace(keys, narrow)
-        if shared:
-            keys, values = self._replace(keys, tokens * width), self._replace(values, tokens * width)
-        if shape.family is not Family.OPT:
-            self._keep_rotary_tables(layer, seen + tokens)
-            queries, keys = self._replace(queries, tokens * width), self._replace(keys, tokens * width)
-        cached = self._caches[layer]
-        if cached is None:
-            self._caches[layer] = keys, values
-            scores = fused
-        else:
-            self._give(fused)
-            size = self.cached_bytes(layer, seen + tokens)
-            new_keys = self._arena.take(size)
-            self._give(cached[0])
-            self._caches[layer] = new_keys, self._arena.take(size)
-            self._give(keys, values)
-            scores = cached[1]  # the old values' block is used again
-        needed = shape.heads * tokens * min(seen + tokens, shape.window_of(layer) or seen + tokens)
-        if scores.size < self._bytes(needed):
-            scores = self._replace_after(scores, needed)
-        context = self._take(tokens * width)
-        self._give(scores)
-        if tokens > 1:
-            context = self._replace(context, tokens * width)
-        output = self._project(tokens, width, shape.hidden, into=spare)
-        self._give(queries, context)
-        return output
-
-    def _feed_forward(self, tokens: int) -> None:
-        shape = self._shape
-        inner = [self._project(tokens, shape.hidden, shape.ffn) for _ in range(2 if shape.gated else 1)]
-        self._project(tokens, shape.ffn, shape.hidden, into=inner[0], scratch=2)
-        self._give(*inner)
-
-    def _keep_scratch(self, buffers: int) -> None:
-        if len(self._scratch) < buffers and self._batch > 1:
-            self._scratch.append(self._arena.take(SCRATCH_BYTES))
-
-    def _keep_rotary_tables(self, layer: int, positions: int) -> None:
-        """Each layer has its own sines and cosines, for 2,048 positions more whenever there are too few."""
-        made, blocks = self._rotary[layer]
-        if positions > made:
-            made = max(positions, made + ROTARY_POSITIONS)
-            new = [self._arena.take(made * self._shape.head_dim * 4) for _ in range(2)]
-            self._give(*blocks)
-            self._rotary[layer] = made, new
-
-    def _project(self, tokens: int, inputs: int, outputs: int, *, into: Block | None = None, scratch: int = 0) -> Block:
-        """The output of a linear layer; an int8 one needs its quantised input and an int32 result meanwhile."""
-        quantised = [self._take(tokens * inputs // 4), self._take(tokens * outputs)] if self._quantised else []
-        if self._quantised:
-            self._keep_scratch(scratch)
-        output = into or self._take(tokens * outputs)
-        self._keep_scratch(scratch)
-        self._give(*quantised[::-1])
-        return output
-
-    def _replace(self, block: Block, elements: int) -> Block:
-        """Another block for a transposed or repeated copy, then the first is freed."""
-        copy = self._take(elements)
-        self._give(block)
-        return copy
-
-    def _replace_after(self, block: Block, elements: int) -> Block:
-        """Another block for other contents: the first is freed before."""
-        self._give(block)
-        return self._take(elements)
-
-    def _bytes(self, elements: int) -> int:
-        return self._batch * elements * 4
-
-    def _take(self, elements: int) -> Block:
-        return self._arena.take(self._bytes(elements))
-
-    def _give(self, *blocks: Block) -> None:
-        for block in blocks:
-            self._arena.give(block)
+def _with_holes(block_bytes: int) -> float:
+    return block_bytes if block_bytes >= MAPPED_FROM else (1 + HOLES) * block_bytes

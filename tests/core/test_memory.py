@@ -7,14 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.heap import LARGEST_HEAP, LARGEST_THRESHOLD, MIB, Arena
 from pytest_slmperf.core.memory import (
     GIB,
+    MIB,
     held_kv_bytes_per_token,
     held_weight_bytes,
     kv_bytes_per_token,
     kv_capacity_tokens,
     largest_batch,
+    largest_batch_within,
     predicted_peak,
     weight_bytes,
 )
@@ -120,31 +121,27 @@ def test_a_sliding_window_caps_the_cache():
     assert caches == [6 * one_layer, 7 * one_layer]
 
 
-blocks = st.lists(st.tuples(st.integers(16 * 2**10, 80 * MIB), st.booleans()), max_size=60)
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_activations_in_mappings_of_their_own_leave_no_holes(dtype):
+    """Where an inner activation reaches 32 MiB, a prompt of one token more takes less memory."""
+    below, mapped = (
+        predicted_peak(TINY, dtype, batch_size=64, prompt_tokens=prompt, output_tokens=1, process_bytes=0)
+        for prompt in (128, 129)
+    )
+    assert 64 * 128 * TINY.ffn * 4 == 32 * MIB
+    assert below.batch - below.cache > mapped.batch - mapped.cache + 8 * MIB
 
 
-@given(blocks)
-def test_an_arena_holds_what_is_in_use_and_gives_back_what_is_mapped(requests):
-    """Resident memory is never below the blocks in use, and never above the peak."""
-    arena = Arena()
-    used = []
-    for size, frees_oldest in requests:
-        used.append((size, arena.take(size)))
-        if frees_oldest:
-            arena.give(used.pop(0)[1])
-        assert sum(size for size, _ in used) <= arena.resident <= arena.peak
-    for _, block in used:
-        arena.give(block)
-    assert arena.resident <= 2 * LARGEST_HEAP + 2 * LARGEST_THRESHOLD
+@settings(max_examples=25, deadline=None)
+@given(st.integers(45, 400), st.sampled_from(["float32", "int8"]))
+def test_the_largest_batch_is_the_last_that_fits(mib, dtype):
+    """Its predicted peak is within the memory, and that of one request more is not."""
+    lengths = {"prompt_tokens": 32, "output_tokens": 96}
 
+    def peak(batch_size):
+        return predicted_peak(TINY, dtype, batch_size=batch_size, process_bytes=0, **lengths).total
 
-def test_blocks_that_grow_step_by_step_leave_holes():
-    """Eight caches that are copied into larger blocks hold more than nine such blocks, and less than sixteen."""
-    arena = Arena(largest_freed=8 * MIB)
-    caches = [arena.take(1 * MIB) for _ in range(8)]
-    for step in range(1, 80):
-        for index, cache in enumerate(caches):
-            caches[index] = arena.take(MIB + step * 64 * 2**10)
-            arena.give(cache)
-    live = 8 * (MIB + 79 * 64 * 2**10)
-    assert 9 / 8 * live < arena.peak < 2 * live
+    largest = largest_batch_within(TINY, dtype, memory_bytes=mib * MIB, process_bytes=0, **lengths)
+    assert largest >= 1
+    assert peak(largest) <= mib * MIB < peak(largest + 1)
+    assert largest_batch_within(TINY, dtype, memory_bytes=peak(1) - 1, process_bytes=0, **lengths) == 0
