@@ -89,16 +89,21 @@ def judge_round(
     after: Reading,
     *,
     cores: Collection[int] | None,
+    served_ns: int | None = None,
     tolerances: Tolerances = Tolerances(),
 ) -> Void | None:
-    """The first cause that makes the round void, or None. `cores` are those that the engine is pinned to."""
+    """The first cause that makes the round void, or None. `cores` are those that the engine is pinned to.
+
+    `served_ns` is how long the engine served by its own clock: what passes before it hears of the round, and until it
+    is heard, is this process being late, and nobody's fault on the engine's cores. None for all of the time between.
+    """
     wall_ns = after.monotonic_ns - before.monotonic_ns
     watched = set(after.busy_ticks) if cores is None else set(cores)
     return (
         _clocks(before, after, tolerances)
         or _throttled(before, after, watched)
         or _stolen(before, after, watched, wall_ns, tolerances)
-        or _contended(before, after, watched, wall_ns, tolerances)
+        or _contended(before, after, watched, wall_ns if served_ns is None else served_ns, tolerances)
         or _slowed(before, after, watched, tolerances)
     )
 
@@ -146,9 +151,9 @@ def _stolen(
 
 
 def _contended(
-    before: Reading, after: Reading, cores: Collection[int], wall_ns: int, tolerances: Tolerances
+    before: Reading, after: Reading, cores: Collection[int], served_ns: int, tolerances: Tolerances
 ) -> Void | None:
-    """What the engine waited for its cores, as far as they were not busy with the engine itself.
+    """What the engine waited for its cores while it served, as far as they were not busy with the engine itself.
 
     Two threads of one engine on one core wait for each other whenever one wakes the other. That is the engine's own
     way of working, and no more time goes lost by it than its cores were without it.
@@ -160,10 +165,10 @@ def _contended(
         earlier = before.threads.get(thread, Turns(0, 0))
         waited_ns += now.waited_ns - earlier.waited_ns
         ran_ns += now.ran_ns - earlier.ran_ns
-    lost_ns = min(waited_ns, len(cores) * wall_ns - ran_ns)
-    if lost_ns <= max(tolerances.waiting * wall_ns, tolerances.waiting_floor_ns):
+    lost_ns = min(waited_ns, len(cores) * served_ns - ran_ns)
+    if lost_ns <= max(tolerances.waiting * served_ns, tolerances.waiting_floor_ns):
         return None
-    return Void("contended", f"others had the engine's core for {lost_ns / wall_ns:.1%} of the round")
+    return Void("contended", f"others had the engine's core for {lost_ns / served_ns:.1%} of the round")
 
 
 def _slowed(before: Reading, after: Reading, cores: Collection[int], tolerances: Tolerances) -> Void | None:

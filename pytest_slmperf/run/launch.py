@@ -198,7 +198,8 @@ class _Launch:
         before = self._witness.read()
         measured = self._process.ask(ask, Measured, limit_s)
         after = self._witness.read()
-        void = judge_round(before, after, cores=self._terms.cores, tolerances=self._tolerances)
+        served_ns = measured.ended_ns - measured.started_ns
+        void = judge_round(before, after, cores=self._terms.cores, served_ns=served_ns, tolerances=self._tolerances)
         if self._terms.cores:
             case.load_elsewhere.append(load_elsewhere(before, after, self._terms.cores))
         if void and void.guard == "contended":

@@ -123,6 +123,15 @@ def test_no_more_is_blamed_on_others_than_the_engine_waited_and_than_its_core_wa
     assert (void is not None) == (min(waited_ms, 100 - ran_ms) > 2)
 
 
+def test_a_late_launcher_is_nobody_on_the_engines_core():
+    """Threads of an engine wait for each other; what passes before it hears of a round is no contention."""
+    late = later(wall_ns=ROUND_NS + 5 * MS, ran_ns=ROUND_NS, waited_ns=4 * MS)
+    assert judge_round(QUIET, late, cores=(CORE,)).guard == "contended"
+    assert judge_round(QUIET, late, cores=(CORE,), served_ns=ROUND_NS) is None
+    disturbed = later(wall_ns=ROUND_NS + 5 * MS, ran_ns=ROUND_NS - 4 * MS, waited_ns=4 * MS)
+    assert judge_round(QUIET, disturbed, cores=(CORE,), served_ns=ROUND_NS).guard == "contended"
+
+
 @pytest.mark.parametrize(("worked_ms", "void"), [(100, False), (51, False), (49, True), (0.1, True)])
 def test_a_round_half_as_long_as_wanted_is_too_short(worked_ms, void):
     assert (judge_length(int(worked_ms * MS), 0.1) is not None) is void
