@@ -9,7 +9,7 @@ CAMPAIGN = Sweep(
     StaticBatch(prompt_tokens=32, output_tokens=32),
     model=["tiny-2x128"],
     batch_size=[1, 16],
-    gate={"output_throughput": 0.05},
+    gate={"output_throughput": 0.10},
 )
 
 
