@@ -14,6 +14,7 @@ from typing import NoReturn
 from pytest_slmperf import __version__
 from pytest_slmperf.cli import ab, baselines, compare
 from pytest_slmperf.core.errors import SlmperfError, UsageError
+from pytest_slmperf.core.flaw import flaw
 
 FAILED, INTERRUPTED, WRONG_USAGE = 1, 2, 4
 UNREAD = 128 + signal.SIGPIPE
@@ -29,7 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for room in ROOMS:
         room.add(verbs)
-    given = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    for word in words:
+        if why := flaw(word):
+            parser.error(f"{word!r}: {why}")
+    given = parser.parse_args(words)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end as on Ctrl-C: engines stopped, reports written
     try:
         code: int = given.run(given)

@@ -4,13 +4,24 @@ An engine lives in a process of its own, started for one launch. Nothing here kn
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
+
+from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.flaw import flaw
+
+
+def model_name(model: str) -> str:
+    """The last part of a model's path, or its name: what its cases are called by."""
+    return model.rstrip("/").rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """Which engine to start, on which model, and how: everything that a launch needs to know."""
+    """Which engine to start, on which model, and how: everything that a launch needs to know.
+
+    Raises UsageError for a text that is none of UTF-8 and for a number that isn't finite.
+    """
 
     engine: str
     """A name of the entry point group `slmperf.engines`: `ctranslate2`, `fake`, …"""
@@ -25,10 +36,16 @@ class EngineSpec:
     planted_loss: float = 0.0
     """A share of throughput that the testing kit takes away on purpose; with 0.2 a batch lasts 1.25 times as long."""
 
+    def __post_init__(self) -> None:
+        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        for name, value in {**self.options, **own}.items():
+            if why := flaw(name) or flaw(value):
+                raise UsageError(f"{name!r} of an engine: {why}")
+
     @property
     def model_name(self) -> str:
         """The last part of a path, or the shape's name: what a case is called by. The facts name the weights."""
-        return self.model.rstrip("/").rpartition("/")[2]
+        return model_name(self.model)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ def write_report(run: RunOutcome, path: Path) -> None:
 def write_text(content: str, path: Path) -> None:
     """Write a rendered report whole, or leave what was there. Raises SlmperfError that names the path."""
     try:
-        replace_files({path: content.encode()})
+        replace_files({path: content.encode(errors="replace")})  # the path of a test may be no UTF-8
     except OSError as error:
         raise SlmperfError(f"the report {path} can't be written: {error.strerror or error}") from error
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.flaw import flaw
 from pytest_slmperf.core.lookup import Against
 from pytest_slmperf.engines.planted import LOSS_LIMIT
 from pytest_slmperf.run.interpreter import interpreter
@@ -21,7 +22,10 @@ Scalar = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asked for; it wins over the settings."""
+    """What the command line asked for; it wins over the settings.
+
+    Raises UsageError for a text that is none of UTF-8 and for a number that isn't finite.
+    """
 
     mode: Literal["gate", "accept", "report"] = "gate"
     engine: str | None = None
@@ -31,6 +35,18 @@ class Options:
     tier: Literal["quick", "gate", "full"] = "gate"
     budget_s: float | None = None
     reports: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        given: dict[str, object] = {
+            "--slmperf-engine": self.engine,
+            **self.engine_options,
+            "--slmperf-against": self.against and f"{self.against.field}={self.against.value}",
+            "--slmperf-baselines": str(self.baselines),
+            "--slmperf-report": " ".join(map(str, self.reports)),
+        }
+        for name, value in given.items():
+            if why := flaw(name) or flaw(value):
+                raise UsageError(f"{name!r} of the command line: {why}")
 
     @property
     def record(self) -> str:

@@ -1,7 +1,6 @@
 """The published JSON Schemas, and the first thing in a document that breaks one."""
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import resources
@@ -9,7 +8,7 @@ from typing import Any
 
 import jsonschema_rs
 
-from pytest_slmperf.core.text import flaw
+from pytest_slmperf.core.flaw import flaw
 
 
 def violation(schema: str, document: Any) -> str | None:  # noqa: ANN401 - any JSON
@@ -33,24 +32,12 @@ def _unusable(document: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON
     while left:  # deeper than Python's own stack
         value, at = left.pop()
         if isinstance(value, Mapping):
-            if broken := [name for name in value if flaw(name)]:
-                yield f"{json_path(at)}: the name {broken[0]!r} {flaw(broken[0])}"
+            yield from (f"{json_path(at)}: in the name {name!r}: {why}" for name in value if (why := flaw(name)))
             left.extend((inside, (*at, name)) for name, inside in value.items())
         elif isinstance(value, (list, tuple)):
             left.extend((inside, (*at, place)) for place, inside in enumerate(value))
-        elif isinstance(value, str):
-            if why := flaw(value):
-                yield f"{json_path(at)}: it {why}"
-        elif isinstance(value, (int, float)) and not _is_finite(value):
-            what = value if isinstance(value, float) else "a whole number beyond 1e308"
-            yield f"{json_path(at)}: {what} is no number of JSON"
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+        elif why := flaw(value):
+            yield f"{json_path(at)}: {why}"
 
 
 def json_path(parts: Iterable[str | int]) -> str:

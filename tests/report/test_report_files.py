@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def test_markdown(tmp_path):
     """A report that ends with .md is a comment."""
     write_report(RUN, tmp_path / "report.md")
     assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith("### slmperf: 1 unchanged, 1 regressed")
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.md"])
+def test_a_test_whose_path_is_no_text(tmp_path, name):
+    """A byte that is no UTF-8 in a test's path costs no report: a question mark stands for it."""
+    write_report(replace(RUN, problems=("suites/\udcff.py: died",)), tmp_path / name)
+    assert "suites/?.py: died" in (tmp_path / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["report.html", "report", "report.json.gz", ".json"])

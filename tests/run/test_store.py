@@ -320,7 +320,7 @@ def test_a_value_that_is_no_number_is_refused(path, literal):
 def test_an_infinite_field_is_refused(path, field):
     """A number too large for a float is no value of a machine, a key or a tolerance either."""
     path.write_text(re.sub(f"{field}[0-9.]+", f"{field}1e999", path.read_text()))
-    assert f".{field[1:-3]}: inf is no number of JSON" in refusal(path)
+    assert f".{field[1:-3]}: inf is no finite number" in refusal(path)
 
 
 @pytest.mark.parametrize("text", [b"\x80", b'"\\ud800"', b'{"format": 1e999}', b'{"format": true}', b"null", b"1"])
@@ -333,12 +333,12 @@ def test_odd_json_is_refused_and_never_crashes(path, text):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda file: file["machine"].update(zz="\ud83d"), "$.machine.zz: it has '\\ud83d', which is no character"),
+        (lambda file: file["machine"].update(zz="\ud83d"), "$.machine.zz: '\\ud83d' is no character"),
         (
             lambda file: file["machine"].update({"\udcff": 1}),
-            "$.machine: the name '\\udcff' has '\\udcff', which is no",
+            "$.machine: in the name '\\udcff': ",
         ),
-        (lambda file: file["machine"].update(cores=10**400), "$.machine.cores: a whole number beyond 1e308 is no"),
+        (lambda file: file["machine"].update(cores=10**400), "$.machine.cores: a whole number beyond 1e308"),
         (lambda file: file["machine"].update(zz=[[[[]]]] * 2), "$.machine.zz: "),
         (lambda file: file["cases"].update({"": file["cases"]["decode/m/batch=1"]}), "$.cases: "),
     ],

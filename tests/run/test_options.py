@@ -1,0 +1,48 @@
+"""What a command line asked for."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.lookup import Against
+from pytest_slmperf.run.options import Options
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"engine": "fake\udcff"}, r"'--slmperf-engine' of the command line: '\\udcff' is no character"),
+        ({"engine_options": {"x\udcff": 1}}, r"'x\\udcff' of the command line: '\\udcff' is no character"),
+        ({"engine_options": {"dtype": "a\udcff"}}, "'dtype' of the command line: "),
+        ({"engine_options": {"level": math.nan}}, "'level' of the command line: nan is no finite number"),
+        ({"engine_options": {"level": -math.inf}}, "'level' of the command line: -inf is no finite number"),
+        ({"engine_options": {"level": 10**400}}, "'level' of the command line: a whole number beyond 1e308"),
+        ({"baselines": Path("a\udcff")}, "'--slmperf-baselines' of the command line: "),
+        ({"against": Against("driver", "\udcff")}, "'--slmperf-against' of the command line: "),
+        ({"reports": (Path("a.json"), Path("a\udcff.md"))}, "'--slmperf-report' of the command line: "),
+    ],
+)
+def test_what_no_report_can_hold_is_refused(given, said):
+    """A byte that is no UTF-8 and a number that isn't finite are told with the option, before anything is measured."""
+    with pytest.raises(UsageError, match=said):
+        Options(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"model": "a\udcff/b"}, "model"),
+        ({"dtype": "\udcff"}, "dtype"),
+        ({"python": "\udcff/python"}, "python"),
+        ({"threads": 10**400}, "threads"),
+        ({"options": {"level": math.inf}}, "level"),
+        ({"options": {"\udcff": "x"}}, r"\\udcff"),
+    ],
+)
+def test_a_suite_is_refused_it_too(given, name):
+    """What a suite asks of an engine is held to the same as a command line."""
+    with pytest.raises(UsageError, match=f"^'{name}' of an engine: "):
+        EngineSpec(**{"engine": "fake", "model": "tiny", **given})
