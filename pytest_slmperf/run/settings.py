@@ -1,8 +1,7 @@
 """What `[tool.slmperf]` in pyproject.toml says, checked once and handed on as a value."""
 
-import math
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,18 +9,57 @@ from typing import Any
 
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.flaw import flaw
 from pytest_slmperf.core.machine import Machine
 
 TOLERANCES = ("asked", "supported")
-AXIS_TYPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
-    "model": ((list, str), "a list of names"),
-    "batch_size": (list, "a list of whole numbers"),
-    "prompt_tokens": (int, "a whole number"),
-    "output_tokens": (int, "a whole number"),
-    "gate": ((dict, list), "a table of tolerances, or a list of metrics"),
-    "percentiles": (list, "a list of numbers"),
+MOST_LAUNCHES = 200
+"""In each arm: a gate's look at so many takes a second of arithmetic, and at twice as many ten."""
+LONGEST_S = 604_800.0
+"""A week."""
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and _number(value)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and flaw(value) is None
+
+
+def _name(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and value.isprintable()
+
+
+def _list_of(kind: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, list) and all(map(kind, value))
+
+
+def _names(value: object) -> bool:
+    return _name(value) or _list_of(_name)(value)
+
+
+def _gates(value: object) -> bool:
+    return all(map(_number, value.values())) if isinstance(value, dict) else _list_of(_name)(value)
+
+
+Kinds = Mapping[str, tuple[Callable[[object], bool], str]]
+"""Fields by their name: whether a value is of the field's kind, and what that is."""
+
+CONDITIONS: Kinds = {
+    "device": (_name, "a text"),
+    **dict.fromkeys(("cores_at_most", "cores_at_least", "memory_gib_at_least"), (_number, "a number")),
 }
-CONDITIONS = ("device", "cores_at_most", "cores_at_least", "memory_gib_at_least")
+"""What can be asked of a machine."""
+AXES: Kinds = {
+    "model": (_names, "a list of names"),
+    "batch_size": (_list_of(_whole), "a list of whole numbers"),
+    "prompt_tokens": (_whole, "a whole number"),
+    "output_tokens": (_whole, "a whole number"),
+    "gate": (_gates, "a table of tolerances, or a list of metrics"),
+    "percentiles": (_list_of(_number), "a list of numbers"),
+}
+"""What can be set of a sweep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +116,16 @@ class Settings:
         return {}
 
 
-_AT_LEAST: Mapping[str, float] = {
-    "threads": 1,
-    "baseline_launches": 20,
-    "max_launches": gate.FIRST_LOOK,
-    "rounds": 1,
-    "round_s": 0.001,
-    "void_retries": 0,
-    "answer_limit_s": 0.1,
-    "lock_wait_s": 0,
-    "order_seed": 0,
+_BOUNDS: Mapping[str, tuple[float, float]] = {
+    "threads": (1, 4096),
+    "baseline_launches": (20, MOST_LAUNCHES),
+    "max_launches": (gate.FIRST_LOOK, MOST_LAUNCHES),
+    "rounds": (1, 1000),
+    "round_s": (0.001, 3600),
+    "void_retries": (0, 1000),
+    "answer_limit_s": (0.1, LONGEST_S),
+    "lock_wait_s": (0, LONGEST_S),
+    "order_seed": (0, 2**63 - 1),
 }
 
 
@@ -107,7 +145,7 @@ def read_settings(root: Path) -> Settings:
         raise UsageError(f"{path}: is no text in UTF-8: {error.reason}") from error
     try:
         tools = tomllib.loads(text).get("tool", {})
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and an int of too many digits
         raise UsageError(f"{path}: {error}") from error
     table = tools.get("slmperf", {}) if isinstance(tools, dict) else tools
     if not isinstance(table, dict):
@@ -129,15 +167,15 @@ def settings_of(table: Mapping[str, Any], where: str) -> Settings:
 
 def _checked(name: str, value: Any, where: str) -> Any:  # noqa: ANN401 - a parsed file's value, of the field's type after
     default = getattr(Settings(), name)
-    if name in _AT_LEAST:
+    if name in _BOUNDS:
         fraction = isinstance(default, float)
-        number = (int, float) if fraction else int
-        if isinstance(value, bool) or not isinstance(value, number) or not _AT_LEAST[name] <= value < math.inf:
+        least, most = _BOUNDS[name]
+        if not ((_number if fraction else _whole)(value) and least <= value <= most):
             kind = "a number" if fraction else "a whole number"
-            raise UsageError(f"{where}: {name} = {value!r}; it takes {kind} of at least {_AT_LEAST[name]:g}")
+            raise UsageError(f"{where}: {name} = {value!r}; it takes {kind} of at least {least:g}, at most {most:g}")
         return float(value) if fraction else int(value)
-    if not isinstance(value, str) or not value:
-        raise UsageError(f"{where}: {name} = {value!r}; it takes a text")
+    if not _name(value):
+        raise UsageError(f"{where}: {name} = {value!r}; it takes a text, without control characters")
     if name == "tolerance" and value not in TOLERANCES:
         raise UsageError(f"{where}: tolerance = {value!r}; it takes {' or '.join(map(repr, TOLERANCES))}")
     return value
@@ -150,20 +188,20 @@ def _machine_settings(table: object, where: str) -> MachineSettings:
     when, sweeps = table.get("when", {}), table.get("sweep", {})
     if not isinstance(when, Mapping) or not isinstance(sweeps, Mapping):
         raise UsageError(f"{where}: `when` and `sweep` are tables")
-    _refuse_unknown(when, CONDITIONS, f"{where} when")
-    for name, value in when.items():
-        wanted = str if name == "device" else (int, float)
-        if isinstance(value, bool) or not isinstance(value, wanted):
-            raise UsageError(f"{where} when: {name} = {value!r}; it takes a {'text' if name == 'device' else 'number'}")
+    _refuse_other_kinds(when, CONDITIONS, f"{where} when")
     for name, axes in sweeps.items():
         if not isinstance(axes, Mapping):
-            raise UsageError(f"{where} sweep: {name} is a table of {', '.join(AXIS_TYPES)}")
-        _refuse_unknown(axes, AXIS_TYPES, f"{where} sweep.{name}")
-        for axis, value in axes.items():
-            kinds, said = AXIS_TYPES[axis]
-            if isinstance(value, bool) or not isinstance(value, kinds):
-                raise UsageError(f"{where} sweep.{name}: {axis} = {value!r}; it takes {said}")
+            raise UsageError(f"{where} sweep: {name} is a table of {', '.join(AXES)}")
+        _refuse_other_kinds(axes, AXES, f"{where} sweep.{name}")
     return MachineSettings(when, sweeps)
+
+
+def _refuse_other_kinds(given: Mapping[str, Any], kinds: Kinds, where: str) -> None:
+    _refuse_unknown(given, kinds, where)
+    for name, value in given.items():
+        is_of_kind, said = kinds[name]
+        if not is_of_kind(value):
+            raise UsageError(f"{where}: {name} = {value!r}; it takes {said}")
 
 
 def _refuse_unknown(given: Mapping[str, Any], known: Collection[str], where: str) -> None:
