@@ -81,10 +81,12 @@ class Result:
         return self.of(model)[batch_size]
 
     def of(self, model: str) -> "ModelResult":
-        """The part of one model."""
-        if model not in self._parts:
+        """The part of one model, by its name or, as a sweep declares it, its path."""
+        paths = {spec.model: spec.model_name for spec in self.outcome.specs}
+        part = self._parts.get(paths.get(model, model))
+        if part is None:
             raise SuiteError(f"{self.outcome.sweep} did not measure {model!r}; it measured {', '.join(self.models)}")
-        return self._parts[model]
+        return part
 
     def _one_model(self) -> str:
         if len(self.models) != 1:

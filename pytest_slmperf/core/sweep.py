@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
+from pytest_slmperf.core.engine import model_name
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.workload import StaticBatch
@@ -71,21 +72,25 @@ class Sweep:
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and _NAME.fullmatch(self.name)):
             raise SuiteError(f"Sweep {self.name!r}: a name has small letters, digits, '.', '_' and '-' only")
-        sizes = tuple(self.batch_size)
+        sizes, percentiles = tuple(self.batch_size), tuple(self.percentiles)
         if not sizes or any(type(size) is not int or size < 1 for size in sizes) or len(set(sizes)) != len(sizes):
             raise SuiteError(f"Sweep {self.name!r}: batch_size={sizes!r}; it takes different whole numbers, at least 1")
         models = (self.model,) if isinstance(self.model, str) else tuple(self.model)
-        if any(not isinstance(model, str) for model in models) or len(set(models)) != len(models):
-            raise SuiteError(f"Sweep {self.name!r}: model={models!r}; it takes names, each once")
-        if any(not isinstance(one, (int, float)) or not 0 < one < 100 for one in self.percentiles):
-            raise SuiteError(f"Sweep {self.name!r}: percentiles={list(self.percentiles)!r}; they lie between 0 and 100")
+        if any(not isinstance(model, str) for model in models) or len({*map(model_name, models)}) != len(models):
+            said = "it takes names, or paths by their last part, each once"
+            raise SuiteError(f"Sweep {self.name!r}: model={models!r}; {said}")
+        if any(isinstance(one, bool) or not isinstance(one, (int, float)) or not 0 < one < 100 for one in percentiles):
+            raise SuiteError(f"Sweep {self.name!r}: percentiles={list(percentiles)!r}; they lie between 0 and 100")
         object.__setattr__(self, "batch_size", sizes)
         object.__setattr__(self, "model", models)
-        object.__setattr__(self, "percentiles", tuple(self.percentiles))
+        object.__setattr__(self, "percentiles", percentiles)
         object.__setattr__(self, "gate", self._tolerances())
 
     def _tolerances(self) -> dict[str, float]:
-        asked = self.gate if isinstance(self.gate, Mapping) else dict.fromkeys(self.gate, DEFAULT_TOLERANCE)
+        names = tuple(self.gate)
+        if any(not isinstance(name, str) for name in names):
+            raise SuiteError(f"Sweep {self.name!r}: gate={names!r}; it takes names of metrics")
+        asked = self.gate if isinstance(self.gate, Mapping) else dict.fromkeys(names, DEFAULT_TOLERANCE)
         tolerances = {}
         for name, tolerance in asked.items():
             number = isinstance(tolerance, (int, float)) and not isinstance(tolerance, bool)
@@ -110,8 +115,8 @@ class Sweep:
         return tuple(sorted({0.5, *declared, *(quantile for quantile in gated if quantile)}))
 
     def cases(self, models: Iterable[str]) -> tuple[Case, ...]:
-        """The cases on these models."""
-        return tuple(Case(self.name, model, size) for model in models for size in self.batch_size)
+        """The cases on these models, each a name or a path."""
+        return tuple(Case(self.name, model_name(model), size) for model in models for size in self.batch_size)
 
     def each(self, test: Test) -> Test:
         """Decorate a test to run once per case; it takes `batch_size`, `model` or both as arguments."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from pytest_slmperf.core.engine import model_name
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
@@ -91,13 +92,14 @@ class Coverage:
         return self._tried <= done and not any(one.failure for one in self._measured.values())
 
     def case_outcomes(self, sweep: Sweep, model: str | None, batch_size: int | None) -> list[CaseOutcome]:
-        """What was measured at these coordinates by now; None matches any."""
+        """What was measured at these coordinates by now; None matches any. A model may be a path."""
+        wanted = None if model is None else model_name(model)
         return [
             case
             for measured in self._measured.values()
             if measured.sweep is sweep
             for case in measured.outcome.cases.values()
-            if model in (None, case.coordinates["model"]) and batch_size in (None, case.coordinates["batch_size"])
+            if wanted in (None, case.coordinates["model"]) and batch_size in (None, case.coordinates["batch_size"])
         ]
 
     # -- what nobody looked at

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.engine import EngineSpec, model_name
 from pytest_slmperf.core.errors import NotJudged, SuiteError
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.point import Ledger
@@ -44,7 +44,7 @@ def sweep_outcome(
 ):
     """`factor` maps a batch size to its share of the stored throughput."""
     cases = {}
-    for model in models:
+    for model in map(model_name, models):
         for size, level in SIZES.items():
             name = f"decode/{model}/batch={size}"
             cases[name] = CaseOutcome(
@@ -77,6 +77,10 @@ def test_points_are_looked_up_by_batch_size_and_model():
     assert [point.case for point in two.of("a")] == [f"decode/a/batch={size}" for size in SIZES]
     assert repr(one[16].output_throughput) == "<decode/m/batch=16 output_throughput 500 tok/s (20×2)>"
     assert repr(one[16].itl_ms) == "<decode/m/batch=16 median_itl_ms unmeasured>"
+    by_path = result(models=("models/a", "b"))
+    assert by_path["models/a", 4].case == by_path["a", 4].case == "decode/a/batch=4"
+    with pytest.raises(SuiteError, match="did not measure 'other/a'; it measured a, b"):
+        by_path["other/a", 4]
     with pytest.raises(SuiteError, match="name one of a, b"):
         two[4]
     with pytest.raises(SuiteError, match="did not measure 'c'; it measured a, b"):

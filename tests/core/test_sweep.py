@@ -24,6 +24,12 @@ def test_cases_are_models_times_batch_sizes(models, sizes):
     assert {case.name for case in cases} == {f"decode/{model}/batch={size}" for model in models for size in sizes}
 
 
+def test_the_case_of_a_path_has_its_last_part():
+    """A model that is a path is called by its last part, wherever it lies."""
+    (case,) = Sweep("decode", WORKLOAD, batch_size=[1], model=["models/m"]).cases(["models/m"])
+    assert case.name == "decode/m/batch=1"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -38,7 +44,11 @@ def test_cases_are_models_times_batch_sizes(models, sizes):
         ({"gate": {"output_throughput": 0.5}}, "up to 0.15"),
         ({"gate": {"output_througput": 0.03}}, "unknown metric"),
         ({"gate": {"p0_ttft_ms": 0.03}}, "unknown metric"),
+        ({"model": ["a/m", "b/m"]}, "by their last part, each once"),
+        ({"gate": [1, [2]]}, r"gate=\(1, \[2\]\); it takes names of metrics"),
         ({"percentiles": [100]}, "between 0 and 100"),
+        ({"percentiles": [True]}, "between 0 and 100"),
+        ({"percentiles": [float("nan")]}, "between 0 and 100"),
     ],
 )
 def test_a_senseless_declaration_is_refused(arguments, said):
