@@ -17,11 +17,12 @@ Options, all with a default:
 `observing_cost` (0)
     Share by which an observed batch takes longer.
 `noise` (0)
-    Standard deviation (log-normal) of the pace from one tenth of a simulated second to the next.
+    Standard deviation (log-normal) of the pace from one tenth of a simulated second to the next; at most 1.
 `launch_noise` (0)
-    Standard deviation (log-normal) of the pace from launch to launch.
+    Standard deviation (log-normal) of the pace from launch to launch; at most 1.
 `drift` (0)
-    Change of the pace with each launch of a run; −0.01 makes each one 1 % slower than the one before.
+    Change of the pace with each launch of a run; −0.01 makes each one 1 % slower than the one before. It must leave
+    every launch between a millionth of a token and ten million tokens per second.
 `cold` (1)
     How many times as long the first batch takes; what is too much halves with every batch.
 `seed` (none)
@@ -75,7 +76,10 @@ LEAST = {
     **dict.fromkeys(("memory_bytes_per_token", "fault_batch"), 0),
     **dict.fromkeys(("context_tokens", "vocabulary", "memory_bytes", "memory_limit_bytes"), 1),
 }
+MOST = {"noise": 1, "launch_noise": 1}
 """What the values of options may be, besides finite numbers; a seed may be any whole number."""
+SLOWEST, FASTEST = 1e-6, 1e7
+"""Output tokens per second of one request: a clock of nanoseconds gives no faster pace, and a round would never end."""
 NS_PER_S = 1e9
 PACE_LASTS_NS = 100_000_000
 
@@ -129,13 +133,25 @@ def _fits(name: str, value: object) -> bool:
     kinds = (int,) if name in WHOLE else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
         return False
-    return value > ABOVE.get(name, -math.inf) and value >= LEAST.get(name, -math.inf)
+    return ABOVE.get(name, -math.inf) < value and LEAST.get(name, -math.inf) <= value <= MOST.get(name, math.inf)
 
 
 def _bounds(name: str) -> str:
     if name in ABOVE:
         return f" above {ABOVE[name]}"
-    return f", at least {LEAST[name]}" if name in LEAST else ""
+    most = f", at most {MOST[name]}" if name in MOST else ""
+    return f", at least {LEAST[name]}{most}" if name in LEAST else ""
+
+
+def _launch_pace(behaves: Behaviour, draw: random.Random, index: int) -> float:
+    """How fast this launch is, as a multiple of the level. Raises EngineUnavailable beyond what a clock can show."""
+    log_pace = draw.gauss(0, behaves.launch_noise) + index * math.log1p(behaves.drift)
+    if not math.log(SLOWEST) <= math.log(behaves.level) + log_pace <= math.log(FASTEST):
+        raise EngineUnavailable(
+            f"the fake engine: level={behaves.level:g}, launch_noise={behaves.launch_noise:g} and "
+            f"drift={behaves.drift:g} put launch {index} outside {SLOWEST:g} to {FASTEST:g} tokens per second"
+        )
+    return math.exp(log_pace)
 
 
 class FakeEngine:
@@ -146,8 +162,7 @@ class FakeEngine:
         self._behaves = behaves
         seed = None if behaves.seed is None else f"{behaves.seed}/{launch}"
         self._draw = random.Random(seed)
-        index = int(launch.rpartition("/")[2] or 0)
-        self._launch_pace = math.exp(self._draw.gauss(0, behaves.launch_noise)) * (1 + behaves.drift) ** index
+        self._launch_pace = _launch_pace(behaves, self._draw, int(launch.rpartition("/")[2] or 0))
         self._pace = 1.0
         self._pace_until_ns = 0
         self._now_ns = time.monotonic_ns()

@@ -181,8 +181,9 @@ def test_an_unknown_option_is_refused_with_the_known_ones(options, complaint):
         ("level", math.nan, "a number above 0"),
         ("knee", "16 requests", "a number above 0"),
         ("drift", -1, "a number above -1"),
-        ("noise", -0.1, "a number, at least 0"),
-        ("noise", True, "a number, at least 0"),
+        ("noise", -0.1, "a number, at least 0, at most 1"),
+        ("noise", True, "a number, at least 0, at most 1"),
+        ("launch_noise", 1e300, "a number, at least 0, at most 1"),
         ("startup_s", math.inf, "a number, at least 0"),
         ("fault_batch", 1.5, "a whole number, at least 0"),
         ("vocabulary", 0, "a whole number, at least 1"),
@@ -193,6 +194,14 @@ def test_a_value_that_cannot_be_is_refused_with_what_the_option_takes(option, va
     with pytest.raises(EngineUnavailable) as raised:
         behaviour({option: value})
     assert str(raised.value) == f"the fake engine: {option}={value!r}; it takes {takes}"
+
+
+@pytest.mark.parametrize("options", [{"level": 1e300}, {"level": 1e-300}, {"drift": 1e300}, {"drift": -0.9999}])
+def test_a_pace_that_a_clock_cannot_show_is_refused(options, monkeypatch):
+    """A round of batches without a duration would never end, so the launch that would be so fast, or slow, says so."""
+    monkeypatch.setenv(LAUNCH_VARIABLE, "candidate/3")
+    with pytest.raises(EngineUnavailable, match=r"put launch 3 outside 1e-06 to 1e[+]07 tokens per second"):
+        started(**options)
 
 
 @given(st.sampled_from([field.name for field in fields(Behaviour)]))
