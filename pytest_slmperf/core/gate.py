@@ -7,6 +7,7 @@ surely within the tolerance. What is neither is `inconclusive`. docs/statistics.
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -48,6 +49,8 @@ POWER = 0.80
 
 _ROUNDING = 1e-9
 """Log values that spread less than this differ by the arithmetic, not by the machine."""
+_LARGEST_SHIFT = math.log(sys.float_info.max)
+"""A bound beyond it has no ratio that a float holds: it bounds nothing."""
 _NORMAL = NormalDist()
 
 
@@ -285,7 +288,9 @@ def _margin(tolerance: float, *, higher_is_better: bool) -> float:
 
 def _loss(shift: float, *, higher_is_better: bool) -> float:
     """The fractional loss that a shift amounts to; the inverse of `_margin`."""
-    return -math.expm1(-shift) if higher_is_better else math.expm1(shift)
+    if higher_is_better:
+        return -math.expm1(-shift)
+    return math.expm1(shift) if shift < _LARGEST_SHIFT else math.inf
 
 
 def _counted(baseline: Sample, sample: Sample, policy: Policy) -> int:
@@ -461,7 +466,7 @@ def _seen(verdict: Verdict) -> str:
 
 
 def _ratio(shift: float) -> float:
-    return math.inf if shift == math.inf else math.exp(shift)
+    return math.exp(shift) if shift < _LARGEST_SHIFT else math.inf
 
 
 @lru_cache(maxsize=1024)

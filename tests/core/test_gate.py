@@ -14,7 +14,7 @@ from pytest_slmperf.core import gate, ranks
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.gate import Policy
 from pytest_slmperf.core.metrics import metric
-from pytest_slmperf.core.sample import BadSample, Sample
+from pytest_slmperf.core.sample import LARGEST, SMALLEST, BadSample, Sample
 from pytest_slmperf.core.verdict import Effect, Status, Verdict
 
 THROUGHPUT = metric("output_throughput")
@@ -55,6 +55,19 @@ def judged(baseline, candidate, policy, of=THROUGHPUT):
 
 def scaled(rounds, factor):
     return [[value * factor for value in launch] for launch in rounds]
+
+
+wide = st.lists(st.lists(st.floats(SMALLEST, LARGEST), min_size=1, max_size=2), min_size=2, max_size=12)
+
+
+@patient
+@given(wide, wide, designs, st.sampled_from([THROUGHPUT, ENERGY]))
+def test_every_sample_can_be_judged(baseline, candidate, design, of):
+    """Whatever values a sample may have, a verdict's ratio is a number, and its bounds are numbers or infinite."""
+    effect = judged(baseline, candidate, Policy(0.03, design=design), of).effect
+    assert 0 < effect.ratio < math.inf
+    assert effect.low <= effect.high
+    assert effect.mde > 0
 
 
 # What a verdict may not depend on
