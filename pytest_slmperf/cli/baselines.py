@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import stat
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -88,7 +89,7 @@ def _accept(given: argparse.Namespace) -> int:
         commit=run.commit,
         by=fingerprint.by(),
     )
-    _say_changes(accept(_store(given), run.machine, run.sweeps, terms, given.cases))
+    _say_changes(accept(_store(given, may_be_new=True), run.machine, run.sweeps, terms, given.cases))
     return 0
 
 
@@ -208,8 +209,18 @@ def _rows(place: int, point: Point, in_force: bool) -> list[tuple[str, ...]]:  #
     return rows
 
 
-def _store(given: argparse.Namespace) -> BaselineStore:
-    return BaselineStore(given.baselines or Path(read_settings(Path.cwd()).baselines))
+def _store(given: argparse.Namespace, *, may_be_new: bool = False) -> BaselineStore:
+    """The folder of the command line, or of the settings. Raises UsageError for one that is named and not there."""
+    root: Path = given.baselines or Path(read_settings(Path.cwd()).baselines)
+    try:
+        if not stat.S_ISDIR(root.stat().st_mode):
+            raise UsageError(f"{root}: it is no folder of baselines")
+    except FileNotFoundError:
+        if given.baselines and not may_be_new:
+            raise UsageError(f"{root}: there is no such folder") from None
+    except OSError as error:
+        raise UsageError(f"{root}: {error.strerror or error}") from error
+    return BaselineStore(root)
 
 
 def _chosen(store: BaselineStore, given: argparse.Namespace) -> list[Stored]:

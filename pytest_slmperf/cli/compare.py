@@ -29,6 +29,8 @@ settings may differ; a case with another model, workload or method is
 incomparable. Exit codes: 0 everything gated passes, 1 something does not,
 4 wrong usage.
 """
+LEVELS = ("*.json", "*/*.json", "*/*/*.json")
+"""Where baseline files lie in a driver's folder, a device's, and that of all; what lies deeper is none."""
 WANTED = (
     "name a JSON report (pytest --slmperf --slmperf-report=report.json), a baseline file, or a folder of such files"
 )
@@ -81,7 +83,7 @@ def _side(path: Path) -> Side:
     try:
         return _read(path)
     except OSError as error:
-        raise UsageError(f"{path}: can't be read: {error.strerror or error}; {WANTED}") from error
+        raise UsageError(f"{error.filename or path}: can't be read: {error.strerror or error}; {WANTED}") from error
     except UsageError:
         raise
     except SlmperfError as error:
@@ -112,8 +114,9 @@ def _is_report(path: Path) -> bool:
 
 
 def _of_one_machine(folder: Path) -> list[BaselineFile]:
-    """The baseline files in and below a folder, of one device and driver."""
-    paths = [path for path in sorted(folder.rglob("*.json")) if not path.name.startswith(".")]
+    """The baseline files in a folder of a driver or above it, of one device and driver."""
+    found = sorted(path for level in LEVELS for path in folder.glob(level))
+    paths = [path for path in found if not path.name.startswith(".")]
     if not paths:
         raise UsageError(f"{folder}: there is no baseline file in it; {WANTED}")
     files = [read_baseline(path) for path in paths]

@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 import subprocess
 import sys
 from contextlib import chdir
@@ -284,9 +285,55 @@ def test_list_shows_every_case(baselines, report):
 
 def test_an_unknown_case_names_the_folder_and_the_list(baselines):
     """A command that is named can be copied: the folder that was asked for is in it, quoted."""
+    Path("my base").mkdir()
     code, said = baselines("show", SMALL, "--baselines", "my base")
     assert code == 4
     assert f"nothing is stored for {SMALL} in my base: `slmperf baselines list '--baselines=my base'` names" in said
+
+
+@pytest.mark.parametrize("verb", [("list",), ("show", SMALL), ("matrix",), ("retire", SMALL, "--reason=x")])
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("nowhere", "nowhere: there is no such folder"),
+        ("file", "file: it is no folder of baselines"),
+        ("file/below", "file/below: Not a directory"),
+    ],
+)
+def test_a_folder_that_is_named_must_be_there(baselines, verb, folder, said):
+    """Nothing is found in a folder that was mistyped, and that is no answer."""
+    Path("file").touch()
+    code, told = baselines(*verb, f"--baselines={folder}")
+    assert (code, told) == (4, f"slmperf: {said}\n")
+
+
+@pytest.mark.parametrize(
+    ("what", "instead", "said"),
+    [
+        (r"(?<=\[\[)[0-9.]+", "1" + "0" * 400, "[0][0]: a whole number beyond 1e308 is none to count with"),
+        (r"(?<=\[\[)[0-9.]+", "1e9999", "[0][0]: inf is no finite number"),
+        (r"(?<=\[\[)[0-9.]+", "1e-310", "launch 0 has the value 1e-310; values are from 1e-100 to 1e+100"),
+        ("NVIDIA H100", r"\\ud83d", r"$.machine.device: '\ud83d' is no character"),
+        ("NVIDIA H100", '", "x": ' + "[" * 300 + "]" * 300 + ', "y": "', "$: "),
+    ],
+    ids=["a huge number", "infinity", "a tiny number", "half a character", "too deep"],
+)
+def test_a_report_with_what_nothing_can_hold(baselines, report, what, instead, said):
+    """JSON can spell what nobody can count with, show or store: it is told with the file."""
+    path = report(run(case(SMALL)))
+    path.write_text(re.sub(what, instead, path.read_text(), count=1))
+    code, told = baselines("accept", path)
+    assert code == 1
+    assert told.startswith(f"slmperf: {path}: ")
+    assert said in told
+
+
+def test_a_reason_that_is_no_text_is_refused(baselines, report):
+    """Bytes that are no UTF-8 would be stored by no verb, and are refused before any runs."""
+    baselines("accept", report(run(case(SMALL))))
+    code, said = baselines("retire", SMALL, "--reason", "broken \udcff fan")
+    assert (code, "'broken \\udcff fan': '\\udcff' is no character" in said) == (4, True), said
+    assert stored().cases[SMALL].current
 
 
 def test_show_has_the_key_and_every_recording(baselines, report):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -144,6 +145,10 @@ def test_another_workload_is_incomparable(cli):
         ((OLD, "later.json"), "later.json: this report has version 99"),
         ((OLD, "broken.json"), "broken.json: $: "),
         ((OLD, os.devnull), "/dev/null: it is no file"),
+        ((OLD, "nameless.json"), "nameless.json: $.cases: "),
+        (("extreme.json", NEW), f'extreme.json: $.cases["{NAMES[0]}"].points[0].metrics.output_throughput: '),
+        ((OLD, "a\udcff.json"), r"'a\udcff.json': '\udcff' is no character"),
+        (("deep", NEW), "deep: there is no baseline file in it"),
         (("baselines", OLD), f"baselines: it holds several machines; name one of {OLD}, {NEW}"),
         (
             (OLD, "baselines/other/1"),
@@ -164,6 +169,11 @@ def test_wrong_usage_names_the_file_and_the_way_out(cli, project, words, message
     (project / "list.json").write_text("[]")
     (project / "later.json").write_text('{"format": "slmperf-report", "version": 99}')
     (project / "broken.json").write_text('{"format": 1, "suite": "decode", "engine": "vllm", "cases": {}}')
+    (project / "deep/a/b/c").mkdir(parents=True)
+    (project / "deep/a/b/c/x.json").write_text("{}")
+    stored = (project / OLD / "vllm-decode.json").read_text()
+    (project / "nameless.json").write_text(stored.replace(f'"{NAMES[1]}"', '""'))
+    (project / "extreme.json").write_text(re.sub(r"\[[0-9.]+,", "[1e-310,", stored, count=1))
     record("1", machine=Machine("other", "1"), names=["decode/x"])
     (project / "baselines/other/1").rename(project / "moved")
     if "baselines/other/1" in words:
