@@ -119,6 +119,11 @@ def _of_one_machine(folder: Path) -> list[BaselineFile]:
     paths = [path for path in found if not path.name.startswith(".")]
     if not paths:
         raise UsageError(f"{folder}: there is no baseline file in it; {WANTED}")
+    reports = [path for path in paths if _is_report(path)]
+    if reports:
+        raise UsageError(
+            f"{folder}: it holds a report, and a folder is one of baselines; name {shlex.quote(str(reports[0]))} alone"
+        )
     files = [read_baseline(path) for path in paths]
     if len({(file.machine.device, file.machine.driver) for file in files}) > 1:
         folders = ", ".join(dict.fromkeys(shlex.quote(str(path.parent)) for path in paths))

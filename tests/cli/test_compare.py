@@ -149,6 +149,11 @@ def test_another_workload_is_incomparable(cli):
         (("extreme.json", NEW), f'extreme.json: $.cases["{NAMES[0]}"].points[0].metrics.output_throughput: '),
         ((OLD, "a\udcff.json"), r"'a\udcff.json': '\udcff' is no character"),
         (("deep", NEW), "deep: there is no baseline file in it"),
+        (("deep/a/b", NEW), "deep/a/b/c/x.json: neither a report nor a baseline; name a JSON report"),
+        (
+            ("reports", NEW),
+            "reports: it holds a report, and a folder is one of baselines; name reports/later.json alone",
+        ),
         (("baselines", OLD), f"baselines: it holds several machines; name one of {OLD}, {NEW}"),
         (
             (OLD, "baselines/other/1"),
@@ -167,6 +172,8 @@ def test_wrong_usage_names_the_file_and_the_way_out(cli, project, words, message
     (project / "empty").mkdir()
     (project / "text.json").write_text("text")
     (project / "list.json").write_text("[]")
+    (project / "reports").mkdir()
+    (project / "reports/later.json").write_text('{"format": "slmperf-report", "version": 99}')
     (project / "later.json").write_text('{"format": "slmperf-report", "version": 99}')
     (project / "broken.json").write_text('{"format": 1, "suite": "decode", "engine": "vllm", "cases": {}}')
     (project / "deep/a/b/c").mkdir(parents=True)
