@@ -33,7 +33,9 @@ class Sample:
                 raise BadSample(f"launch {launch} has no round")
             for value in rounds:
                 if not SMALLEST <= value <= LARGEST:  # nor is NaN
-                    raise BadSample(f"launch {launch} has the value {value!r}; values are from {SMALLEST} to {LARGEST}")
+                    raise BadSample(
+                        f"launch {launch} has the value {value!r}; values are positive, {SMALLEST} to {LARGEST}"
+                    )
 
     @classmethod
     def of(cls, launches: Iterable[Iterable[float]]) -> "Sample":
@@ -41,7 +43,9 @@ class Sample:
         try:
             return cls(tuple(tuple(float(value) for value in rounds) for rounds in launches))
         except OverflowError as error:
-            raise BadSample(f"a whole number is beyond any value; values are from {SMALLEST} to {LARGEST}") from error
+            raise BadSample(
+                f"a whole number is beyond any value; values are positive, {SMALLEST} to {LARGEST}"
+            ) from error
 
     @cached_property
     def median(self) -> float:

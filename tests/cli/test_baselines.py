@@ -312,7 +312,7 @@ def test_a_folder_that_is_named_must_be_there(baselines, verb, folder, said):
     [
         (r"(?<=\[\[)[0-9.]+", "1" + "0" * 400, "[0][0]: a whole number beyond 1e308 is none to count with"),
         (r"(?<=\[\[)[0-9.]+", "1e9999", "[0][0]: inf is no finite number"),
-        (r"(?<=\[\[)[0-9.]+", "1e-310", "launch 0 has the value 1e-310; values are from 1e-100 to 1e+100"),
+        (r"(?<=\[\[)[0-9.]+", "1e-310", "launch 0 has the value 1e-310; values are positive, 1e-100 to 1e+100"),
         ("NVIDIA H100", r"\\ud83d", r"$.machine.device: '\ud83d' is no character"),
         ("NVIDIA H100", '", "x": ' + "[" * 300 + "]" * 300 + ', "y": "', "$: "),
     ],
