@@ -16,11 +16,11 @@ NAME = "slmperf::whole-run"
 
 
 class RunCheck(pytest.Item):
-    """Runs last. In a whole run it is red for a gated metric that no test asserts, for a verdict of a fixture that no
-    test asks, for a stale baseline and where no case was measured at all; under a selection it only says so, and of a
-    metric also where a test of its sweep failed and may not have come to the assertion. In any run it is red for a
-    measurement that failed and that no test failed for. In a recording run it stores what was measured, and is red
-    where that is refused.
+    """Runs last. In a whole run it is red for a sweep that nothing measured, for a gated case that no test looks at or
+    a gated metric that none asserts, for a verdict of a fixture that no test asks, for a stale baseline and where no
+    case was measured at all; under a selection it only says so, and of a metric also where a test of its sweep failed
+    and may not have come to the assertion. In any run it is red for a measurement that failed and that no test failed
+    for. In a recording run it stores what was measured first, and is red where that is refused.
     """
 
     def __init__(self, *, active: SlmperfSession, whole: bool, **rest: Any) -> None:  # noqa: ANN401 - pytest's
@@ -42,10 +42,9 @@ class RunCheck(pytest.Item):
     def runtest(self) -> None:
         """Record, or look for what no test looked at."""
         self.ran = True
-        if self._active.measuring.options.mode == "accept":
+        if self._active.measuring.options.mode == "accept" and not self.recorded:
             self._record()
-        else:
-            self._look_around()
+        self._look_around()
 
     def _record(self) -> None:
         try:
@@ -57,18 +56,21 @@ class RunCheck(pytest.Item):
 
     def _look_around(self) -> None:
         active, measuring = self._active, self._active.measuring
-        failed = selection_of(active.failed)
+        tests_failed = active.roster.failed
+        failed = selection_of(tests_failed)
         missing, not_reached = measuring.unasserted(
             active.ledger.asserted, lambda sweep: active.resumes or failed.everything or sweep in failed.sweeps
         )
-        forgotten = [] if active.failed else active.ledger.never_asked()
+        forgotten = [] if tests_failed else active.ledger.never_asked()
         found = [*missing, *forgotten, *measuring.stale(), *measuring.nothing_left()]
         orphaned = measuring.orphaned(active.declared)
-        if self.whole and not active.failed and covers_project(self.config):
+        if self.whole:  # under a selection the sweep's own part of the report says which cases it left out
+            found = [*found, *measuring.not_looked_at()]
+        if self.whole and not tests_failed and covers_project(self.config):
             found, orphaned = [*found, *orphaned], []
         measuring.remark(*not_reached, *orphaned, *([] if self.whole else found))
         red = found if self.whole else []
-        if not active.failed:
+        if not tests_failed:
             red = [*measuring.problems, *red]
         for line in red:
             active.problem(line)

@@ -18,6 +18,7 @@ from pytest_slmperf.plugin.check import NAME, RunCheck
 from pytest_slmperf.plugin.failures import Failures, tell_apart
 from pytest_slmperf.plugin.ledger import AssertionLedger
 from pytest_slmperf.plugin.progress import progress_for
+from pytest_slmperf.plugin.roster import XDIST_GROUP, Roster, collected_as
 from pytest_slmperf.plugin.selection import coordinates, ignores_paths, names_files, selection_of
 from pytest_slmperf.report import document, files, junit, terminal
 from pytest_slmperf.run.measuring import Measuring
@@ -31,15 +32,12 @@ if TYPE_CHECKING:
     from pytest_slmperf.core.outcome import RunOutcome
     from pytest_slmperf.core.sweep import Sweep
 
-XDIST_GROUP = "slmperf"
-"""All performance tests go to one worker: measuring side by side would measure the neighbour."""
-
 
 def activate(config: pytest.Config) -> None:
     """Register the session. Raises pytest.UsageError for an option or a setting that is wrong."""
     if not __debug__:
         raise pytest.UsageError("python -O removes the assertions; run without it, and without PYTHONOPTIMIZE")
-    ledger = AssertionLedger()
+    ledger, roster = AssertionLedger(), Roster()
     try:
         _refuse_lost_settings(config)
         options = _options(config)
@@ -51,11 +49,12 @@ def activate(config: pytest.Config) -> None:
             root=config.rootpath,
             progress=progress_for(config),
             ledger=Ledger(made=ledger.made, asked=ledger.asked),
+            admit=roster.admit,
         )
     except SlmperfError as error:
         raise pytest.UsageError(str(error)) from error
     _one_worker_measures(config)
-    session = SlmperfSession(config, measuring, ledger)
+    session = SlmperfSession(config, measuring, ledger, roster)
     config.pluginmanager.register(session, ACTIVE)
     benchmark.register(config, session.outcome)
 
@@ -120,17 +119,12 @@ def _fail_for(complaint: str | None) -> None:
         raise pytest.fail.Exception(complaint, pytrace=False) from None
 
 
-def _collected_as(nodeid: str) -> str:
-    """A test's id without the group that pytest-xdist schedules it by."""
-    return nodeid.removesuffix(f"@{XDIST_GROUP}")
-
-
 def _keep_together(item: pytest.Item) -> None:
     """Give a test's id the suffix by which pytest-xdist schedules groups.
 
     Version 3.8 writes it into an attribute that pytest 9.2 doesn't read any more, which spreads the tests in silence.
     """
-    grouped = f"{_collected_as(item.nodeid)}@{XDIST_GROUP}"
+    grouped = f"{collected_as(item.nodeid)}@{XDIST_GROUP}"
     if item.nodeid == grouped:
         return
     if not hasattr(item, "id"):
@@ -141,15 +135,15 @@ def _keep_together(item: pytest.Item) -> None:
 class SlmperfSession:
     """Lives from configure to unconfigure of a run with `--slmperf`."""
 
-    def __init__(self, config: pytest.Config, measuring: Measuring, ledger: AssertionLedger) -> None:
+    def __init__(self, config: pytest.Config, measuring: Measuring, ledger: AssertionLedger, roster: Roster) -> None:
         self.config = config
         self.measuring = measuring
         self.ledger = ledger
+        self.roster = roster
         self.declared: set[str] = set()
         """Names of the sweeps that collected tests look at, whether or not they run."""
-        self._performance_tests: dict[str, pytest.Item] = {}
-        """By the id that they were collected by; the run's check is among them."""
-        self._failed_tests: dict[str, None] = {}
+        self._collected: list[pytest.Item] = []
+        """The performance tests that there are, whatever becomes of them before they run."""
         self._problems: dict[str, None] = {}
         self._lost = False
         """A worker died, and what it measured never came here."""
@@ -194,7 +188,7 @@ class SlmperfSession:
                 files.write_report(self.outcome(), path)
             except SlmperfError as error:
                 self.problem(str(error))
-        if self._problems:
+        if self.outcome().problems:
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
     @pytest.hookimpl(optionalhook=True)
@@ -207,8 +201,10 @@ class SlmperfSession:
         """On xdist's controller: take over what the measuring worker found."""
         text = getattr(node, "workeroutput", {}).get("slmperf")
         if text:
-            found = (document.outcome(json.loads(text)), self._from_worker)
-            self._from_worker = max(filter(None, found), key=_told)
+            told = document.outcome(json.loads(text))
+            self._from_worker = max(filter(None, (told, self._from_worker)), key=_told)
+            for line in told.problems:
+                self.problem(line)
         elif error and node.gateway.id in self._measuring_workers:
             self._lose(node.gateway.id)
 
@@ -221,11 +217,6 @@ class SlmperfSession:
     def _lose(self, worker: str) -> None:
         self._lost = True
         self.problem(f"worker {worker} died while it measured: its measurements are lost, so this report is a part")
-
-    @property
-    def failed(self) -> list[pytest.Item]:
-        """The performance tests that failed for good: they may not have come to all their assertions."""
-        return [item for name, item in self._performance_tests.items() if name in self._failed_tests]
 
     def problem(self, line: str) -> None:
         """Something that makes the run red: said in every report, once."""
@@ -243,7 +234,7 @@ class SlmperfSession:
             complete=found.complete and not self._lost,
             whole=found.whole and not self._lost,
             problems=tuple(dict.fromkeys((*found.problems, *self._problems))),
-            failed_tests=tuple(self._failed_tests),
+            failed_tests=self.roster.failed_names,
         )
 
     # -- collection
@@ -253,6 +244,7 @@ class SlmperfSession:
         """Mark performance tests: one xdist worker, no limit of pytest-timeout on a measurement, `-m slmperf`."""
         if not measures(item):
             return
+        self._collected.append(item)
         item.add_marker("slmperf")
         binding = binding_of(getattr(item, "function", None))
         if binding:
@@ -276,13 +268,17 @@ class SlmperfSession:
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Tell the run which cases are looked at, and add the check that ends it: nobody deselects any more."""
-        for item in session.items:
-            self._skip_what_is_not_swept(item)
         measuring = [item for item in session.items if measures(item)]
-        if not measuring:
+        whole = not self._selective(session)
+        # What is in a whole run's suites and not in the session was dropped, and pytest was not told.
+        suites = list(dict.fromkeys([*measuring, *self._collected])) if whole else measuring
+        if not suites:
             return
-        self._performance_tests.update((_collected_as(item.nodeid), item) for item in measuring)
-        self.declared = {sweep.name for sweep in selection_of(measuring).sweeps}
+        self.roster.tests.update((collected_as(item.nodeid), item) for item in measuring)
+        self.declared = {sweep.name for sweep in selection_of(suites).sweeps}
+        swept = [item for item in suites if not self._skip_what_is_not_swept(item)]
+        for sweep in selection_of(swept).sweeps:
+            self.measuring.declare(sweep)
         looked_at = selection_of(item for item in measuring if not item.get_closest_marker("skip"))
         for sweep, sizes in looked_at.sweeps.items():
             self.measuring.select(sweep, sizes)
@@ -291,18 +287,20 @@ class SlmperfSession:
         if self._is_worker:
             for item in measuring:
                 _keep_together(item)
-        self._check = RunCheck.of(session, self, whole=not self._selective(session), grouped=self._is_worker)
-        self._performance_tests[NAME] = self._check
+        self._check = RunCheck.of(session, self, whole=whole, grouped=self._is_worker)
         session.items.append(self._check)
 
-    def _skip_what_is_not_swept(self, item: pytest.Item) -> None:
+    def _skip_what_is_not_swept(self, item: pytest.Item) -> bool:
+        """Skip a test of cases that this machine, or the tier, leaves out; whether it is one."""
         at = coordinates(item)
         if at is None or not at.batch_sizes:
-            return
+            return False
         here = self.resolved(at.sweep).batch_size
-        if missing := sorted(at.batch_sizes - set(here)):
+        missing = sorted(at.batch_sizes - set(here))
+        if missing:
             reason = f"{at.sweep.name} has batch sizes {list(here)} on this machine and tier, not {missing}"
             item.add_marker(pytest.mark.skip(reason=reason))
+        return bool(missing)
 
     def _selective(self, session: pytest.Session) -> bool:
         """Whether only a part of the collected suites runs."""
@@ -316,6 +314,15 @@ class SlmperfSession:
         return [] if self._is_controller else self.measuring.plan_lines()
 
     # -- tests
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Know whose turn it is, also where a test is repeated."""
+        self.roster.running = item
+        try:
+            return (yield)
+        finally:
+            self.roster.running = None
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self) -> Generator[None, Any, Any]:
@@ -389,15 +396,12 @@ class SlmperfSession:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Remember which performance tests failed; on xdist's controller, too, where their group's name tells them.
 
-        From there on they have the ids that they were collected by: --lf would find no others. What an attempt says
-        that pytest-rerunfailures repeats is not the end of it.
+        From there on they have the ids that they were collected by: --lf would find no others.
         """
-        name = _collected_as(report.nodeid)
-        ours = name != report.nodeid or name in self._performance_tests
-        if report.outcome == "rerun":  # type: ignore[comparison-overlap]  # set by pytest-rerunfailures
-            self._failed_tests.pop(name, None)
-        elif report.failed and ours:
-            self._failed_tests.setdefault(name)
+        name = collected_as(report.nodeid)
+        ours = name != report.nodeid or name == NAME or name in self.roster.tests
+        if ours:
+            self.roster.heard(name, report.outcome)
         if self._is_controller:
             report.nodeid = name
             if ours:
@@ -406,7 +410,7 @@ class SlmperfSession:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The tables, and where the reports lie."""
         outcome = self.outcome()
-        if self._is_worker or not (outcome.sweeps or outcome.problems):
+        if self._is_worker or not (outcome.sweeps or outcome.problems or outcome.remarks):
             return
         writer = terminalreporter._tw  # noqa: SLF001 - pytest offers no other way to its width and its colours
 

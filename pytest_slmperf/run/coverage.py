@@ -11,6 +11,8 @@ from pytest_slmperf.core.point import assertion
 from pytest_slmperf.core.sweep import Case, Sweep
 from pytest_slmperf.run.campaign import Campaign
 
+UNSEEN = " (a test that is skipped, or dropped without pytest_deselected, looks at nothing)"
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -27,12 +29,17 @@ class Coverage:
     """Grows with the run: sweeps are declared and selected, then tried, then measured."""
 
     def __init__(self) -> None:
+        self._declared: dict[Sweep, None] = {}
         self._selected: dict[Sweep, set[int] | None] = {}
         self._everything = False
         self._tried: set[Sweep] = set()
         self._measured: dict[tuple[Sweep, str], Measured] = {}
 
     # -- what is selected
+
+    def declare(self, sweep: Sweep) -> None:
+        """The suites of this run have a test that looks at the sweep, and may skip it."""
+        self._declared.setdefault(sweep)
 
     def select(self, sweep: Sweep, sizes: set[int] | None) -> None:
         """Measure only these batch sizes of a sweep; None for all of them."""
@@ -107,17 +114,27 @@ class Coverage:
     def not_measured(self, cut_off: Callable[[Sweep], bool]) -> tuple[list[str], list[str]]:
         """Sweeps that no test asks for, and those that a test didn't come to: their tests were `cut_off`."""
         missing, not_reached = [], []
-        for sweep in self._selected:
+        for sweep in {**self._declared, **self._selected}:
             if sweep in self._tried:
                 continue
             if cut_off(sweep):
                 not_reached.append(f"sweep {sweep.name!r} is declared, and no test came to measure it")
             else:
                 missing.append(
-                    f"sweep {sweep.name!r} is declared and nothing measured it: pass it to slmperf.measure(…), or "
-                    "delete it"
+                    f"sweep {sweep.name!r} is declared and nothing measured it: pass it to slmperf.measure(…) in a "
+                    f"test that runs, or delete it{UNSEEN}"
                 )
         return missing, not_reached
+
+    def not_looked_at(self) -> list[str]:
+        """Gated cases of the sweeps that were measured which no test looks at."""
+        return [
+            f"sweep {outcome.sweep!r} gates {', '.join(outcome.asked)}, and no test that runs looks at "
+            f"{', '.join(outcome.unselected)}: bind one to all of its cases, as each does, or take them out of "
+            f"batch_size{UNSEEN}"
+            for outcome in (one.outcome for one in self._measured.values() if not one.failure)
+            if outcome.asked and outcome.unselected
+        ]
 
     def unasserted(
         self, asserted: set[tuple[str, str]], cut_off: Callable[[Sweep], bool]
@@ -137,7 +154,11 @@ class Coverage:
         return missing, not_reached
 
     def nothing_left(self) -> list[str]:
-        """Why a gate would pass for want of cases: every sweep was tried, and every case skipped. Empty otherwise."""
+        """Why a gate would pass for want of cases: nothing is declared and nothing was tried, or every sweep was, and
+        every case skipped. Empty otherwise.
+        """
+        if not (self._declared or self._selected or self._tried):
+            return ["no test of this run measured anything, so nothing is gated"]
         if not self.whole or any(outcome.cases for outcome in self.outcomes):
             return []
         reasons = [f"{case}: {reason}" for outcome in self.outcomes for case, reason in outcome.skipped.items()]

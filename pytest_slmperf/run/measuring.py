@@ -46,12 +46,15 @@ class Measuring:
         root: Path,
         progress: Progress,
         ledger: Ledger,
+        admit: Callable[[], None] = lambda: None,
     ) -> None:
+        """`admit` raises UsageError where whoever calls may not measure now."""
         self.options = options
         self.settings = settings
         self._root = root
         self._progress = progress
         self._told = ledger
+        self._admit = admit
         self._ledger = Ledger(made=ledger.made, asked=self._asked)
         self._claims: dict[Verdict, None] = {}
         self._coverage = Coverage()
@@ -115,10 +118,11 @@ class Measuring:
     ) -> Result:
         """Measure a sweep once, judge its gated metrics, and return its points. See the fixture `slmperf`.
 
-        Raises LaunchError where an engine fails, UsageError where the call makes no sense.
+        Raises LaunchError where an engine fails, UsageError where the call makes no sense or comes from elsewhere.
         """
         self._coverage.trying(sweep)
         with self._red(sweep.name):
+            self._admit()
             here = self.resolved(sweep)
             specs = self._specs(here, engine)
             if self._coverage.remembered(sweep, repr(specs)) is None:
@@ -253,6 +257,10 @@ class Measuring:
 
     # -- what the plugin calls
 
+    def declare(self, sweep: Sweep) -> None:
+        """See Coverage.declare."""
+        self._coverage.declare(sweep)
+
     def select(self, sweep: Sweep, sizes: set[int] | None) -> None:
         """See Coverage.select."""
         self._coverage.select(sweep, sizes)
@@ -311,6 +319,12 @@ class Measuring:
             others, not_asserted = self._coverage.unasserted(asserted, cut_off)
             missing, not_reached = [*missing, *others], [*not_reached, *not_asserted]
         return missing, not_reached
+
+    def not_looked_at(self) -> list[str]:
+        """See Coverage.not_looked_at. The tier quick skips a test of more cases than it has, and so says nothing."""
+        if self.options.mode == "report" or self.options.tier == "quick":
+            return []
+        return self._coverage.not_looked_at()
 
     def stale(self) -> list[str]:
         """Stored cases that no suite measures any more, of the suites that were measured whole."""

@@ -1,5 +1,6 @@
 """Ways around the gate that a suite may take without meaning to: none of them is green."""
 
+import json
 import subprocess
 import sys
 
@@ -220,6 +221,53 @@ def test_short(slmperf, slm_engine, batch_size):
 """
     fresh.write("test_suite.py", LONG + other)
     fresh.gate().assert_outcomes(skipped=4, passed=2)
+
+
+MEASURES = SUITE.partition("@DECODE.each")[0]
+HIDDEN = """
+{mark}def test_hidden(request):
+    {then}
+"""
+LOOKS = 'assert request.getfixturevalue("decode")[16].ttft_ms.median > 0'
+SKIPS_THEN = """try:
+        request.getfixturevalue("decode")
+    except Exception:
+        pytest.skip("no engine today")"""
+SWALLOWED = """
+def test_hidden(request):
+    try:
+        request.getfixturevalue("slmperf").measure(DECODE)
+    except Exception:
+        pytest.skip("no engine today")
+"""
+REFUSED = "test_suite.py::test_hidden measures, and pytest could not know it before"
+
+
+@pytest.mark.parametrize("options", [[], ["--slmperf-accept"], ["-n2"]], ids=["gating", "recording", "workers"])
+@pytest.mark.parametrize("then", [LOOKS, SKIPS_THEN], ids=["fails", "skips"])
+def test_a_measurement_that_pytest_could_not_foresee_is_refused(project, options, then):
+    """A test that gets its fixture at run time would measure on any worker, unchecked: it is named with the way out."""
+    project.write("test_suite.py", MEASURES + HIDDEN.format(mark="", then=then))
+    said = project.apart(*options, "--slmperf-report=report.json", keep=("xdist",))
+    assert said.endswith("exit code 1"), said
+    assert "launch 1" not in said
+    (problem,) = json.loads((project.path / "report.json").read_text())["problems"]
+    assert problem.startswith(f"decode: {REFUSED}")
+    assert REFUSED in " ".join(said.split())
+
+
+def test_such_a_measurement_beside_others_is_red_where_it_is_swallowed(project):
+    """The check of the run tells it, as it tells of every measurement that failed and no test failed for."""
+    project.write("test_suite.py", SUITE + SWALLOWED)
+    result = project.gate("-rs")
+    result.assert_outcomes(passed=4, skipped=1, failed=1)
+    assert REFUSED in prose(result).partition("_ slmperf::whole-run _")[2]
+
+
+def test_a_test_that_is_marked_may_get_its_fixture_at_run_time(project):
+    """The mark says before what it does."""
+    project.write("test_suite.py", MEASURES + HIDDEN.format(mark="@pytest.mark.slmperf\n", then=LOOKS))
+    project.gate("-k", "hidden").assert_outcomes(passed=2)
 
 
 @pytest.mark.parametrize("how", ["-O", "PYTHONOPTIMIZE"])

@@ -81,11 +81,12 @@ def test_what_the_project_always_leaves_out_is_gone(with_latency, setting, words
 
 
 def test_a_suite_that_is_skipped_is_not_gone(with_latency):
-    """A test that is skipped still names its sweep."""
+    """A test that is skipped still names its sweep: red is that nothing measured it, and not its baseline."""
     skipped = SUITE.replace("@DECODE.each", "@pytest.mark.skip(reason='not today')\n@DECODE.each")
     with_latency.write("test_suite.py", skipped)
     result = with_latency.gate()
-    result.assert_outcomes(passed=2, skipped=4)
+    result.assert_outcomes(passed=1, skipped=4, failed=1)
+    assert "sweep 'decode' is declared and nothing measured it" in prose(result)
     assert "no sweep has that name" not in prose(result)
 
 

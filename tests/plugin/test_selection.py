@@ -98,6 +98,94 @@ def test_a_gated_metric_that_no_test_asserts_is_red_in_a_whole_run(project):
     )
 
 
+AT_SIXTEEN = (
+    SUITE.replace("@DECODE.each", "@DECODE.at(16)")
+    .replace("(decode, batch_size)", "(decode)")
+    .replace("[batch_size]", "[16]")
+)
+
+
+@pytest.mark.parametrize(
+    ("mode", "outcome"), [([], "passed"), (["--slmperf-accept"], "skipped")], ids=["gating", "recording"]
+)
+def test_a_gated_case_that_no_test_looks_at_is_red_in_a_whole_run(project, mode, outcome):
+    """It is named with the way out, after what was measured is recorded; a selection leaves cases out on purpose."""
+    project.write("test_suite.py", AT_SIXTEEN)
+    whole = project.gate(*mode, "--slmperf-report=report.json")
+    assert whole.parseoutcomes() == {outcome: 2, "failed": 1}
+    (problem,) = json.loads((project.path / "report.json").read_text())["problems"]
+    assert problem.startswith(
+        "sweep 'decode' gates output_throughput, median_ttft_ms, and no test that runs looks at decode/opt-125m/batch=1"
+    )
+    assert json.loads((project.path / "report.json").read_text())["recorded"] is bool(mode)
+    part = project.gate(*mode, "-k", "decode")
+    assert part.ret == 0
+    assert "no test that runs looks at" not in prose(part)
+
+
+def test_a_case_without_a_gate_may_stay_unlooked_at(project):
+    """Where nothing is judged, nothing is missed."""
+    limit = "\nLIMIT = Sweep('limit', StaticBatch(16, 16), batch_size=[1, 16])\n\n@LIMIT.at(16)\n"
+    test = (
+        "def test_limit(slmperf, slm_engine):\n"
+        "    assert slmperf.measure(LIMIT, slm_engine('opt-125m'))[16].ttft_ms <= 60_000\n"
+    )
+    project.write("test_suite.py", SUITE + limit + test)
+    project.gate().assert_outcomes(passed=6)
+
+
+@pytest.mark.parametrize("mark", ["skip(reason='later')", "skipif(True, reason='later')"])
+def test_what_only_skipped_tests_look_at_is_red_in_a_whole_run(project, mark):
+    """A skipped test gates nothing, whichever mark skips it; a part of a run only says so."""
+    project.write("test_suite.py", SUITE.replace("@DECODE.each", f"@pytest.mark.{mark}\n@DECODE.each"))
+    whole = project.gate()
+    whole.assert_outcomes(skipped=4, failed=1)
+    assert "sweep 'decode' is declared and nothing measured it" in prose(whole)
+    part = project.gate("-k", "throughput")
+    part.assert_outcomes(skipped=2, passed=1, deselected=2)
+    assert "sweep 'decode' is declared and nothing measured it" in prose(part)
+
+
+def test_a_whole_run_in_which_nothing_is_measured_is_red(fresh):
+    """A performance test that measures nothing, and names no sweep, gates nothing."""
+    fresh.write("test_suite.py", "import pytest\n\n@pytest.mark.slmperf\ndef test_marked():\n    pass\n")
+    whole = fresh.gate()
+    whole.assert_outcomes(passed=1, failed=1)
+    assert "no test of this run measured anything, so nothing is gated" in prose(whole)
+
+
+DROPS = """
+import pytest
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    dropped = [item for item in items if {condition}]
+    items[:] = [item for item in items if item not in dropped]
+    {tells}
+"""
+TELLS = "config.hook.pytest_deselected(items=dropped)"
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["one process", "workers"])
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        ("'batch16' in item.name", "no test that runs looks at decode/opt-125m/batch=16"),
+        ("'batch' in item.name", "sweep 'decode' is declared and nothing measured it"),
+    ],
+    ids=["a case", "all"],
+)
+def test_what_a_conftest_drops_in_silence_is_red(project, workers, condition, said):
+    """Where a plugin leaves tests out and tells pytest, the run is a part; where it doesn't, their cases are missed."""
+    project.write("test_other.py", "def test_other():\n    pass\n")
+    project.write("conftest.py", DROPS.format(condition=condition, tells="pass"))
+    run = project.apart(*workers, keep=("xdist",))
+    assert run.endswith("exit code 1"), run
+    assert said in " ".join(run.split())
+    project.write("conftest.py", DROPS.format(condition=condition, tells=TELLS))
+    assert project.apart(*workers, keep=("xdist",)).endswith("exit code 0")
+
+
 @pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["one process", "workers"])
 def test_a_declared_sweep_that_nothing_measures_is_red(project, workers):
     """A sweep without a measurement is a test that isn't one: red, and a problem in the report."""
