@@ -63,14 +63,17 @@ def test_joules_per_token_are_the_boards_over_the_engines_tokens(driver, engine,
     idle = meter.states()
     serve = engine(0.75, observed=observed)
     serve(1)
-    before = meter.states()
-    meter.start()
-    batches = serve(30)
-    recording = meter.stop()
-    around = Around(idle, before, meter.states())
-    work, terms = work_of(batches, prompt_tokens=8), Terms(lead_in_s=0.3, least_s=0.5)
-    found = energy_of_round(recording, work, around, terms=terms)
-    energy = found.energy
+    for _ in range(8):  # on a busy machine the engine pauses or edges are few; such a round is repeated, as in a run
+        before = meter.states()
+        meter.start()
+        batches = serve(30)
+        recording = meter.stop()
+        around = Around(idle, before, meter.states())
+        work, terms = work_of(batches, prompt_tokens=8), Terms(lead_in_s=0.3, least_s=0.5)
+        found = energy_of_round(recording, work, around, terms=terms)
+        energy = found.energy
+        if isinstance(energy, Energy):
+            break
     assert isinstance(energy, Energy), energy
     (board,) = energy.boards
     doubt = 4 * board.uncertainty.random
