@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Request, Served
-from pytest_slmperf.core.errors import EngineUnavailable
+from pytest_slmperf.core.errors import EngineUnavailable, UsageError
 from pytest_slmperf.engines.planted import Slowed
 from pytest_slmperf.engines.registry import create
 
@@ -76,8 +76,14 @@ def test_the_rest_is_the_engines_own():
     assert inner.stopped
 
 
-@pytest.mark.parametrize("loss", [-0.1, 0.9, 1.0, float("nan")])
+@pytest.mark.parametrize("loss", [-0.1, 0.9, 1.0])
 def test_an_impossible_loss_is_refused(loss):
     """A loss is a share below 0.9."""
     with pytest.raises(EngineUnavailable, match=r"planted loss of .* is impossible"):
         create(EngineSpec("fake", "tiny", planted_loss=loss))
+
+
+def test_a_loss_that_is_no_number_is_refused():
+    """NaN compares false with every limit: it's refused where an engine is described."""
+    with pytest.raises(UsageError, match="'planted_loss' of an engine: nan is no finite number"):
+        EngineSpec("fake", "tiny", planted_loss=float("nan"))
