@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.machine import Machine, Scalar
 from pytest_slmperf.core.sample import Sample
 
@@ -43,6 +44,8 @@ class Point:
     by: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     retired: Retirement | None = None
+    boards: Mapping[str, BoardFacts] = field(default_factory=dict)
+    """What its joules hold for, by the board's UUID."""
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,17 @@ class Stated:
     """Mean during a round."""
 
 
+@dataclass(frozen=True, slots=True)
+class BoardFacts:
+    """What joules hold for: whoever compares them with others needs the same board, as it was set then."""
+
+    source: str
+    """`counter`, `integrated power` or `power samples`."""
+    power_limit_w: float | None = None
+    simulated: bool = False
+    """Whether a stand-in driver answered, so that nothing of it is real."""
+
+
 def seen_processes(pids: Mapping[int, str]) -> Mapping[int, str] | None:
     """The processes of a board as its driver lists them, or None where the list is nonsense."""
     if any(pid in NONSENSE_PIDS or pid >= KNOWN_BELOW_PID for pid in pids):
@@ -189,6 +200,31 @@ def another_board(here: Collection[str], there: Collection[str]) -> str | None:
         "boards differ by up to 5 %, so joules are reported and not gated; where the card changes from job to job, an "
         "A/B run gates them"
     )
+
+
+def another_setting(
+    here: Mapping[str, BoardFacts], there: Mapping[str, BoardFacts], limits: Limits = Limits()
+) -> str | None:
+    """Why joules of the same boards can't be compared: another power limit, or another source. None where they can."""
+    for uuid, now in here.items():
+        was = there.get(uuid)
+        if was is None:
+            continue
+        if now.source != was.source:
+            return f"{uuid}: its joules come from {now.source}, and the baseline's from {was.source}"
+        now_w, was_w = now.power_limit_w, was.power_limit_w
+        if now_w and was_w and abs(now_w / was_w - 1) > limits.power_limit:
+            return f"{uuid}: its power limit is {now_w:.4g} W, and was {was_w:.4g} W for the baseline"
+    return None
+
+
+def another_clock(now_mhz: float, was_mhz: float, limits: Limits = Limits()) -> str | None:
+    """Why joules at these two clocks can't be compared, or None. One board took 20 % more joules at 1,605 MHz than at
+    1,980 MHz, at the same throughput.
+    """
+    if abs(now_mhz / was_mhz - 1) <= limits.clock:
+        return None
+    return f"its clock was {now_mhz:,.0f} MHz in the mean, and {was_mhz:,.0f} MHz for the baseline"
 
 
 def _void(guard: str, reason: str) -> Finding:
@@ -370,17 +406,17 @@ def _temperature(seen: BoardRound, limits: Limits) -> list[Finding]:
 
 
 def beside(samples: Sequence[BoardSample]) -> dict[str, float]:
-    """Means of what a board said during a round, by name and unit: `gpu_utilisation` (a share), `memory_used_bytes`,
-    `peak_memory_used_bytes`, `sm_clock_mhz`, `temperature_c`. What it never told is not there.
+    """What a board said during a round, by the metrics' names, the means but for a peak. What it never told is not
+    there.
     """
     columns: Mapping[str, list[float | None]] = {
         "gpu_utilisation": [sample.utilisation for sample in samples],
-        "memory_used_bytes": [sample.memory_used_bytes for sample in samples],
+        "gpu_memory_used_bytes": [sample.memory_used_bytes for sample in samples],
         "sm_clock_mhz": [sample.sm_clock_mhz for sample in samples],
-        "temperature_c": [sample.temperature_c for sample in samples],
+        "gpu_temperature_c": [sample.temperature_c for sample in samples],
     }
     told = {name: [value for value in values if value is not None] for name, values in columns.items()}
     found = {name: fmean(values) for name, values in told.items() if values}
-    if told["memory_used_bytes"]:
-        found["peak_memory_used_bytes"] = float(max(told["memory_used_bytes"]))
+    if told["gpu_memory_used_bytes"]:
+        found["peak_gpu_memory_used_bytes"] = float(max(told["gpu_memory_used_bytes"]))
     return found

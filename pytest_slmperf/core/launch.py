@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.sample import VoidRound
 
@@ -59,6 +60,8 @@ class CaseRecord:
     void: str | None = None
     """Why this case has not all the rounds that were wanted of this launch; `values` is empty then."""
     notes: tuple[str, ...] = ()
+    boards: Mapping[str, BoardFacts] = field(default_factory=dict)
+    """What the joules were measured on, by UUID; empty where none were."""
 
 
 @dataclass(frozen=True, slots=True)

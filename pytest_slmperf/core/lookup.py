@@ -104,7 +104,12 @@ def lookup(
     if differing:
         return Incomparable(differing)
     return Comparable(
-        Measurement(case, stored.key, {name: kept.sample for name, kept in stored.current.metrics.items()}),
+        Measurement(
+            case,
+            stored.key,
+            {name: kept.sample for name, kept in stored.current.metrics.items()},
+            boards=stored.current.boards,
+        ),
         {name: kept.tolerance for name, kept in stored.current.metrics.items() if kept.tolerance is not None},
         stored.current,
         tuple(str(Difference(name, *pair)) for name, pair in file.machine.differences(machine, Role.NOTE).items()),

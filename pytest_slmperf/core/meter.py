@@ -26,6 +26,20 @@ class MeterFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class EnergyMeter:
+    """What the author of a suite sees of a meter, as the fixture `energy_meter` gives it."""
+
+    boards: tuple[str, ...]
+    """UUIDs of the boards whose joules are counted."""
+    source: str | None
+    """Where their joules come from: `counter`, `integrated power` or `power samples`; None where there are none."""
+    simulated: bool
+    """Whether a stand-in driver answers."""
+    missing: str
+    """Why there are no joules, or an empty text."""
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
     """What a meter saw from start to stop."""
 

@@ -40,9 +40,26 @@ SCALARS = {
         Metric("startup_s", "s", DOWN, "from the start of the process to the first request it can take"),
         Metric("joules_per_output_token", "J/tok", DOWN, "energy of a window over the tokens generated in it"),
         Metric("joules_per_total_token", "J/tok", DOWN, "energy of a window over its prompt and generated tokens"),
+        Metric("joules_per_request", "J/req", DOWN, "energy of a window over the requests served in it"),
         Metric("mean_power_w", "W", DOWN, "energy of a window over its length"),
+        Metric("gpu_utilisation", "1", UP, "share of time in which a kernel ran, as the driver has it"),
+        Metric("sm_activity", "1", UP, "mean share of the SMs that were busy, as the driver counts it (GPM)"),
+        Metric("gpu_memory_used_bytes", "B", DOWN, "memory in use on the boards, the mean of a round"),
+        Metric("peak_gpu_memory_used_bytes", "B", DOWN, "memory in use on the boards, the most that a look found"),
+        Metric("sm_clock_mhz", "MHz", UP, "clock of the SMs, the mean of a round"),
+        Metric("gpu_temperature_c", "°C", DOWN, "temperature of the GPU, the mean of a round"),
     )
 }
+
+ENERGY = ("joules_per_output_token", "joules_per_total_token", "joules_per_request", "mean_power_w")
+"""What a meter counts: compared on the same boards only."""
+CLOCK = "sm_clock_mhz"
+"""Joules at another clock are not compared."""
+BOARD = (
+    "gpu_utilisation", "sm_activity", "gpu_memory_used_bytes", "peak_gpu_memory_used_bytes", CLOCK,
+    "gpu_temperature_c",
+)  # fmt: skip
+"""What the same driver says beside it."""
 
 LATENCIES = {
     metric.name: metric

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.metrics import LATENCIES, SCALARS, Metric, metric
+from pytest_slmperf.core.metrics import BOARD, ENERGY, LATENCIES, SCALARS, Metric, metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.verdict import Status, Verdict, quantity
@@ -236,6 +236,12 @@ class Point:
         way_out = ""
         if status is Status.UNMEASURED and meaning.quantile and meaning.name not in self._measurement.unmeasured:
             way_out = f"add it to the sweep, as in percentiles=[{meaning.quantile * 100:.6g}]"
+        if (
+            meaning.name in (*ENERGY, *BOARD)
+            and meaning.name not in self._measurement.unmeasured
+            and not self._measurement.void
+        ):
+            way_out = "ask for it: use the fixture energy_meter, or gate one of the joules"
         return Verdict(
             status,
             meaning.name,

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_typ
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Served
 from pytest_slmperf.core.launch import Load
 
-VERSION = 1
+VERSION = 2
 """Counted up with every change to a message."""
 
 
@@ -97,6 +97,8 @@ class Round:
 
     batches: int
     observe: bool
+    marks: bool = False
+    """Whether to tell when each batch began and ended; unlike token times, that costs an engine nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ class Measured:
     output_tokens: int
     observed: tuple[Served, ...] = ()
     """The batches with their token times, where those were asked for."""
+    marks: tuple[tuple[int, int], ...] = ()
+    """Begin and end of each batch, where those were asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pytest_slmperf.core.baseline import PLANTED, BaselineFile, Point, Retiremen
 from pytest_slmperf.core.errors import BaselineError, UsageError
 from pytest_slmperf.core.lookup import Difference, key_differences, scalar
 from pytest_slmperf.core.machine import SIMULATED, Machine, Role
-from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.metrics import CLOCK, ENERGY, metric
 from pytest_slmperf.core.sample import Measurement
 from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
 
@@ -81,10 +81,17 @@ def _is_same_recording(stored: Point, accepted: Point) -> bool:
 def _point(measurement: Measurement, machine: Machine, engine: str, recording: Recording) -> Point:
     case = measurement.case
     _refuse_unfit(measurement, machine, engine)
+    joules = any(name in ENERGY for of, name in recording.tolerances if of == case)
+    if joules and not machine.simulated and any(board.simulated for board in measurement.boards.values()):
+        raise BaselineError(
+            f"{case}: its joules are simulated: a stand-in driver told them, and they can't be recorded for a real "
+            f"machine ({machine.device})"
+        )
     metrics = {}
     for name, sample in measurement.samples.items():
         tolerance = recording.tolerances.get((case, name))
-        if tolerance is None and (name not in SHAPE_METRICS or len(sample.launches) < LEAST_LAUNCHES):
+        kept = name in SHAPE_METRICS or (name == CLOCK and joules)
+        if tolerance is None and (not kept or len(sample.launches) < LEAST_LAUNCHES):
             continue
         if len(sample.launches) < LEAST_LAUNCHES:
             raise BaselineError(
@@ -106,7 +113,8 @@ def _point(measurement: Measurement, machine: Machine, engine: str, recording: R
         raise BaselineError(
             f"{case}: none of its metrics is gated, so there is nothing to record: give its sweep a gate="
         )
-    return Point(recording.recorded, metrics, recording.commit, recording.by, recording.versions)
+    boards = measurement.boards if joules else {}
+    return Point(recording.recorded, metrics, recording.commit, recording.by, recording.versions, boards=boards)
 
 
 def _refuse_unfit(measurement: Measurement, machine: Machine, engine: str) -> None:

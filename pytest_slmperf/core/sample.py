@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
 
+from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.errors import SlmperfError
 
 SMALLEST, LARGEST = 1e-100, 1e100
@@ -83,3 +84,5 @@ class Measurement:
     """Why the whole case is void, or None."""
     notes: tuple[str, ...] = ()
     """What is worth knowing and voids nothing."""
+    boards: Mapping[str, BoardFacts] = field(default_factory=dict)
+    """What its joules hold for, by the board's UUID; empty where there are none."""

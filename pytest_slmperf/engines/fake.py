@@ -1,6 +1,7 @@
 """An engine that answers in simulated time: for trying a suite, a gate or this package itself on any machine.
 
-It generates no token and takes no time; the times it gives are those of a simple model of a real engine:
+It generates no token and, but with `real_time`, takes no time; the times it gives are those of a simple model of a real
+engine:
 
 - a step (one token for every request that still runs) takes `1 / level` seconds at a batch of one, and the more the
   larger the batch: throughput grows with the batch up to about `level × knee` and then stays;
@@ -39,6 +40,11 @@ Options, all with a default:
     Real seconds that the start takes.
 `batch_sleep_s` (0)
     Real seconds that every batch takes, on top of the simulated ones.
+`real_time` (false)
+    Whether a batch really lasts as long as is said of it: a meter can then be read beside it.
+`load_log` (none), `load` (0.8)
+    File to which each batch appends how busy it makes the board, 0 to 1, and when: lines `PID NS LOAD`, which a
+    stand-in for a GPU's driver follows. It needs `real_time`.
 `fault` (none), `fault_batch` (0)
     What goes wrong, and in which batch of the launch, counted from one, with two a case for its peak of memory
     before anything else, and the warm-up; 0 is the start.
@@ -58,6 +64,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import accumulate
+from pathlib import Path
 
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Request, Served
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
@@ -70,10 +77,11 @@ WHOLE = (
     "seed", "context_tokens", "vocabulary", "memory_bytes", "memory_bytes_per_token", "memory_limit_bytes",
     "fault_batch",
 )  # fmt: skip
+TEXTS = ("load_log",)
 ABOVE = {"level": 0, "knee": 0, "prefill_level": 0, "cold": 0, "drift": -1}
 LEAST = {
     **dict.fromkeys(("observing_cost", "noise", "launch_noise", "startup_s", "start_sleep_s", "batch_sleep_s"), 0),
-    **dict.fromkeys(("memory_bytes_per_token", "fault_batch"), 0),
+    **dict.fromkeys(("memory_bytes_per_token", "fault_batch", "load"), 0),
     **dict.fromkeys(("context_tokens", "vocabulary", "memory_bytes", "memory_limit_bytes"), 1),
 }
 MOST = {"noise": 1, "launch_noise": 1}
@@ -82,6 +90,8 @@ SLOWEST, FASTEST = 1e-6, 1e7
 """Output tokens per second of one request: a clock of nanoseconds gives no faster pace, and a round would never end."""
 NS_PER_S = 1e9
 PACE_LASTS_NS = 100_000_000
+LATE_NS = 5_000_000
+"""By which a sleep may end too late and the next batch still begin where the last one ended: no pause was meant."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,9 @@ class Behaviour:
     memory_limit_bytes: int | None = None
     start_sleep_s: float = 0.0
     batch_sleep_s: float = 0.0
+    real_time: bool = False
+    load_log: str | None = None
+    load: float = 0.8
     fault: str | None = None
     fault_batch: int = 0
 
@@ -124,12 +137,22 @@ def behaviour(options: Mapping[str, str | int | float | bool]) -> Behaviour:
         raise EngineUnavailable(f"the fake engine has no fault {options['fault']!r}; it has {', '.join(FAULTS)}")
     for name, value in options.items():
         if name != "fault" and not _fits(name, value):
-            kind = "whole number" if name in WHOLE else "number"
-            raise EngineUnavailable(f"the fake engine: {name}={value!r}; it takes a {kind}{_bounds(name)}")
-    return Behaviour(**dict(options))  # type: ignore[arg-type]  # checked above
+            raise EngineUnavailable(f"the fake engine: {name}={value!r}; it takes {_kind(name)}{_bounds(name)}")
+    behaves = Behaviour(**dict(options))  # type: ignore[arg-type]  # checked above
+    if behaves.load_log and not behaves.real_time:
+        raise EngineUnavailable("the fake engine: a load_log of simulated time helps nobody; add real_time=true")
+    return behaves
+
+
+def _kind(name: str) -> str:
+    if name == "real_time":
+        return "true or false"
+    return "a text" if name in TEXTS else "a whole number" if name in WHOLE else "a number"
 
 
 def _fits(name: str, value: object) -> bool:
+    if name == "real_time" or name in TEXTS:
+        return isinstance(value, str if name in TEXTS else bool)
     kinds = (int,) if name in WHOLE else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
         return False
@@ -171,6 +194,7 @@ class FakeEngine:
     def start(self) -> EngineFacts:
         """Say what is simulated. Raises EngineUnavailable or whatever fault is asked for."""
         time.sleep(self._behaves.start_sleep_s)
+        self._tell(0, time.monotonic_ns())
         if self._behaves.fault and self._behaves.fault_batch == 0:
             self._go_wrong(self._behaves.fault)
         return EngineFacts(
@@ -193,15 +217,36 @@ class FakeEngine:
             time.sleep(self._behaves.batch_sleep_s)
         peak = self._peak(batch)
         asked = tuple(request.output_tokens for request in batch)
-        started = self._now_ns
+        started = self._begin()
         ends = self._token_ends(batch, started, stretch=self._stretch(observe=observe))
         self._now_ns = ends[-1]
+        self._last_until(ends[-1])
         token_ns = tuple(tuple(ends[:tokens]) for tokens in asked) if observe and fault != "unobserved" else None
         given = (asked[0] - 1, *asked[1:]) if fault == "short" else asked
         return Served(started, ends[-1], given, token_ns, peak)
 
     def stop(self) -> None:
         """Nothing was taken."""
+
+    def _begin(self) -> int:
+        """When a batch begins: where the last one ended, but after a real pause in real time."""
+        if not self._behaves.real_time:
+            return self._now_ns
+        now_ns = time.monotonic_ns()
+        started = self._now_ns if self._batches > 1 and now_ns - self._now_ns < LATE_NS else now_ns
+        self._tell(self._behaves.load, started)
+        return started
+
+    def _last_until(self, end_ns: int) -> None:
+        if self._behaves.real_time:
+            time.sleep(max(0.0, (end_ns - time.monotonic_ns()) / NS_PER_S))
+            self._tell(0, end_ns)
+
+    def _tell(self, load: float, at_ns: int) -> None:
+        """Say how busy the board is from then on: one line, appended at once."""
+        if self._behaves.load_log:
+            with Path(self._behaves.load_log).open("ab", buffering=0) as log:
+                log.write(f"{os.getpid()} {at_ns} {load}\n".encode())
 
     def _stretch(self, *, observe: bool) -> float:
         behaves = self._behaves
@@ -258,7 +303,7 @@ class FakeEngine:
 
 def _chatter() -> None:
     for stream in (sys.stdout, sys.stderr):
-        stream.write('{"slmperf": 1, "kind": "stop"}\n' * 100_000)
+        stream.write('{"slmperf": 2, "kind": "stop"}\n' * 100_000)
         stream.flush()
 
 

@@ -10,13 +10,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_slmperf.core.engine import EngineSpec
+    from pytest_slmperf.core.meter import EnergyMeter
     from pytest_slmperf.core.sweep import Binding
     from pytest_slmperf.plugin.session import SlmperfSession
     from pytest_slmperf.run.measuring import Measuring
 
 ACTIVE = "slmperf-session"
 """Name under which the session is registered while `--slmperf` is on."""
-OWN_FIXTURES = frozenset({"slmperf", "slm_engine"})
+METER_FIXTURE = "energy_meter"
+OWN_FIXTURES = frozenset({"slmperf", "slm_engine", METER_FIXTURE})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -154,3 +156,14 @@ def slm_engine(slmperf: Measuring) -> Callable[..., EngineSpec]:
     `[tool.slmperf]`. Nothing is started by it. Redefine this fixture in a conftest.py to measure an engine of yours.
     """
     return slmperf.engine
+
+
+@pytest.fixture(scope="session")
+def energy_meter(slmperf: Measuring) -> EnergyMeter:
+    """Counts the joules of a suite's sweeps: `mean_power_w`, `joules_per_output_token`, GPU utilisation and the like.
+
+    A sweep that gates one of the joules has them counted anyhow; this fixture asks for them where nothing gates them.
+    It gives the `boards` that are read (UUIDs), the `source` of their joules, whether a stand-in answers (`simulated`),
+    and in `missing` why there are none; what is missing is unmeasured, and never 0.
+    """
+    return slmperf.energy_meter

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_slmperf.core.errors import NotJudged, SlmperfError, UsageError
 from pytest_slmperf.core.point import Ledger
-from pytest_slmperf.plugin import ACTIVE, benchmark, binding_of, measures
+from pytest_slmperf.plugin import ACTIVE, METER_FIXTURE, benchmark, binding_of, measures
 from pytest_slmperf.plugin.check import NAME, RunCheck
 from pytest_slmperf.plugin.failures import Failures, tell_apart
 from pytest_slmperf.plugin.ledger import AssertionLedger
@@ -284,6 +284,8 @@ class SlmperfSession:
             self.measuring.select(sweep, sizes)
         if looked_at.everything:
             self.measuring.select_everything()
+        metered = selection_of(item for item in measuring if METER_FIXTURE in getattr(item, "fixturenames", ()))
+        self.measuring.meter(None if metered.everything else metered.sweeps)
         if self._is_worker:
             for item in measuring:
                 _keep_together(item)

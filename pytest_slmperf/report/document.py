@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SlmperfError
 from pytest_slmperf.core.machine import Machine
@@ -175,6 +176,7 @@ def _measurement_document(measurement: Measurement, tolerances: Mapping[str, flo
             {"launch": void.launch, "guard": void.guard, "reason": void.reason} for void in measurement.void_rounds
         ],
         "notes": list(measurement.notes),
+        "boards": {uuid: asdict(board) for uuid, board in measurement.boards.items()},
     }
 
 
@@ -187,6 +189,7 @@ def _measurement(case: str, entry: Mapping[str, Any], samples: Mapping[str, Any]
         void=entry["void"],
         void_rounds=tuple(VoidRound(**void) for void in entry["void_rounds"]),
         notes=tuple(entry["notes"]),
+        boards={uuid: BoardFacts(**board) for uuid, board in entry["boards"].items()},
     )
 
 

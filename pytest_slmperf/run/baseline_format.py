@@ -6,9 +6,11 @@ Keys are sorted, and the rounds of one launch stand on one line: a new recording
 import json
 import shlex
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 from pytest_slmperf.core.baseline import BaselineFile, Point, Retirement, StoredCase, StoredMetric
+from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.errors import BaselineError, SuiteError
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import metric
@@ -45,6 +47,8 @@ def _point(point: Point) -> dict[str, Any]:
         "versions": dict(point.versions),
         "metrics": {name: _metric(kept) for name, kept in point.metrics.items()},
     }
+    if point.boards:
+        stored["boards"] = {uuid: asdict(board) for uuid, board in point.boards.items()}
     if point.retired:
         stored["retired"] = {"when": point.retired.when, "reason": point.retired.reason, "by": point.retired.by}
     return stored
@@ -144,6 +148,7 @@ def _point_of(point: Mapping[str, Any], at: tuple[str | int, ...], where: str) -
         by=point["by"],
         versions=point["versions"],
         retired=Retirement(retired["when"], retired["reason"], retired["by"]) if retired else None,
+        boards={uuid: BoardFacts(**board) for uuid, board in point.get("boards", {}).items()},
     )
 
 

@@ -11,10 +11,12 @@ from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.latency import needed
 from pytest_slmperf.core.launch import LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.machine import SIMULATED, Machine
+from pytest_slmperf.core.metrics import ENERGY
 from pytest_slmperf.core.sweep import Case, Sweep
 from pytest_slmperf.engines.lengths import draw_lengths
 from pytest_slmperf.run import fitting, launch, pinning
 from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
+from pytest_slmperf.run.metering import Metering
 from pytest_slmperf.run.options import Options
 from pytest_slmperf.run.progress import Progress
 from pytest_slmperf.run.settings import Settings
@@ -88,13 +90,27 @@ class Bench:
     """(case, key) → what is stored for it."""
     progress: Progress
 
-    def surroundings(self, sweep: Sweep) -> Surroundings:
-        """What a campaign of this sweep needs from outside."""
+    def surroundings(self, sweep: Sweep, metering: Metering | None = None) -> Surroundings:
+        """What a campaign of this sweep needs from outside; `metering` where its joules are counted."""
+        gated = not sweep.tolerances.keys().isdisjoint(ENERGY)
+        energy = launch.EnergyTerms(metering, gated=gated) if metering else None
 
         def start(
             spec: EngineSpec, loads: Sequence[Load], *, arm: str, index: int, policy: RoundPolicy
         ) -> LaunchRecord:
-            return self._launch(spec, loads, arm=arm, index=index, policy=policy, quantiles=sweep.quantiles)
+            record = launch.run_launch(
+                spec,
+                loads,
+                policy,
+                arm=arm,
+                index=index,
+                cores=None if spec.engine == SIMULATED_ENGINE else pinning.choose_cores(spec.threads),
+                quantiles=sweep.quantiles,
+                progress=self.progress.round,
+                energy=energy,
+            )
+            self._refuse_other_device(record)
+            return record
 
         return Surroundings(launch=start, stored=self.find, loads=load_of, fits=self._unfit, progress=self.progress)
 
@@ -106,33 +122,12 @@ class Bench:
                 f"machines; choose with --slmperf-engine (now {default!r})"
             )
 
-    def _launch(
-        self,
-        spec: EngineSpec,
-        loads: Sequence[Load],
-        *,
-        arm: str,
-        index: int,
-        policy: RoundPolicy,
-        quantiles: Sequence[float],
-    ) -> LaunchRecord:
-        simulated = spec.engine == SIMULATED_ENGINE
-        record = launch.run_launch(
-            spec,
-            loads,
-            policy,
-            arm=arm,
-            index=index,
-            cores=None if simulated else pinning.choose_cores(spec.threads),
-            quantiles=quantiles,
-            progress=self.progress.round,
-        )
+    def _refuse_other_device(self, record: LaunchRecord) -> None:
         if (record.facts.device == SIMULATED) is not self.machine.simulated:
             raise UsageError(
-                f"{spec.engine} says that it runs on {record.facts.device}, and this run measures on "
+                f"{record.spec.engine} says that it runs on {record.facts.device}, and this run measures on "
                 f"{self.machine.device}: its samples belong to another machine"
             )
-        return record
 
     def _unfit(self, sweep: Sweep, case: Case, spec: EngineSpec) -> str | None:
         memory_gib = self.machine.fields.get("memory_gib")

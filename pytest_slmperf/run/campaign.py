@@ -14,7 +14,7 @@ from pytest_slmperf.core import gate
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, SlmperfError, UsageError
 from pytest_slmperf.core.launch import LaunchRecord, Load
-from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.metrics import ENERGY, metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.result import Fresh
 from pytest_slmperf.core.sample import BadSample, Measurement, Sample
@@ -292,6 +292,8 @@ class Campaign:
 
     def _arms_of(self, case: OngoingCase, name: str, start: int = 0) -> tuple[Sample | None, Sample | None]:
         candidate = case.sample("candidate", name, start)
+        if name in ENERGY and case.joules_apart():
+            return None, candidate
         if self._brief.design == "interleaved":
             return case.sample("baseline", name, start), candidate
         return (case.stored.measurement.samples.get(name) if case.stored.measurement else None), candidate
@@ -347,7 +349,8 @@ class Campaign:
         prevented = self._prevented(case, name, measurement)
         if prevented:
             status, reason, way_out = prevented
-            judged = self._brief.mode == "gate" or status is Status.VOID
+            # What another board took is reported; everything else that prevents a judgement is red.
+            judged = status is Status.VOID or (self._brief.mode == "gate" and not case.on_another_board(name))
             return Verdict(
                 status, name, meaning.unit, meaning.higher_is_better, reason=reason, way_out=way_out, judged=judged
             )
@@ -377,6 +380,8 @@ class Campaign:
             found = Status.NO_BASELINE, f"the other arm holds no {name}: {why}", ""
         elif name not in measurement.samples:
             found = Status.UNMEASURED, measurement.unmeasured.get(name, "no launch measured it"), ""
+        elif name in ENERGY and (apart := case.joules_apart()):
+            found = apart
         elif self._arms_of(case, name)[0] is None:
             reason = f"the baseline of {case.name} holds no {name}"
             found = Status.NO_BASELINE, reason, f"record it: {self._brief.record}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pytest_slmperf.core.engine import model_name
 from pytest_slmperf.core.errors import UsageError
-from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.metrics import ENERGY, metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.point import assertion
 from pytest_slmperf.core.sweep import Case, Sweep
@@ -32,6 +32,7 @@ class Coverage:
         self._declared: dict[Sweep, None] = {}
         self._selected: dict[Sweep, set[int] | None] = {}
         self._everything = False
+        self._metered: set[Sweep] | None = set()
         self._tried: set[Sweep] = set()
         self._measured: dict[tuple[Sweep, str], Measured] = {}
 
@@ -48,6 +49,15 @@ class Coverage:
     def select_everything(self) -> None:
         """A selected test doesn't say which sweep it looks at: measure every sweep whole."""
         self._everything = True
+
+    def meter(self, sweeps: Iterable[Sweep] | None) -> None:
+        """Count joules of these sweeps, although they gate none; None for all."""
+        self._metered = None if sweeps is None or self._metered is None else self._metered | set(sweeps)
+
+    def counts_joules(self, sweep: Sweep, here: Sweep) -> bool:
+        """Whether an energy metric of the sweep is gated, as it is on this machine, or a test of it uses the meter."""
+        gated = not here.tolerances.keys().isdisjoint(ENERGY)
+        return gated or self._metered is None or sweep in self._metered
 
     @property
     def selected(self) -> tuple[Sweep, ...]:

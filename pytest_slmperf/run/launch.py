@@ -3,10 +3,12 @@
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
+from pytest_slmperf.core.board import BoardState
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Served
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.latency import latencies, statistics
@@ -27,6 +29,7 @@ from pytest_slmperf.run.guards import (
     scan,
     suspects,
 )
+from pytest_slmperf.run.metering import EnergyRound, Metering, without
 from pytest_slmperf.run.pinning import keep_off
 from pytest_slmperf.run.process import EngineProcess
 
@@ -36,6 +39,15 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class EnergyTerms:
+    """How a launch counts joules."""
+
+    metering: Metering
+    gated: bool
+    """Whether a round that no repetition saves makes its case void; otherwise it has no joules."""
 
 
 def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by name
@@ -48,11 +60,13 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
     cores: tuple[int, ...] | None,
     quantiles: Sequence[float],
     progress: Progress | None = None,
+    energy: EnergyTerms | None = None,
 ) -> LaunchRecord:
     """Start the engine, measure the loads in the order given, end it, and say what it did.
 
     The engine is pinned to `cores`, and this process keeps off them; with None neither is pinned. `progress` is told
-    (case, round, rounds) before each plain round. Whatever happens, the engine's process group is dead at the end.
+    (case, round, rounds) before each plain round. With `energy` each case gets a round of its own around which a meter
+    counts joules. Whatever happens, the engine's process group is dead at the end.
 
     Raises EngineUnavailable, EngineFailed, EngineDied or EngineHung, and UsageError for fewer cores than threads.
     """
@@ -62,12 +76,14 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
         )
     began = time.monotonic()
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    idle = energy.metering.states() if energy and loads else {}
     with keep_off(cores), EngineProcess(spec, launch=f"{arm}/{index}", cores=cores) as process:
         process.hello(policy.answer_limit_s)
         process.doing = "loading the model"
         ready = process.ask(Start(spec), Ready, policy.answer_limit_s)
         started_s = (time.monotonic_ns() - process.started_ns) / NS_PER_S
-        terms = _Terms(policy, index, cores, quantiles, progress or _silent, ready.facts.startup_s or started_s)
+        startup_s = ready.facts.startup_s or started_s
+        terms = _Terms(policy, index, cores, quantiles, progress or _silent, startup_s, energy, idle)
         launch = _Launch(process, ready.facts, terms)
         # The smallest first: what it leaves in the engine's allocators the next needs anyhow, so that no case's peak
         # depends on which others are measured beside it, or in which order.
@@ -100,6 +116,9 @@ class _Terms:
     quantiles: Sequence[float]
     progress: Progress
     startup_s: float
+    energy: EnergyTerms | None = None
+    idle: Mapping[str, BoardState] = field(default_factory=dict)
+    """The boards before the engine was started."""
 
 
 @dataclass
@@ -113,6 +132,15 @@ class _Case:
     voids: list[VoidRound] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     load_elsewhere: list[float] = field(default_factory=list)
+    energy: EnergyRound = field(default_factory=EnergyRound)
+    energy_notes: tuple[str, ...] = ()
+    """What is to be said of the boards in that round."""
+
+    @property
+    def batch_s(self) -> float:
+        """A batch's length, in the mean of the timed rounds."""
+        seconds = sum(one.ended_ns - one.started_ns for one in self.rounds) / NS_PER_S
+        return seconds * len(self.load.lengths) / sum(one.requests for one in self.rounds)
 
 
 class _Launch:
@@ -121,6 +149,7 @@ class _Launch:
     def __init__(self, process: EngineProcess, facts: EngineFacts, terms: _Terms) -> None:
         self._process = process
         self._terms = terms
+        self._device = facts.device
         self._tolerances = Tolerances()
         # A simulated engine takes no time of this machine, so nothing that happens here can be in its figures.
         self._witness = None if facts.device == "simulated" else Witness(process.pid, terms.cores)
@@ -142,13 +171,15 @@ class _Launch:
         for number in range(1, policy.rounds + 1):
             self._terms.progress(load.case, number, policy.rounds)
             self._process.doing = f"serving {load.case}, round {number} of {policy.rounds}"
-            measured = self._valid_round(case, observe=False)
+            measured = self._valid_round(case, lambda: self._round(case, Round(case.batches, observe=False)))
             if measured is None:
                 void = f"round {number} of {policy.rounds} stayed void"
                 break
             case.rounds.append(measured)
         else:
             void = "" if self._observe(case) else "the observed rounds stayed void"
+            if not void and self._terms.energy and not self._measure_energy(case, self._terms.energy):
+                void = "the energy round stayed void"
         self._note_load_elsewhere(case, at_first)
         if self._witness:
             case.notes.extend(self._witness.blind_to)
@@ -166,13 +197,39 @@ class _Launch:
         )
         while (missing := enough - len(case.observed)) > 0:
             self._process.doing = f"serving {case.load.case}, observed"
-            measured = self._valid_round(case, observe=True, batches=min(case.batches, missing))
+            ask = Round(min(case.batches, missing), observe=True)
+            measured = self._valid_round(case, partial(self._round, case, ask))
             if measured is None:
                 return False
             case.observed.extend(measured.observed)
         return True
 
-    def _valid_round(self, case: _Case, *, observe: bool, batches: int | None = None) -> Measured | None:
+    def _measure_energy(self, case: _Case, energy: EnergyTerms) -> bool:
+        """Count joules over one more round. Returns False where it stayed void and the case is void with it."""
+        metering = energy.metering
+        missing = metering.not_of(self._device)
+        if missing:
+            case.energy = without(missing)
+            return True
+        ask = Round(metering.batches(case.batch_s), observe=False, marks=True)
+
+        def attempt() -> tuple[Measured, Void | None]:
+            with metering.reading() as reading:
+                measured, void = self._round(case, ask)
+            seen = reading.of(measured)
+            case.energy = metering.value(seen, case.load)
+            on_board, case.energy_notes = metering.judge(seen, self._terms.idle, ours=self._process.pid)
+            return measured, void or on_board
+
+        self._process.doing = f"serving {case.load.case}, and its joules are counted"
+        if self._valid_round(case, attempt) is None:
+            tried = self._terms.policy.void_retries + 1
+            case.energy = without(f"the energy round stayed void (tried {tried} times): {case.voids[-1].reason}")
+            return not energy.gated
+        case.notes.extend((*case.energy_notes, *case.energy.notes))
+        return True
+
+    def _valid_round(self, case: _Case, attempt: Callable[[], tuple[Measured, Void | None]]) -> Measured | None:
         """A round that no guard voids, or None if there was none in `void_retries` repetitions."""
         pause_s = FIRST_PAUSE_S
         void: Void | None = None
@@ -181,7 +238,7 @@ class _Launch:
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 self._scanned = scan()
-            measured, void = self._round(case, batches or case.batches, observe=observe)
+            measured, void = attempt()
             if void is None:
                 return measured
             case.voids.append(VoidRound(self._terms.index, void.guard, void.reason))
@@ -190,11 +247,11 @@ class _Launch:
                 case.batches = max(case.batches + 1, round(case.batches * self._terms.policy.round_s / lasted_s))
         return None
 
-    def _round(self, case: _Case, batches: int, *, observe: bool) -> tuple[Measured, Void | None]:
-        ask, limit_s = Round(batches, observe), self._terms.policy.answer_limit_s
+    def _round(self, case: _Case, ask: Round) -> tuple[Measured, Void | None]:
+        limit_s, plain = self._terms.policy.answer_limit_s, not (ask.observe or ask.marks)
         if self._witness is None:
             measured = self._process.ask(ask, Measured, limit_s)
-            return measured, None if observe else self._length(measured)
+            return measured, self._length(measured) if plain else None
         before = self._witness.read()
         measured = self._process.ask(ask, Measured, limit_s)
         after = self._witness.read()
@@ -204,7 +261,7 @@ class _Launch:
             case.load_elsewhere.append(load_elsewhere(before, after, self._terms.cores))
         if void and void.guard == "contended":
             void = Void(void.guard, f"{void.reason}; on it: {self._blame()}")
-        return measured, void or (None if observe else self._length(measured))
+        return measured, void or (self._length(measured) if plain else None)
 
     def _length(self, measured: Measured) -> Void | None:
         return judge_length(measured.ended_ns - measured.started_ns, self._terms.policy.round_s, self._tolerances)
@@ -249,4 +306,8 @@ class _Launch:
             seen, unseen = statistics(latencies(case.observed), self._terms.quantiles)
             values.update({name: (value,) for name, value in seen.items()})
             unmeasured.update(unseen)
-        return CaseRecord(case.load.case, values, unmeasured, tuple(case.voids), notes=tuple(case.notes))
+        values.update({name: (value,) for name, value in case.energy.values.items()})
+        unmeasured.update(case.energy.unmeasured)
+        return CaseRecord(
+            case.load.case, values, unmeasured, tuple(case.voids), notes=tuple(case.notes), boards=case.energy.boards
+        )

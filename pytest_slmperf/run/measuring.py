@@ -24,12 +24,14 @@ from pytest_slmperf.run.brief import Configuration
 from pytest_slmperf.run.campaign import Campaign
 from pytest_slmperf.run.coverage import Coverage, Measured
 from pytest_slmperf.run.lock import device_lock
+from pytest_slmperf.run.metering import Metering, open_nvml
 from pytest_slmperf.run.options import PYTHON, Options, planted_loss
 from pytest_slmperf.run.stored import StoredCases
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_slmperf.core.meter import EnergyMeter
     from pytest_slmperf.core.verdict import Verdict
     from pytest_slmperf.run.progress import Progress
     from pytest_slmperf.run.settings import Settings
@@ -218,7 +220,8 @@ class Measuring:
         )
         beside = tuple(one.baseline for one in configurations if one.baseline)
         brief = briefing.brief(here, configurations, self.options, self.settings, budget_s=self._budget_left())
-        running = Campaign(brief, self._bench.surroundings(here), order_seed=self.settings.order_seed)
+        metering = self._metering if self._coverage.counts_joules(sweep, here) else None
+        running = Campaign(brief, self._bench.surroundings(here, metering), order_seed=self.settings.order_seed)
         failure: BaseException | None = None
         try:
             running.run()
@@ -240,6 +243,18 @@ class Measuring:
                 baseline_specs=beside,
             )
             self._coverage.remember(repr(specs), Measured(sweep, outcome, running, failure))
+
+    @cached_property
+    def _metering(self) -> Metering:
+        """Opened once, and kept to the end of the run: a driver that nobody uses may unload."""
+        metering = open_nvml(window_s=self.settings.window_s, lead_in_s=self.settings.lead_in_s)
+        self._held.callback(metering.close)
+        return metering
+
+    @property
+    def energy_meter(self) -> EnergyMeter:
+        """See the fixture `energy_meter`."""
+        return self._metering.source
 
     def _budget_left(self) -> float | None:
         budget = self.options.budget_s
@@ -269,6 +284,10 @@ class Measuring:
         """See Coverage.select_everything."""
         self._coverage.select_everything()
 
+    def meter(self, sweeps: Iterable[Sweep] | None) -> None:
+        """See Coverage.meter."""
+        self._coverage.meter(sweeps)
+
     def _left_out(self, sweep: Sweep, here: Sweep, specs: Iterable[EngineSpec]) -> dict[str, str]:
         """Cases that only the tier doesn't measure: what is stored of them is not stale."""
         if self.options.tier != "quick":
@@ -291,7 +310,8 @@ class Measuring:
             here = self.resolved(sweep)
             models = here.model or ("(its fixture's model)",)
             cases = [case for case in here.cases(models) if self._coverage.wants(sweep, case)]
-            lines.extend(plan.lines(here, cases, spending))
+            joules = self._coverage.counts_joules(sweep, here)
+            lines.extend(plan.lines(here, cases, replace(spending, joules=joules)))
         return lines
 
     @property

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from pytest_slmperf.core.board import BoardFacts, another_board, another_clock, another_setting
 from pytest_slmperf.core.launch import CaseRecord, Load
+from pytest_slmperf.core.metrics import CLOCK, ENERGY
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
 from pytest_slmperf.core.sweep import Case
-from pytest_slmperf.core.verdict import Verdict
+from pytest_slmperf.core.verdict import Status, Verdict
 from pytest_slmperf.run.brief import Configuration, Reference
 
 VOID_ALLOWANCE = 4
@@ -76,6 +78,30 @@ class OngoingCase:
         launches = [block[arm][1].values[name] for block in complete]
         return Sample.of(launches) if launches else None
 
+    def _boards(self) -> tuple[Mapping[str, BoardFacts], Mapping[str, BoardFacts]]:
+        """What the joules of now and those of the baseline hold for; both empty where one of them has none."""
+        now = {uuid: facts for block in self.blocks for uuid, facts in block["candidate"][1].boards.items()}
+        was = self.stored.measurement.boards if self.stored.measurement else {}
+        return (now, was) if now and was else ({}, {})
+
+    def on_another_board(self, name: str) -> bool:
+        """Whether a metric is one of joules, and the baseline's are another board's: reported, and not gated."""
+        return name in ENERGY and another_board(*self._boards()) is not None
+
+    def joules_apart(self) -> tuple[Status, str, str] | None:
+        """Why joules are not compared with the stored ones, what that is called and how to go on; None where they are.
+        The other arm's are of the same board, at the same time.
+        """
+        now, was = self._boards()
+        if other := another_board(now, was):
+            return Status.INCOMPARABLE, other, ""
+        if setting := another_setting(now, was):
+            return Status.VOID, setting, "set it back as it was, or record again"
+        clocks = self.sample("candidate", CLOCK), self.stored.measurement and self.stored.measurement.samples.get(CLOCK)
+        if now and clocks[0] and clocks[1] and (clock := another_clock(clocks[0].median, clocks[1].median)):
+            return Status.VOID, clock, "find what changed its clock (nvidia-smi -q -d CLOCK), or record again"
+        return None
+
     def measurement(self, arm: str) -> Measurement:
         """What an arm's launches amount to by now."""
         records = [block[arm] for block in self.blocks]
@@ -108,6 +134,7 @@ class OngoingCase:
                     for name, some in parts.items()
                 ),
             ),
+            boards={uuid: board for _, record in records for uuid, board in record.boards.items()},
         )
 
 

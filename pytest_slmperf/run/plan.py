@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Case, Sweep
 from pytest_slmperf.run.brief import Mode
+from pytest_slmperf.run.metering import UPDATE_S
 from pytest_slmperf.run.settings import Settings
 
 REPORT_LAUNCHES = 5
@@ -25,6 +26,8 @@ class Spending:
     max_launches: int
     simulated: bool
     """By an engine whose time costs none."""
+    joules: bool = False
+    """Whether they are counted, in a round of its own for each case."""
 
     def launches(self, *, gated: bool) -> tuple[int, int]:
         """The fewest and the most launches of a configuration, in each arm, without a confirmation.
@@ -65,7 +68,8 @@ def lines(sweep: Sweep, cases: Sequence[Case], spending: Spending) -> list[str]:
     """
     models = len({case.model for case in cases})
     timed_s = spending.settings.rounds * spending.settings.round_s
-    turn_s = spending.arms * (models * STARTUP_S + len(cases) * UNTIMED * timed_s)
+    energy_s = spending.settings.lead_in_s + spending.settings.window_s + 2 * UPDATE_S if spending.joules else 0.0
+    turn_s = spending.arms * (models * STARTUP_S + len(cases) * (UNTIMED * timed_s + energy_s))
     fewest, most = spending.launches(gated=bool(sweep.tolerances))
     span = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     arms = " in each of two arms" if spending.arms > 1 else ""

@@ -101,6 +101,10 @@ class Settings:
     max_launches: int = 16
     rounds: int = 4
     round_s: float = 0.1
+    window_s: float = 3.0
+    """Over which joules are counted, in each launch of a case."""
+    lead_in_s: float = 1.5
+    """Of the load before that window: a mean of power looks back for a second."""
     void_retries: int = 4
     answer_limit_s: float = 600.0
     lock_wait_s: float = 600.0
@@ -122,6 +126,8 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "max_launches": (gate.FIRST_LOOK, MOST_LAUNCHES),
     "rounds": (1, 1000),
     "round_s": (0.001, 3600),
+    "window_s": (0.1, LONGEST_S),
+    "lead_in_s": (0, LONGEST_S),
     "void_retries": (0, 1000),
     "answer_limit_s": (0.1, LONGEST_S),
     "lock_wait_s": (0, LONGEST_S),

@@ -82,8 +82,8 @@ def _answer(message: Message, case: Case) -> PeakMeasured | Prepared | Measured:
             return case.measure_peak()
         case Prepare(round_s=round_s, warmup_limit=limit):
             return case.prepare(round_s, limit)
-        case Round(batches=batches, observe=observe):
-            return case.round(batches, observe=observe)
+        case Round(batches=batches, observe=observe, marks=marks):
+            return case.round(batches, observe=observe, marks=marks)
     raise ValueError(f"no message of a launch: {message}")
 
 

@@ -62,7 +62,7 @@ class Case:
             in_step = batches_for(steps_s[-1:], STEP_SHARE * round_s)
         return Prepared(batches_for(steps_s, round_s), steps=len(steps_s), steady=steady(steps_s))
 
-    def round(self, batches: int, *, observe: bool) -> Measured:
+    def round(self, batches: int, *, observe: bool, marks: bool = False) -> Measured:
         """Serve that many batches without a pause."""
         served = self._serve(self._requests, batches, observe=observe)
         return Measured(
@@ -72,6 +72,7 @@ class Case:
             prompt_tokens=self._prompt_tokens * batches,
             output_tokens=self._output_tokens * batches,
             observed=tuple(served) if observe else (),
+            marks=tuple((one.started_ns, one.ended_ns) for one in served) if marks else (),
         )
 
     def _serve(self, requests: Sequence[Request], batches: int, *, observe: bool) -> list[Served]:

@@ -175,9 +175,9 @@ def test_beside_the_joules_are_means_of_what_was_told():
     samples = [replace(SAMPLE, utilisation=0.5, temperature_c=None), replace(SAMPLE, memory_used_bytes=4096 * MIB)]
     assert beside(samples) == {
         "gpu_utilisation": pytest.approx(0.7),
-        "memory_used_bytes": 3072 * MIB,
-        "peak_memory_used_bytes": 4096 * MIB,
+        "gpu_memory_used_bytes": 3072 * MIB,
+        "peak_gpu_memory_used_bytes": 4096 * MIB,
         "sm_clock_mhz": 1980,
-        "temperature_c": 55,
+        "gpu_temperature_c": 55,
     }
     assert beside([]) == {}

@@ -1,0 +1,239 @@
+"""The meter of a run: opened before the first launch that wants joules, and read around one round of each case."""
+
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from pytest_slmperf.core.board import BoardFacts, BoardRound, BoardState, Finding, Stated, beside, judge_board, void
+from pytest_slmperf.core.edges import judge_trace
+from pytest_slmperf.core.energy import COVERAGE_FACTOR, Energy, NoEnergy, Terms, energy_of, judge_plausibility
+from pytest_slmperf.core.engine import Served
+from pytest_slmperf.core.errors import MeterUnavailable
+from pytest_slmperf.core.launch import Load, tokens
+from pytest_slmperf.core.meter import EnergyMeter, Meter, MeterFacts, Recording
+from pytest_slmperf.core.metrics import BOARD, ENERGY
+from pytest_slmperf.core.protocol import Measured
+from pytest_slmperf.core.tally import work_of
+from pytest_slmperf.meters.nvml import NvmlMeter, visible_devices
+from pytest_slmperf.run.guards import Void
+
+NS_PER_S = 1e9
+UPDATE_S = 0.1
+"""Of an energy counter on most boards, until the meter has seen it."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+METERED_DEVICES = ("cuda", "simulated")
+"""Where an engine draws its power from the boards that are read; the simulated one says so to a stand-in driver."""
+CLOCK_SLACK_NS = 50_000_000
+"""By which a batch may begin before the question for it, or end after the answer: a simulated clock is off by far more.
+"""
+SHORTEST_WINDOW = 1 / 3
+"""Share of the wanted window that must be left, from edge to edge, after the lead-in."""
+
+
+@dataclass(frozen=True)
+class EnergyRound:
+    """What the energy round of a case came to. A metric is in `values` or in `unmeasured`."""
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    boards: Mapping[str, BoardFacts] = field(default_factory=dict)
+
+
+def without(reason: str) -> EnergyRound:
+    """No joules, and nothing of what stands beside them."""
+    return EnergyRound(unmeasured=dict.fromkeys((*ENERGY, *BOARD), reason))
+
+
+class Metering:
+    """One session of a meter, from the first launch to the last; without one it says why. `close` ends it."""
+
+    def __init__(self, meter: Meter | None, *, window_s: float, lead_in_s: float) -> None:
+        self.window_s = window_s
+        self.lead_in_s = lead_in_s
+        self.missing = "" if meter else f"{VISIBLE} hides every GPU"
+        """Why there are no joules to be had, or an empty text."""
+        self._meter = meter
+        self._facts = MeterFacts("", (), {}, simulated=False)
+        self._limits_w: Mapping[str, float | None] = {}
+        self._update_s = UPDATE_S
+        if meter is None:
+            return
+        try:
+            self._facts = meter.open()
+        except MeterUnavailable as error:
+            self._meter, self.missing = None, str(error)
+            return
+        self._limits_w = {uuid: state.power_limit_w for uuid, state in meter.states().items()}
+
+    @property
+    def source(self) -> EnergyMeter:
+        """What a suite sees of it."""
+        facts = self._facts
+        missing = self.missing or "; ".join(f"{uuid}: {why}" for uuid, why in facts.missing.items())
+        sources = dict.fromkeys(source for source in facts.sources.values() if source)
+        return EnergyMeter(facts.boards, ", ".join(sources) or None, facts.simulated, missing)
+
+    def states(self) -> Mapping[str, BoardState]:
+        """Every board as it is now; none where there is no meter."""
+        return self._meter.states() if self._meter else {}
+
+    def not_of(self, device: str) -> str:
+        """Why an engine on this device has no joules here, or an empty text."""
+        if not self.missing and device not in METERED_DEVICES:
+            return f"the engine ran on {device}, and the meter reads {', '.join(self._facts.boards)}"
+        return self.missing
+
+    def batches(self, batch_s: float) -> int:
+        """As many as last lead-in, window and two updates; a batch that takes longer than the lead-in is followed by
+        one to look at.
+        """
+        return math.ceil(self.lead_in_s / batch_s) + math.ceil((self.window_s + 2 * self._update_s) / batch_s)
+
+    @contextmanager
+    def reading(self) -> Iterator["Reading"]:
+        """The meter runs while the body serves."""
+        meter = self._meter
+        assert meter is not None  # noqa: S101 - whoever has none is told so before
+        reading = Reading(meter.states())
+        meter.start()
+        reading.began_ns = time.monotonic_ns()
+        try:
+            yield reading
+        finally:
+            reading.ended_ns = time.monotonic_ns()
+            reading.recording = meter.stop()
+        reading.after = meter.states()
+        periods = [trace.period_s for trace in reading.recording.traces if trace.period_s]
+        self._update_s = max(periods, default=self._update_s)
+
+    def judge(
+        self, seen: "BoardsRound", idle: Mapping[str, BoardState], *, ours: int
+    ) -> tuple[Void | None, tuple[str, ...]]:
+        """Why the round is void, if it is, and what else is to be said of it. `ours` is the engine's process."""
+        notes: list[str] = []
+        for uuid in self._facts.boards:
+            found = seen.findings(uuid, idle, Stated(self._limits_w.get(uuid)), ours)
+            voided = void(found)
+            if voided:
+                return Void(voided.guard, f"{uuid}: {voided.reason}"), ()
+            notes.extend(f"{uuid}: {finding.reason}" for finding in found)
+        return None, tuple(notes)
+
+    def value(self, seen: "BoardsRound", load: Load) -> EnergyRound:
+        """The joules of a round that no guard voids, or why there are none, and what stands beside them."""
+        values = _beside(seen.recording)
+        unmeasured = {name: "no driver told it, or it was 0 all the time" for name in BOARD if name not in values}
+        energy = self._energy(seen, load)
+        if isinstance(energy, NoEnergy):
+            return EnergyRound(values, {**unmeasured, **dict.fromkeys(ENERGY, energy.reason)})
+        notes = []
+        for one in energy.boards:
+            found = judge_plausibility(one, seen.recording.samples.get(one.board, ()))
+            notes.extend([f"{one.board}: {found.reason}"] if found else [])
+        values = {**values, **{name: quantity.value for name, quantity in energy.metrics().items()}}
+        return EnergyRound(
+            values,
+            {**unmeasured, **{name: "there was none of it in the window" for name in ENERGY if name not in values}},
+            (_described(energy), *notes),
+            {
+                one.board: BoardFacts(one.source, self._limits_w.get(one.board), self._facts.simulated)
+                for one in energy.boards
+            },
+        )
+
+    def _energy(self, seen: "BoardsRound", load: Load) -> Energy | NoEnergy:
+        missing = "; ".join(f"{uuid}: {why}" for uuid, why in seen.recording.missing.items())
+        if missing:
+            return NoEnergy(missing)
+        if not seen.timed_here:
+            return NoEnergy("the engine's times are not those of this machine's clock, which the meter's are")
+        asked = tuple(output for _, output in load.lengths)
+        batches = [Served(begin, end, asked) for begin, end in seen.measured.marks]
+        terms = Terms(lead_in_s=self.lead_in_s, least_s=SHORTEST_WINDOW * self.window_s)
+        return energy_of(seen.recording.traces, work_of(batches, tokens(load) - sum(asked)), terms)
+
+    def close(self) -> None:
+        """End the session."""
+        if self._meter:
+            self._meter.close()
+            self._meter, self.missing = None, "the run has ended"
+
+
+@dataclass
+class Reading:
+    """What the meter sees of a round, filled while it is served."""
+
+    before: Mapping[str, BoardState]
+    began_ns: int = 0
+    ended_ns: int = 0
+    recording: Recording = field(default_factory=lambda: Recording(()))
+    after: Mapping[str, BoardState] = field(default_factory=dict)
+
+    def of(self, measured: Measured) -> "BoardsRound":
+        """The whole round, with what the engine says of it."""
+        return BoardsRound(measured, (self.began_ns, self.ended_ns), self.recording, self.before, self.after)
+
+
+@dataclass(frozen=True)
+class BoardsRound:
+    """A round as the engine and the meter saw it."""
+
+    measured: Measured
+    span_ns: tuple[int, int]
+    recording: Recording
+    before: Mapping[str, BoardState]
+    after: Mapping[str, BoardState]
+
+    @property
+    def timed_here(self) -> bool:
+        """Whether the engine's batches lie between the question and the answer: a simulated clock is another."""
+        began_ns, ended_ns = self.span_ns
+        early, late = began_ns - self.measured.started_ns, self.measured.ended_ns - ended_ns
+        return max(early, late) <= CLOCK_SLACK_NS
+
+    def findings(self, uuid: str, idle: Mapping[str, BoardState], stated: Stated, ours: int) -> tuple[Finding, ...]:
+        """What the guards say of one board; `ours` is the engine's process."""
+        faults = (judge_trace(trace) for trace in self.recording.traces if trace.board == uuid)
+        during = self.recording.samples.get(uuid, ())
+        board = BoardRound(idle[uuid], self.before[uuid], self.after[uuid], during)
+        return (*filter(None, faults), *judge_board(board, stated=stated, ours={ours}))
+
+
+def open_nvml(*, window_s: float, lead_in_s: float) -> Metering:
+    """The board that an engine takes by default: the first that CUDA may see."""
+    visible = os.environ.get(VISIBLE)
+    boards = (0,) if visible is None else visible_devices(visible)[:1]
+    return Metering(NvmlMeter(boards) if boards else None, window_s=window_s, lead_in_s=lead_in_s)
+
+
+def _beside(recording: Recording) -> dict[str, float]:
+    """What the driver says beside the joules: of several boards the mean, and the sum of their memory. A sample is
+    positive, so that what was 0 all the time is left out.
+    """
+    of_boards = [beside(samples) for samples in recording.samples.values()]
+    of_boards.extend({"sm_activity": share} for share in recording.sm_activity.values())
+    found = {}
+    for name in BOARD:
+        told = [one[name] for one in of_boards if name in one]
+        value = (math.fsum(told) if name.endswith("_bytes") else fmean(told)) if told else 0.0
+        if value > 0:
+            found[name] = value
+    return found
+
+
+def _described(energy: Energy) -> str:
+    """Source, window and error, as one line for the report."""
+    quantity = energy.metrics()["mean_power_w"]
+    error = quantity.uncertainty
+    random, gain = COVERAGE_FACTOR * error.random, COVERAGE_FACTOR * error.gain
+    parts = (("edges", error.edge), ("tokens", error.tokens), ("sensor", error.sensor))
+    listed = ", ".join(f"{name} {COVERAGE_FACTOR * share:.2%}" for name, share in parts)
+    return (
+        f"joules: {energy.source}, over {energy.seconds:.3g} s, ±{random:.2%} ({listed}) at 95 %; the gain of this "
+        f"board's sensor, alike in all its runs, adds ±{gain:.1%}"
+    )
