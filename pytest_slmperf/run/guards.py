@@ -80,7 +80,8 @@ class Void:
     """Why a round does not count."""
 
     guard: str
-    """`contended`, `stolen`, `throttled`, `slowed`, `suspended`, `clock` or `short`."""
+    """`contended`, `stolen`, `throttled`, `slowed`, `suspended`, `clock` or `short`; of an energy round also `window`,
+    or the guard of a board (`core.board.Finding`)."""
     reason: str
 
 

@@ -219,13 +219,14 @@ class _Launch:
             seen = reading.of(measured)
             case.energy = metering.value(seen, case.load)
             on_board, case.energy_notes = metering.judge(seen, self._terms.idle, ours=self._process.pid)
-            return measured, void or on_board
+            no_window = Void("window", case.energy.again) if case.energy.again else None
+            return measured, void or on_board or no_window
 
         self._process.doing = f"serving {case.load.case}, and its joules are counted"
         if self._valid_round(case, attempt) is None:
-            tried = self._terms.policy.void_retries + 1
-            case.energy = without(f"the energy round stayed void (tried {tried} times): {case.voids[-1].reason}")
-            return not energy.gated
+            last, tried = case.voids[-1], self._terms.policy.void_retries + 1
+            case.energy = without(f"the energy round stayed void (tried {tried} times): {last.reason}")
+            return not energy.gated or last.guard == "window"
         case.notes.extend((*case.energy_notes, *case.energy.notes))
         return True
 

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from pytest_slmperf.core.board import BoardFacts, BoardRound, BoardState, Finding, Stated, beside, judge_board, void
@@ -18,7 +18,7 @@ from pytest_slmperf.core.meter import EnergyMeter, Meter, MeterFacts, Recording
 from pytest_slmperf.core.metrics import BOARD, ENERGY
 from pytest_slmperf.core.protocol import Measured
 from pytest_slmperf.core.tally import work_of
-from pytest_slmperf.meters.nvml import NvmlMeter, visible_devices
+from pytest_slmperf.meters.nvml import NvmlMeter, Pace, visible_devices
 from pytest_slmperf.run.guards import Void
 
 NS_PER_S = 1e9
@@ -27,6 +27,10 @@ UPDATE_S = 0.1
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 METERED_DEVICES = ("cuda", "simulated")
 """Where an engine draws its power from the boards that are read; the simulated one says so to a stand-in driver."""
+POWER_MEAN_S = 1.0
+"""A power reading is a mean of so long: after a shorter lead-in it tells nothing of the window alone."""
+LEAST_LOOKS = 6
+"""At the counters and at everything else, in a window however short."""
 CLOCK_SLACK_NS = 50_000_000
 """By which a batch may begin before the question for it, or end after the answer: a simulated clock is off by far more.
 """
@@ -42,6 +46,8 @@ class EnergyRound:
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     boards: Mapping[str, BoardFacts] = field(default_factory=dict)
+    again: str = ""
+    """Why there are no joules, where another round may have them."""
 
 
 def without(reason: str) -> EnergyRound:
@@ -126,13 +132,18 @@ class Metering:
 
     def value(self, seen: "BoardsRound", load: Load) -> EnergyRound:
         """The joules of a round that no guard voids, or why there are none, and what stands beside them."""
-        values = _beside(seen.recording)
+        values = _beside(seen.recording, seen.measured.started_ns + self.lead_in_s * NS_PER_S)
         unmeasured = {name: "no driver told it, or it was 0 all the time" for name in BOARD if name not in values}
+        missing = "; ".join(f"{uuid}: {why}" for uuid, why in seen.recording.missing.items())
+        if not missing and not seen.timed_here:
+            missing = "the engine's times are not those of this machine's clock, which the meter's are"
+        if missing:
+            return EnergyRound(values, {**unmeasured, **dict.fromkeys(ENERGY, missing)})
         energy = self._energy(seen, load)
         if isinstance(energy, NoEnergy):
-            return EnergyRound(values, {**unmeasured, **dict.fromkeys(ENERGY, energy.reason)})
+            return EnergyRound(values, {**unmeasured, **dict.fromkeys(ENERGY, energy.reason)}, again=energy.reason)
         notes = []
-        for one in energy.boards:
+        for one in energy.boards if self.lead_in_s >= POWER_MEAN_S else ():
             found = judge_plausibility(one, seen.recording.samples.get(one.board, ()))
             notes.extend([f"{one.board}: {found.reason}"] if found else [])
         values = {**values, **{name: quantity.value for name, quantity in energy.metrics().items()}}
@@ -147,11 +158,6 @@ class Metering:
         )
 
     def _energy(self, seen: "BoardsRound", load: Load) -> Energy | NoEnergy:
-        missing = "; ".join(f"{uuid}: {why}" for uuid, why in seen.recording.missing.items())
-        if missing:
-            return NoEnergy(missing)
-        if not seen.timed_here:
-            return NoEnergy("the engine's times are not those of this machine's clock, which the meter's are")
         asked = tuple(output for _, output in load.lengths)
         batches = [Served(begin, end, asked) for begin, end in seen.measured.marks]
         terms = Terms(lead_in_s=self.lead_in_s, least_s=SHORTEST_WINDOW * self.window_s)
@@ -208,14 +214,17 @@ def open_nvml(*, window_s: float, lead_in_s: float) -> Metering:
     """The board that an engine takes by default: the first that CUDA may see."""
     visible = os.environ.get(VISIBLE)
     boards = (0,) if visible is None else visible_devices(visible)[:1]
-    return Metering(NvmlMeter(boards) if boards else None, window_s=window_s, lead_in_s=lead_in_s)
+    pace, often_s = Pace(), window_s / LEAST_LOOKS
+    pace = replace(pace, edge_every_s=min(pace.edge_every_s, often_s), sample_every_s=min(pace.sample_every_s, often_s))
+    meter = NvmlMeter(boards, pace=pace) if boards else None
+    return Metering(meter, window_s=window_s, lead_in_s=lead_in_s)
 
 
-def _beside(recording: Recording) -> dict[str, float]:
-    """What the driver says beside the joules: of several boards the mean, and the sum of their memory. A sample is
-    positive, so that what was 0 all the time is left out.
+def _beside(recording: Recording, from_ns: float) -> dict[str, float]:
+    """What the driver says beside the joules from some instant on: of several boards the mean, and the sum of their
+    memory. A sample is positive, so that what was 0 all the time is left out.
     """
-    of_boards = [beside(samples) for samples in recording.samples.values()]
+    of_boards = [beside([one for one in samples if one.at_ns >= from_ns]) for samples in recording.samples.values()]
     of_boards.extend({"sm_activity": share} for share in recording.sm_activity.values())
     found = {}
     for name in BOARD:
@@ -234,6 +243,6 @@ def _described(energy: Energy) -> str:
     parts = (("edges", error.edge), ("tokens", error.tokens), ("sensor", error.sensor))
     listed = ", ".join(f"{name} {COVERAGE_FACTOR * share:.2%}" for name, share in parts)
     return (
-        f"joules: {energy.source}, over {energy.seconds:.3g} s, ±{random:.2%} ({listed}) at 95 %; the gain of this "
-        f"board's sensor, alike in all its runs, adds ±{gain:.1%}"
+        f"joules come from {energy.source}, over {energy.seconds:.3g} s, ±{random:.2%} ({listed}) at 95 %; the gain of "
+        f"this board's sensor, alike in all its runs, adds ±{gain:.1%}"
     )
