@@ -10,7 +10,6 @@ from projects import Project
 
 ENGINE = "fake:real_time=true,load_log=load,noise=0.001,seed=1"
 IDLE_W, BUSY_W = 100, 500
-UUID = "GPU-00000000-0000-4000-8000-000000000000"
 BASELINE = "baselines/simulated/simulated/fake-metered.json"
 
 SETTINGS = """
@@ -62,19 +61,15 @@ class MeteredProject(Project):
         self.write("pyproject.toml", SETTINGS)
         self.write("test_suite.py", SUITE)
 
-    def run(self, *args: str, scenario: Iterable[str] = (), busy_w: float = BUSY_W) -> str:
+    def run(self, *args: str, scenario: Iterable[str] = (), idle_w: float = IDLE_W, busy_w: float = BUSY_W) -> str:
         """What `pytest --slmperf` says; the last line is its exit code."""
         (self.path / "load").unlink(missing_ok=True)
-        statements = [f"load {self.path / 'load'} {IDLE_W} {busy_w}", "period 0.02", *scenario]
+        statements = [f"load {self.path / 'load'} {idle_w} {busy_w}", "period 0.02", *scenario]
         environment = nvml_standin.environment(nvml_standin.write_scenario(self.path / "scenario", statements))
-        return self.run_in({**os.environ, **environment}, *args)
-
-    def run_in(self, environment: dict[str, str], *args: str) -> str:
-        """The same with a driver of one's own, or none."""
         done = subprocess.run(
             self.command(*args, engine=ENGINE),
             cwd=self.path,
-            env={**environment, "COLUMNS": "200"},
+            env={**os.environ, **environment, "COLUMNS": "200"},
             capture_output=True,
             text=True,
             timeout=120,

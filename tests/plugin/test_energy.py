@@ -1,0 +1,66 @@
+"""A suite that gates joules per token, as a whole run on the stand-in driver."""
+
+import shutil
+from pathlib import Path
+
+import nvml_standin
+import pytest
+from metered import BASELINE, BUSY_W, IDLE_W, MeteredProject
+
+pytest.importorskip("pynvml")
+JOULES = "metered/opt-125m/batch=4 joules_per_output_token"
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of baselines with joules, recorded once."""
+    try:
+        nvml_standin.library()
+    except nvml_standin.NoCompiler as error:
+        pytest.skip(str(error))
+    project = MeteredProject(tmp_path_factory.mktemp("metered"))
+    said = project.run("--slmperf-accept")
+    assert said.endswith("exit code 0"), said
+    return project.path / "baselines"
+
+
+@pytest.fixture
+def project(recorded: Path, tmp_path: Path) -> MeteredProject:
+    """A project with that baseline."""
+    shutil.copytree(recorded, tmp_path / "baselines")
+    return MeteredProject(tmp_path)
+
+
+def test_a_recording_keeps_the_board_that_its_joules_hold_for(recorded):
+    text = (recorded.parent / BASELINE).read_text()
+    assert '"GPU-00000000-0000-4000-8000-000000000000": {' in text
+    assert '"simulated": true' in text
+    assert '"sm_clock_mhz": {' in text
+
+
+def test_unchanged_joules_are_green(project):
+    said = project.run()
+    assert said.endswith("exit code 0"), said
+    assert "2 unchanged" in said
+
+
+def test_twelve_percent_more_watts_are_red_for_joules_alone(project):
+    said = project.run(idle_w=1.12 * IDLE_W, busy_w=1.12 * BUSY_W)
+    assert said.endswith("exit code 1"), said
+    assert f"regressed: {JOULES}" in said
+    assert "1 test failed; 1 unchanged, 1 regressed" in said
+
+
+def test_joules_of_another_board_are_reported_and_not_gated(project):
+    said = project.run("-rs", scenario=["uuid GPU-11111111-0000-4000-8000-000000000000"], busy_w=2 * BUSY_W)
+    assert said.endswith("exit code 0"), said
+    assert "1 unchanged" in said
+    assert "joules are reported and not gated" in said
+    assert "SKIPPED" in said
+
+
+def test_without_a_driver_joules_are_red_with_the_reason_and_throughput_is_gated(project):
+    said = project.run(scenario=["init DRIVER_NOT_LOADED"])
+    assert said.endswith("exit code 1"), said
+    assert f"unmeasured: {JOULES} - no joules of NVIDIA boards: the NVIDIA driver is not loaded" in said
+    assert "1 unchanged, 1 unmeasured" in said
