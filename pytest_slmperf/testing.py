@@ -70,6 +70,9 @@ class FakeOptions(TypedDict, total=False):
     memory_limit_bytes: int
     start_sleep_s: float
     batch_sleep_s: float
+    real_time: bool
+    load_log: str
+    load: float
     fault: str
     fault_batch: int
 

@@ -239,12 +239,16 @@ def _judged(
     row = replace(row, effect=verdict.effect)
     if tolerance is None:
         return row
-    boards = [one.machine.fields.get(BOARD) for one in pair]
-    if _of_energy(row.metric) and not same(*boards):
+    if _of_energy(row.metric) and _boards(pair[0]) != _boards(pair[1]):
         return replace(row, reason="another board, and their sensors differ by up to 5 %")
     if old == new and pair[0].recorded == pair[1].recorded and not verdict.passed:
         verdict = replace(verdict, status=Status.UNCHANGED, reason="the same recording", way_out="", final=True)
     return replace(row, verdict=verdict)
+
+
+def _boards(one: RecordedCase) -> set[Scalar]:
+    """The boards whose joules these are: as the meter named them, or else the machine."""
+    return set(one.measurement.boards) or {one.machine.fields.get(BOARD)}
 
 
 def _look(meaning: Metric, old: Sample, new: Sample, tolerance: float) -> Verdict:

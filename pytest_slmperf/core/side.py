@@ -83,7 +83,7 @@ def _stored(file: BaselineFile, name: str, case: StoredCase) -> RecordedCase:
     void = f"every recording of it is retired, the last one because: {point.retired.reason}" if point.retired else None
     return RecordedCase(
         suite=file.suite,
-        measurement=Measurement(name, case.key, kept, void=void),
+        measurement=Measurement(name, case.key, kept, void=void, boards=point.boards),
         machine=file.machine,
         recorded=point.recorded,
         tolerances={metric: one.tolerance for metric, one in point.metrics.items() if one.tolerance is not None},

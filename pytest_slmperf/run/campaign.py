@@ -281,7 +281,7 @@ class Campaign:
 
     def _notes(self) -> tuple[str, ...]:
         """What is worth knowing of the sweep as a whole, each once."""
-        notes = [note for case in self._cases for note in (case.note, *case.stored.notes) if note]
+        notes = [note for case in self._cases for note in (case.note, *case.stored.notes, case.another_board) if note]
         for name, asked in self._brief.sweep.tolerances.items():
             others = sorted({case.stored.tolerances.get(name, asked) for case in self._cases} - {asked})
             tighter = [stored for stored in others if stored < asked]
@@ -350,7 +350,8 @@ class Campaign:
         if prevented:
             status, reason, way_out = prevented
             # What another board took is reported; everything else that prevents a judgement is red.
-            judged = status is Status.VOID or (self._brief.mode == "gate" and not case.on_another_board(name))
+            elsewhere = name in ENERGY and status is Status.INCOMPARABLE and case.another_board is not None
+            judged = status is Status.VOID or (self._brief.mode == "gate" and not elsewhere)
             return Verdict(
                 status, name, meaning.unit, meaning.higher_is_better, reason=reason, way_out=way_out, judged=judged
             )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from pytest_slmperf.core.board import BoardFacts, another_board, another_clock, another_setting
 from pytest_slmperf.core.launch import CaseRecord, Load
-from pytest_slmperf.core.metrics import CLOCK, ENERGY
+from pytest_slmperf.core.metrics import CLOCK
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
 from pytest_slmperf.core.sweep import Case
 from pytest_slmperf.core.verdict import Status, Verdict
@@ -84,17 +84,18 @@ class OngoingCase:
         was = self.stored.measurement.boards if self.stored.measurement else {}
         return (now, was) if now and was else ({}, {})
 
-    def on_another_board(self, name: str) -> bool:
-        """Whether a metric is one of joules, and the baseline's are another board's: reported, and not gated."""
-        return name in ENERGY and another_board(*self._boards()) is not None
+    @property
+    def another_board(self) -> str | None:
+        """Why joules are reported and not gated: the baseline's are of another board. None where they aren't."""
+        return another_board(*self._boards())
 
     def joules_apart(self) -> tuple[Status, str, str] | None:
         """Why joules are not compared with the stored ones, what that is called and how to go on; None where they are.
         The other arm's are of the same board, at the same time.
         """
         now, was = self._boards()
-        if other := another_board(now, was):
-            return Status.INCOMPARABLE, other, ""
+        if self.another_board:
+            return Status.INCOMPARABLE, self.another_board, ""
         if setting := another_setting(now, was):
             return Status.VOID, setting, "set it back as it was, or record again"
         clocks = self.sample("candidate", CLOCK), self.stored.measurement and self.stored.measurement.samples.get(CLOCK)

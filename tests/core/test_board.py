@@ -6,12 +6,15 @@ import pytest
 
 from pytest_slmperf.core.board import (
     MIB,
+    BoardFacts,
     BoardRound,
     BoardSample,
     BoardState,
     Effect,
     Stated,
     another_board,
+    another_clock,
+    another_setting,
     beside,
     judge_board,
     power_cap_share,
@@ -181,3 +184,27 @@ def test_beside_the_joules_are_means_of_what_was_told():
         "gpu_temperature_c": 55,
     }
     assert beside([]) == {}
+
+
+BOARD = {"GPU-a": BoardFacts("counter", 700.0)}
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        pytest.param({"GPU-a": BoardFacts("counter", 600.0)}, "limit is 700 W, and was 600 W", id="power limit"),
+        pytest.param({"GPU-a": BoardFacts("power samples", 700.0)}, "from counter, and the baseline's", id="source"),
+    ],
+)
+def test_joules_of_a_board_that_was_set_otherwise_are_not_compared(there, words):
+    assert words in another_setting(BOARD, there)
+
+
+@pytest.mark.parametrize("there", [BOARD, {"GPU-a": BoardFacts("counter", None)}, {"GPU-b": BOARD["GPU-a"]}])
+def test_joules_of_a_board_as_it_was_are_compared(there):
+    assert another_setting(BOARD, there) is None
+
+
+def test_a_clock_may_differ_by_one_percent():
+    assert another_clock(1980, 1970) is None
+    assert another_clock(1605, 1980) == "its clock was 1,605 MHz in the mean, and 1,980 MHz for the baseline"

@@ -22,11 +22,13 @@ from baseline_files import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.diff import diff
 from pytest_slmperf.core.errors import BaselineError, UsageError
 from pytest_slmperf.core.lookup import Comparable, NoBaseline, lookup
 from pytest_slmperf.core.revision import POINTS_KEPT, Recording, pruned, retired, updated
 from pytest_slmperf.core.sample import Measurement
+from pytest_slmperf.run.baseline_format import parse, text_of
 
 
 def test_a_recording_is_added_to_those_before():
@@ -196,3 +198,34 @@ def test_retiring_never_brings_back_a_recording(file, data):
     points = file.cases[case].points
     after = retired(file, case, RETIREMENT).cases[case]
     assert after.current is (points[-2] if len(points) > 1 else None)
+
+
+def metered(*, simulated, launches=20):
+    """A measurement whose joules a board told."""
+    boards = {"GPU-a": BoardFacts("counter", 700.0, simulated)}
+    figures = {"joules_per_output_token": 0.04, "sm_clock_mhz": 1980.0, "output_throughput": 4000.0}
+    return replace(measurement(**{name: sample(median, launches) for name, median in figures.items()}), boards=boards)
+
+
+JOULES = {(CASE, "joules_per_output_token"): 0.03}
+
+
+def test_joules_are_stored_with_the_boards_and_the_clock_that_they_hold_for():
+    file = accepted(None, metered(simulated=False), tolerances=JOULES)
+    (point,) = file.cases[CASE].points
+    assert set(point.metrics) == {"joules_per_output_token", "sm_clock_mhz", "output_throughput"}
+    assert point.boards == {"GPU-a": BoardFacts("counter", 700.0)}
+    assert parse(text_of(file, "there").encode(), "there") == file
+    found = lookup(file, CASE, KEY, MACHINE)
+    assert isinstance(found, Comparable)
+    assert found.measurement.boards == point.boards
+
+
+def test_where_no_joules_are_gated_nothing_of_a_board_is_stored():
+    (point,) = accepted(None, metered(simulated=True)).cases[CASE].points
+    assert (set(point.metrics), point.boards) == ({"output_throughput"}, {})
+
+
+def test_simulated_joules_are_refused_for_a_real_machine():
+    with pytest.raises(BaselineError, match="its joules are simulated: a stand-in driver told them"):
+        accepted(None, metered(simulated=True), tolerances=JOULES)

@@ -1,6 +1,7 @@
 """The fake engine keeps to its simple model, and goes wrong as it is told."""
 
 import math
+import os
 import statistics
 import time
 from dataclasses import fields
@@ -209,3 +210,32 @@ def test_every_default_is_a_value_that_the_option_takes(name):
     default = getattr(Behaviour(), name)
     if default is not None:
         assert behaviour({name: default}) == Behaviour()
+
+
+def test_in_real_time_a_batch_lasts_as_long_as_is_said_of_it():
+    engine = started(real_time=True, level=1000)
+    before_ns = time.monotonic_ns()
+    served = [engine.serve(batch(1), observe=False) for _ in range(3)]
+    assert before_ns <= served[0].started_ns
+    assert served[-1].ended_ns <= time.monotonic_ns()
+    assert all(one.ended_ns - one.started_ns == pytest.approx(32.32e6, rel=1e-3) for one in served)
+
+
+def test_a_load_log_tells_when_the_board_is_busy(tmp_path):
+    log = tmp_path / "load"
+    engine = started(real_time=True, load_log=str(log), load=0.5)
+    served = engine.serve(batch(1), observe=False)
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert [(int(pid), float(load)) for pid, _, load in lines] == [(os.getpid(), load) for load in (0, 0.5, 0)]
+    assert [int(at) for _, at, _ in lines[1:]] == [served.started_ns, served.ended_ns]
+
+
+def test_a_load_log_of_simulated_time_is_refused():
+    with pytest.raises(EngineUnavailable, match="add real_time=true"):
+        behaviour({"load_log": "somewhere"})
+
+
+@pytest.mark.parametrize("options", [{"real_time": 1}, {"load_log": 3, "real_time": True}], ids=str)
+def test_a_truth_and_a_text_are_told_from_numbers(options):
+    with pytest.raises(EngineUnavailable, match=r"it takes (true or false|a text)"):
+        behaviour(options)

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -18,9 +17,10 @@ pytest.importorskip("pynvml")
 ENGINE = """
 import json, sys
 from pytest_slmperf.core.engine import EngineSpec, Request
-from paced_engine import Engine
+from pytest_slmperf.engines.fake import create
 load, log, observe = sys.argv[1:]
-engine = Engine(EngineSpec("paced", "opt-125m", options={"load": float(load), "load_log": log}))
+options = {"real_time": True, "load": float(load), "load_log": log, "level": 200.0, "knee": 1e9}
+engine = create(EngineSpec("fake", "opt-125m", options=options))
 engine.start()
 for line in sys.stdin:
     served = [engine.serve([Request((1,), 12)] * 8, observe=observe == "observed") for _ in range(int(line))]
@@ -32,15 +32,13 @@ for line in sys.stdin:
 @pytest.fixture
 def engine(tmp_path):
     """Starts an engine's process, which serves as many batches as it is told."""
-    stub = Path(__file__).parents[1] / "nvml_stub"
-
     with ExitStack() as running:
 
         def start(load, *, observed):
             how = "observed" if observed else "plain"
             command = [sys.executable, "-c", ENGINE, str(load), str(tmp_path / "load"), how]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            process = running.enter_context(subprocess.Popen(command, env={"PYTHONPATH": str(stub)}, **pipes))
+            process = running.enter_context(subprocess.Popen(command, **pipes))
 
             def serve(batches):
                 process.stdin.write(f"{batches}\n")

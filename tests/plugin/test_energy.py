@@ -64,3 +64,31 @@ def test_without_a_driver_joules_are_red_with_the_reason_and_throughput_is_gated
     assert said.endswith("exit code 1"), said
     assert f"unmeasured: {JOULES} - no joules of NVIDIA boards: the NVIDIA driver is not loaded" in said
     assert "1 unchanged, 1 unmeasured" in said
+
+
+WATCHED = """
+import pytest
+
+from pytest_slmperf import StaticBatch, Sweep
+
+WATCHED = Sweep("watched", StaticBatch(prompt_tokens=8, output_tokens=8), batch_size=[4])
+
+
+@pytest.fixture(scope="module")
+def watched(slmperf, slm_engine):
+    return slmperf.measure(WATCHED, slm_engine("opt-125m"))
+
+
+@WATCHED.each
+def test_power(watched, batch_size, energy_meter):
+    assert (energy_meter.source, energy_meter.simulated, energy_meter.missing) == ("counter", True, "")
+    assert watched[batch_size].joules_per_output_token <= 0.2
+    assert watched[batch_size].gpu_utilisation >= 0.5
+"""
+
+
+def test_a_test_that_uses_the_meter_has_joules_measured_that_nothing_gates(tmp_path):
+    project = MeteredProject(tmp_path)
+    project.write("test_suite.py", WATCHED)
+    said = project.run()
+    assert said.endswith("exit code 0"), said

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
-from pytest_slmperf.core.errors import EngineDied, EngineFailed, UsageError
+from pytest_slmperf.core.errors import EngineDied, EngineFailed, NotJudged, UsageError
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
 from pytest_slmperf.core.sweep import Sweep
@@ -427,3 +428,70 @@ def test_what_no_baseline_can_hold_for_is_not_measured_for_twenty_launches():
         play(script, mode="accept")
     assert len(script.asked) == 1
     assert len(play(Script(facts=script.facts), mode="report").cases) == 2
+
+
+# -- joules
+
+METERED = Sweep("decode", StaticBatch(8, 8), batch_size=[1], gate={"joules_per_output_token": 0.05})
+BOARD = {"GPU-a": BoardFacts("counter", 700.0, simulated=True)}
+
+
+class MeteredScript(Script):
+    """Plays launches with the joules of a board at some clock."""
+
+    def __init__(self, boards, clock_mhz):
+        super().__init__()
+        self.boards, self.clock_mhz = boards, clock_mhz
+
+    def _record(self, arm, case, index):
+        values = {
+            "joules_per_output_token": (steady(arm, case, index),),
+            "output_throughput": (steady(arm, case, index),),
+            "sm_clock_mhz": (self.clock_mhz,),
+        }
+        return CaseRecord(case, values, boards=self.boards)
+
+
+def metered(case, key):
+    """A baseline with joules."""
+    draw = random.Random(0)
+    joules = Sample.of([[100 * draw.gauss(1, 0.005)] for _ in range(20)])
+    samples = {"joules_per_output_token": joules, "sm_clock_mhz": Sample.of([[1980.0]] * 20)}
+    return Reference(Measurement(case, key, samples, boards=BOARD), {"joules_per_output_token": 0.05})
+
+
+def joules(script, **of):
+    return play(script, sweep=METERED, **of).cases[ONE].verdicts["joules_per_output_token"]
+
+
+def test_joules_of_the_same_board_are_judged():
+    """A board that is set as it was for the baseline is compared with it."""
+    assert joules(MeteredScript(BOARD, 1980.0), find=metered).status is Status.UNCHANGED
+
+
+def test_joules_of_another_board_are_not_judged_and_say_so():
+    """They are reported: whoever asserts them is told why, and nothing is red."""
+    verdict = joules(MeteredScript({"GPU-b": BOARD["GPU-a"]}, 1980.0), find=metered)
+    assert (verdict.status, verdict.judged) == (Status.INCOMPARABLE, False)
+    assert "joules are reported and not gated" in verdict.reason
+    with pytest.raises(NotJudged):
+        bool(verdict)
+
+
+@pytest.mark.parametrize(
+    ("boards", "clock_mhz", "words"),
+    [
+        pytest.param({"GPU-a": BoardFacts("counter", 500.0)}, 1980.0, "500 W, and was 700 W", id="power limit"),
+        pytest.param(BOARD, 1605.0, "its clock was 1,605 MHz", id="clock"),
+    ],
+)
+def test_joules_of_a_board_that_is_set_otherwise_are_void(boards, clock_mhz, words):
+    """Another power limit or clock makes other joules at the same throughput."""
+    verdict = joules(MeteredScript(boards, clock_mhz), find=metered)
+    assert (verdict.status, verdict.judged) == (Status.VOID, True)
+    assert words in verdict.reason
+
+
+def test_joules_of_two_arms_are_of_one_board_at_one_time():
+    """Side by side nothing is stored that a board could differ from."""
+    assert joules(MeteredScript(BOARD, 1605.0), arms=2).status is Status.UNCHANGED
