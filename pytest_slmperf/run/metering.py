@@ -25,7 +25,7 @@ NS_PER_S = 1e9
 UPDATE_S = 0.1
 """Of an energy counter on most boards, until the meter has seen it."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-METERED_DEVICES = ("cuda", "simulated")
+METERED_DEVICES = ("cuda", "cuda:0", "simulated")
 """Where an engine draws its power from the boards that are read; the simulated one says so to a stand-in driver."""
 POWER_MEAN_S = 1.0
 """A power reading is a mean of so long: after a shorter lead-in it tells nothing of the window alone."""
