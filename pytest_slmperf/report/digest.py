@@ -162,13 +162,15 @@ def void_cases(sweep: SweepOutcome) -> list[Finding]:
 
 
 def unmeasured(sweep: SweepOutcome) -> list[Finding]:
-    """Metrics without a sample, grouped by metric and reason."""
-    missing = (
-        (f"{name}: {reason}", short(case.case, sweep))
-        for case in sweep.cases.values()
-        for name, reason in case.measurement.unmeasured.items()
-    )
-    return _grouped("unmeasured", missing)
+    """Metrics without a sample, grouped by reason and cases."""
+    missing: dict[tuple[str, str], list[str]] = {}
+    for case in sweep.cases.values():
+        for name, reason in case.measurement.unmeasured.items():
+            missing.setdefault((reason, name), []).append(short(case.case, sweep))
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (reason, name), cases in missing.items():
+        alike.setdefault((reason, tuple(cases)), []).append(name)
+    return [Finding(f"unmeasured: {', '.join(names)}: {reason}", cases) for (reason, cases), names in alike.items()]
 
 
 def skipped(sweep: SweepOutcome) -> list[Finding]:

@@ -76,7 +76,7 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
         )
     began = time.monotonic()
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    idle = energy.metering.states() if energy and loads else {}
+    idle = energy.metering.idle() if energy and loads else {}
     with keep_off(cores), EngineProcess(spec, launch=f"{arm}/{index}", cores=cores) as process:
         process.hello(policy.answer_limit_s)
         process.doing = "loading the model"

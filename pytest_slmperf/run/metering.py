@@ -31,6 +31,8 @@ POWER_MEAN_S = 1.0
 """A power reading is a mean of so long: after a shorter lead-in it tells nothing of the window alone."""
 LEAST_LOOKS = 6
 """At the counters and at everything else, in a window however short."""
+SETTLE_S = 1.5
+"""So long after the end of an engine its board is free: the driver's utilisation is a mean of a second at most."""
 CLOCK_SLACK_NS = 50_000_000
 """By which a batch may begin before the question for it, or end after the answer: a simulated clock is off by far more.
 """
@@ -84,9 +86,20 @@ class Metering:
         sources = dict.fromkeys(source for source in facts.sources.values() if source)
         return EnergyMeter(facts.boards, ", ".join(sources) or None, facts.simulated, missing)
 
-    def states(self) -> Mapping[str, BoardState]:
-        """Every board as it is now; none where there is no meter."""
-        return self._meter.states() if self._meter else {}
+    def idle(self) -> Mapping[str, BoardState]:
+        """Every board before an engine is started; none where there is no meter.
+
+        The launch before leaves its memory and its share of a second's utilisation for a moment: a board that seems to
+        be somebody else's is looked at again for SETTLE_S.
+        """
+        if self._meter is None:
+            return {}
+        until = time.monotonic() + SETTLE_S
+        while True:
+            states = self._meter.states()
+            if time.monotonic() > until or not any(map(_taken, states.values())):
+                return states
+            time.sleep(SETTLE_S / LEAST_LOOKS)
 
     def not_of(self, device: str) -> str:
         """Why an engine on this device has no joules here, or an empty text."""
@@ -218,6 +231,11 @@ def open_nvml(*, window_s: float, lead_in_s: float) -> Metering:
     pace = replace(pace, edge_every_s=min(pace.edge_every_s, often_s), sample_every_s=min(pace.sample_every_s, often_s))
     meter = NvmlMeter(boards, pace=pace) if boards else None
     return Metering(meter, window_s=window_s, lead_in_s=lead_in_s)
+
+
+def _taken(state: BoardState) -> bool:
+    """Whether somebody seems to be on a board where nobody of ours is."""
+    return any(found.guard == "foreign" for found in judge_board(BoardRound(state, state, state)))
 
 
 def _beside(recording: Recording, from_ns: float) -> dict[str, float]:

@@ -14,7 +14,7 @@ from sybil.parsers.markdown import CodeBlockParser
 
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "index.md"
-PAGES = (ROOT / "README.md", TUTORIAL, ROOT / "docs" / "suites.md")
+PAGES = (ROOT / "README.md", TUTORIAL, ROOT / "docs" / "suites.md", ROOT / "docs" / "energy.md")
 AFTER_THE_TUTORIAL = (ROOT / "docs" / "baselines.md",)
 """Pages that go on with the tutorial's suite."""
 SIMULATED = "fake:launch_noise=0.002"

@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 
 import pytest
 from nvml_fixtures import driver, stub  # noqa: F401
@@ -9,8 +10,16 @@ from nvml_fixtures import driver, stub  # noqa: F401
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.metrics import BOARD, ENERGY, metric
+from pytest_slmperf.core.sweep import Sweep
+from pytest_slmperf.core.verdict import Status
+from pytest_slmperf.core.workload import StaticBatch
+from pytest_slmperf.run import fingerprint
+from pytest_slmperf.run.brief import Brief, Configuration, Reference
+from pytest_slmperf.run.briefing import Bench
+from pytest_slmperf.run.campaign import Campaign
 from pytest_slmperf.run.launch import EnergyTerms, run_launch
 from pytest_slmperf.run.metering import open_nvml
+from pytest_slmperf.run.progress import Progress
 
 CASE = "metered/tiny/batch=4"
 LOAD = Load(CASE, ((8, 8),) * 4, seed=1)
@@ -132,3 +141,27 @@ def test_a_hidden_gpu_is_not_read(launch, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert "hides every GPU" in launch().unmeasured["mean_power_w"]
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_board_that_stays_throttled_makes_every_gated_metric_of_its_case_void(driver, tmp_path):  # noqa: F811
+    driver(f"load {tmp_path / 'load'} 100 500", "period 0.02", "throttle hw_thermal 0", real=True)
+    sweep = Sweep("metered", StaticBatch(8, 8), batch_size=[4], gate={"output_throughput": 0.05, "mean_power_w": 0.05})
+    spec = EngineSpec("fake", "tiny", options={"load_log": str(tmp_path / "load"), "real_time": True})
+    metering = open_nvml(window_s=0.3, lead_in_s=0.1)
+    bench = Bench(fingerprint.simulated(), lambda *_: Reference(reason="nothing is stored"), Progress(Screen()))
+    around = replace(bench.surroundings(sweep, metering), pause=lambda _: None)
+    policy = RoundPolicy(rounds=1, round_s=0.02, void_retries=0)
+    brief = Brief(sweep, (Configuration(spec, tuple(sweep.cases(["tiny"]))),), "gate", policy, 20, 16)
+    (case,) = Campaign(brief, around).run().cases.values()
+    metering.close()
+    assert {verdict.status for verdict in case.verdicts.values()} == {Status.VOID}
+    assert all("it was hot" in verdict.reason for verdict in case.verdicts.values())
+
+
+class Screen:
+    """Nobody looks."""
+
+    rewrites = False
+
+    def show(self, line, *, replace):
+        """See the screen's protocol."""

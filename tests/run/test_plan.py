@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 from test_measuring import QUIET, measuring
@@ -9,6 +10,8 @@ from test_measuring import QUIET, measuring
 from pytest_slmperf.core.lookup import Against
 from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.core.workload import StaticBatch
+from pytest_slmperf.run.plan import Spending, lines
+from pytest_slmperf.run.settings import Settings
 
 THIS_PYTHON = Against("python", sys.executable)
 LOAD = StaticBatch(8, 8)
@@ -45,3 +48,11 @@ def test_a_gate_is_taken_to_have_a_baseline(tmp_path):
     run = measuring(tmp_path, tier="full")
     run.select(GATED, None)
     assert "8 to 12 launches of" in run.plan_lines()[1]
+
+
+def test_joules_take_their_time():
+    """Where they are counted, each case takes lead-in, window and two moves of a counter more in each launch."""
+    spending = Spending("accept", arms=1, settings=Settings(rounds=5, round_s=0.1), max_launches=16, simulated=False)
+    cases = BARE.cases(["m"])
+    assert "about 40 s" in lines(BARE, cases, spending)[1]
+    assert "about 2 min" in lines(BARE, cases, replace(spending, joules=True))[1]

@@ -49,6 +49,8 @@ def test_the_first_machine_that_matches_decides(tmp_path):
         ("[tool.slmperf]\nrounds = 0", "whole number of at least 1"),
         ("[tool.slmperf]\nrounds = 2.5", "whole number"),
         ("[tool.slmperf]\nround_s = true", "a number of at least"),
+        ("[tool.slmperf]\nwindow_s = 0.05", "a number of at least 0.1"),
+        ("[tool.slmperf]\nlead_in_s = -1", "a number of at least 0"),
         ("[tool.slmperf]\nbaseline_launches = 19", "at least 20"),
         ("[tool.slmperf]\ntolerance = 'any'", "'asked' or 'supported'"),
         ("[tool.slmperf]\nengine = 3", "takes a text"),

@@ -39,6 +39,15 @@ def test_a_round_counts_the_work_of_all_its_batches():
     assert measured.observed == ()
 
 
+def test_the_batches_of_a_round_are_marked_where_that_is_asked_for():
+    """Each with its begin and end, one after the other, and without the cost of observing."""
+    measured = case_of(observing_cost=1).round(3, observe=False, marks=True)
+    assert len(measured.marks) == 3
+    assert (measured.marks[0][0], measured.marks[-1][1]) == (measured.started_ns, measured.ended_ns)
+    assert measured.observed == ()
+    assert case_of().round(3, observe=False).marks == ()
+
+
 def test_an_observed_round_brings_every_batch_back():
     measured = case_of().round(3, observe=True)
     assert len(measured.observed) == 3
