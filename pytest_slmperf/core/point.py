@@ -234,13 +234,10 @@ class Point:
     def _without(self, meaning: Metric, status: Status) -> Verdict:
         """A verdict without samples. A percentile that nobody observed is one that the sweep doesn't declare."""
         way_out = ""
-        if status is Status.UNMEASURED and meaning.quantile and meaning.name not in self._measurement.unmeasured:
+        unasked = status is Status.UNMEASURED and meaning.name not in self._measurement.unmeasured
+        if unasked and meaning.quantile:
             way_out = f"add it to the sweep, as in percentiles=[{meaning.quantile * 100:.6g}]"
-        if (
-            meaning.name in (*ENERGY, *BOARD)
-            and meaning.name not in self._measurement.unmeasured
-            and not self._measurement.void
-        ):
+        elif unasked and meaning.name in (*ENERGY, *BOARD):
             way_out = "ask for it: use the fixture energy_meter, or gate one of the joules"
         return Verdict(
             status,

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_slmperf.core import gate
+from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.comparison import Meaning, compare
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.machine import Machine
@@ -18,6 +19,7 @@ from pytest_slmperf.core.side import RecordedCase, Side, of_files
 from pytest_slmperf.core.verdict import Status
 
 H100 = Machine("NVIDIA H100", "580.65", {"cores": 16, "kernel": "6.1.0", "hostname": "a", "gpu_uuid": "GPU-1"})
+COUNTER = BoardFacts("counter", 700.0)
 KEY = {
     "engine": "vllm",
     "engine_version": "0.11",
@@ -221,6 +223,18 @@ def test_joules_of_another_board_are_not_gated(uuid):
     assert (joules.verdict, joules.reason) == (None, "another board, and their sensors differ by up to 5 %")
     assert joules.effect.ratio == pytest.approx(1.4)
     assert compare(a(old), b(replace(new, machine=H100))).rows[1].verdict.status is Status.REGRESSED
+
+
+@pytest.mark.parametrize(("uuid", "gated"), [("GPU-1", True), ("GPU-2", False)])
+def test_joules_are_of_the_boards_that_the_meter_named(uuid, gated):
+    """They are stored with the recording, so that it doesn't take a machine that knows its board."""
+    cpu = Machine("a CPU", "linux-6.1")
+    sides = (
+        recorded(samples={JOULES: sample(0.5)}, tolerances={JOULES: 0.03}, machine=cpu, boards={name: COUNTER})
+        for name in ("GPU-1", uuid)
+    )
+    row = only(compare(*(Side(label, (one,)) for label, one in zip("ab", sides, strict=True))))
+    assert (row.verdict is not None) is gated
 
 
 def test_engines_of_one_side_are_paired_by_name():

@@ -421,3 +421,9 @@ def test_a_curve_that_the_tier_thins_out_skips_whoever_looks_at_it():
     for curve in ("knee", "frontier"):
         with pytest.raises(NotJudged, match=f"a {curve} needs the whole sweep, .* quick leaves out decode/m/batch=16"):
             getattr(thin, curve)
+
+
+def test_joules_that_nobody_asked_for_say_how_to_ask():
+    """They take seconds of each launch, so they are counted only where somebody wants them."""
+    with pytest.raises(AssertionError, match="use the fixture energy_meter, or gate one of the joules"):
+        bool(result()[16].mean_power_w <= 300)
