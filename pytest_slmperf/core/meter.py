@@ -19,7 +19,7 @@ class MeterFacts:
     sources: Mapping[str, Source | None]
     """By board: where its joules come from, None where there are none to be had."""
     simulated: bool
-    """Whether a stand-in answers: nothing of it is real, and nothing becomes a baseline."""
+    """Whether a stand-in answers: nothing of it is real, and nothing becomes the baseline of a real machine."""
     versions: Mapping[str, str] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     """By board: why it has no joules."""

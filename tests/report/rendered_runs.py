@@ -2,9 +2,12 @@
 
 import math
 import random
+from typing import get_args
 
 from hypothesis import strategies as st
 
+from pytest_slmperf.core.board import BoardFacts
+from pytest_slmperf.core.edges import Source
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import LATENCIES, SCALARS, metric
@@ -137,6 +140,7 @@ KEYS = st.dictionaries(TEXT, SCALARS_OF_A_KEY, max_size=4)
 VERSIONS = st.dictionaries(TEXT, TEXT, max_size=3)
 SAMPLES = st.lists(st.lists(FINITE, min_size=1, max_size=3), min_size=1, max_size=4).map(Sample.of)
 VOIDS = st.builds(VoidRound, st.integers(0, 99), TEXT, TEXT)
+BOARDS = st.builds(BoardFacts, st.sampled_from(get_args(Source)), st.none() | FINITE, st.booleans())
 EFFECTS = st.builds(
     Effect,
     FINITE,
@@ -165,6 +169,7 @@ def case_outcomes(draw: st.DrawFn) -> CaseOutcome:
                 st.lists(VOIDS, max_size=2).map(tuple),
                 st.none() | TEXT,
                 st.lists(TEXT, max_size=2).map(tuple),
+                st.dictionaries(TEXT, BOARDS, max_size=2),
             )
         )
 
