@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 from pytest_slmperf.core.engine import model_name
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.metrics import BOARD, ENERGY, metric
 from pytest_slmperf.core.workload import StaticBatch
 
 DEFAULT_TOLERANCE = 0.03
@@ -106,6 +106,11 @@ class Sweep:
     def tolerances(self) -> Mapping[str, float]:
         """The gated metrics by their full names, each with the fraction that may be lost."""
         return cast("Mapping[str, float]", self.gate)  # made so in __post_init__
+
+    @property
+    def metered(self) -> tuple[str, ...]:
+        """The gated metrics that a meter tells."""
+        return tuple(name for name in self.tolerances if name in (*ENERGY, *BOARD))
 
     @property
     def quantiles(self) -> tuple[float, ...]:

@@ -11,7 +11,6 @@ from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.latency import needed
 from pytest_slmperf.core.launch import LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.machine import SIMULATED, Machine
-from pytest_slmperf.core.metrics import ENERGY
 from pytest_slmperf.core.sweep import Case, Sweep
 from pytest_slmperf.engines.lengths import draw_lengths
 from pytest_slmperf.run import fitting, launch, pinning
@@ -92,8 +91,7 @@ class Bench:
 
     def surroundings(self, sweep: Sweep, metering: Metering | None = None) -> Surroundings:
         """What a campaign of this sweep needs from outside; `metering` where its joules are counted."""
-        gated = not sweep.tolerances.keys().isdisjoint(ENERGY)
-        energy = launch.EnergyTerms(metering, gated=gated) if metering else None
+        energy = launch.EnergyTerms(metering, gated=bool(sweep.metered)) if metering else None
 
         def start(
             spec: EngineSpec, loads: Sequence[Load], *, arm: str, index: int, policy: RoundPolicy

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pytest_slmperf.core.engine import model_name
 from pytest_slmperf.core.errors import UsageError
-from pytest_slmperf.core.metrics import ENERGY, metric
+from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.point import assertion
 from pytest_slmperf.core.sweep import Case, Sweep
@@ -56,8 +56,7 @@ class Coverage:
 
     def counts_joules(self, sweep: Sweep, here: Sweep) -> bool:
         """Whether an energy metric of the sweep is gated, as it is on this machine, or a test of it uses the meter."""
-        gated = not here.tolerances.keys().isdisjoint(ENERGY)
-        return gated or self._metered is None or sweep in self._metered
+        return bool(here.metered) or self._metered is None or sweep in self._metered
 
     @property
     def selected(self) -> tuple[Sweep, ...]:

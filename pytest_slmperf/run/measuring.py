@@ -221,6 +221,8 @@ class Measuring:
         beside = tuple(one.baseline for one in configurations if one.baseline)
         brief = briefing.brief(here, configurations, self.options, self.settings, budget_s=self._budget_left())
         metering = self._metering if self._coverage.counts_joules(sweep, here) else None
+        if metering and self.options.mode == "accept" and here.metered:
+            self._refuse_unfit(here, metering.source)
         running = Campaign(brief, self._bench.surroundings(here, metering), order_seed=self.settings.order_seed)
         failure: BaseException | None = None
         try:
@@ -263,6 +265,17 @@ class Measuring:
     def _refuse_planted(self, specs: Iterable[EngineSpec]) -> None:
         if self.options.mode == "accept" and any(spec.planted_loss for spec in specs):
             raise UsageError("a loss that is planted on purpose is never recorded: take `slowed` away")
+
+    def _refuse_unfit(self, here: Sweep, meter: EnergyMeter) -> None:
+        """Before 20 launches, not after: raises UsageError where no joules can be recorded."""
+        why = meter.missing
+        if meter.simulated and not self._machine.simulated:
+            why = f"a stand-in driver tells them, so they are simulated, and {self._machine.device} is a real machine"
+        if why:
+            raise UsageError(
+                f"nothing can be recorded: {here.name} gates {', '.join(here.metered)}, and {why}. Take them out of "
+                "gate={…} on this machine"
+            )
 
     def _hold_device(self) -> None:
         """One job measures on a device at a time. The lock is held to the end of the run; a crash releases it."""
@@ -310,8 +323,8 @@ class Measuring:
             here = self.resolved(sweep)
             models = here.model or ("(its fixture's model)",)
             cases = [case for case in here.cases(models) if self._coverage.wants(sweep, case)]
-            joules = self._coverage.counts_joules(sweep, here)
-            lines.extend(plan.lines(here, cases, replace(spending, joules=joules)))
+            metered = self._coverage.counts_joules(sweep, here)
+            lines.extend(plan.lines(here, cases, replace(spending, joules=metered)))
         return lines
 
     @property

@@ -72,3 +72,17 @@ def test_a_name_measured_twice_is_a_problem_once(tmp_path):
     outcome = run.outcome()
     assert outcome.complete is False
     assert [problem.partition(": ")[0] for problem in outcome.problems] == ["decode"]
+
+
+JOULES = Sweep("power", StaticBatch(8, 8), batch_size=[1], gate={"joules_per_output_token": 0.05})
+
+
+def test_joules_that_can_not_be_had_are_refused_before_they_are_recorded(tmp_path, monkeypatch):
+    """Not after twenty launches."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    run = measuring(tmp_path, mode="accept")
+    with pytest.raises(
+        UsageError, match="power gates joules_per_output_token, and CUDA_VISIBLE_DEVICES hides every GPU"
+    ):
+        run.measure(JOULES, run.engine("opt-125m", **QUIET))
+    assert run.outcome().sweeps == ()
