@@ -222,7 +222,7 @@ class Measuring:
         brief = briefing.brief(here, configurations, self.options, self.settings, budget_s=self._budget_left())
         metering = self._metering if self._coverage.counts_joules(sweep, here) else None
         if metering and self.options.mode == "accept" and here.metered:
-            self._refuse_unfit(here, metering.source)
+            self._refuse_unmetered(here, metering.source)
         running = Campaign(brief, self._bench.surroundings(here, metering), order_seed=self.settings.order_seed)
         failure: BaseException | None = None
         try:
@@ -266,7 +266,7 @@ class Measuring:
         if self.options.mode == "accept" and any(spec.planted_loss for spec in specs):
             raise UsageError("a loss that is planted on purpose is never recorded: take `slowed` away")
 
-    def _refuse_unfit(self, here: Sweep, meter: EnergyMeter) -> None:
+    def _refuse_unmetered(self, here: Sweep, meter: EnergyMeter) -> None:
         """Before 20 launches, not after: raises UsageError where no joules can be recorded."""
         why = meter.missing
         if meter.simulated and not self._machine.simulated:
