@@ -3,7 +3,7 @@
 import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.engine import EngineSpec
@@ -17,6 +17,7 @@ from pytest_slmperf.run import fitting, launch, pinning
 from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
 from pytest_slmperf.run.metering import Metering
 from pytest_slmperf.run.options import Options
+from pytest_slmperf.run.pace import Pace
 from pytest_slmperf.run.progress import Progress
 from pytest_slmperf.run.settings import Settings
 
@@ -88,6 +89,7 @@ class Bench:
     find: Callable[[str, Mapping[str, object]], Reference]
     """(case, key) → what is stored for it."""
     progress: Progress
+    pace: Pace = field(default_factory=Pace)
 
     def surroundings(self, sweep: Sweep, metering: Metering | None = None) -> Surroundings:
         """What a campaign of this sweep needs from outside; `metering` where its joules are counted."""
@@ -106,6 +108,7 @@ class Bench:
                 quantiles=sweep.quantiles,
                 progress=self.progress.round,
                 energy=energy,
+                pace=self.pace,
             )
             self._refuse_other_device(record)
             return record

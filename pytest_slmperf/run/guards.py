@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pytest_slmperf.run.pace import Slowness, slowed
 from pytest_slmperf.run.pinning import CORES
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -36,7 +37,7 @@ class Tolerances:
     stolen: float = 0.02
     """Share of the round in which the hypervisor had the core."""
     slowed: float = 0.10
-    """Share by which a core's clock may fall in a round."""
+    """Share by which a core's clock may fall in a round, or its pace beside the round."""
     clock: float = 0.005
     """Share by which the two monotonic clocks may disagree about the round's length."""
     shortest: float = 0.5
@@ -115,6 +116,23 @@ def judge_length(worked_ns: int, round_s: float, tolerances: Tolerances = Tolera
     if worked_ns / NS_PER_S >= least_s:
         return None
     return Void("short", f"it lasted {worked_ns / NS_PER_MS:.3g} ms, and {least_s * 1000:.3g} ms is the least")
+
+
+def judge_pace(before: Slowness, after: Slowness, tolerances: Tolerances = Tolerances()) -> Void | None:
+    """Void where a core was slower than usual beside the round: in the mean of right before and right after it.
+
+    Neither alone is enough: a spell that ends with the round's begin has done no harm.
+    """
+    mean = {core: (before[core] + after[core]) / 2 for core in before.keys() & after.keys()}
+    slow = slowed(mean, tolerances.slowed)
+    if not slow:
+        return None
+    core = max(slow, key=slow.__getitem__)
+    return Void(
+        "slowed",
+        f"a fixed piece of work took {slow[core] - 1:.0%} longer than usual on core {core} while the engine rested: "
+        "its clock was lower, or its other half was somebody else's",
+    )
 
 
 def _clocks(before: Reading, after: Reading, tolerances: Tolerances) -> Void | None:
@@ -261,6 +279,7 @@ class Witness:
 
     def __init__(self, pid: int, cores: Collection[int] | None) -> None:
         self._pid = pid
+        self._pinned = bool(cores)
         self._tasks = f"/proc/{pid}/task"
         watched = sorted(cores) if cores is not None else sorted(os.sched_getaffinity(0))
         self._throttles = _readable(
@@ -272,8 +291,11 @@ class Witness:
     def blind_to(self) -> tuple[str, ...]:
         """What this machine does not let us see, each as a note."""
         blind = []
-        if not self._throttles and not self._clocks:
-            blind.append("this machine does not show its cores' clock and throttling, so a slowed core is not noticed")
+        if not self._throttles and not self._clocks and not self._pinned:
+            blind.append(
+                "this machine does not show its cores' clock and throttling, and the engine is not pinned to any, so a "
+                "slowed core is not noticed"
+            )
         if self._turns() is None:
             blind.append("this kernel does not count how long a thread waits for a core, so contention is not noticed")
         return tuple(blind)

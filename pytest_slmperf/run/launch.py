@@ -24,12 +24,14 @@ from pytest_slmperf.run.guards import (
     blame,
     command_line,
     judge_length,
+    judge_pace,
     judge_round,
     load_elsewhere,
     scan,
     suspects,
 )
 from pytest_slmperf.run.metering import EnergyRound, Metering, without
+from pytest_slmperf.run.pace import Pace, Slowness
 from pytest_slmperf.run.pinning import keep_off
 from pytest_slmperf.run.process import EngineProcess
 
@@ -37,6 +39,8 @@ NS_PER_S = 1e9
 FIRST_PAUSE_S = 0.1
 """Before a void round is repeated; twice as long before each further repetition."""
 LONGEST_PAUSE_S = 2.0
+SLOW_SPELL_S = 1.0
+"""So long a round waits, at most, for cores that are slower than usual."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -61,12 +65,14 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
     quantiles: Sequence[float],
     progress: Progress | None = None,
     energy: EnergyTerms | None = None,
+    pace: Pace | None = None,
 ) -> LaunchRecord:
     """Start the engine, measure the loads in the order given, end it, and say what it did.
 
     The engine is pinned to `cores`, and this process keeps off them; with None neither is pinned. `progress` is told
     (case, round, rounds) before each plain round. With `energy` each case gets a round of its own around which a meter
-    counts joules. Whatever happens, the engine's process group is dead at the end.
+    counts joules. `pace` is what the cores' pace is held to, by default of this launch alone. Whatever happens, the
+    engine's process group is dead at the end.
 
     Raises EngineUnavailable, EngineFailed, EngineDied or EngineHung, and UsageError for fewer cores than threads.
     """
@@ -83,7 +89,7 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
         ready = process.ask(Start(spec), Ready, policy.answer_limit_s)
         started_s = (time.monotonic_ns() - process.started_ns) / NS_PER_S
         startup_s = ready.facts.startup_s or started_s
-        terms = _Terms(policy, index, cores, quantiles, progress or _silent, startup_s, energy, idle)
+        terms = _Terms(policy, index, cores, quantiles, progress or _silent, startup_s, pace or Pace(), energy, idle)
         launch = _Launch(process, ready.facts, terms)
         # The smallest first: what it leaves in the engine's allocators the next needs anyhow, so that no case's peak
         # depends on which others are measured beside it, or in which order.
@@ -116,6 +122,7 @@ class _Terms:
     quantiles: Sequence[float]
     progress: Progress
     startup_s: float
+    pace: Pace
     energy: EnergyTerms | None = None
     idle: Mapping[str, BoardState] = field(default_factory=dict)
     """The boards before the engine was started."""
@@ -163,6 +170,7 @@ class _Launch:
     def measure(self, load: Load, peak: PeakMeasured) -> CaseRecord:
         policy = self._terms.policy
         at_first = self._scanned = scan() if self._witness else {}
+        self._settle()
         self._process.doing = f"warming up {load.case}"
         warm = self._process.ask(Prepare(load, policy.round_s, policy.warmup_limit), Prepared, policy.answer_limit_s)
         case = _Case(load, warm.batches)
@@ -253,16 +261,26 @@ class _Launch:
         if self._witness is None:
             measured = self._process.ask(ask, Measured, limit_s)
             return measured, self._length(measured) if plain else None
+        slow_before = self._settle()
         before = self._witness.read()
         measured = self._process.ask(ask, Measured, limit_s)
         after = self._witness.read()
+        slow_after = self._terms.pace.now(self._terms.cores or ())
         served_ns = measured.ended_ns - measured.started_ns
         void = judge_round(before, after, cores=self._terms.cores, served_ns=served_ns, tolerances=self._tolerances)
         if self._terms.cores:
             case.load_elsewhere.append(load_elsewhere(before, after, self._terms.cores))
         if void and void.guard == "contended":
             void = Void(void.guard, f"{void.reason}; on it: {self._blame()}")
+        void = void or judge_pace(slow_before, slow_after, self._tolerances)
         return measured, void or (self._length(measured) if plain else None)
+
+    def _settle(self) -> Slowness:
+        """Wait for the engine's cores to have their usual pace, and say how slow they are then."""
+        if self._witness is None:
+            return {}
+        cores, tolerance = self._terms.cores or (), self._tolerances.slowed
+        return self._terms.pace.settled(cores, tolerance=tolerance, limit_s=SLOW_SPELL_S)
 
     def _length(self, measured: Measured) -> Void | None:
         return judge_length(measured.ended_ns - measured.started_ns, self._terms.policy.round_s, self._tolerances)

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pytest
-from foreign_engine import install
+from foreign_engine import SPINNING, install
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -213,21 +213,6 @@ def test_a_reading_costs_less_than_a_thousandth_of_a_second():
 
 # -- a real engine, and real others
 
-SPINNING = """
-import time
-from pytest_slmperf.core.engine import EngineFacts, Served
-
-class Engine:
-    def __init__(self, spec): pass
-    def start(self): return EngineFacts("1", "cpu", "float32", "random", 4096, 1024)
-    def serve(self, batch, *, observe):
-        started = time.monotonic_ns()
-        while time.monotonic_ns() < started + 5_000_000: pass
-        ended = time.monotonic_ns()
-        asked = tuple(request.output_tokens for request in batch)
-        return Served(started, ended, asked, tuple((ended,) * n for n in asked) if observe else None)
-    def stop(self): pass
-"""
 LOAD = Load("decode/tiny/batch=1", ((8, 4),), seed=1)
 POLICY = RoundPolicy(rounds=2, void_retries=1, answer_limit_s=30)
 

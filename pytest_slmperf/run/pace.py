@@ -1,0 +1,109 @@
+"""How fast the engine's cores are right now: a fixed piece of work, timed on them while the engine rests.
+
+A clock that can't be read, or a neighbour on the same physical core whom a hypervisor hides, slows a core by a fifth
+and more, for a second or for minutes, and no counter of this machine tells. What is timed here is no engine's work, so
+that a slow engine never looks like a slow core; and it is this process that works, so that both arms of a comparison
+are held to one measure, whatever interpreter they run on.
+"""
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+PIECES = 6
+"""Timed one after the other; the fastest counts, since an interrupt only ever adds."""
+ADDITIONS = 4_000
+"""Of a piece: a quarter of a millisecond or less."""
+REMEMBERED = 120
+"""Readings of a core that its usual pace is taken from: those of a minute or so. What lasts longer is its pace now."""
+MOST_CORES = 4
+"""Of an engine with more of them so many are asked, evenly spread."""
+FIRST_READINGS = 12
+FIRST_READINGS_APART_S = 0.02
+USUAL = 0.25
+"""Quantile of the readings that is the usual pace: a core may be slowed for most of the time, and it still shows."""
+ASK_EVERY_S = 0.02
+
+Slowness = Mapping[int, float]
+"""By core: how much longer the piece of work takes than usual; 1.2 is a fifth longer. Empty where nothing is known."""
+
+
+class Pace:
+    """The cores' pace over a run. Lives as long as the run, so that all its launches are held to the same."""
+
+    def __init__(
+        self, piece_ns: Callable[[], int] | None = None, *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._piece_ns = piece_ns or _piece_ns
+        self._sleep = sleep
+        self._readings: dict[int, deque[int]] = {}
+
+    def now(self, cores: Collection[int]) -> Slowness:
+        """How slow the cores are now, and remember it. A millisecond a core: for between two rounds, never within."""
+        asked = sorted(cores)[:: math.ceil(len(cores) / MOST_CORES) or 1]
+        return {core: self._slowness(core, self._remembered(core)) for core in asked if self._reads(core)}
+
+    def settled(self, cores: Collection[int], *, tolerance: float, limit_s: float) -> Slowness:
+        """Wait until no core is slower than usual by more than the tolerance, `limit_s` at most, and say how slow
+        they are then. Only the first reading is remembered, or a slow spell would become what is usual.
+        """
+        slowness = self.now(cores)
+        until = time.monotonic() + limit_s
+        while slowed(slowness, tolerance) and time.monotonic() < until:
+            self._sleep(ASK_EVERY_S)
+            slowness = {core: self._slowness(core, self._read(core)) for core in slowness}
+        return slowness
+
+    def _reads(self, core: int) -> bool:
+        """Whether the core's pace can be had; the first time, find out what is usual."""
+        if core in self._readings:
+            return bool(self._readings[core])
+        self._readings[core] = deque(maxlen=REMEMBERED)
+        try:
+            for place in range(FIRST_READINGS):
+                if place:
+                    self._sleep(FIRST_READINGS_APART_S)
+                self._remembered(core)
+        except OSError:  # this process may not run there
+            return False
+        return True
+
+    def _remembered(self, core: int) -> int:
+        reading = self._read(core)
+        self._readings[core].append(reading)
+        return reading
+
+    def _slowness(self, core: int, reading: int) -> float:
+        ordered = sorted(self._readings[core])
+        return reading / ordered[int(USUAL * len(ordered))]
+
+    def _read(self, core: int) -> int:
+        with _on(core):
+            return min(self._piece_ns() for _ in range(PIECES))
+
+
+def slowed(slowness: Slowness, tolerance: float) -> dict[int, float]:
+    """The cores that are slower than usual by more than the tolerance."""
+    return {core: share for core, share in slowness.items() if share > 1 + tolerance}
+
+
+@contextmanager
+def _on(core: int) -> Iterator[None]:
+    """Run this thread on the core, and nowhere else. Raises OSError where it may not."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _piece_ns() -> int:
+    began_ns = time.perf_counter_ns()
+    total = 0
+    for number in range(ADDITIONS):
+        total += number * number
+    return time.perf_counter_ns() - began_ns
