@@ -6,8 +6,23 @@ from typing import Literal
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.machine import Machine
-from pytest_slmperf.core.sample import Measurement
+from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.core.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class FreshSamples:
+    """What one arm measured of a case in launches made afresh, since a knee or a frontier looked regressed.
+
+    No gated metric is judged by them.
+    """
+
+    launches: tuple[int, ...]
+    """Places of the valid ones among all launches of the sweep, in time order. A sample has a row for each of them;
+    where a metric is of fewer, a note says so."""
+    samples: Mapping[str, Sample]
+    """By the metric's full name."""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -25,6 +40,10 @@ class CaseOutcome:
     fresh_from: int | None = None
     """Place, from 0, of the first launch that confirmed what looked regressed: a confirmation is judged by the launches
     from there on alone. None where nothing was confirmed."""
+    fresh: FreshSamples | None = None
+    """What confirmed, or did not confirm, a knee or a frontier; None where nothing was launched for one."""
+    fresh_baseline: FreshSamples | None = None
+    """The same of the other arm; None where the stored baseline stood beside it."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,7 @@ class SweepOutcome:
     versions: Mapping[str, str]
     baseline_versions: Mapping[str, str] | None
     launches: int
+    """All of them: the throw-away ones and the fresh ones, too."""
     seconds: float
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Cases that were not measured, each with its reason: they don't fit this machine, or the tier leaves them out."""
@@ -54,6 +74,8 @@ class SweepOutcome:
     """The tolerance that the suite asks for, by the full name of each gated metric: a verdict's may be a stored one."""
     baseline_specs: tuple[EngineSpec, ...] = ()
     """The other arm's engines, each beside the candidate's at its place; empty where nothing else was measured."""
+    fresh_launches: int = 0
+    """How many of the launches, in both arms, were made afresh since a knee or a frontier looked regressed."""
 
     def names_on(self, engine: str) -> frozenset[str]:
         """Names of the cases on this engine, measured or not. Its other cases are on another."""

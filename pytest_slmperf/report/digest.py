@@ -194,9 +194,17 @@ def unselected(sweep: SweepOutcome) -> list[Finding]:
     return [Finding("not selected, so not measured", left_out)] if left_out else []
 
 
+def fresh_launches(sweep: SweepOutcome) -> list[Finding]:
+    """How many launches confirmed, or did not confirm, what tests asserted of a curve."""
+    if not sweep.fresh_launches:
+        return []
+    of = f"{sweep.fresh_launches} of {sweep.launches} launches"
+    return [Finding(f"{of} were made afresh, since a knee or a frontier looked regressed: they judge no metric", ())]
+
+
 def findings(sweep: SweepOutcome) -> list[Finding]:
     """Everything beside the figures and the failures of a sweep, each cause once."""
-    kinds = (void_cases, void_rounds, unmeasured, skipped, unselected, notes)
+    kinds = (fresh_launches, void_cases, void_rounds, unmeasured, skipped, unselected, notes)
     return [finding for kind in kinds for finding in kind(sweep)]
 
 

@@ -16,7 +16,7 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SlmperfError
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import metric
-from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
+from pytest_slmperf.core.outcome import CaseOutcome, FreshSamples, RunOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
 from pytest_slmperf.core.verdict import Effect, Status, Verdict
 
@@ -110,6 +110,7 @@ def _sweep_document(sweep: SweepOutcome) -> dict[str, Any]:
         "versions": dict(sweep.versions),
         "baseline_versions": None if sweep.baseline_versions is None else dict(sweep.baseline_versions),
         "launches": sweep.launches,
+        "fresh_launches": sweep.fresh_launches,
         "seconds": sweep.seconds,
         "skipped": dict(sweep.skipped),
         "unselected": list(sweep.unselected),
@@ -136,6 +137,7 @@ def _sweep(entry: Mapping[str, Any]) -> SweepOutcome:
         notes=tuple(entry["notes"]),
         asked=entry["asked"],
         baseline_specs=tuple(EngineSpec(**spec) for spec in entry["baseline_specs"]),
+        fresh_launches=entry["fresh_launches"],
     )
 
 
@@ -151,6 +153,8 @@ def _case_document(case: CaseOutcome) -> dict[str, Any]:
         "baseline": baseline,
         "verdicts": {name: _verdict_document(verdict) for name, verdict in case.verdicts.items()},
         "fresh_from": case.fresh_from,
+        "fresh": _fresh_document(case.fresh, tolerances),
+        "fresh_baseline": _fresh_document(case.fresh_baseline, tolerances),
     }
 
 
@@ -163,13 +167,31 @@ def _case(entry: Mapping[str, Any]) -> CaseOutcome:
         baseline=None if baseline is None else _measurement(entry["case"], baseline, entry["baseline_samples"]),
         verdicts={name: _verdict(entry["case"], name, verdict) for name, verdict in entry["verdicts"].items()},
         fresh_from=entry["fresh_from"],
+        fresh=_fresh(entry["fresh"]),
+        fresh_baseline=_fresh(entry["fresh_baseline"]),
     )
+
+
+def _fresh_document(fresh: FreshSamples | None, tolerances: Mapping[str, float | None]) -> dict[str, Any] | None:
+    if fresh is None:
+        return None
+    return {
+        "launches": list(fresh.launches),
+        "samples": _sample_documents(fresh.samples, tolerances),
+        "notes": list(fresh.notes),
+    }
+
+
+def _fresh(entry: Mapping[str, Any] | None) -> FreshSamples | None:
+    if entry is None:
+        return None
+    return FreshSamples(tuple(entry["launches"]), _samples(entry["samples"]), tuple(entry["notes"]))
 
 
 def _measurement_document(measurement: Measurement, tolerances: Mapping[str, float | None]) -> dict[str, Any]:
     return {
         "key": dict(measurement.key),
-        "samples": {name: _sample_document(name, sample, tolerances) for name, sample in measurement.samples.items()},
+        "samples": _sample_documents(measurement.samples, tolerances),
         "unmeasured": dict(measurement.unmeasured),
         "void": measurement.void,
         "void_rounds": [
@@ -184,7 +206,7 @@ def _measurement(case: str, entry: Mapping[str, Any], samples: Mapping[str, Any]
     return Measurement(
         case=case,
         key=entry["key"],
-        samples={name: Sample.of(sample["launches"]) for name, sample in samples.items()},
+        samples=_samples(samples),
         unmeasured=entry["unmeasured"],
         void=entry["void"],
         void_rounds=tuple(VoidRound(**void) for void in entry["void_rounds"]),
@@ -193,14 +215,22 @@ def _measurement(case: str, entry: Mapping[str, Any], samples: Mapping[str, Any]
     )
 
 
-def _sample_document(name: str, sample: Sample, tolerances: Mapping[str, float | None]) -> dict[str, Any]:
-    meaning = metric(name)
+def _sample_documents(
+    samples: Mapping[str, Sample], tolerances: Mapping[str, float | None]
+) -> dict[str, dict[str, Any]]:
     return {
-        "unit": meaning.unit,
-        "higher_is_better": meaning.higher_is_better,
-        "tolerance": tolerances.get(name),
-        "launches": [list(rounds) for rounds in sample.launches],
+        name: {
+            "unit": metric(name).unit,
+            "higher_is_better": metric(name).higher_is_better,
+            "tolerance": tolerances.get(name),
+            "launches": [list(rounds) for rounds in sample.launches],
+        }
+        for name, sample in samples.items()
     }
+
+
+def _samples(entries: Mapping[str, Any]) -> dict[str, Sample]:
+    return {name: Sample.of(entry["launches"]) for name, entry in entries.items()}
 
 
 def _verdict_document(verdict: Verdict) -> dict[str, Any]:

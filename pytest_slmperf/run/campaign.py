@@ -66,6 +66,7 @@ class Campaign:
         self._told_from = 0
         """Launches that were done when what the watcher is told of began."""
         self._fresh: dict[str, Fresh] = {}
+        self._fresh_launches = 0
         self._orders: dict[Configuration, list[tuple[str, EngineSpec]]] = {}
         """Orders of the arms that the next block turns round."""
         self._pause_s = VOID_PAUSE_S
@@ -108,6 +109,8 @@ class Campaign:
             self._measure(again)
         except SlmperfError as error:
             return Fresh(missing=str(error))
+        finally:
+            self._fresh_launches += self._launches - self._told_from
         for case in again:
             if case.exhausted:
                 return Fresh(missing=f"{case.name} is void: {case.why_void}")
@@ -140,6 +143,7 @@ class Campaign:
             skipped=dict(self._skipped),
             notes=self._notes(),
             asked=self._brief.sweep.tolerances,
+            fresh_launches=self._fresh_launches,
         )
 
     # -- launches
@@ -336,7 +340,17 @@ class Campaign:
         for name, tolerance in self._gated(case).items():
             verdict = self._verdict(case, name, measurement)
             verdicts[name] = replace(verdict, case=case.name, tolerance=tolerance)
-        return CaseOutcome(case.name, case.case.coordinates, measurement, baseline, verdicts, case.fresh_from)
+        fresh = {arm: case.again.fresh_samples(arm) for arm in case.keys} if case.again else {}
+        return CaseOutcome(
+            case=case.name,
+            coordinates=case.case.coordinates,
+            measurement=measurement,
+            baseline=baseline,
+            verdicts=verdicts,
+            fresh_from=case.fresh_from,
+            fresh=fresh.get("candidate"),
+            fresh_baseline=fresh.get("baseline"),
+        )
 
     def _sides(self, case: OngoingCase) -> tuple[Measurement, Measurement | None]:
         """What was measured of a case, and what it is compared with."""

@@ -156,7 +156,13 @@ class Measuring:
         finally:
             self._progress.done()
             now = measured.campaign.outcome()
-            outcome = replace(measured.outcome, cases=now.cases, launches=now.launches, seconds=now.seconds)
+            outcome = replace(
+                measured.outcome,
+                cases=now.cases,
+                launches=now.launches,
+                fresh_launches=now.fresh_launches,
+                seconds=now.seconds,
+            )
             self._coverage.remember(key, replace(measured, outcome=outcome))
 
     def resolved(self, sweep: Sweep) -> Sweep:

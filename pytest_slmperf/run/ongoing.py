@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pytest_slmperf.core.board import BoardFacts, another_board, another_clock, another_setting
 from pytest_slmperf.core.launch import CaseRecord, Load
 from pytest_slmperf.core.metrics import CLOCK
+from pytest_slmperf.core.outcome import FreshSamples
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
 from pytest_slmperf.core.sweep import Case
 from pytest_slmperf.core.verdict import Status, Verdict
@@ -77,6 +78,14 @@ class OngoingCase:
         complete = [block for block in blocks if all(name in record.values for _, record in block.values())]
         launches = [block[arm][1].values[name] for block in complete]
         return Sample.of(launches) if launches else None
+
+    def fresh_samples(self, arm: str) -> FreshSamples | None:
+        """What an arm's launches made for a claim amount to by now; None where none is valid."""
+        if not self.blocks:
+            return None
+        measurement = self.measurement(arm)
+        launches = tuple(block[arm][0] for block in self.blocks)
+        return FreshSamples(launches, measurement.samples, measurement.notes)
 
     def _boards(self) -> tuple[Mapping[str, BoardFacts], Mapping[str, BoardFacts]]:
         """What the joules of now and those of the baseline hold for; both empty where one of them has none."""

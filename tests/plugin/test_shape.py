@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from projects import ENGINE, SLOWED, SUITE
+from projects import ENGINE, SLOWED, SUITE, prose
 
 FULL = """
 import pytest
@@ -87,6 +87,12 @@ def test_a_knee_that_moved_is_confirmed_in_fresh_launches(fresh):
     for claim in report["claims"]:
         assert (claim["verdict"], "; confirmed by fresh launches: " in claim["reason"]) == ("regressed", True)
     assert report["launches"] == 1 + 8 + 8 + 8
+    (sweep,) = report["sweeps"]
+    assert sweep["fresh_launches"] == 8
+    for case in sweep["cases"]:
+        assert (case["fresh"]["launches"], case["fresh_baseline"]) == (list(range(17, 25)), None)
+        assert len(case["fresh"]["samples"]["output_throughput"]["launches"]) == 8
+    assert "8 of 25 launches were made afresh, since a knee or a frontier looked regressed" in prose(red)
     red.assert_outcomes(failed=2, passed=1, deselected=8)
 
 

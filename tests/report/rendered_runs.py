@@ -11,7 +11,7 @@ from pytest_slmperf.core.edges import Source
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import LATENCIES, SCALARS, metric
-from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
+from pytest_slmperf.core.outcome import CaseOutcome, FreshSamples, RunOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
 from pytest_slmperf.core.verdict import Effect, Status, Verdict
 
@@ -141,6 +141,12 @@ VERSIONS = st.dictionaries(TEXT, TEXT, max_size=3)
 SAMPLES = st.lists(st.lists(FINITE, min_size=1, max_size=3), min_size=1, max_size=4).map(Sample.of)
 VOIDS = st.builds(VoidRound, st.integers(0, 99), TEXT, TEXT)
 BOARDS = st.builds(BoardFacts, st.sampled_from(get_args(Source)), st.none() | FINITE, st.booleans())
+FRESH = st.builds(
+    FreshSamples,
+    st.lists(st.integers(0, 99), min_size=1, max_size=3).map(tuple),
+    st.dictionaries(NAMES, SAMPLES, max_size=2),
+    st.lists(TEXT, max_size=1).map(tuple),
+)
 EFFECTS = st.builds(
     Effect,
     FINITE,
@@ -191,7 +197,16 @@ def case_outcomes(draw: st.DrawFn) -> CaseOutcome:
     }
     coordinates = draw(st.dictionaries(TEXT, TEXT | st.integers(0, 4096), max_size=2))
     baseline = measurement() if draw(st.booleans()) else None
-    return CaseOutcome(name, coordinates, measurement(), baseline, verdicts, draw(st.none() | st.integers(0, 40)))
+    return CaseOutcome(
+        name,
+        coordinates,
+        measurement(),
+        baseline,
+        verdicts,
+        draw(st.none() | st.integers(0, 40)),
+        draw(st.none() | FRESH),
+        draw(st.none() | FRESH),
+    )
 
 
 SPECS = st.builds(
@@ -221,6 +236,7 @@ SWEEPS = st.builds(
     notes=TEXTS,
     baseline_specs=st.lists(SPECS, max_size=2).map(tuple),
     asked=st.dictionaries(TEXT, st.floats(0.01, 0.15), max_size=2),
+    fresh_launches=st.integers(0, 99),
 )
 CLAIMS = st.builds(Verdict, st.sampled_from(Status), TEXT, TEXT, st.booleans(), case=TEXT, reason=TEXT, way_out=TEXT)
 RUNS = st.builds(

@@ -346,13 +346,44 @@ def test_fresh_launches_are_made_once_for_each_model(arms):
         assert len(case.baseline.samples["output_throughput"].launches) == (8 if arms == 2 else 20)
     after = running.outcome()
     assert after.launches == before.launches + 8 * arms
+    assert after.fresh_launches == 8 * arms
     assert after.seconds >= before.seconds
-    assert after.cases == before.cases
+    without = {name: replace(case, fresh=None, fresh_baseline=None) for name, case in after.cases.items()}
+    assert without == before.cases
     assert script.plans[-1] == (8 * arms, 7 * arms)
 
 
+@pytest.mark.parametrize("arms", [1, 2])
+def test_an_outcome_holds_what_was_measured_afresh(arms):
+    """Beside the samples that the gate judged: each arm's own, and which launches they are of."""
+    running = campaign(Script(), arms=arms)
+    before = running.run().launches
+    fresh = {case.case: case for case in running.fresh("m").cases}
+    for case in running.outcome().cases.values():
+        assert case.fresh.samples == fresh[case.case].measurement.samples
+        assert len(case.measurement.samples["output_throughput"].launches) == 8
+        places = list(case.fresh.launches)
+        if arms == 2:
+            assert case.fresh_baseline.samples == fresh[case.case].baseline.samples
+            places += case.fresh_baseline.launches
+        else:
+            assert case.fresh_baseline is None
+        assert sorted(places) == list(range(before, before + 8 * arms))
+
+
+def test_fresh_launches_that_confirm_nothing_are_in_the_outcome():
+    """What was measured before the engine died is kept, and the launches are counted."""
+    running = campaign(Script(failing))
+    running.run()
+    assert running.fresh("m").cases == ()
+    outcome = running.outcome()
+    assert outcome.fresh_launches == 2
+    assert outcome.cases[ONE].fresh.launches == (9, 10)
+    assert len(outcome.cases[ONE].fresh.samples["output_throughput"].launches) == 2
+
+
 def test_void_rounds_of_fresh_launches_are_listed():
-    """They are repeated as any, and stand among the case's void rounds, which are all there is of them in the case."""
+    """They are repeated as any, and stand among the case's void rounds."""
     script = Script(lambda arm, case, index: None if index in (9, 10) else steady(arm, case, index))
     running = campaign(script)
     running.run()
