@@ -69,9 +69,14 @@ class SweepOutcome:
     """Cases of the sweep that no selected test looks at: not measured, and not stale either."""
     left_out: tuple[str, ...] = ()
     """Cases, among the skipped, that only the tier leaves out: a curve without them is another curve."""
+    skipped_stored: tuple[str, ...] = ()
+    """Cases, among the skipped, that the baseline holds: a curve without them is another curve, too."""
     notes: tuple[str, ...] = ()
     asked: Mapping[str, float] = field(default_factory=dict)
-    """The tolerance that the suite asks for, by the full name of each gated metric: a verdict's may be a stored one."""
+    """The tolerance that the suite asks for, by the full name of each gated metric: a verdict's may be a stored one.
+    Without the `unmetered`, which are neither judged nor recorded."""
+    unmetered: Mapping[str, str] = field(default_factory=dict)
+    """Metrics that no meter tells here, each with the reason, where that skips their tests and isn't red."""
     baseline_specs: tuple[EngineSpec, ...] = ()
     """The other arm's engines, each beside the candidate's at its place; empty where nothing else was measured."""
     fresh_launches: int = 0

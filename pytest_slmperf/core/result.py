@@ -182,6 +182,7 @@ class ModelResult:
         self._name = f"{of.outcome.sweep}/{model}"
         self._cases = {int(case.coordinates["batch_size"]): case for case in cases}
         self._of = of
+        self._skipped = {name: why for name, why in of.outcome.skipped.items() if name.rpartition("/")[0] == self._name}
         self._tolerances = {
             case.case: {name: verdict.tolerance for name, verdict in case.verdicts.items() if verdict.tolerance}
             for case in cases
@@ -191,7 +192,7 @@ class ModelResult:
 
     def _shapes(self, cases: Iterable[CaseOutcome]) -> "tuple[Shape, Shape]":
         """The curves of these cases, and of what they are compared with."""
-        gated = {name for tolerances in self._tolerances.values() for name in tolerances}
+        gated = {*self._of.outcome.asked, *(name for case in self._tolerances.values() for name in case)}
         by_size = {int(case.coordinates["batch_size"]): case for case in cases}
         now = {size: case.measurement for size, case in by_size.items()}
         stored = {size: case.baseline for size, case in by_size.items() if case.baseline}
@@ -201,8 +202,8 @@ class ModelResult:
         if batch_size in self._cases:
             return self._of.point(self._cases[batch_size])
         name = f"{self._name}/batch={batch_size}"
-        if name in self._of.outcome.skipped:
-            raise NotJudged(f"{name}: {self._of.outcome.skipped[name]}")
+        if name in self._skipped:
+            raise NotJudged(f"{name}: {self._skipped[name]}")
         raise SuiteError(
             f"{name} was not measured in this run; measured are batch sizes {list(self._cases)}. A test that looks at "
             f"one batch size says so, as in @SWEEP.at({batch_size})"
@@ -290,6 +291,8 @@ class ModelResult:
         verdict = judge()
         if verdict.status is Status.REGRESSED:
             verdict = self._confirmed(verdict, again)
+        if self._skipped:
+            verdict = replace(verdict, reason=f"{verdict.reason}; without {_reasons(self._skipped)}")
         return self._of.track(verdict)
 
     def _confirmed(self, first: Verdict, again: "Callable[[Shape, Shape], Verdict]") -> Verdict:
@@ -305,6 +308,15 @@ class ModelResult:
         mode = self._of.outcome.mode
         if mode in UNJUDGED:
             return replace(_without(Status.UNMEASURED, UNJUDGED[mode]), judged=False)
+        lost = {name: why for name, why in self._skipped.items() if name in self._of.outcome.skipped_stored}
+        if lost:
+            return _without(
+                Status.UNMEASURED,
+                f"the baseline's curve has points that can't be measured here: {_reasons(lost)}",
+                "measure them where they fit, or take them out of batch_size",
+            )
+        if not self._cases:
+            return _without(Status.UNMEASURED, f"no point of it was measured: {_reasons(self._skipped)}")
         void = [case.measurement.void for case in self._cases.values() if case.measurement.void]
         if void:
             return _without(Status.VOID, void[0], "free the machine of other work and run again")
@@ -330,6 +342,11 @@ def _lacking(case: CaseOutcome, name: str) -> Verdict | None:
         else:
             said = _without(Status.NO_BASELINE, baseline.unmeasured.get(name, f"the baseline holds no {name}"))
     return replace(said, reason=f"{case.case}: {said.reason}")
+
+
+def _reasons(skipped: Mapping[str, str]) -> str:
+    """The cases that were not measured, each with its reason."""
+    return "; ".join(f"{name} ({why})" for name, why in skipped.items())
 
 
 def _without(status: Status, reason: str, way_out: str = "") -> Verdict:

@@ -61,6 +61,7 @@ class Campaign:
         self._draw = random.Random(order_seed)
         self._cases: list[OngoingCase] = []
         self._skipped: dict[str, str] = {}
+        self._skipped_stored: list[str] = []
         self._versions: dict[str, Mapping[str, str]] = {}
         self._launches = 0
         self._told_from = 0
@@ -129,6 +130,7 @@ class Campaign:
     def outcome(self) -> SweepOutcome:
         """What there is by now; also of a campaign that was interrupted."""
         outcomes = [self._case_outcome(case) for case in self._cases]
+        tolerances = self._brief.sweep.tolerances
         stored = next((case.stored.versions for case in self._cases if case.stored.versions), None)
         return SweepOutcome(
             sweep=self._brief.sweep.name,
@@ -141,8 +143,10 @@ class Campaign:
             launches=self._launches,
             seconds=self._seconds,
             skipped=dict(self._skipped),
+            skipped_stored=tuple(self._skipped_stored),
             notes=self._notes(),
-            asked=self._brief.sweep.tolerances,
+            asked={name: asked for name, asked in tolerances.items() if name not in self._around.unmetered},
+            unmetered=self._around.unmetered,
             fresh_launches=self._fresh_launches,
         )
 
@@ -150,10 +154,11 @@ class Campaign:
 
     def _prime(self, configuration: Configuration) -> None:
         """A throw-away launch of each arm: weights are made, caches are warm, and the engine says what it is."""
+        nothing_left = self._brief.sweep.nothing_left(self._around.unmetered)
         unfit = {
             case.name: reason
             for case in configuration.cases
-            if (reason := self._around.fits(self._brief.sweep, case, configuration.candidate))
+            if (reason := nothing_left or self._around.fits(self._brief.sweep, case, configuration.candidate))
         }
         self._skipped.update(unfit)
         cases = [case for case in configuration.cases if case.name not in unfit]
@@ -163,6 +168,9 @@ class Campaign:
         keys = {arm: case_key(self._brief.sweep, record) for arm, record in records.items()}
         if self._brief.mode == "accept" and keys["candidate"]["device"] not in KNOWN_DEVICES:
             raise UsageError(f"nothing can be recorded: {unknown_device(keys['candidate'])}")
+        if self._brief.design == "stored":
+            find = self._around.stored
+            self._skipped_stored.extend(name for name in unfit if find(name, keys["candidate"]).measurement)
         context_tokens = min(record.facts.context_tokens for record in records.values())
         for case in cases:
             load, note = self._around.loads(self._brief.sweep, case, context_tokens)
@@ -360,6 +368,11 @@ class Campaign:
 
     def _verdict(self, case: OngoingCase, name: str, measurement: Measurement) -> Verdict:
         meaning = metric(name)
+        unmetered = self._around.unmetered.get(name)
+        if unmetered:
+            return Verdict(
+                Status.UNMEASURED, name, meaning.unit, meaning.higher_is_better, reason=unmetered, judged=False
+            )
         prevented = self._prevented(case, name, measurement)
         if prevented:
             status, reason, way_out = prevented

@@ -415,6 +415,39 @@ def test_a_curve_of_a_part_is_refused():
             getattr(part, curve)
 
 
+@CURVES
+def test_a_curve_without_a_case_that_does_not_fit_says_so(curve):
+    """Where the baseline has no such case either, both sides are the same curve, and the reason names what it lacks."""
+    lacking = {"skipped": {"decode/m/batch=256": "too large", "decode/other/batch=256": "too large"}}
+    fine = unchanged(result(**lacking), curve)
+    assert fine
+    assert fine.reason.endswith("; without decode/m/batch=256 (too large)")
+    lost = unchanged(moved(**lacking)[0], curve)
+    assert lost.status is Status.REGRESSED
+    assert lost.reason.endswith("; without decode/m/batch=256 (too large)")
+
+
+@CURVES
+def test_a_curve_without_a_stored_case_that_does_not_fit_never_passes(curve):
+    """What this machine can't measure any more is no reason to compare less: the stored curve is another one."""
+    name = "decode/m/batch=256"
+    part = unchanged(result(skipped={name: "too large"}, skipped_stored=(name,)), curve)
+    assert part.status is Status.UNMEASURED
+    with pytest.raises(AssertionError, match=r"can't be measured here: decode/m/batch=256 \(too large\)\n"):
+        bool(part)
+
+
+@CURVES
+def test_a_curve_none_of_whose_cases_fits_never_passes(curve):
+    """It says why there is none."""
+    whole = sweep_outcome(models=("m", "large"))
+    fit = {name: case for name, case in whole.cases.items() if case.coordinates["model"] == "m"}
+    skipped = dict.fromkeys(whole.cases.keys() - fit.keys(), "too large")
+    none = unchanged(Result(replace(whole, cases=fit, skipped=skipped, asked=GATED)).of("large"), curve)
+    assert none.status is Status.UNMEASURED
+    assert "decode/large/batch=1 (too large)" in none.reason
+
+
 def test_a_curve_that_the_tier_thins_out_skips_whoever_looks_at_it():
     """Its first and last point make another curve, on which a knee between them can't move."""
     thin = result(left_out=("decode/m/batch=16",))

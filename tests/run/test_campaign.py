@@ -353,6 +353,18 @@ def test_fresh_launches_are_made_once_for_each_model(arms):
     assert script.plans[-1] == (8 * arms, 7 * arms)
 
 
+def test_a_case_that_does_not_fit_is_told_apart_by_what_is_stored():
+    """It is skipped, and where a comparable baseline holds it, the outcome says so."""
+    for names in ((ONE,), (ONE, FOUR)):
+        outcome = play(
+            Script(),
+            find=stored(names=names),
+            fits=lambda _sweep, case, _spec: "too large" if case.name == FOUR else None,
+        )
+        assert outcome.skipped == {FOUR: "too large"}
+        assert outcome.skipped_stored == names[1:]
+
+
 @pytest.mark.parametrize("arms", [1, 2])
 def test_an_outcome_holds_what_was_measured_afresh(arms):
     """Beside the samples that the gate judged: each arm's own, and which launches they are of."""
