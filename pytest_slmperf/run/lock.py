@@ -1,10 +1,20 @@
 """One job at a time measures on a device, and changes a folder of baselines: locks that a crash gives back.
 
+Device locks:
+
+- `cpu` is held by one job on the CPU, alone: it measures cores, caches and memory, and whatever runs beside it takes a
+  part of them. Jobs on GPUs share this lock, so that none runs beside a job on the CPU either: the host launches the
+  steps of a small model one by one, and where it has to wait for its memory, the GPU would be measured as slower.
+- A board's UUID is held by one job on that GPU. Instances of a board (MIG) share its clocks, its power and its meter,
+  so they are one device.
+- `core N` is held by a job on a GPU, for each core that its engine is pinned to: jobs on two boards take other cores.
+
 They lie where all users of a machine find them, whatever their TMPDIR, and never in a repository.
 """
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import stat
@@ -33,10 +43,11 @@ def device_lock(
     device: str,
     *,
     wait_s: float,
+    shared: bool = False,
     say: Callable[[str], object] | None = None,
     folder: Path | None = None,
 ) -> Iterator[None]:
-    """Hold the device for this process, waiting up to `wait_s` for it.
+    """Hold the device for this process, waiting up to `wait_s` for it; with `shared`, beside others that share it.
 
     `say` is told who has it when the wait begins, and every minute; by default that goes to stderr. The lock is a
     `flock`, so the kernel gives it back however its holder ends. Raises DeviceBusy, naming the holder.
@@ -46,13 +57,16 @@ def device_lock(
         path = (folder or machine_folder()) / f"slmperf-{slug(device)}.lock"
     except OSError as error:
         raise DeviceBusy(f"no folder for the lock of {device}: {error.strerror}") from error
-    lock = filelock.FileLock(path, mode=EVERYBODY_WRITES, thread_local=False)
-    _acquire(lock, device, path, wait_s=wait_s, say=tell)
     try:
-        _write_holder(_holder_file(path))
+        descriptor = _open_for_all(path)
+    except OSError as error:
+        raise DeviceBusy(f"the lock {path} of {device} can't be taken: {error.strerror or error}") from error
+    try:
+        _acquire(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, device, path, wait_s=wait_s, say=tell)
+        _write_holder(_holder_file(path), "one job or more on GPUs, the last of them " if shared else "")
         yield
     finally:
-        lock.release()
+        os.close(descriptor)
 
 
 @contextmanager
@@ -87,15 +101,29 @@ def machine_folder() -> Path:
     raise OSError(errno.EACCES, f"none of {', '.join(map(str, FOLDERS))} can be written by all")
 
 
+def _open_for_all(path: Path) -> int:
+    """A lock's file, made for everybody. It may belong to another user."""
+    # In a sticky folder the kernel refuses O_CREAT for another user's file (fs.protected_regular).
+    flags = os.O_RDONLY | os.O_NOFOLLOW
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(path, flags)
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, EVERYBODY_WRITES)
+    except FileExistsError:  # another process was faster
+        return os.open(path, flags)
+    os.fchmod(descriptor, EVERYBODY_WRITES)  # whatever the umask says
+    return descriptor
+
+
 def _acquire(
-    lock: filelock.BaseFileLock, device: str, path: Path, *, wait_s: float, say: Callable[[str], object]
+    descriptor: int, kind: int, device: str, path: Path, *, wait_s: float, say: Callable[[str], object]
 ) -> None:
     began = time.monotonic()
     said = -SAY_EVERY_S
     while True:
         try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             waited_s = time.monotonic() - began
             if waited_s >= wait_s:
                 raise DeviceBusy(
@@ -124,17 +152,16 @@ def _holder(path: Path) -> str:
         return "an unknown process"
 
 
-def _write_holder(path: Path) -> None:
+def _write_holder(path: Path, before: str) -> None:
     """For the message only, so that nothing depends on it. The file may belong to another user."""
     since = datetime.now(UTC).strftime("%H:%M:%S UTC")
-    content = f"pid {os.getpid()} ({_command()}) since {since}\n".encode()
+    content = f"{before}pid {os.getpid()} ({_command()}) since {since}\n".encode()
     with contextlib.suppress(OSError):
         try:
-            # In a sticky folder the kernel refuses O_CREAT for another user's file (fs.protected_regular).
             descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)
         except FileNotFoundError:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, EVERYBODY_WRITES)
-            os.fchmod(descriptor, EVERYBODY_WRITES)  # whatever the umask says
+            os.fchmod(descriptor, EVERYBODY_WRITES)
         os.write(descriptor, content)
         os.close(descriptor)
 

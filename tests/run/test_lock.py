@@ -83,6 +83,23 @@ def test_a_device_can_be_held_again_and_by_anybody(tmp_path):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o666
 
 
+def test_those_that_share_a_device_hold_it_together_and_keep_out_whoever_wants_it_alone(tmp_path):
+    """Jobs on GPUs share the CPU; a job on the CPU waits for all of them, and they for it."""
+    both = [device_lock("cpu", wait_s=0, shared=True, folder=tmp_path) for _ in range(2)]
+    with both[0], both[1]:
+        alone = device_lock("cpu", wait_s=0, folder=tmp_path)
+        with pytest.raises(DeviceBusy, match=f"in use by one job or more on GPUs, the last of them pid {os.getpid()}"):
+            alone.__enter__()
+    with (
+        device_lock("cpu", wait_s=0, folder=tmp_path),
+        pytest.raises(DeviceBusy),
+        device_lock("cpu", wait_s=0, shared=True, folder=tmp_path),
+    ):
+        pass
+    with device_lock("cpu", wait_s=0, shared=True, folder=tmp_path):
+        pass
+
+
 def test_an_error_gives_the_device_back(tmp_path):
     with pytest.raises(KeyError), device_lock("cpu", wait_s=0, folder=tmp_path):
         raise KeyError
