@@ -15,7 +15,7 @@ from pytest_slmperf.core import gate, ranks
 from pytest_slmperf.core.baseline import PLANTED, case_order
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.lookup import key_differences, scalar
-from pytest_slmperf.core.machine import ROLES, Role, Scalar, same
+from pytest_slmperf.core.machine import BOARD, Role, Scalar, role, same
 from pytest_slmperf.core.metrics import Metric, metric
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.side import RecordedCase, Side
@@ -26,8 +26,6 @@ MAY_DIFFER = ("engine", "engine_version", "weights", "device", "dtype", "threads
 """Fields of a key that a comparison may be about, beside the engine's options and settings. Any other, such as the
 model and the workload's, says what was to be done: where it differs, nothing can be compared."""
 FAMILIES = ("option.", "setting.", PLANTED)
-BOARD = "gpu_uuid"
-"""The machine's field that names the board, whose sensor is off by up to 5 % against that of another one."""
 
 
 class Meaning(StrEnum):
@@ -265,7 +263,7 @@ def _changes(old: RecordedCase, new: RecordedCase) -> Iterator[Change]:
     """Every field in which two recordings of a case differ, but for those that mean nothing."""
     simulated = old.machine.simulated is not new.machine.simulated
     for name, pair in old.machine.differences(new.machine, Role.MUST_MATCH, Role.PART_OF_DEVICE, Role.NOTE).items():
-        meaning = Meaning.NOTE if ROLES.get(name, Role.NOTE) is Role.NOTE else Meaning.COMPARED
+        meaning = Meaning.NOTE if role(name, old.machine, new.machine) is Role.NOTE else Meaning.COMPARED
         yield Change("machine", name, *pair, Meaning.INCOMPARABLE if simulated and name == "device" else meaning)
     for name, pair in _key_changes(old.measurement.key, new.measurement.key).items():
         free = name in MAY_DIFFER or name.startswith(FAMILIES)

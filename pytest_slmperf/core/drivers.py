@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pytest_slmperf.core.baseline import BaselineFile, case_order
-from pytest_slmperf.core.comparison import BOARD, Change, Comparison, Mean, Meaning, compare
+from pytest_slmperf.core.comparison import Change, Comparison, Mean, Meaning, compare
 from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.machine import BOARD
 from pytest_slmperf.core.side import of_files
 
 

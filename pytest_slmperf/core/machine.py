@@ -5,13 +5,17 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 Scalar: TypeAlias = str | int | float | bool | None
 """What a field of a machine or of a baseline's key may hold."""
 
 SIMULATED = "simulated"
-"""The device of an engine that does not do the work it is timed for."""
+"""The device of an engine that does not do the work it is timed for, and the first word of a GPU's name that a stand-in
+for its driver told.
+"""
+BOARD = "gpu_uuid"
+"""The field that every machine with a GPU has, and no other."""
 
 
 class Role(StrEnum):
@@ -31,6 +35,7 @@ ROLES: Mapping[str, Role] = {
     "ecc": Role.MUST_MATCH,
     "mig": Role.MUST_MATCH,
     "mps": Role.MUST_MATCH,
+    BOARD: Role.NOTE,  # joules look at the boards that they were counted on; any board of the model is as fast
     "cores": Role.PART_OF_DEVICE,
     "smt": Role.PART_OF_DEVICE,
     "virtualisation": Role.PART_OF_DEVICE,
@@ -39,12 +44,18 @@ ROLES: Mapping[str, Role] = {
 """A field that isn't here is worth a note."""
 
 
+def role(name: str, one: "Machine", other: "Machine") -> Role:
+    """What a difference in a field of these machines means. On a GPU the processor beside it is worth a note."""
+    found = ROLES.get(name, Role.NOTE)
+    return Role.NOTE if found is Role.PART_OF_DEVICE and one.kind == other.kind == "cuda" else found
+
+
 @dataclass(frozen=True)
 class Machine:
     """What was measured on. `device` and `driver` name the folders of a baseline file."""
 
     device: str
-    """A GPU's model, a CPU's model with its usable cores, or `simulated`."""
+    """A GPU's model or a MIG instance's, a CPU's model with its usable cores, or `simulated`."""
     driver: str
     """A GPU's driver version; on a CPU the kernel's series, `linux-6.1`."""
     fields: Mapping[str, Scalar] = field(default_factory=dict)
@@ -52,13 +63,24 @@ class Machine:
 
     @property
     def simulated(self) -> bool:
-        """Whether nothing was really computed: comparable with no real machine."""
-        return self.device == SIMULATED
+        """Whether nothing was really computed, or on no real GPU: comparable with no real machine."""
+        return self.device.partition(" ")[0] == SIMULATED
+
+    @property
+    def kind(self) -> Literal["cpu", "cuda", "simulated"]:
+        """What engines that run on it call their device."""
+        if BOARD in self.fields:
+            return "cuda"
+        return "simulated" if self.simulated else "cpu"
+
+    def runs(self, device: object) -> bool:
+        """Whether an engine that says it runs on `cpu`, `cuda`, `cuda:1` or `simulated` runs on this machine."""
+        return str(device).partition(":")[0] == self.kind
 
     def differences(self, other: "Machine", *roles: Role) -> dict[str, tuple[Scalar, Scalar]]:
         """Fields of these roles that differ, each as (mine, the other's); None where one lacks the field."""
         mine, theirs = self.flat(), other.flat()
-        names = [name for name in {**mine, **theirs} if ROLES.get(name, Role.NOTE) in roles]
+        names = [name for name in {**mine, **theirs} if role(name, self, other) in roles]
         pairs = {name: (mine.get(name), theirs.get(name)) for name in names}
         return {name: pair for name, pair in pairs.items() if not same(*pair)}
 

@@ -107,7 +107,7 @@ def test_a_latency_may_go_by_its_short_name():
     [
         ({"machine": replace(H100, driver="590.10")}, "driver: 580.65 → 590.10"),
         ({"machine": replace(H100, device="NVIDIA H200")}, "device: NVIDIA H100 → NVIDIA H200"),
-        ({"machine": replace(H100, fields={**H100.fields, "cores": 8})}, "cores: 16 → 8"),
+        ({"machine": replace(H100, fields={**H100.fields, "power_limit_w": 500})}, "power_limit_w: absent → 500"),
         ({"key": {"engine": "transformers"}}, "engine: vllm → transformers"),
         ({"key": {"engine_version": "0.12"}}, "engine_version: 0.11 → 0.12"),
         ({"key": {"dtype": "int8"}}, "dtype: float16 → int8"),
@@ -145,13 +145,14 @@ def test_what_was_to_be_done_must_not_differ(change, field):
 
 def test_what_is_worth_a_note_comes_last_and_says_where():
     """Versions, the commit and lesser fields of the machine void nothing; a host's name is nothing at all."""
-    machine = replace(H100, driver="590.10", fields={**H100.fields, "kernel": "6.8.0", "hostname": "b"})
+    machine = replace(H100, driver="590.10", fields={**H100.fields, "cores": 8, "kernel": "6.8.0", "hostname": "b"})
     first = recorded(1, versions={"torch": "2.10"}, commit="1"), recorded(4, versions={"torch": "2.10"}, commit="1")
     second = recorded(1, machine=machine, versions={"torch": "2.11"}), recorded(4, machine=machine)
     found = compare(a(*first), b(*second))
     both = tuple(one.measurement.case for one in first)
     assert [(str(one), one.cases) for one in found.changes] == [
         ("driver: 580.65 → 590.10", both),
+        ("cores: 16 → 8", both),
         ("kernel: 6.1.0 → 6.8.0", both),
         ("version of torch: 2.10 → 2.11", both[:1]),
         ("commit: 1 → absent", both),

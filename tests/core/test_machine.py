@@ -33,6 +33,48 @@ def test_a_difference_has_one_role(other, role, names):
     assert not XEON.differences(other, *(set(Role) - {role}))
 
 
+GPU = {"cores": 16, "smt": True, "gpu_uuid": "GPU-1", "power_limit_w": 700.0, "ecc": True, "mig": False, "mps": False}
+H100 = Machine("NVIDIA H100 80GB HBM3", "580.65.06", GPU)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "role"),
+    [
+        ("power_limit_w", 500.0, Role.MUST_MATCH),
+        ("locked_clock_mhz", 1200, Role.MUST_MATCH),
+        ("ecc", False, Role.MUST_MATCH),
+        ("mig", True, Role.MUST_MATCH),
+        ("mps", True, Role.MUST_MATCH),
+        ("gpu_uuid", "GPU-2", Role.NOTE),
+        ("vbios", "96.00", Role.NOTE),
+        ("cores", 8, Role.NOTE),
+        ("smt", False, Role.NOTE),
+    ],
+)
+def test_on_a_gpu_its_settings_must_match_and_the_processor_is_worth_a_note(field, value, role):
+    """Any board of a model will do, as it was set, whatever feeds it."""
+    other = Machine(H100.device, H100.driver, {**GPU, field: value})
+    assert set(H100.differences(other, role)) == {field}
+    assert not H100.differences(other, *(set(Role) - {role}))
+
+
+@pytest.mark.parametrize(
+    ("machine", "kind", "devices", "simulated"),
+    [
+        (XEON, "cpu", ["cpu"], False),
+        (H100, "cuda", ["cuda", "cuda:1"], False),
+        (Machine("simulated", "simulated"), "simulated", ["simulated"], True),
+        (Machine("simulated NVIDIA H100", "580.65", GPU), "cuda", ["cuda"], True),
+    ],
+)
+def test_a_machine_runs_what_its_engines_call_their_device(machine, kind, devices, simulated):
+    """A GPU is one also where a stand-in for its driver told so, and simulated then."""
+    known = ["cpu", "cuda", "cuda:1", "simulated", "rocm", None]
+    assert (machine.kind, machine.simulated) == (kind, simulated)
+    assert set(devices) <= {device for device in known if machine.runs(device)}
+    assert not any(machine.runs(device) for device in known if str(device).partition(":")[0] != kind)
+
+
 def test_a_difference_shows_both_values():
     """Each difference is (mine, the other's), with None where one of them lacks the field."""
     other = Machine(XEON.device, XEON.driver, {"kernel": "6.1.9", "hostname": "a"})
