@@ -76,7 +76,11 @@ class Pace:
     sample_every_s: float = 0.5
     """Clocks, throttling, processes and the like."""
     cpu_share: float = 0.01
-    """Of a core, that looking for edges may take."""
+    """Of a core, that looking for edges may take, while they come at least `edge_within_s` apart."""
+    edge_within_s: float = 0.5
+    """From one edge to the next at most, whatever looking costs: a window needs two, and the first edges, whose time
+    is not known, cost the most.
+    """
 
 
 @dataclass(slots=True)
@@ -163,21 +167,21 @@ class NvmlMeter:
 
     def open(self) -> MeterFacts:
         """Open a session and find the boards. Raises MeterUnavailable."""
-        nvml = _library()
+        nvml = library()
         try:
             nvml.nvmlInit()
         except nvml.NVMLError as error:
-            raise MeterUnavailable(f"no joules of NVIDIA boards: {_why(nvml, error)}") from error
+            raise MeterUnavailable(f"no joules of NVIDIA boards: {reason_of(nvml, error)}") from error
         self._nvml = nvml
         try:
-            for handle in map(self._handle, self._wanted):
+            for handle in (find_board(nvml, wanted) for wanted in self._wanted):
                 board = _Board(handle, nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle))
                 if all(board.uuid != other.uuid for other in self._boards):  # two instances of one board are one board
                     self._boards.append(board)
             driver = nvml.nvmlSystemGetDriverVersion()
         except nvml.NVMLError as error:
             self.close()
-            raise MeterUnavailable(f"no joules of NVIDIA boards: {_why(nvml, error)}") from error
+            raise MeterUnavailable(f"no joules of NVIDIA boards: {reason_of(nvml, error)}") from error
         except MeterUnavailable:
             self.close()
             raise
@@ -206,25 +210,6 @@ class NvmlMeter:
             self._nvml.nvmlShutdown()
         self._nvml = None
         self._boards = []
-
-    def _handle(self, wanted: int | str) -> Handle:
-        nvml = self._nvml
-        count = nvml.nvmlDeviceGetCount()
-        if isinstance(wanted, int):
-            if wanted >= count:
-                raise MeterUnavailable(f"there is no GPU {wanted}: this machine has {count}")
-            return nvml.nvmlDeviceGetHandleByIndex(wanted)
-        if wanted.startswith("MIG-"):
-            return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(nvml.nvmlDeviceGetHandleByUUID(wanted))
-        named = []
-        for index in range(count):
-            with suppress(nvml.NVMLError):  # another board may be lost, or not for this user
-                handle = nvml.nvmlDeviceGetHandleByIndex(index)
-                if nvml.nvmlDeviceGetUUID(handle).startswith(wanted):
-                    named.append(handle)
-        if len(named) != 1:
-            raise MeterUnavailable(f"{len(named)} GPUs of this machine have a UUID that begins with {wanted}")
-        return named[0]
 
     def _find_source(self, board: _Board) -> None:
         """The counter, or else means of power, or else its momentary values, or else none and why."""
@@ -261,7 +246,7 @@ class NvmlMeter:
         try:
             return call(*given)
         except self._nvml.NVMLError as error:
-            untold[what] = _why(self._nvml, error)
+            untold[what] = reason_of(self._nvml, error)
         return None
 
     def _field(self, board: _Board, number: int) -> int | float:
@@ -466,7 +451,7 @@ class NvmlMeter:
             try:
                 self._attend(watch, now_ns, done)
             except self._nvml.NVMLError as error:
-                watch.failure = f"its energy could not be read: {_why(self._nvml, error)}"
+                watch.failure = f"its energy could not be read: {reason_of(self._nvml, error)}"
 
     def _attend(self, watch: _Watch, now_ns: int, done: Callable[[], bool]) -> None:
         if watch.sample_due_ns <= now_ns:
@@ -498,13 +483,16 @@ class NvmlMeter:
         watch.due_ns = self._next_look(watch, edge, time.thread_time_ns() - began_cpu_ns)
 
     def _next_look(self, watch: _Watch, edge: Edge, cpu_ns: int) -> int:
-        """A little before an update is due, and not so often that looking costs more than its share of a core."""
+        """A little before an update is due, and where edges may be rarer, not so often that looking costs more than its
+        share of a core.
+        """
         period_ns = watch.period_ns
         if period_ns is None:
             return edge.new.after_ns
         look_ns = edge.new.after_ns - edge.new.before_ns
         margin_ns = max(0.05 * period_ns, 2 * look_ns + self._pace.look_every_s * NS_PER_S)
-        wanted_ns = max(self._pace.edge_every_s * NS_PER_S, cpu_ns / self._pace.cpu_share)
+        affordable_ns = min(cpu_ns / self._pace.cpu_share, self._pace.edge_within_s * NS_PER_S)
+        wanted_ns = max(self._pace.edge_every_s * NS_PER_S, affordable_ns)
         periods = max(1, round(wanted_ns / period_ns))
         return round(edge.at_ns + periods * period_ns - margin_ns)
 
@@ -576,11 +564,35 @@ def _period_s(watch: _Watch) -> float | None:
     return period_ns / NS_PER_S
 
 
-def _library() -> Library:
+def find_board(nvml: Library, wanted: int | str) -> Handle:
+    """The board with this index or UUID; of a MIG instance's UUID, the board that it is a part of.
+
+    Raises MeterUnavailable where there is none, and pynvml's errors.
+    """
+    count = nvml.nvmlDeviceGetCount()
+    if isinstance(wanted, int):
+        if wanted >= count:
+            raise MeterUnavailable(f"there is no GPU {wanted}: this machine has {count}")
+        return nvml.nvmlDeviceGetHandleByIndex(wanted)
+    if wanted.startswith("MIG-"):
+        return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(nvml.nvmlDeviceGetHandleByUUID(wanted))
+    named = []
+    for index in range(count):
+        with suppress(nvml.NVMLError):  # another board may be lost, or not for this user
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            if nvml.nvmlDeviceGetUUID(handle).startswith(wanted):
+                named.append(handle)
+    if len(named) != 1:
+        raise MeterUnavailable(f"{len(named)} GPUs of this machine have a UUID that begins with {wanted}")
+    return named[0]
+
+
+def library() -> Library:
+    """pynvml. Raises MeterUnavailable where it isn't installed, or another package has its name."""
     try:
         import pynvml  # noqa: PLC0415 - making a meter is free of it, only opening one needs it
     except ImportError as error:
-        raise MeterUnavailable("no joules of NVIDIA boards without pip install 'pytest-slmperf[nvml]'") from error
+        raise MeterUnavailable("NVIDIA boards say nothing without pip install 'pytest-slmperf[nvml]'") from error
     if not hasattr(pynvml, "_nvmlGetFunctionPointer"):
         raise MeterUnavailable(
             f"{pynvml.__file__} is not nvidia-ml-py, whose module has the same name: uninstall the package pynvml"
@@ -588,7 +600,7 @@ def _library() -> Library:
     return pynvml
 
 
-def _why(nvml: Library, error: Exception) -> str:
+def reason_of(nvml: Library, error: Exception) -> str:
     """An error of NVML in our words, with its name."""
     code = getattr(error, "value", None)
     for name, words in REASONS.items():
