@@ -126,11 +126,6 @@ static void follow(Board *board) {
     }
 }
 
-double board_load(Board *board, double at) {
-    follow(board);
-    return board->load_path[0] ? series_value(&board->load, at) : 0;
-}
-
 double board_load_s(Board *board, double from, double to) {
     follow(board);
     return board->load_path[0] ? series_area(&board->load, from, to) : 0;

@@ -23,6 +23,7 @@
 #define MIB 1048576.0
 #define POWER_AVERAGE_S 1.0  /* Ampere and newer, but for GA100 */
 #define POWER_INSTANT_S 0.025
+#define UTILISATION_S (1 / 6.0) /* nvml.h: a mean of 1/6 s to 1 s */
 #define SAMPLES_KEPT 120
 #define ENGINE_MIB 2048.0
 
@@ -272,6 +273,13 @@ EXPORT double nvmlstub_true_joules(unsigned index, int64_t from_ns, int64_t to_n
     double joules = board_joules(board, seconds_of(to_ns)) - board_joules(board, seconds_of(from_ns));
     unlock();
     return joules;
+}
+
+EXPORT const char *nvmlstub_say(const char *statement) {
+    lock();
+    const char *error = sessions ? scenario_say(statement) : "no session is open";
+    unlock();
+    return error;
 }
 
 EXPORT int64_t nvmlstub_now_ns(void) { return stub_now_ns(); }
@@ -677,7 +685,8 @@ EXPORT int nvmlDeviceGetTemperatureThreshold(Handle handle, int threshold, unsig
 }
 
 static double utilisation(Board *board, double at) {
-    return board->load_path[0] ? 100 * board_load(board, at) : series_value(&board->utilisation, at);
+    if (!board->load_path[0]) return series_value(&board->utilisation, at);
+    return 100 * board_load_s(board, at - UTILISATION_S, at) / UTILISATION_S;
 }
 
 EXPORT int nvmlDeviceGetUtilizationRates(Handle handle, Utilization *rates) {

@@ -19,6 +19,7 @@ class Driver:
     stub: ctypes.CDLL
     clock: nvml_standin.VirtualClock | None
     """None where time is real."""
+    epoch_ns: int
 
     def now_ns(self) -> int:
         """What time it is for the driver: CLOCK_MONOTONIC, or the virtual clock."""
@@ -27,6 +28,16 @@ class Driver:
     def sleep(self, seconds: float) -> None:
         """Let time pass for the driver."""
         (self.clock.sleep if self.clock else time.sleep)(seconds)
+
+    def say(self, statement: str) -> None:
+        """One more statement of the scenario, while a session is open: it is true of all boards."""
+        wrong: bytes | None = self.stub.nvmlstub_say(statement.encode())
+        if wrong:
+            raise ValueError(wrong.decode())
+
+    def seconds(self) -> float:
+        """What time it is as the scenario's statements have it: seconds since its epoch."""
+        return (self.now_ns() - self.epoch_ns) / nvml_standin.NS_PER_S
 
     def true_joules(self, from_ns: int, to_ns: int, board: int = 0) -> float:
         """What the board really took."""
@@ -56,10 +67,11 @@ def driver(stub: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     made: list[Driver] = []
 
     def make(*statements: str, real: bool = False) -> Driver:
-        clock = None if real else nvml_standin.VirtualClock(tmp_path / "clock", 1_000_000_000)
-        scenario = nvml_standin.write_scenario(tmp_path / "scenario", statements, clock=clock)
+        clock = None if real else nvml_standin.VirtualClock(tmp_path / "clock", nvml_standin.NS_PER_S)
+        epoch_ns = 0 if clock else time.monotonic_ns()
+        scenario = nvml_standin.write_scenario(tmp_path / "scenario", statements, clock=clock, epoch_ns=epoch_ns)
         monkeypatch.setenv(nvml_standin.SCENARIO, str(scenario))
-        made.append(Driver(scenario, stub, clock))
+        made.append(Driver(scenario, stub, clock, epoch_ns))
         return made[-1]
 
     yield make

@@ -109,6 +109,8 @@ def load() -> ctypes.CDLL:
     stub = ctypes.CDLL(str(library()), mode=ctypes.RTLD_GLOBAL)
     stub.nvmlstub_true_joules.restype = ctypes.c_double
     stub.nvmlstub_true_joules.argtypes = [ctypes.c_uint, ctypes.c_int64, ctypes.c_int64]
+    stub.nvmlstub_say.restype = ctypes.c_char_p
+    stub.nvmlstub_say.argtypes = [ctypes.c_char_p]
     stub.nvmlstub_size_of.restype = ctypes.c_size_t
     stub.nvmlstub_size_of.argtypes = [ctypes.c_char_p]
     return stub

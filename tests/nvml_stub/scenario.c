@@ -446,6 +446,12 @@ static const char *read_line(char *text, int *current) {
     return !line.count || statement(&line, current) ? NULL : problem;
 }
 
+const char *scenario_say(const char *statement) {
+    char text[1024];
+    int every = -1;
+    return copy(text, sizeof text, statement) ? read_line(text, &every) : problem;
+}
+
 const char *scenario_read(const char *path) {
     scenario_free();
     snprintf(scenario.driver, TEXT, "580.65.06");

@@ -153,8 +153,9 @@ extern Scenario scenario;
 
 void grow(void **items, size_t *room, size_t count, size_t size);
 
-/* scenario.c: reads a scenario. Returns NULL, or what is wrong and where. */
+/* scenario.c: reads a scenario, or one more statement. Both return NULL, or what is wrong. */
 const char *scenario_read(const char *path);
+const char *scenario_say(const char *statement);
 void scenario_free(void);
 int error_named(const char *name); /* -1: there is none */
 const char *error_name(int error);
@@ -172,8 +173,7 @@ long long board_update(const Board *board, double at);          /* number of the
 double board_update_at(const Board *board, long long number);
 double board_throttled_s(const Board *board, Throttle kind, double at);
 bool board_throttles(const Board *board, Throttle kind, double at);
-double board_load(Board *board, double at); /* 0 to 1 */
-double board_load_s(Board *board, double from, double to);
+double board_load_s(Board *board, double from, double to); /* integral of the load, 0 to 1 */
 size_t board_engines(Board *board, unsigned *pids, size_t room);
 
 /* nvml.c */

@@ -177,6 +177,15 @@ def test_power_follows_what_engines_say_of_their_load(started, tmp_path):
     assert {process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(board())} == {70_001, 70_002}
 
 
+def test_utilisation_is_the_mean_of_a_sixth_of_a_second(started, tmp_path):
+    log = tmp_path / "load"
+    one = started(f"load {log} 100 500")
+    nvml_standin.log_load(log, 0.9, pid=1, at_ns=2 * NS)
+    for at_s, percent in ((2, 0), (2 + 1 / 12, 45), (2.5, 90)):
+        one.clock.set_ns(int(at_s * NS))
+        assert pynvml.nvmlDeviceGetUtilizationRates(board()).gpu == percent
+
+
 def test_engines_may_write_in_another_order_than_they_read_the_clock(started, tmp_path):
     log = tmp_path / "load"
     one = started(f"load {log} 0 100")
@@ -287,6 +296,27 @@ def test_a_wrong_scenario_fails_the_init_and_names_its_line(driver, capfd, state
     error = capfd.readouterr().err
     assert f"{one.scenario}, line 5: " in error
     assert message in error
+
+
+def test_more_can_be_said_while_a_session_is_open(started):
+    one = started("boards 2", "power 0 100")
+    one.clock.set_ns(3 * NS)
+    one.say("power 4 300")
+    one.say(f"lost {one.seconds() + 5}")
+    one.clock.set_ns(6 * NS)
+    assert [joules(board(number)) for number in (0, 1)] == [1000, 1000]
+    one.clock.set_ns(8 * NS)
+    with pytest.raises(pynvml.NVMLError_GpuIsLost):
+        joules(board())
+
+
+def test_what_is_said_wrongly_or_without_a_session_is_refused(driver):
+    one = driver("power 0 100")
+    with pytest.raises(ValueError, match="no session is open"):
+        one.say("power 4 300")
+    pynvml.nvmlInit()
+    with pytest.raises(ValueError, match="there is no statement powr"):
+        one.say("powr 4 300")
 
 
 @pytest.mark.parametrize(
@@ -468,8 +498,7 @@ def test_in_real_time_all_processes_see_one_counter(started):
     environment = {**os.environ, **nvml_standin.environment(one.scenario)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     before_ns, read_mj, after_ns = map(int, done.stdout.split())
-    begun_ns = int(one.scenario.read_text().split()[1])
-    assert 400 * ((before_ns - begun_ns) / NS - 0.021) <= read_mj / 1000 <= 400 * (after_ns - begun_ns) / NS
+    assert 400 * ((before_ns - one.epoch_ns) / NS - 0.021) <= read_mj / 1000 <= 400 * (after_ns - one.epoch_ns) / NS
     assert joules(board()) >= read_mj / 1000
 
 
