@@ -162,6 +162,18 @@ def test_what_a_meter_recorded_of_one_board_can_be_replayed_as_another(meter, tm
     assert mean_w == pytest.approx(360, rel=0.02)
 
 
+def test_looking_takes_its_share_of_a_core_where_edges_may_be_rarer(driver):
+    one = driver("power 0 400", "period 0.05")
+    counts = {}
+    for share, within_s in ((1000, 0.5), (1e-12, 0.5), (1e-12, 2)):
+        pace = Pace(cpu_share=share, edge_within_s=within_s)
+        nvml = NvmlMeter(pace=pace, clock=one.now_ns, sleep=one.sleep)
+        nvml.open()
+        counts[share, within_s] = len(nvml.watch(10).traces[0].edges)
+        nvml.close()
+    assert [*counts.values()] == [pytest.approx(count, abs=3) for count in (100, 22, 8)]
+
+
 # -- where there is no counter
 
 
