@@ -90,7 +90,7 @@ SLOWEST, FASTEST = 1e-6, 1e7
 """Output tokens per second of one request: a clock of nanoseconds gives no faster pace, and a round would never end."""
 NS_PER_S = 1e9
 PACE_LASTS_NS = 100_000_000
-LATE_NS = 20_000_000
+LATE_NS = 80_000_000
 """By which a sleep may end too late and the next batch still begin where the last one ended: no pause was meant."""
 
 
