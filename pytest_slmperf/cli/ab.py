@@ -87,6 +87,7 @@ def _run(given: argparse.Namespace) -> int:
         StaticBatch(given.prompt_tokens, given.output_tokens),
         batch_size=given.batch_size,
         gate=dict(given.gate or [("output_throughput", DEFAULT_TOLERANCE)]),
+        missing_meter="red",  # whoever asks for joules here wants a verdict on them
     )
     measuring = Measuring(wanted, settings, root=root, progress=Progress(_Stderr()), ledger=Ledger())
     try:

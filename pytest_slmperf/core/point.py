@@ -225,6 +225,9 @@ class Point:
             verdict = replace(
                 self._without(meaning, Status.UNMEASURED), reason=UNJUDGED[self._sweep.mode], judged=False
             )
+        elif sample is None and meaning.name in self._sweep.unmetered:
+            reason = self._sweep.unmetered[meaning.name]
+            verdict = replace(self._without(meaning, Status.UNMEASURED), reason=reason, judged=False)
         elif sample is None:
             verdict = self._without(meaning, Status.VOID if self._measurement.void else Status.UNMEASURED)
         else:

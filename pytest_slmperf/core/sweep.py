@@ -13,6 +13,8 @@ from pytest_slmperf.core.workload import StaticBatch
 DEFAULT_TOLERANCE = 0.03
 LARGEST_TOLERANCE = 0.15
 """A gate that tolerates more is no gate."""
+MISSING_METER = ("red", "skip")
+"""What becomes of gated joules where nothing tells them."""
 
 BINDING = "__slmperf_binding__"
 """Attribute by which a test function carries its sweep to the plugin: a suite's import needs no pytest."""
@@ -58,6 +60,8 @@ class Sweep:
     Nothing is measured by declaring it. `model` may stay empty: then the engine that a fixture measures names it.
     `gate` maps a metric's name to the fraction that may be lost; a list of names takes 3 % for each. `percentiles` are
     those of the latencies that a suite looks at: each launch observes enough requests for all of them.
+    `missing_meter` says what becomes of joules where nothing tells them: `red`, or `skip`, which skips their tests with
+    the reason and gates the rest. By default it is what `[tool.slmperf]` says, or `red` on a GPU and `skip` elsewhere.
     What a machine sweeps can be set in `[tool.slmperf]`, by the sweep's name.
     Raises SuiteError for a declaration that makes no sense.
     """
@@ -68,6 +72,7 @@ class Sweep:
     gate: Mapping[str, float] | Iterable[str] = field(default_factory=dict)
     model: Sequence[str] = ()
     percentiles: Sequence[float] = ()
+    missing_meter: str | None = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and _NAME.fullmatch(self.name)):
@@ -81,6 +86,9 @@ class Sweep:
             raise SuiteError(f"Sweep {self.name!r}: model={models!r}; {said}")
         if any(isinstance(one, bool) or not isinstance(one, (int, float)) or not 0 < one < 100 for one in percentiles):
             raise SuiteError(f"Sweep {self.name!r}: percentiles={list(percentiles)!r}; they lie between 0 and 100")
+        if self.missing_meter not in (None, *MISSING_METER):
+            said = " or ".join(map(repr, MISSING_METER))
+            raise SuiteError(f"Sweep {self.name!r}: missing_meter={self.missing_meter!r}; it takes {said}")
         object.__setattr__(self, "batch_size", sizes)
         object.__setattr__(self, "model", models)
         object.__setattr__(self, "percentiles", percentiles)
@@ -111,6 +119,13 @@ class Sweep:
     def metered(self) -> tuple[str, ...]:
         """The gated metrics that a meter tells."""
         return tuple(name for name in self.tolerances if name in (*ENERGY, *BOARD))
+
+    def nothing_left(self, unmetered: Mapping[str, str]) -> str:
+        """Why it gates nothing where these metrics can't be had, each for its reason; an empty text where it does."""
+        gated = self.tolerances.keys()
+        if not gated or gated - unmetered.keys():
+            return ""
+        return "; ".join(dict.fromkeys(unmetered[name] for name in gated))
 
     @property
     def quantiles(self) -> tuple[float, ...]:
@@ -148,9 +163,10 @@ class Sweep:
         return bind
 
     def on(self, axes: Mapping[str, Any]) -> "Sweep":
-        """This sweep with what a machine's settings say of it: models, batch sizes, lengths, gate, percentiles."""
+        """This sweep with what a machine's settings say of it: models, batch sizes, lengths, gate and so on."""
         workload = {name: axes[name] for name in ("prompt_tokens", "output_tokens") if name in axes}
-        rest = {name: axes[name] for name in ("model", "batch_size", "gate", "percentiles") if name in axes}
+        of_sweep = ("model", "batch_size", "gate", "percentiles", "missing_meter")
+        rest = {name: axes[name] for name in of_sweep if name in axes}
         if workload and self.workload.lengths:
             raise SuiteError(
                 f"Sweep {self.name!r} draws its lengths from a trace; the settings give {', '.join(workload)}"

@@ -100,4 +100,6 @@ class Surroundings:
     fits: Callable[[Sweep, Case, EngineSpec], str | None]
     """Why the case can't be measured on this machine, or None. Asked before the engine is started."""
     progress: Watcher
+    unmetered: Mapping[str, str] = field(default_factory=dict)
+    """Metrics that no meter tells here, each with the reason, where that skips their tests and isn't red."""
     pause: Callable[[float], None] = time.sleep

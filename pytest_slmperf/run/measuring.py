@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import BaselineError, SlmperfError, UsageError
+from pytest_slmperf.core.metrics import BOARD, ENERGY
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome
 from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.core.result import Fresh, Result
@@ -24,7 +25,7 @@ from pytest_slmperf.run.brief import Configuration
 from pytest_slmperf.run.campaign import Campaign
 from pytest_slmperf.run.coverage import Coverage, Measured
 from pytest_slmperf.run.lock import device_lock
-from pytest_slmperf.run.metering import Metering, open_nvml
+from pytest_slmperf.run.metering import Metering, open_nvml, open_rapl
 from pytest_slmperf.run.options import PYTHON, Options, planted_loss
 from pytest_slmperf.run.stored import StoredCases
 
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from pytest_slmperf.core.verdict import Verdict
     from pytest_slmperf.run.progress import Progress
     from pytest_slmperf.run.settings import Settings
+
+
+OF_A_GPU = "a GPU's driver tells it, and the engine runs on a CPU"
 
 
 class Measuring:
@@ -227,9 +231,10 @@ class Measuring:
         beside = tuple(one.baseline for one in configurations if one.baseline)
         brief = briefing.brief(here, configurations, self.options, self.settings, budget_s=self._budget_left())
         metering = self._metering if self._coverage.counts_joules(sweep, here) else None
-        if metering and self.options.mode == "accept" and here.metered:
+        around = replace(self._bench.surroundings(here, metering), unmetered=self._unmetered(sweep, here))
+        if metering and self.options.mode == "accept" and not around.unmetered.keys() >= set(here.metered):
             self._refuse_unmetered(here, metering.source)
-        running = Campaign(brief, self._bench.surroundings(here, metering), order_seed=self.settings.order_seed)
+        running = Campaign(brief, around, order_seed=self.settings.order_seed)
         failure: BaseException | None = None
         try:
             running.run()
@@ -255,7 +260,8 @@ class Measuring:
     @cached_property
     def _metering(self) -> Metering:
         """Opened once, and kept to the end of the run: a driver that nobody uses may unload."""
-        metering = open_nvml(window_s=self.settings.window_s, lead_in_s=self.settings.lead_in_s)
+        meter = open_rapl if self._machine.kind == "cpu" else open_nvml
+        metering = meter(window_s=self.settings.window_s, lead_in_s=self.settings.lead_in_s)
         self._held.callback(metering.close)
         return metering
 
@@ -263,6 +269,15 @@ class Measuring:
     def energy_meter(self) -> EnergyMeter:
         """See the fixture `energy_meter`."""
         return self._metering.source
+
+    def _unmetered(self, sweep: Sweep, here: Sweep) -> Mapping[str, str]:
+        """Metrics that no meter tells here, each with the reason, where that skips their tests and isn't red."""
+        if not self._coverage.counts_joules(sweep, here) or self.settings.without_meter(here, self._machine) == "red":
+            return {}
+        missing = self.energy_meter.missing
+        if missing:
+            return dict.fromkeys((*ENERGY, *BOARD), missing)
+        return dict.fromkeys(BOARD, OF_A_GPU) if self._machine.kind == "cpu" else {}
 
     def _budget_left(self) -> float | None:
         budget = self.options.budget_s
@@ -330,6 +345,9 @@ class Measuring:
             models = here.model or ("(its fixture's model)",)
             cases = [case for case in here.cases(models) if self._coverage.wants(sweep, case)]
             metered = self._coverage.counts_joules(sweep, here)
+            if why := here.nothing_left(self._unmetered(sweep, here)):
+                lines.append(f"slmperf: {here.name}: skipped: {why}")
+                continue
             lines.extend(plan.lines(here, cases, replace(spending, joules=metered)))
         return lines
 

@@ -11,6 +11,7 @@ from pytest_slmperf.core import gate
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.flaw import flaw
 from pytest_slmperf.core.machine import Machine
+from pytest_slmperf.core.sweep import MISSING_METER, Sweep
 
 TOLERANCES = ("asked", "supported")
 MOST_LAUNCHES = 200
@@ -58,6 +59,7 @@ AXES: Kinds = {
     "output_tokens": (_whole, "a whole number"),
     "gate": (_gates, "a table of tolerances, or a list of metrics"),
     "percentiles": (_list_of(_number), "a list of numbers"),
+    "missing_meter": (MISSING_METER.__contains__, " or ".join(map(repr, MISSING_METER))),
 }
 """What can be set of a sweep."""
 
@@ -105,6 +107,8 @@ class Settings:
     """Over which joules are counted, in each launch of a case."""
     lead_in_s: float = 1.5
     """Of the load before that window: a mean of power looks back for a second."""
+    missing_meter: str | None = None
+    """What becomes of joules where nothing tells them: `red` or `skip`. Default: see `without_meter`."""
     void_retries: int = 4
     answer_limit_s: float = 600.0
     lock_wait_s: float = 600.0
@@ -118,6 +122,13 @@ class Settings:
             if kind.matches(machine):
                 return kind.sweep.get(name, {})
         return {}
+
+    def without_meter(self, sweep: Sweep, machine: Machine) -> str:
+        """`red` or `skip`: what becomes of a sweep's joules on this machine where nothing tells them.
+
+        A GPU has a meter, and one that is missing is a fault; most machines without a GPU have none.
+        """
+        return sweep.missing_meter or self.missing_meter or ("red" if machine.kind == "cuda" else "skip")
 
 
 _BOUNDS: Mapping[str, tuple[float, float]] = {
@@ -182,8 +193,9 @@ def _checked(name: str, value: Any, where: str) -> Any:  # noqa: ANN401 - a pars
         return float(value) if fraction else int(value)
     if not _name(value):
         raise UsageError(f"{where}: {name} = {value!r}; it takes a text, without control characters")
-    if name == "tolerance" and value not in TOLERANCES:
-        raise UsageError(f"{where}: tolerance = {value!r}; it takes {' or '.join(map(repr, TOLERANCES))}")
+    words = {"tolerance": TOLERANCES, "missing_meter": MISSING_METER}.get(name)
+    if words and value not in words:
+        raise UsageError(f"{where}: {name} = {value!r}; it takes {' or '.join(map(repr, words))}")
     return value
 
 
