@@ -11,6 +11,11 @@ from projects import ENGINE, engines_of
 SLOW = f"{ENGINE},batch_sleep_s=0.3"
 
 
+def _listen():
+    """What a shell starts in the background ignores Ctrl-C, and so would all that these tests start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _wait_for_an_engine(run, folder, seconds=30.0):
     deadline = time.monotonic() + seconds
     while not engines_of(folder):
@@ -31,7 +36,7 @@ def _gone(folder, seconds=5.0):
 def test_an_interrupted_run_reports_what_was_finished(project, number, mode):
     """Ctrl-C and SIGTERM in the middle of a batch: exit code 2, a report that is not whole, no process, no new file."""
     before = project.baseline().read_bytes()
-    run = project.start("--slmperf-report", "report.json", *mode, engine=SLOW)
+    run = project.start("--slmperf-report", "report.json", *mode, engine=SLOW, preexec_fn=_listen)
     _wait_for_an_engine(run, project.path)
     time.sleep(0.4)
     run.send_signal(number)
