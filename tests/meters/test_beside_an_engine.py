@@ -55,6 +55,7 @@ def engine(tmp_path):
         yield start
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("observed", [True, False], ids=["step by step", "whole batches"])
 def test_joules_per_token_are_the_boards_over_the_engines_tokens(driver, engine, tmp_path, observed):
     one = driver(f"load {tmp_path / 'load'} 100 500", "period 0.1 0.02", real=True)

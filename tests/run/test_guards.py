@@ -254,6 +254,7 @@ def measured_until_named(spec, core, culprit):
     return case
 
 
+@pytest.mark.alone
 def test_another_process_on_the_engines_core_voids_its_rounds_and_is_named(spinning):
     core = max(os.sched_getaffinity(0))
     with busy_process(core) as culprit:
@@ -266,6 +267,7 @@ def test_another_process_on_the_engines_core_voids_its_rounds_and_is_named(spinn
     assert f"(pid {culprit}, " in said
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core only")
 def test_another_process_on_another_core_is_a_note_and_voids_nothing(spinning):
     other, *_, core = sorted(os.sched_getaffinity(0))
@@ -295,6 +297,7 @@ class Engine(Engine):
 """Has its core to itself until it is observed."""
 
 
+@pytest.mark.alone
 def test_a_case_whose_observed_rounds_stay_void_has_no_values(tmp_path, monkeypatch):
     install(tmp_path, "disturbed", DISTURBED)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
