@@ -16,10 +16,9 @@ SETTINGS = """
 [tool.slmperf]
 rounds = 2
 round_s = 0.02
-window_s = 0.4
+window_s = 0.15
 lead_in_s = 0.1
 max_launches = 8
-void_retries = 1
 order_seed = 1
 
 [tool.pytest.ini_options]
