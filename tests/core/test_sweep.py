@@ -48,6 +48,7 @@ def test_the_case_of_a_path_has_its_last_part():
         ({"gate": [1, [2]]}, r"gate=\(1, \[2\]\); it takes names of metrics"),
         ({"percentiles": [100]}, "between 0 and 100"),
         ({"percentiles": [True]}, "between 0 and 100"),
+        ({"missing_meter": "green"}, "it takes 'red' or 'skip'"),
         ({"percentiles": [float("nan")]}, "between 0 and 100"),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import nvml_standin
 import pytest
-from metered import BASELINE, BUSY_W, IDLE_W, MeteredProject
+from metered import BASELINE, BUSY_W, IDLE_W, SETTINGS, MeteredProject
 
 pytest.importorskip("pynvml")
 JOULES = "metered/opt-125m/batch=4 joules_per_output_token"
@@ -60,6 +60,7 @@ def test_joules_of_another_board_are_reported_and_not_gated(project):
 
 
 def test_without_a_driver_joules_are_red_with_the_reason_and_throughput_is_gated(project):
+    project.write("pyproject.toml", SETTINGS.replace("rounds = 2", "rounds = 2\nmissing_meter = 'red'"))
     said = project.run(scenario=["init DRIVER_NOT_LOADED"])
     assert said.endswith("exit code 1"), said
     assert f"unmeasured: {JOULES} - no joules of NVIDIA boards: the NVIDIA driver is not loaded" in said

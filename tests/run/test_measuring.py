@@ -1,8 +1,10 @@
 """A run as the plugin and the command line drive it, on the simulated engine."""
 
+from dataclasses import replace
+
 import pytest
 
-from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.errors import NotJudged, UsageError
 from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.core.verdict import Status
@@ -74,7 +76,7 @@ def test_a_name_measured_twice_is_a_problem_once(tmp_path):
     assert [problem.partition(": ")[0] for problem in outcome.problems] == ["decode"]
 
 
-JOULES = Sweep("power", StaticBatch(8, 8), batch_size=[1], gate={"joules_per_output_token": 0.05})
+JOULES = Sweep("power", StaticBatch(8, 8), [1], gate={"joules_per_output_token": 0.05}, missing_meter="red")
 
 
 def test_joules_that_can_not_be_had_are_refused_before_they_are_recorded(tmp_path, monkeypatch):
@@ -86,3 +88,15 @@ def test_joules_that_can_not_be_had_are_refused_before_they_are_recorded(tmp_pat
     ):
         run.measure(JOULES, run.engine("opt-125m", **QUIET))
     assert run.outcome().sweeps == ()
+
+
+def test_a_sweep_of_nothing_but_joules_costs_no_launch_where_nothing_tells_them(tmp_path, monkeypatch):
+    """Its cases are skipped with the reason, and so are the tests that look at them."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    run = measuring(tmp_path, mode="accept")
+    result = run.measure(replace(JOULES, missing_meter="skip"), run.engine("opt-125m", **QUIET))
+    (outcome,) = run.outcome().sweeps
+    assert (outcome.launches, outcome.cases) == (0, {})
+    assert outcome.skipped == {"power/opt-125m/batch=1": "CUDA_VISIBLE_DEVICES hides every GPU"}
+    with pytest.raises(NotJudged, match="hides every GPU"):
+        result[1]

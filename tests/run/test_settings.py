@@ -4,6 +4,8 @@ import pytest
 
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.machine import Machine
+from pytest_slmperf.core.sweep import Sweep
+from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.run.settings import Settings, read_settings, settings_of
 
 LAPTOP = Machine("Some CPU 4c", "linux-6.1", {"cores": 4, "memory_gib": 16})
@@ -53,6 +55,8 @@ def test_the_first_machine_that_matches_decides(tmp_path):
         ("[tool.slmperf]\nlead_in_s = -1", "a number of at least 0"),
         ("[tool.slmperf]\nbaseline_launches = 19", "at least 20"),
         ("[tool.slmperf]\ntolerance = 'any'", "'asked' or 'supported'"),
+        ("[tool.slmperf]\nmissing_meter = 'green'", "'red' or 'skip'"),
+        ("[[tool.slmperf.machine]]\nsweep.decode = { missing_meter = true }", "'red' or 'skip'"),
         ("[tool.slmperf]\nengine = 3", "takes a text"),
         ("[tool.slmperf]\nmachine = 3", "array of tables"),
         ("[[tool.slmperf.machine]]\nwhen = { gpu = true }", "unknown field 'gpu'"),
@@ -91,3 +95,19 @@ def test_settings_keep_what_is_given():
     """Values arrive as they were set, whole numbers where a float is meant too."""
     settings = settings_of({"round_s": 1, "threads": 2, "tolerance": "supported"}, "here")
     assert (settings.round_s, settings.threads, settings.tolerance) == (1.0, 2, "supported")
+
+
+@pytest.mark.parametrize(
+    ("of_sweep", "of_project", "fields", "said"),
+    [
+        (None, None, {}, "skip"),
+        (None, None, {"gpu_uuid": "GPU-1"}, "red"),
+        (None, "skip", {"gpu_uuid": "GPU-1"}, "skip"),
+        (None, "red", {}, "red"),
+        ("skip", "red", {}, "skip"),
+    ],
+)
+def test_a_missing_meter_is_red_on_a_gpu_unless_project_or_suite_say_otherwise(of_sweep, of_project, fields, said):
+    """The suite's word counts before the project's, and both before the default of the machine's kind."""
+    sweep = Sweep("power", StaticBatch(8, 8), batch_size=[1], missing_meter=of_sweep)
+    assert Settings(missing_meter=of_project).without_meter(sweep, Machine("Some device", "1", fields)) == said
