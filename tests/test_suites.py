@@ -1,10 +1,12 @@
 """The shipped suites: what they state holds for the machines that they have sweeps for."""
 
+import os
 import runpy
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,26 +39,54 @@ def test_the_budget_has_room_for_what_is_swept(model, batch_size):
     assert peak.total < MEMORY["BUDGETS"][model]
 
 
-def memory_suite(folder, *options):
-    """A run of the memory suite in an empty folder, where no machine's sweep is set."""
+def memory_suite(folder, *options, swept=""):
+    """A run of the memory suite in an empty folder, where the machine's settings say this of its sweep."""
     (folder / SUITE.name).write_text(SUITE.read_text(encoding="utf-8"), encoding="utf-8")
-    command = (sys.executable, "-m", "pytest", "--slmperf", "--slmperf-no-gate", "-rs", "-p", "no:cacheprovider")
-    done = subprocess.run([*command, *options], cwd=folder, capture_output=True, encoding="utf-8", check=False)
-    return done.stdout + done.stderr
+    machine = f"[[tool.slmperf.machine]]\nwhen = {{}}\nsweep.memory = {{ {swept} }}\n"
+    (folder / "pyproject.toml").write_text(machine, encoding="utf-8")
+    command = (sys.executable, "-m", "pytest", "--slmperf", "-rs", "-p", "no:cacheprovider", "-p", "no:xdist")
+    environment = {**os.environ, "COLUMNS": "400"}
+    done = subprocess.run(
+        [*command, *options], cwd=folder, capture_output=True, encoding="utf-8", env=environment, check=False
+    )
+    return f"{done.stdout}{done.stderr}\nexit code {done.returncode}"
 
 
-def test_a_gpus_memory_is_not_asked_of_an_engine_that_does_not_know_it(tmp_path):
-    """The suite is skipped with the reason, before a launch."""
-    said = memory_suite(tmp_path, "--slmperf-engine=ctranslate2:device=cuda")
-    assert "doesn't say how much memory of a GPU it takes" in said
-    assert "4 skipped" in said
+SILENT = "--slmperf-engine=fake:tells_memory=false"
+"""An engine that doesn't say its memory, as CTranslate2 on a GPU."""
+
+
+def test_a_run_is_green_where_the_settings_leave_out_what_the_engine_does_not_tell(tmp_path):
+    """The whole run: what no baseline is asked of is skipped with the reason, and the report says so."""
+    said = memory_suite(tmp_path, SILENT, swept="gate = []")
+    assert said.endswith("exit code 0")
+    assert "1 passed, 4 skipped" in said
+    assert ": this machine's settings don't gate peak_memory_bytes\n" in said
+    assert "note: this machine's settings don't gate peak_memory_bytes: not judged" in said
+
+
+def test_a_run_is_red_where_the_engine_does_not_tell_what_is_gated(tmp_path):
+    """Nothing that is gated is left out in silence, and the way out is told."""
+    baselines = f"--slmperf-baselines={tmp_path / 'baselines'}"
+    said = memory_suite(tmp_path, "--slmperf-engine=fake:tells_memory=true", baselines, "--slmperf-accept")
+    assert said.endswith("exit code 0")
+    said = memory_suite(tmp_path, SILENT, baselines, "--slmperf-against=option.tells_memory=True")
+    assert "[[tool.slmperf.machine]] may leave it out of the sweep's gate" in said
+    assert said.endswith("exit code 1")
+
+
+@pytest.mark.parametrize(
+    ("engine", "device"), [("ctranslate2", "cuda"), ("transformers", "cpu"), ("fake", "simulated")]
+)
+def test_the_model_of_memory_is_of_one_engine_on_one_device(engine, device):
+    """Of others nothing is predicted: the tests that would compare with it are skipped."""
+    point = SimpleNamespace(key={"engine": engine, "device": device, "dtype": "float32"}, batch_size=8)
+    with pytest.raises(pytest.skip.Exception, match="the model of memory is of CTranslate2 on a CPU"):
+        MEMORY["predicted"]("opt-125m", point)
 
 
 def test_one_batch_size_alone_says_nothing_of_growth(tmp_path):
     """Where a machine sweeps one batch size, the tests that compare two are skipped with the reason."""
-    (tmp_path / "pyproject.toml").write_text(
-        "[[tool.slmperf.machine]]\nwhen = {}\nsweep.memory = { batch_size = [8] }\n", encoding="utf-8"
-    )
-    said = memory_suite(tmp_path, "--slmperf-engine=fake")
+    said = memory_suite(tmp_path, "--slmperf-engine=fake", "--slmperf-no-gate", swept="batch_size = [8]")
     assert "growth takes two batch sizes" in said
-    assert "failed" not in said
+    assert said.endswith("exit code 0")

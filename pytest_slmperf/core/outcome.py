@@ -77,6 +77,8 @@ class SweepOutcome:
     Without the `unmetered`, which are neither judged nor recorded."""
     unmetered: Mapping[str, str] = field(default_factory=dict)
     """Metrics that no meter tells here, each with the reason, where that skips their tests and isn't red."""
+    ungated: tuple[str, ...] = ()
+    """Metrics that the suite gates and this machine's settings don't: their tests are skipped."""
     baseline_specs: tuple[EngineSpec, ...] = ()
     """The other arm's engines, each beside the candidate's at its place; empty where nothing else was measured."""
     fresh_launches: int = 0

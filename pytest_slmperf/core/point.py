@@ -211,7 +211,12 @@ class Point:
     def gate_verdict(self, meaning: Metric) -> Verdict:
         """What the gate decided while it measured. Raises SuiteError where the sweep doesn't gate the metric."""
         verdict = self._verdicts.get(meaning.name)
-        if verdict is None:
+        if verdict is None and meaning.name in self._sweep.ungated:
+            reason = f"this machine's settings don't gate {meaning.name}"
+            verdict = replace(
+                self._without(meaning, Status.UNMEASURED), case=self.case, reason=reason, way_out="", judged=False
+            )
+        elif verdict is None:
             name = spelling(meaning) if meaning.quantile in (None, 0.5) else meaning.name
             raise SuiteError(
                 f"{self._sweep.sweep} does not gate {meaning.name}: add it to the sweep, as in gate={{{name!r}: 0.03}}"

@@ -222,9 +222,9 @@ class ModelResult:
 
         `share_of_maximum(share=)`, `kneedle(sensitivity=)`, `two_segment` or `bca(epsilon=, k=, reference=)`. Raises
         SuiteError for an unknown one, and where a selection left cases of the sweep out; NotJudged, which skips the
-        test, where the tier did.
+        test, where the tier did, or where this machine's settings don't gate the throughput.
         """
-        self._refuse_a_part("knee")
+        self._refuse_a_part("knee", THROUGHPUT)
         knee = replace(self._now.knee_by(definition, **settings), measured=True)
 
         def again(now: Shape, stored: Shape) -> Verdict:
@@ -241,17 +241,17 @@ class ModelResult:
 
         Where several latencies are gated it is of the first by its name; `frontier_of` picks one.
         """
-        return self._frontier(lambda shape: shape.frontier)
+        return self._frontier(lambda shape: shape.frontier, THROUGHPUT, *self._lost_latencies)
 
     def frontier_of(self, latency: str) -> "Claim[Frontier]":
         """The frontier of throughput and this latency, as `tpot_ms`. Raises SuiteError for one that isn't gated.
 
         Compare it with `baseline.frontier_of` of the same.
         """
-        return self._frontier(lambda shape: shape.frontier_of(latency))
+        return self._frontier(lambda shape: shape.frontier_of(latency), THROUGHPUT, metric(latency).name)
 
-    def _frontier(self, of: Callable[[Shape], Frontier]) -> "Claim[Frontier]":
-        self._refuse_a_part("frontier")
+    def _frontier(self, of: Callable[[Shape], Frontier], *needs: str) -> "Claim[Frontier]":
+        self._refuse_a_part("frontier", *needs)
         now = replace(of(self._now), measured=True)
         policy = FrontierPolicy(self._tolerances, self._of.outcome.design)
 
@@ -264,7 +264,13 @@ class ModelResult:
 
         return Claim(now, now.name, unchanged_from)
 
-    def _refuse_a_part(self, what: str) -> None:
+    @property
+    def _lost_latencies(self) -> tuple[str, ...]:
+        """The latencies that only the settings take away from a frontier; none where one is left."""
+        lost = tuple(name for name in self._of.outcome.ungated if metric(name).quantile is not None)
+        return () if any(metric(name).quantile is not None for name in self._of.outcome.asked) else lost
+
+    def _refuse_a_part(self, what: str, *needs: str) -> None:
         if left_out := self._of.outcome.unselected:
             raise SuiteError(
                 f"{self._name}: a {what} needs the whole sweep, and the selected tests leave out {', '.join(left_out)}"
@@ -273,6 +279,12 @@ class ModelResult:
             raise NotJudged(
                 f"{self._name}: a {what} needs the whole sweep, and the tier quick leaves out {', '.join(left_out)}"
             )
+        if ungated := [name for name in needs if name in self._of.outcome.ungated]:
+            raise NotJudged(
+                f"{self._name}: a {what} is of {', '.join(ungated)}, which this machine's settings don't gate"
+            )
+        if self._skipped and not self._cases:
+            raise NotJudged(f"{self._name}: no point of the {what} was measured: {_reasons(self._skipped)}")
 
     def _judged(
         self,
@@ -315,8 +327,6 @@ class ModelResult:
                 f"the baseline's curve has points that can't be measured here: {_reasons(lost)}",
                 "measure them where they fit, or take them out of batch_size",
             )
-        if not self._cases:
-            return _without(Status.UNMEASURED, f"no point of it was measured: {_reasons(self._skipped)}")
         void = [case.measurement.void for case in self._cases.values() if case.measurement.void]
         if void:
             return _without(Status.VOID, void[0], "free the machine of other work and run again")

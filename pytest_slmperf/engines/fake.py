@@ -34,6 +34,8 @@ Options, all with a default:
     Simulated start.
 `memory_bytes` (250000000), `memory_bytes_per_token` (40000)
     Simulated peak: so much, plus so much for every prompt and output token of the batch.
+`tells_memory` (true)
+    Whether it says its peak, as an engine on a GPU may not.
 `memory_limit_bytes` (none)
     A batch whose peak is higher runs out of memory.
 `start_sleep_s` (0)
@@ -78,6 +80,7 @@ WHOLE = (
     "fault_batch",
 )  # fmt: skip
 TEXTS = ("load_log",)
+TRUTHS = ("real_time", "tells_memory")
 ABOVE = {"level": 0, "knee": 0, "prefill_level": 0, "cold": 0, "drift": -1}
 LEAST = {
     **dict.fromkeys(("observing_cost", "noise", "launch_noise", "startup_s", "start_sleep_s", "batch_sleep_s"), 0),
@@ -112,6 +115,7 @@ class Behaviour:
     startup_s: float = 0.5
     memory_bytes: int = 250_000_000
     memory_bytes_per_token: int = 40_000
+    tells_memory: bool = True
     memory_limit_bytes: int | None = None
     start_sleep_s: float = 0.0
     batch_sleep_s: float = 0.0
@@ -145,13 +149,13 @@ def behaviour(options: Mapping[str, str | int | float | bool]) -> Behaviour:
 
 
 def _kind(name: str) -> str:
-    if name == "real_time":
+    if name in TRUTHS:
         return "true or false"
     return "a text" if name in TEXTS else "a whole number" if name in WHOLE else "a number"
 
 
 def _fits(name: str, value: object) -> bool:
-    if name == "real_time" or name in TEXTS:
+    if name in TRUTHS or name in TEXTS:
         return isinstance(value, str if name in TEXTS else bool)
     kinds = (int,) if name in WHOLE else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
@@ -223,7 +227,7 @@ class FakeEngine:
         self._last_until(ends[-1])
         token_ns = tuple(tuple(ends[:tokens]) for tokens in asked) if observe and fault != "unobserved" else None
         given = (asked[0] - 1, *asked[1:]) if fault == "short" else asked
-        return Served(started, ends[-1], given, token_ns, peak)
+        return Served(started, ends[-1], given, token_ns, peak if self._behaves.tells_memory else None)
 
     def stop(self) -> None:
         """Nothing was taken."""

@@ -28,6 +28,7 @@ from pytest_slmperf.run.plan import first_launches
 
 METHOD = 1
 """How values are measured. Counted up where a change makes old samples incomparable with new ones."""
+_NOT_HERE = "where it can't be measured, [[tool.slmperf.machine]] may leave it out of the sweep's gate"
 VOID_PAUSE_S = 2.0
 """Pause after a turn with a void case, twice as long after each further one: the culprit may be done by then."""
 LONGEST_PAUSE_S = 16.0
@@ -407,7 +408,7 @@ class Campaign:
             why = case.measurement("baseline").unmeasured.get(name, "no launch measured it")
             found = Status.NO_BASELINE, f"the other arm holds no {name}: {why}", ""
         elif name not in measurement.samples:
-            found = Status.UNMEASURED, measurement.unmeasured.get(name, "no launch measured it"), ""
+            found = Status.UNMEASURED, measurement.unmeasured.get(name, "no launch measured it"), _NOT_HERE
         elif name in ENERGY and (apart := case.joules_apart()):
             found = apart
         elif self._arms_of(case, name)[0] is None:

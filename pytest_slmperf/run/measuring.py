@@ -248,12 +248,15 @@ class Measuring:
             self._progress.done()
             outcome = running.outcome()
             left_out = self._left_out(sweep, here, specs)
+            ungated = tuple(name for name in sweep.tolerances if name not in here.tolerances)
             outcome = replace(
                 outcome,
                 skipped={**outcome.skipped, **left_out},
                 left_out=tuple(left_out),
                 unselected=tuple(case.name for case in cases if not self._coverage.wants(sweep, case)),
                 baseline_specs=beside,
+                ungated=ungated,
+                notes=(*outcome.notes, *(f"this machine's settings don't gate {name}: not judged" for name in ungated)),
             )
             self._coverage.remember(repr(specs), Measured(sweep, outcome, running, failure))
 

@@ -438,14 +438,14 @@ def test_a_curve_without_a_stored_case_that_does_not_fit_never_passes(curve):
 
 
 @CURVES
-def test_a_curve_none_of_whose_cases_fits_never_passes(curve):
-    """It says why there is none."""
+def test_a_curve_none_of_whose_cases_fits_skips_whoever_looks_at_it(curve):
+    """As each of its cases does, with the reasons."""
     whole = sweep_outcome(models=("m", "large"))
     fit = {name: case for name, case in whole.cases.items() if case.coordinates["model"] == "m"}
     skipped = dict.fromkeys(whole.cases.keys() - fit.keys(), "too large")
-    none = unchanged(Result(replace(whole, cases=fit, skipped=skipped, asked=GATED)).of("large"), curve)
-    assert none.status is Status.UNMEASURED
-    assert "decode/large/batch=1 (too large)" in none.reason
+    large = Result(replace(whole, cases=fit, skipped=skipped, asked=GATED)).of("large")
+    with pytest.raises(NotJudged, match=rf"no point of the {curve} was measured: .*decode/large/batch=1 \(too large\)"):
+        getattr(large, curve)
 
 
 def test_a_curve_that_the_tier_thins_out_skips_whoever_looks_at_it():
@@ -454,6 +454,31 @@ def test_a_curve_that_the_tier_thins_out_skips_whoever_looks_at_it():
     for curve in ("knee", "frontier"):
         with pytest.raises(NotJudged, match=f"a {curve} needs the whole sweep, .* quick leaves out decode/m/batch=16"):
             getattr(thin, curve)
+
+
+def test_what_the_settings_leave_out_of_the_gate_skips_whoever_asserts_it():
+    """A metric that the suite gates and this machine doesn't is no mistake of the suite's, and no pass."""
+    whole = sweep_outcome(asked=GATED)
+    cases = {
+        name: replace(case, verdicts={"output_throughput": case.verdicts["output_throughput"]})
+        for name, case in whole.cases.items()
+    }
+    asked = {"output_throughput": 0.03}
+    throughput = Result(replace(whole, cases=cases, asked=asked, ungated=("median_tpot_ms",)))
+    point = throughput[16]
+    with pytest.raises(NotJudged, match=r"this machine's settings don't gate median_tpot_ms"):
+        bool(point.tpot_ms <= point.baseline.tpot_ms)
+    assert throughput.knee.unchanged_from(throughput.baseline.knee)
+    for claim in (lambda: throughput.frontier, lambda: throughput.frontier_of("tpot_ms")):
+        with pytest.raises(
+            NotJudged, match="a frontier is of median_tpot_ms, which this machine's settings don't gate"
+        ):
+            claim()
+    with pytest.raises(SuiteError, match="gate both"):
+        throughput.frontier_of("ttft_ms")
+    nothing = Result(replace(whole, asked={}, ungated=tuple(GATED)))
+    with pytest.raises(NotJudged, match="a knee is of output_throughput, which"):
+        _ = nothing.knee
 
 
 def test_joules_that_nobody_asked_for_say_how_to_ask():

@@ -33,6 +33,12 @@ def throughput(engine, size, batches=1):
     return sum(map(sum, (one.output_tokens for one in served))) / (served[-1].ended_ns - served[0].started_ns) * 1e9
 
 
+def test_its_memory_may_stay_untold():
+    """As that of an engine on a GPU."""
+    assert started().serve(batch(1), observe=False).peak_memory_bytes
+    assert started(tells_memory=False).serve(batch(1), observe=False).peak_memory_bytes is None
+
+
 def test_one_request_alone_gets_the_level():
     assert throughput(started(level=250, prefill_level=NO_PROMPT_COST), 1) == pytest.approx(250, rel=1e-6)
 
