@@ -70,7 +70,9 @@ class Result:
         }
 
     def __iter__(self) -> Iterator[Point]:
-        return (point for part in self._parts.values() for point in part)
+        """The points of all models, but of those whose every case was skipped; see `ModelResult` where that is all."""
+        measured = [part for part in self._parts.values() if part] or self._parts.values()
+        return (point for part in measured for point in part)
 
     def __len__(self) -> int:
         return len(self.outcome.cases)
@@ -209,7 +211,13 @@ class ModelResult:
             f"one batch size says so, as in @SWEEP.at({batch_size})"
         )
 
+    def __len__(self) -> int:
+        return len(self._cases)
+
     def __iter__(self) -> Iterator[Point]:
+        """Its points. Raises NotJudged where every case was skipped: a loop over no point would assert nothing."""
+        if self._skipped and not self._cases:
+            raise NotJudged(f"{self._name}: no point of it was measured: {_reasons(self._skipped)}")
         return map(self._of.point, self._cases.values())
 
     @property

@@ -485,3 +485,17 @@ def test_joules_that_nobody_asked_for_say_how_to_ask():
     """They take seconds of each launch, so they are counted only where somebody wants them."""
     with pytest.raises(AssertionError, match="use the fixture energy_meter, or gate one of the joules"):
         bool(result()[16].mean_power_w <= 300)
+
+
+def test_a_loop_over_points_of_which_none_was_measured_skips_its_test():
+    """It would assert nothing; of a model among several, the points of the others are left."""
+    names = [f"decode/m/batch={size}" for size in SIZES]
+    nothing = replace(sweep_outcome(), cases={}, skipped=dict.fromkeys(names, "no room"))
+    for points in (Result(nothing), Result(nothing).of("m")):
+        with pytest.raises(NotJudged, match="no point of it was measured: .*no room"):
+            list(points)
+    two = sweep_outcome(models=("m", "n"))
+    one = replace(
+        two, cases={name: case for name, case in two.cases.items() if name not in names}, skipped=nothing.skipped
+    )
+    assert [point.model for point in Result(one)] == ["n"] * len(SIZES)
