@@ -1,0 +1,312 @@
+"""Gathers what a diagnosis of this machine needs: looks at it while it rests, then launches an engine a few times."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from itertools import count
+from pathlib import Path
+
+from pytest_slmperf.core.board import BoardRound, BoardState
+from pytest_slmperf.core.board_fitness import BoardWatch, board_lines, no_board
+from pytest_slmperf.core.cpu_fitness import CpuWatch, cpu_lines
+from pytest_slmperf.core.diagnosis import Diagnosis, Grade, Line, baselines_line, engines_line, noise_line
+from pytest_slmperf.core.edges import EnergyTrace, judge_trace
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import BaselineError, DeviceBusy, LaunchError, MeterUnavailable, UsageError
+from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
+from pytest_slmperf.core.machine import Machine
+from pytest_slmperf.core.meter import Meter, MeterFacts, Recording
+from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.engines import registry
+from pytest_slmperf.meters.nvml import NvmlMeter, Pace, visible_devices
+from pytest_slmperf.run import fingerprint
+from pytest_slmperf.run.briefing import SIMULATED_ENGINE
+from pytest_slmperf.run.guards import TICK_NS, Witness, blame, command_line, scan, suspects
+from pytest_slmperf.run.launch import EnergyTerms, run_launch
+from pytest_slmperf.run.lock import device_lock
+from pytest_slmperf.run.metering import VISIBLE, Metering, pace_for
+from pytest_slmperf.run.pinning import choose_cores
+from pytest_slmperf.run.settings import Settings
+from pytest_slmperf.run.store import BaselineStore
+
+NS_PER_S = 1e9
+CPU_S, BOARD_S = 1.0, 1.5
+"""How long the CPU is looked at, and then the board."""
+LONGER_S = 5.0
+"""How long a counter is looked at that moved too seldom for its period to be known."""
+NAMED = 2
+"""Processes, of those that keep the CPU busy: the first ones."""
+EVERY_MOVE = Pace(edge_every_s=0.0, sample_every_s=0.2, cpu_share=1.0)
+CASE = "doctor"
+LENGTHS = ((32, 32),)
+"""Of the load whose noise is measured: prompt and output tokens of its one request."""
+MEASURED = ("output_throughput", "joules_per_output_token")
+"""What is asked of each launch; the second where a meter reads what the engine runs on."""
+NVIDIA, DISPLAYS = "0x10de", "0x03"
+"""On the PCI bus: the vendor's number, and the first byte of the class of what displays or renders."""
+MPS_DAEMON = "nvidia-cuda-mps"
+"""What the kernel keeps of its control daemon's and its server's name."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be looked at."""
+
+    spec: EngineSpec
+    """What is launched; its threads are those that the cores must do for."""
+    default: str | None
+    """The engine that runs take by default; None where there is none that does the work it is timed for."""
+    settings: Settings
+    baselines: Path
+    noise_s: float
+    """How long engines are launched, at most; 0 leaves the noise out."""
+
+
+def diagnose(wanted: Wanted, say: Callable[[str], object]) -> Diagnosis:
+    """Look at this machine. `say` is told what takes its time."""
+    here, settings = fingerprint.probe(), wanted.settings
+    say("looking at this machine while it rests, for a few seconds")
+    lines = list(cpu_lines(here, watch_cpu(CPU_S), wanted.spec.threads))
+    boards, noise = visible_boards(), Noise()
+    watch, missing = look_at_board(boards, BOARD_S)
+    if wanted.noise_s:
+        say(f"launching {_named(wanted.spec)} again and again for {wanted.noise_s:g} s")
+        noise = measure_noise(wanted, boards if watch else ())
+    if watch:
+        lines += board_lines(replace(watch, loaded=noise.loaded), window_s=settings.window_s)
+    else:
+        lines.append(no_board(missing, absent=nothing_installed(missing), plugged_in=board_is_plugged_in()))
+    machine = fingerprint.simulated() if wanted.spec.engine == SIMULATED_ENGINE else here
+    stored = stored_line(wanted.baselines, machine, wanted.spec.engine)
+    return Diagnosis(machine, (*lines, *noise.lines, found_engines(wanted.default), stored))
+
+
+# -- at rest
+
+
+def watch_cpu(seconds: float) -> CpuWatch:
+    """Sleep for so long, and say what the cores that this process may use did meanwhile."""
+    cores = os.sched_getaffinity(0)
+    witness = Witness(os.getpid(), cores)
+    at_first, before = scan(), witness.read()
+    time.sleep(seconds)
+    after, at_last = witness.read(), scan()
+    wall_ns = after.monotonic_ns - before.monotonic_ns
+    used = [after.busy_ticks[core] - before.busy_ticks.get(core, 0) for core in cores if core in after.busy_ticks]
+    stolen = [after.steal_ticks[core] - before.steal_ticks.get(core, 0) for core in cores if core in after.steal_ticks]
+    from_boot = [after.steal_ticks[core] * TICK_NS / after.boot_ns for core in cores if core in after.steal_ticks]
+    others = suspects(at_first, at_last, cores=cores, group=os.getpgrp())
+    return CpuWatch(
+        seconds=wall_ns / NS_PER_S,
+        allowed=len(cores),
+        present=os.cpu_count(),
+        busy=min(1.0, sum(used) * TICK_NS / wall_ns / len(used)) if used else None,
+        who=blame(others[:NAMED], command_line),
+        # A tick that is counted may have been stolen before the watch for the most part.
+        stolen=max(0, max(stolen) - 1) * TICK_NS / wall_ns if stolen else None,
+        stolen_from_boot=max(from_boot, default=None),
+        throttled=sum(after.throttles.values()) - sum(before.throttles.values()) if after.throttles else None,
+        throttled_from_boot=sum(after.throttles.values()) if after.throttles else None,
+        blind_to=witness.blind_to,
+    )
+
+
+def visible_boards() -> tuple[int | str, ...]:
+    """The board that an engine takes by default: the first that CUDA may see; empty where it may see none."""
+    visible = os.environ.get(VISIBLE)
+    return (0,) if visible is None else visible_devices(visible)[:1]
+
+
+def look_at_board(boards: Sequence[int | str], seconds: float) -> tuple[BoardWatch | None, str]:
+    """A look at the board, or None and why there is none."""
+    if not boards:
+        return None, f"{VISIBLE} hides every GPU"
+    try:
+        return watch_board(NvmlMeter(boards, pace=EVERY_MOVE), seconds), ""
+    except MeterUnavailable as error:
+        return None, str(error)
+
+
+def watch_board(meter: NvmlMeter, seconds: float) -> BoardWatch:
+    """Look at the first board of a meter for so long, while nothing of ours runs. Raises MeterUnavailable."""
+    facts = meter.open()
+    with closing(meter):
+        before = meter.states()
+        recording = meter.watch(seconds)
+        if any(trace.source == "counter" and not (trace.period_s or judge_trace(trace)) for trace in recording.traces):
+            recording = meter.watch(max(seconds, LONGER_S))
+        after = meter.states()
+    board = facts.boards[0]
+    daemons = [seen for seen in scan().values() if seen.name.startswith(MPS_DAEMON)]
+    return BoardWatch(
+        round=BoardRound(before[board], before[board], after[board], tuple(recording.samples.get(board, ()))),
+        trace=next((trace for trace in recording.traces if trace.board == board), None),
+        missing=facts.missing.get(board, ""),
+        driver=facts.versions.get("driver", ""),
+        simulated=facts.simulated,
+        mps_here=bool(daemons),
+    )
+
+
+def board_is_plugged_in(root: Path = Path("/")) -> bool:
+    """Whether an NVIDIA GPU is on the PCI bus, whatever its driver says."""
+    for device in (root / "sys/bus/pci/devices").glob("*"):
+        try:
+            vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
+        except OSError:
+            continue
+        if vendor == NVIDIA and kind.startswith(DISPLAYS):
+            return True
+    return False
+
+
+def nothing_installed(missing: str) -> bool:
+    """Whether nothing is installed that could read a board, or none may be seen: then nothing is broken."""
+    return any(word in missing for word in ("LIBRARY_NOT_FOUND", "pip install", VISIBLE))
+
+
+# -- at work
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What launches of an engine told."""
+
+    lines: tuple[Line, ...] = ()
+    loaded: tuple[EnergyTrace, ...] = ()
+    """The board's counter while they worked on it, once their load was steady."""
+
+
+class _Kept:
+    """A meter that remembers what it recorded. See `core.meter.Meter`."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self.recordings: list[Recording] = []
+
+    def open(self) -> MeterFacts:
+        return self._meter.open()
+
+    def states(self) -> Mapping[str, BoardState]:
+        return self._meter.states()
+
+    def start(self) -> None:
+        self._meter.start()
+
+    def stop(self) -> Recording:
+        self.recordings.append(self._meter.stop())
+        return self.recordings[-1]
+
+    def close(self) -> None:
+        self._meter.close()
+
+
+def measure_noise(wanted: Wanted, boards: Sequence[int | str]) -> Noise:
+    """Launch an engine again and again, as a run does, and say how far its launches spread."""
+    settings, what = wanted.settings, _named(wanted.spec)
+    meter = _Kept(NvmlMeter(boards, pace=pace_for(settings.window_s))) if boards else None
+    metering = Metering(meter, window_s=settings.window_s, lead_in_s=settings.lead_in_s) if meter else None
+    simulated = wanted.spec.engine == SIMULATED_ENGINE
+    try:
+        with ExitStack() as held:
+            if metering:
+                held.callback(metering.close)
+            if not simulated:
+                held.enter_context(device_lock("cpu", wait_s=min(settings.lock_wait_s, wanted.noise_s)))
+            began = time.monotonic()
+            cores = None if simulated else choose_cores(wanted.spec.threads)
+            records = [record.cases[CASE] for record in _launches(wanted, cores, metering)]
+            lines = noise_lines(records, what, time.monotonic() - began, settings.max_launches)
+    except DeviceBusy as error:
+        return Noise((Line("noise", Grade.WARNING, f"not measured: {error}", "look again when it has ended"),))
+    except (LaunchError, UsageError) as error:
+        return Noise((Line("noise", Grade.BLOCKS, f"{what}: {error}"),))
+    traces = [trace for recording in (meter.recordings if meter else ()) for trace in recording.traces]
+    return Noise(tuple(lines), tuple(_steady(trace, settings.lead_in_s) for trace in traces))
+
+
+def _launches(wanted: Wanted, cores: tuple[int, ...] | None, metering: Metering | None) -> Iterator[LaunchRecord]:
+    """As many as end in time, and one at least, after a throw-away launch that makes the weights."""
+    settings = wanted.settings
+    policy = RoundPolicy(
+        rounds=settings.rounds,
+        round_s=settings.round_s,
+        observed_requests=0,
+        void_retries=settings.void_retries,
+        answer_limit_s=settings.answer_limit_s,
+    )
+    energy = EnergyTerms(metering, gated=False) if metering else None
+    until, longest_s = time.monotonic() + wanted.noise_s, 0.0
+    for index in count():
+        began = time.monotonic()
+        if index > 1 and began + longest_s > until:
+            return
+        loads = (Load(CASE, LENGTHS, seed=1),) if index else ()
+        record = run_launch(
+            wanted.spec, loads, policy, arm="candidate", index=index, cores=cores, quantiles=(), energy=energy
+        )
+        if index:
+            longest_s = max(longest_s, time.monotonic() - began)
+            yield record
+
+
+def noise_lines(records: Sequence[CaseRecord], what: str, seconds: float, max_launches: int) -> Iterator[Line]:
+    """What launches of `what`, which took so many seconds, say of this machine's noise."""
+    voids = [record.void for record in records if record.void]
+    if voids:
+        grade = Grade.BLOCKS if len(voids) > len(records) / 2 else Grade.WARNING
+        said = f"{len(voids)} of {len(records)} launches of {what} were void: {voids[-1]}"
+        yield Line("rounds", grade, said, "end what disturbs them", {"void": len(voids), "launches": len(records)})
+    for name in MEASURED:
+        values = [record.values[name] for record in records if name in record.values]
+        if values or name == MEASURED[0]:
+            yield noise_line(metric(name), values, seconds, what, max_launches)
+
+
+def _steady(trace: EnergyTrace, lead_in_s: float) -> EnergyTrace:
+    """Without what came before the load was steady, and without the move after its end."""
+    from_ns = trace.edges[0].at_ns + lead_in_s * NS_PER_S if trace.edges else 0.0
+    return replace(trace, edges=tuple(edge for edge in trace.edges if edge.at_ns >= from_ns)[:-1])
+
+
+# -- what is installed and stored
+
+
+def found_engines(default: str | None) -> Line:
+    """The engines of this interpreter, with the versions of their packages."""
+    engines = registry.available()
+    installed = {one.name: _engine_version(one.name) for one in engines if one.usable}
+    return engines_line(installed, {one.name: one.missing for one in engines if one.missing}, default)
+
+
+def _engine_version(name: str) -> str:
+    """The versions of what an engine needs, or of the package that registers it; empty where they can't be had."""
+    if name in registry.BUILT_IN:
+        needs = registry.BUILT_IN[name].needs
+        return ", ".join(filter(None, (_version(need, alone=len(needs) == 1) for need in needs)))
+    points = entry_points(group=registry.ENTRY_POINTS, name=name)
+    return next((point.dist.version for point in points if point.dist), "")
+
+
+def _version(package: str, *, alone: bool) -> str:
+    try:
+        found = version(package)
+    except PackageNotFoundError:
+        return ""
+    return found if alone else f"{package} {found}"
+
+
+def stored_line(folder: Path, machine: Machine, engine: str) -> Line:
+    """What is stored that this machine and engine can be compared with."""
+    try:
+        files = [stored.file for stored in BaselineStore(folder).files()]
+    except BaselineError as error:
+        return Line("baselines", Grade.BLOCKS, str(error))
+    return baselines_line(str(folder), files, machine, engine)
+
+
+def _named(spec: EngineSpec) -> str:
+    return f"{spec.engine} {spec.model_name}"

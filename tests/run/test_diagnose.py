@@ -1,0 +1,307 @@
+"""A look at a board on the stand-in driver, under the real pynvml, and at this machine; and what is said of it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+from nvml_fixtures import driver, stub  # noqa: F401
+
+from pytest_slmperf.core.board_fitness import board_lines, no_board
+from pytest_slmperf.core.diagnosis import Grade
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import MeterUnavailable
+from pytest_slmperf.core.launch import CaseRecord
+from pytest_slmperf.meters.nvml import NvmlMeter
+from pytest_slmperf.run.doctor import (
+    EVERY_MOVE,
+    Wanted,
+    board_is_plugged_in,
+    look_at_board,
+    measure_noise,
+    noise_lines,
+    nothing_installed,
+    visible_boards,
+    watch_board,
+    watch_cpu,
+)
+from pytest_slmperf.run.settings import Settings
+
+pytest.importorskip("pynvml")
+OK, WARNING, BLOCKS, NOT_SEEN = Grade
+WINDOW_S = 3.0
+SOUND = MappingProxyType(
+    dict.fromkeys(
+        (
+            "meter", "privileges", "gpu clock", "power limit", "gpu throttling", "gpu processes", "mig", "mps",
+            "persistence", "gpu errors",
+        ),
+        OK,
+    )
+)  # fmt: skip
+SHORT = Settings(rounds=2, round_s=0.02, window_s=0.4, lead_in_s=0.1)
+
+
+@pytest.fixture
+def look(driver):  # noqa: F811 - a fixture's name
+    """Looks at the board of a scenario for two seconds of its virtual clock. Returns the lines."""
+
+    def lines_of(*statements, window_s=WINDOW_S):
+        one = driver(*statements)
+        meter = NvmlMeter(pace=EVERY_MOVE, clock=one.now_ns, sleep=one.sleep)
+        return board_lines(watch_board(meter, 2.0), window_s=window_s)
+
+    return lines_of
+
+
+def by_topic(lines):
+    found = {}
+    for line in lines:
+        found.setdefault(line.topic, line)
+    return found
+
+
+def test_a_sound_board_is_fit_in_all_that_can_be_seen_of_it(look):
+    """Only what stands in for its driver is warned of, and a sensor that is not loaded is not seen through."""
+    found = by_topic(look("power 0 70", "period 0.1 0.02"))
+    assert {topic: found[topic].grade for topic in SOUND} == SOUND
+    assert (found["gpu"].grade, found["gpu"].values["simulated"]) == (WARNING, True)
+    assert "driver 580" in found["gpu"].said
+    assert found["sensor"].grade is NOT_SEEN
+    assert "shows under load" in found["sensor"].said
+
+
+@pytest.mark.parametrize("period_s", [0.02, 0.1, 0.25])
+def test_a_counters_period_and_error_are_measured(look, period_s):
+    """The stated period is the board's, and the error that of its edges over a window of the settings."""
+    meter = by_topic(look("power 0 400", f"period {period_s}"))["meter"]
+    assert meter.grade is OK
+    assert meter.values["period_s"] == pytest.approx(period_s, rel=0.05)
+    assert 0 < meter.values["edge_error"] < 0.002
+    assert f"moves every {period_s * 1000:.3g} ms" in meter.said
+
+
+NO_COUNTER = "fail DeviceGetTotalEnergyConsumption NOT_SUPPORTED"
+NO_PROCESSES = "fail DeviceGetComputeRunningProcesses NO_PERMISSION"
+REFUSED = (
+    "fail DeviceGetTotalEnergyConsumption NO_PERMISSION", "fail field:* NO_PERMISSION",
+    "fail DeviceGetPowerUsage NO_PERMISSION",
+)  # fmt: skip
+MEMORY = "process 4321 0.5 - compute 9000"
+SEEN = {
+    "slow counter": (["power 0 400", "period 0.5"], "meter", WARNING, "moves every 500 ms", "window_s = 5"),
+    "part-time sensor": (
+        ["power 0 100", "wave 0.037 0.5 300", "period 0.1", "sensor 0.025"],
+        "sensor", WARNING, "it sees a part of the time", "window_s = ",
+    ),
+    "slow driver": (
+        ["power 0 400", "delay DeviceGetTotalEnergyConsumption 0.05 0.3"],
+        "meter", WARNING, "the driver answers slowly", "window_s = ",
+    ),
+    "stuck": (["power 0 400", "stuck 1"], "meter", BLOCKS, "its energy counter stood still", "reset the board"),
+    "reset": (["power 0 400", "reset 2"], "meter", BLOCKS, "its energy counter went back", "reset the board"),
+    "lost": (["power 0 400", "lost 2"], "meter", BLOCKS, "fell off the bus", "reboot"),
+    "no counter": ([NO_COUNTER], "meter", WARNING, "joules come from integrated power, ±2.0%", "no less than 4%"),
+    "no means": (
+        [NO_COUNTER, "fail field:* NOT_SUPPORTED"], "meter", WARNING, "come from power samples, ±5.9%", "12%",
+    ),
+    "no joules": (REFUSED, "meter", WARNING, "no joules: no counter, since this user may not ask", "throughput alone"),
+    "joules refused": (REFUSED, "privileges", WARNING, "this user may not ask for joules", "run as root"),
+    "processes refused": ([NO_PROCESSES], "privileges", WARNING, "this user may not ask for processes", "run as root"),
+    "processes unseen": ([NO_PROCESSES], "gpu processes", NOT_SEEN, "this user may not ask", "on the host"),
+    "old: processes": (
+        ["missing DeviceGetComputeRunningProcesses"], "gpu processes", NOT_SEEN, "too old for it", "on the host",
+    ),
+    "old: throttling": (
+        ["missing DeviceGetFieldValues", "missing DeviceGetViolationStatus"],
+        "gpu throttling", NOT_SEEN, "this driver doesn't count hw_thermal, power_brake, sw_thermal", "",
+    ),
+    "old: temperature": (
+        ["missing DeviceGetTemperatureV", "missing DeviceGetTemperature"],
+        "gpu", NOT_SEEN, "its temperature: this driver is too old for it", "",
+    ),
+    "nonsense": (["process 0 0.5 - compute 100"], "gpu processes", NOT_SEEN, "its list is nonsense", "on the host"),
+    "throttled": (["throttle hw_thermal 2"], "gpu throttling", BLOCKS, "now: its hardware slowed it down", "cool"),
+    "throttled before": (
+        ["throttle sw_thermal 0.2 0.7"], "gpu throttling", WARNING,
+        "not now; since the driver was loaded its driver slowed it down because it was hot, for 0.5 s", "cooling",
+    ),
+    "power cap": (["throttle sw_power_cap 0"], "gpu throttling", OK, "its power limit held it back", ""),
+    "foreign": (["process 4321 0.5 - compute 512 train.py"], "gpu processes", BLOCKS, "train.py (pid 4321)", "end it"),
+    "foreign, later": (["process 4321 2 - compute"], "gpu processes", BLOCKS, "(pid 4321) came", "end it"),
+    "foreign, unseen": ([MEMORY, NO_PROCESSES], "gpu processes", BLOCKS, "MiB were in use", "end it"),
+    "MIG": (["mig 2"], "mig", WARNING, "those of the whole board", "-mig 0"),
+    "no MIG": (["fail DeviceGetMigMode NOT_SUPPORTED"], "mig", NOT_SEEN, "does not support it", ""),
+    "MPS": (["process 40 0.5 - compute 300 nvidia-cuda-mps-server"], "mps", OK, "on: a baseline holds", ""),
+    "MPS unseen": ([NO_PROCESSES], "mps", NOT_SEEN, "no server of it is seen", ""),
+    "persistence": (["persistence off"], "persistence", WARNING, "may unload", "--persistence-mode=1"),
+    "persistence unseen": (
+        ["fail DeviceGetPersistenceMode NOT_SUPPORTED"], "persistence", NOT_SEEN, "does not support it", "",
+    ),
+    "ECC": (["ecc_uncorrected 0 2"], "gpu errors", WARNING, "2 uncorrected memory errors", "replace it"),
+    "ECC unseen": (["ecc off"], "gpu errors", NOT_SEEN, "uncorrected memory errors: ", ""),
+    "Xid": (["xid 2 48"], "gpu errors", BLOCKS, "reported Xid 48 just now", "look it up"),
+    "power limit": (["power_limit 0 500"], "power limit", WARNING, "500 W, by default 700 W", "--power-limit=700"),
+    "power limit unseen": (
+        ["fail DeviceGetEnforcedPowerLimit NOT_SUPPORTED"], "power limit", NOT_SEEN, "does not support it", "",
+    ),
+    "clock": (["sm_clock 0 1605"], "gpu clock", OK, "1,605 MHz of at most 1,980 MHz", "--lock-gpu-clocks"),
+    "clock unseen": (["fail DeviceGetClockInfo NOT_SUPPORTED"], "gpu clock", NOT_SEEN, "does not support it", ""),
+}  # fmt: skip
+"""Scenarios by what is the matter: their statements, and topic, grade, reason and way out of a line."""
+
+
+@pytest.mark.parametrize(("statements", "topic", "grade", "said", "todo"), SEEN.values(), ids=SEEN)
+def test_what_a_driver_tells_is_graded_and_says_what_to_do(look, statements, topic, grade, said, todo):
+    """Each thing that a user can meet has a line with its grade, its reason and the way out."""
+    found = [line for line in look(*statements) if line.topic == topic]
+    assert any(line.grade is grade and said in line.said and todo in line.todo for line in found), found
+
+
+def test_a_full_time_sensor_is_not_blamed_for_a_fast_load(look):
+    """The same wave that a part-time sensor sees by chance averages out where all of it is seen."""
+    assert by_topic(look("power 0 100", "wave 0.005 0.5 300", "period 0.1"))["sensor"].grade is NOT_SEEN
+
+
+def test_a_longer_window_is_enough_for_a_slow_counter(look):
+    """The setting that is advised ends the warning."""
+    assert by_topic(look("power 0 400", "period 0.5", window_s=5.0))["meter"].grade is OK
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("init DRIVER_NOT_LOADED", "the NVIDIA driver is not loaded"),
+        ("init LIB_RM_VERSION_MISMATCH", "updated, and the machine not rebooted since"),
+        ("init NO_PERMISSION", "this user may not ask for it"),
+        ("lost 0", "the GPU is lost"),
+        ("missing DeviceGetHandleByIndex", "this driver is too old"),
+    ],
+)
+def test_a_driver_that_fails_blocks(driver, statement, reason):  # noqa: F811 - a fixture's name
+    """A driver that is there and doesn't work is broken, and its reason is the line."""
+    driver(statement)
+    with pytest.raises(MeterUnavailable) as caught:
+        watch_board(NvmlMeter(pace=EVERY_MOVE), 0.1)
+    line = no_board(str(caught.value), absent=nothing_installed(str(caught.value)), plugged_in=False)
+    assert line.grade is BLOCKS
+    assert reason in line.said
+
+
+def test_a_machine_without_a_driver_is_no_broken_one():
+    """Nothing is installed: it is told and doesn't block, but where a board is plugged in it is warned of."""
+    program = (
+        "from pytest_slmperf.run.doctor import look_at_board, nothing_installed\n"
+        "watch, missing = look_at_board((0,), 0.1)\n"
+        "print(watch is None, nothing_installed(missing), missing)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NVML_STUB")}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    if done.stdout.startswith("False"):
+        pytest.skip("this machine has a driver")
+    absent, missing = done.stdout.split()[1], done.stdout.partition(" ")[2].partition(" ")[2]
+    assert absent == "True"
+    assert "there is no NVIDIA driver on this machine" in missing
+    assert no_board(missing, absent=True, plugged_in=False).grade is NOT_SEEN
+    assert no_board(missing, absent=True, plugged_in=True).grade is WARNING
+
+
+def test_hidden_boards_are_not_asked(monkeypatch):
+    """CUDA_VISIBLE_DEVICES may hide them all, or name the one that is looked at."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert look_at_board(visible_boards(), 0.1) == (None, "CUDA_VISIBLE_DEVICES hides every GPU")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,1")
+    assert visible_boards() == (2,)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert visible_boards() == (0,)
+
+
+def test_a_board_on_the_bus_is_seen_without_its_driver(tmp_path):
+    """An NVIDIA device that displays or renders is a GPU; its sound and another vendor's board are none."""
+    for slot, vendor, kind in (("1", "0x10de", "0x040300"), ("2", "0x1002", "0x030000")):
+        device = tmp_path / "sys/bus/pci/devices" / slot
+        device.mkdir(parents=True)
+        (device / "vendor").write_text(f"{vendor}\n")
+        (device / "class").write_text(f"{kind}\n")
+    assert not board_is_plugged_in(tmp_path)
+    (tmp_path / "sys/bus/pci/devices/1/class").write_text("0x030200\n")
+    assert board_is_plugged_in(tmp_path)
+
+
+def test_this_machines_cpu_is_watched_and_a_busy_process_named():
+    """A process that keeps a core busy is in the load, with its command."""
+    program = "import time\nend = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
+    busy = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
+    try:
+        seen = watch_cpu(0.6)
+    finally:
+        busy.kill()
+        busy.wait()
+    assert seen.seconds >= 0.6
+    assert seen.busy > 0.5 / seen.allowed
+    assert "s of CPU" in seen.who
+    assert (seen.stolen is None) == (seen.stolen_from_boot is None)
+    assert (seen.throttled is None) == (seen.throttled_from_boot is None)
+
+
+# -- at work
+
+
+def wanted(seconds=1.0, settings=SHORT, **options):
+    spec = EngineSpec("fake", "tiny-2x128", options=options)
+    return Wanted(spec, None, settings, Path("baselines"), noise_s=seconds)
+
+
+def test_the_spread_of_launches_is_found_and_turned_into_a_tolerance():
+    """Launches that spread by 2 % support no tolerance of 3 %."""
+    (line,) = measure_noise(wanted(3.0, launch_noise=0.02, seed=3), ()).lines
+    assert line.topic == "noise of output_throughput"
+    assert line.values["launches"] >= 3
+    assert 0.005 < line.values["spread"] < 0.04
+    assert line.values["supported_tolerance"] >= 0.04
+    assert "launches of fake tiny-2x128" in line.said
+
+
+@pytest.mark.parametrize(
+    ("options", "grade", "said"),
+    [
+        ({"fault": "raises"}, BLOCKS, "fake tiny-2x128: "),
+        ({"launch_noise": 0.4, "seed": 3}, BLOCKS, "no tolerance up to 15%"),
+    ],
+)
+def test_an_engine_that_fails_or_knows_no_pace_blocks(options, grade, said):
+    """What can't be launched, or spreads without bounds, can't be gated."""
+    (line,) = measure_noise(wanted(3.0, **options), ()).lines
+    assert line.grade is grade
+    assert said in line.said
+
+
+def test_one_launch_tells_nothing_of_noise():
+    """However short the time, one launch is made; its spread isn't known, and that is said."""
+    (line,) = measure_noise(wanted(0.01), ()).lines
+    assert line.grade is NOT_SEEN
+    assert "1 launch of fake tiny-2x128" in line.said
+    assert "--seconds" in line.todo
+
+
+@pytest.mark.parametrize(("void", "grade"), [(1, WARNING), (4, BLOCKS)])
+def test_launches_that_are_void_are_counted_with_their_reason(void, grade):
+    """Some void launches are a warning; where more than half are, rounds are not to be had."""
+    sound = CaseRecord("doctor", {"output_throughput": (100.0, 101.0)})
+    spoilt = CaseRecord("doctor", {}, void="round 1 of 4 stayed void: others had the core")
+    rounds, noise = noise_lines([*[sound] * 3, *[spoilt] * void], "fake tiny", 9.0, 16)
+    assert (rounds.grade, rounds.topic) == (grade, "rounds")
+    assert f"{void} of {3 + void} launches of fake tiny were void: round 1 of 4 stayed void" in rounds.said
+    assert noise.values["launches"] == 3
+
+
+def test_joules_of_launches_are_in_the_noise_and_show_the_sensor(driver, tmp_path):  # noqa: F811
+    """An engine on the board: its joules spread, too, and its load tells whether the sensor sees all of the time."""
+    log = tmp_path / "load"
+    driver(f"load {log} 100 500", "period 0.02", real=True)
+    found = measure_noise(wanted(6.0, real_time=True, load_log=str(log)), (0,))
+    assert [line.topic for line in found.lines] == ["noise of output_throughput", "noise of joules_per_output_token"]
+    assert found.loaded
+    assert all(len(trace.edges) > 3 for trace in found.loaded)
