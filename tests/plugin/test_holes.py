@@ -1,13 +1,12 @@
 """Ways around the gate that a suite may take without meaning to: none of them is green."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 from projects import ENGINE, SETTINGS, SLOWED, SUITE, prose, without
-
-CAUGHT = "a verdict was red and the test caught its error"
 
 CATCHES = """
     try:
@@ -16,46 +15,25 @@ CATCHES = """
         {then}
 """
 
-SETUP = f"\n@pytest.fixture\ndef looks(decode):{CATCHES}\n"
-TEARDOWN = f"\n@pytest.fixture\ndef looks(decode):\n    yield{CATCHES}\n"
-USES = "\n@DECODE.at(16)\ndef test_uses(looks):\n    pass\n"
-CALL = f"\n@DECODE.at(16)\ndef test_uses(decode):{CATCHES}\n"
+SETUP = f"""
+@pytest.fixture
+def looks_{{number}}(decode):{CATCHES}
 
-
-@pytest.mark.parametrize(
-    ("code", "then", "outcome"),
-    [
-        (SETUP + USES, "pass", {"errors": 1}),
-        (SETUP + USES, "pytest.skip('slow today')", {"errors": 1}),
-        (TEARDOWN + USES, "pass", {"passed": 2, "errors": 1}),
-        (TEARDOWN + USES, "pytest.skip('slow today')", {"passed": 2, "errors": 1}),
-        (CALL, "pass", {"failed": 1}),
-        (CALL, "pytest.skip('slow today')", {"failed": 1}),
-        (CALL, "pytest.xfail('slow today')", {"failed": 1}),
-        (CALL, "import unittest; raise unittest.SkipTest('slow today')", {"failed": 1}),
-    ],
-    ids=["setup", "setup, skip", "teardown", "teardown, skip", "call", "call, skip", "call, xfail", "call, SkipTest"],
-)
-def test_a_red_verdict_that_is_caught_is_red_wherever_and_whatever_follows(project, code, then, outcome):
-    """A fixture that catches it, or a skip that follows, makes nothing green; what is not red passes as always."""
-    project.write("test_suite.py", SUITE + code.format(then=then))
-    red = project.gate("-k", "test_uses", engine=SLOWED)
-    red.assert_outcomes(**{"passed": 1, **outcome}, deselected=4)
-    assert CAUGHT in prose(red)
-    assert "regressed: decode/opt-125m/batch=16 output_throughput" in prose(red)
-    project.gate("-k", "test_uses").assert_outcomes(passed=2, deselected=4)
-
+@DECODE.at(16)
+def test_{{number}}(looks_{{number}}):
+    pass
+"""
+TEARDOWN = SETUP.replace("(decode):", "(decode):\n    yield")
+CALL = f"\n@DECODE.at(16)\ndef test_{{number}}(decode):{CATCHES}\n"
 
 UNITTEST = """
-import unittest
-
-class TestDecode(unittest.TestCase):
+class TestDecode{number}(unittest.TestCase):
     @pytest.fixture(autouse=True)
     def measured(self, decode):
         self.point = decode[16]
 
     @DECODE.at(16)
-    def test_uses(self):
+    def test_{number}(self):
         {body}
 """
 ASSERTS = "assert self.point.output_throughput >= self.point.baseline.output_throughput"
@@ -63,31 +41,78 @@ SKIPS = f"""try:
             {ASSERTS}
         except AssertionError:
             {{then}}"""
+IN_A_UNITTEST = UNITTEST.replace("{body}", SKIPS)
+
+CATCHING = [
+    ("setup", SETUP, "pass", ["ERROR"]),
+    ("setup, skip", SETUP, "pytest.skip('slow today')", ["ERROR"]),
+    ("teardown", TEARDOWN, "pass", ["PASSED", "ERROR"]),
+    ("teardown, skip", TEARDOWN, "pytest.skip('slow today')", ["PASSED", "ERROR"]),
+    ("call", CALL, "pass", ["FAILED"]),
+    ("call, skip", CALL, "pytest.skip('slow today')", ["FAILED"]),
+    ("call, xfail", CALL, "pytest.xfail('slow today')", ["FAILED"]),
+    ("call, SkipTest", CALL, "raise unittest.SkipTest('slow today')", ["FAILED"]),
+    ("unittest", IN_A_UNITTEST, "pass", ["FAILED"]),
+    ("unittest, skip", IN_A_UNITTEST, "self.skipTest('slow today')", ["FAILED"]),
+    ("unittest, xfail", IN_A_UNITTEST, "pytest.xfail('slow today')", ["FAILED"]),
+]
+"""(where a red verdict is caught, the test, what it does then, what becomes of it)"""
 
 
-@pytest.mark.parametrize("then", ["self.skipTest('slow today')", "pytest.xfail('slow today')", "pass"])
-def test_a_unittest_catches_no_red_verdict_either(project, then):
-    """unittest keeps its tests' errors to itself; what it skips after a red verdict is red."""
-    project.write("test_suite.py", SUITE + UNITTEST.format(body=SKIPS.format(then=then)))
-    red = project.gate("-k", "test_uses", engine=SLOWED)
-    red.assert_outcomes(passed=1, failed=1, deselected=4)
-    assert CAUGHT in prose(red)
-    assert red.ret == 1
-    project.gate("-k", "test_uses").assert_outcomes(passed=2, deselected=4)
+@pytest.fixture(scope="module")
+def caught(module_project):
+    """What runs of every test that catches say, where the engine lost a fifth, and where it lost nothing."""
+    tests = "".join(code.format(number=number, then=then) for number, (_, code, then, _) in enumerate(CATCHING, 10))
+    expected = "\n@pytest.mark.xfail" + CALL.format(number="expected", then="raise")
+    module_project.write("test_suite.py", f"import unittest\n{SUITE}{tests}{expected}")
+    return [module_project.apart("-v", "-k", "not throughput and not first", engine=one) for one in (SLOWED, ENGINE)]
+
+
+def outcomes(said, number):
+    """What became of a test, in pytest's words: of its call, of its teardown."""
+    return re.findall(rf"test_{number} ([A-Z]+)", said.partition("= ERRORS =")[0].partition("= FAILURES =")[0])
+
+
+@pytest.mark.parametrize("number", range(10, 10 + len(CATCHING)), ids=[where for where, *_ in CATCHING])
+def test_a_red_verdict_that_is_caught_is_red_wherever_and_whatever_follows(caught, number):
+    """A fixture that catches it, a skip that follows, or unittest, makes nothing green; what is not red passes."""
+    red, green = caught
+    assert outcomes(red, number) == CATCHING[number - 10][-1]
+    section = re.split(rf"^_+ .*test_{number} _+$", red, flags=re.MULTILINE)[1]
+    section = " ".join(re.split(r"^_+ .* _+$|^=+ ", section, flags=re.MULTILINE)[0].split())
+    assert "a verdict was red and the test caught its error" in section
+    assert "regressed: decode/opt-125m/batch=16 output_throughput" in section
+    assert outcomes(green, number) == ["PASSED"]
+
+
+def test_a_run_in_which_red_verdicts_were_caught_is_red(caught):
+    """The run's own check has nothing to add, and its exit code says it."""
+    red, green = caught
+    assert red.endswith("exit code 1")
+    assert green.endswith("exit code 0")
+    assert all("slmperf::whole-run PASSED" in said for said in caught)
+
+
+def test_an_expected_failure_may_be_caught_by_its_marker_alone(caught):
+    """A regression that a marker expects is pytest's business, also where a fixture asks."""
+    red, green = caught
+    assert outcomes(red, "expected") == ["XFAIL"]
+    assert outcomes(green, "expected") == ["XPASS"]
 
 
 def test_a_unittest_is_judged_as_any_test(project):
     """Its assertion is red or green with the line, skipped where nothing is judged, and expected where it says so."""
-    project.write("test_suite.py", SUITE + UNITTEST.format(body=ASSERTS))
-    red = project.gate("-k", "test_uses", engine=SLOWED)
-    red.assert_outcomes(passed=1, failed=1, deselected=4)
+    asserts = UNITTEST.format(number="asserts", body=ASSERTS)
+    expected = UNITTEST.format(number="expected", body=ASSERTS).replace(
+        "@DECODE", "@unittest.expectedFailure\n    @DECODE"
+    )
+    project.write("test_suite.py", f"import unittest\n{SUITE}{asserts}{expected}")
+    red = project.gate("-k", "TestDecode", engine=SLOWED)
+    red.assert_outcomes(passed=1, failed=1, xfailed=1, deselected=4)
     assert "AssertionError: regressed: decode/opt-125m/batch=16 output_throughput" in prose(red)
-    unjudged = project.gate("-k", "test_uses", "--slmperf-no-gate", "-rs")
-    unjudged.assert_outcomes(passed=1, skipped=1, deselected=4)
+    unjudged = project.gate("-k", "TestDecode", "--slmperf-no-gate", "-rs")
+    unjudged.assert_outcomes(passed=1, skipped=1, xfailed=1, deselected=4)
     unjudged.stdout.fnmatch_lines(["SKIPPED*test_suite.py:*measured, not judged"])
-    expected = UNITTEST.replace("    @DECODE.at", "    @unittest.expectedFailure\n    @DECODE.at").format(body=ASSERTS)
-    project.write("test_suite.py", SUITE + expected)
-    project.gate("-k", "test_uses", engine=SLOWED).assert_outcomes(passed=1, xfailed=1, deselected=4)
 
 
 def test_a_test_may_ask_what_its_fixture_made(project):
@@ -149,17 +174,10 @@ def test_a_verdict_that_a_teardown_never_asks_is_red(project):
         "\n@pytest.fixture\ndef looks(decode):\n"
         "    yield\n    decode[16].output_throughput >= decode[16].baseline.output_throughput\n"
     )
-    project.write("test_suite.py", SUITE + fixture + USES)
+    project.write("test_suite.py", f"{SUITE}{fixture}\n@DECODE.at(16)\ndef test_uses(looks):\n    pass\n")
     result = project.gate("-k", "test_uses")
     result.assert_outcomes(passed=2, errors=1, deselected=4)
     assert "write `assert` before it" in prose(result)
-
-
-def test_an_expected_failure_may_be_caught_by_its_marker_alone(project):
-    """A regression that a marker expects is pytest's business, also where a fixture asks."""
-    project.write("test_suite.py", SUITE + "\n@pytest.mark.xfail" + CALL.format(then="raise"))
-    result = project.gate("-k", "test_uses", engine=SLOWED)
-    result.assert_outcomes(xfailed=1, passed=1, deselected=4)
 
 
 SWALLOWS = SUITE.replace(
