@@ -1,4 +1,8 @@
-"""A project whose suite gates joules, on the stand-in driver: each run is a process of its own, in real time."""
+"""A project whose suite gates joules, on the stand-in driver: each run is a process of its own, in real time.
+
+A window is short and the tolerance wide: on a machine where ten others work, too, joules of 0.25 s are off by 5 %, and
+the tests are about what is done with them.
+"""
 
 import os
 import subprocess
@@ -16,7 +20,7 @@ SETTINGS = """
 [tool.slmperf]
 rounds = 2
 round_s = 0.02
-window_s = 0.15
+window_s = 0.25
 lead_in_s = 0.1
 max_launches = 8
 order_seed = 1
@@ -31,7 +35,7 @@ import pytest
 from pytest_slmperf import StaticBatch, Sweep
 
 METERED = Sweep("metered", StaticBatch(prompt_tokens=8, output_tokens=8), batch_size=[4],
-                gate={"output_throughput": 0.03, "joules_per_output_token": 0.06})
+                gate={"output_throughput": 0.03, "joules_per_output_token": 0.2})
 
 
 @pytest.fixture(scope="module")
