@@ -18,12 +18,14 @@ from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Request, Served
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.shapes import OPT_POSITION_OFFSET, Family, Role, Shape, Tensor, shape_of, tensors
 from pytest_slmperf.engines import weights
+from pytest_slmperf.engines.options import options_of, refuse_unknown
 
 CONVERTED_FILES = ("model.bin", "config.json")
 VOCABULARY_FILES = ("vocabulary.json", "vocabulary.txt")
 ASSUMED_CONTEXT = 2_048
 """Context of a converted model whose config.json says nothing of it, unless the option context_tokens does."""
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "context_tokens")
+DEVICES = ("cpu", "cuda")
 RESOLVED_BY_ENGINE = ("default", "auto")
 """dtypes that name no type: CTranslate2 takes the stored one, or the fastest of the device."""
 
@@ -47,20 +49,6 @@ class Options:
     context_tokens: int | None = None
     """Context of a converted model; its configuration has no place for it."""
 
-    @classmethod
-    def of(cls, spec: EngineSpec) -> "Options":
-        """The options of a spec. Raises EngineUnavailable for one that is unknown or of the wrong type."""
-        known: dict[str, type] = {"device": str, "device_index": int, "flash_attention": bool, "context_tokens": int}
-        for name, value in spec.options.items():
-            if name not in known:
-                raise EngineUnavailable(f"ctranslate2 has no option {name!r}; it knows {', '.join(known)}")
-            if type(value) is not known[name]:
-                raise EngineUnavailable(f"ctranslate2: {name}={value!r} must be of type {known[name].__name__}")
-        options = cls(**spec.options)  # type: ignore[arg-type]  # checked above
-        if options.device not in {"cpu", "cuda"}:
-            raise EngineUnavailable(f"ctranslate2: device={options.device!r}; it knows cpu and cuda")
-        return options
-
 
 def create(spec: EngineSpec) -> "CTranslate2":
     """The engine of a spec, not started. Raises EngineUnavailable for options that it doesn't know."""
@@ -82,7 +70,8 @@ class CTranslate2:
 
     def __init__(self, spec: EngineSpec, *, cache: Path | None = None) -> None:
         self._spec = spec
-        self._options = Options.of(spec)
+        self._options = options_of(Options, spec)
+        refuse_unknown(spec, "device", self._options.device, DEVICES)
         self._cache = cache
         self._generator: Library = None
         self._vocabulary: list[str] = []

@@ -20,6 +20,7 @@ from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Request, Served
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.shapes import Family, Shape, Tensor, shape_of, tensors
 from pytest_slmperf.engines import weights
+from pytest_slmperf.engines.options import options_of, refuse_unknown
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -70,25 +71,6 @@ class Options:
     compile: bool = False
     """Compile the decode step, for each batch size and cache length anew. On a GPU only."""
 
-    @classmethod
-    def of(cls, spec: EngineSpec) -> "Options":
-        """The options of a spec. Raises EngineUnavailable for one that is unknown or of the wrong type or value."""
-        known: dict[str, type] = {"device": str, "device_index": int, "attention": str, "compile": bool}
-        for name, value in spec.options.items():
-            if name not in known:
-                raise EngineUnavailable(f"transformers has no option {name!r}; it knows {', '.join(known)}")
-            if type(value) is not known[name]:
-                raise EngineUnavailable(f"transformers: {name}={value!r} must be of type {known[name].__name__}")
-        options = cls(**spec.options)  # type: ignore[arg-type]  # checked above
-        for name, chosen, values in (
-            ("device", options.device, DEVICES),
-            ("attention", options.attention, ("auto", *ATTENTION)),
-            ("dtype", spec.dtype, DTYPES),
-        ):
-            if chosen not in values:
-                raise EngineUnavailable(f"transformers: {name}={chosen!r}; it knows {', '.join(values)}")
-        return options
-
 
 def create(spec: EngineSpec) -> "Transformers":
     """The engine of a spec, not started. Raises EngineUnavailable for options or a dtype that it doesn't know."""
@@ -115,7 +97,10 @@ class Transformers:
 
     def __init__(self, spec: EngineSpec, *, cache: Path | None = None) -> None:
         self._spec = spec
-        self._options = Options.of(spec)
+        self._options = options_of(Options, spec)
+        refuse_unknown(spec, "device", self._options.device, DEVICES)
+        refuse_unknown(spec, "attention", self._options.attention, ("auto", *ATTENTION))
+        refuse_unknown(spec, "dtype", spec.dtype, DTYPES)
         self._cache = cache
         self._torch: Library = None
         self._transformers: Library = None

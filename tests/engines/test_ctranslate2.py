@@ -5,10 +5,10 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from architectures import ARCHITECTURES, lengths, requests, shrunk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,18 +16,11 @@ from pytest_slmperf.core.engine import EngineSpec, Request
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.memory import MIB, predicted_peak
 from pytest_slmperf.core.shapes import SHAPES, Family
-from pytest_slmperf.core.workload import prompts
 from pytest_slmperf.engines.ctranslate2 import CTranslate2, create, write_model
-
-lengths = st.tuples(st.integers(1, 12), st.integers(1, 9))
 
 
 def of(model="tiny-2x64", **rest):
     return EngineSpec("ctranslate2", str(model), **rest)
-
-
-def requests(*pairs):
-    return prompts(pairs, vocabulary=512, seed=1)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -106,7 +99,7 @@ def test_a_type_that_the_device_lacks_names_those_that_it_has(cache, dtype):
     ("options", "message"),
     [
         ({"devise": "cpu"}, "no option 'devise'; it knows device, device_index, flash_attention, context_tokens"),
-        ({"device": "tpu"}, "device='tpu'; it knows cpu and cuda"),
+        ({"device": "tpu"}, "device='tpu'; it knows cpu, cuda"),
         ({"device_index": "0"}, "device_index='0' must be of type int"),
         ({"flash_attention": 1}, "flash_attention=1 must be of type bool"),
     ],
@@ -233,42 +226,11 @@ def test_a_cut_off_model_is_unavailable(converted):
         CTranslate2(of(converted)).start()
 
 
-def shrunk(name):
-    """The same architecture as a known model's, small enough to run at once."""
-    shape = SHAPES[name]
-    shared = shape.kv_heads < shape.heads
-    return replace(
-        shape,
-        layers=7 if shape.window else 2,
-        hidden=64,
-        heads=4,
-        kv_heads=2 if shared else 4,
-        head_dim=16,
-        ffn=128,
-        vocabulary=512,
-        embedding=32 if shape.embedding else None,
-        window=16 if shape.window else None,
-    )
-
-
-ARCHITECTURES = (
-    "opt-125m",
-    "opt-350m",
-    "smollm2-135m",
-    "smollm2-1.7b",
-    "qwen2.5-0.5b",
-    "qwen3-0.6b",
-    "llama-3.2-1b",
-    "gemma-2-2b",
-    "gemma-3-270m",
-)
-
-
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("stored", ["float32", "float16"])
 def test_each_architecture_of_the_table_runs(tmp_path, name, stored):
     """A small model of each family is written, loaded and served past its window, with unlike lengths in one batch."""
-    write_model(shrunk(name), stored, tmp_path)
+    write_model(shrunk(name, window=16), stored, tmp_path)
     engine = CTranslate2(of(tmp_path))
     engine.start()
     assert engine.serve(requests(*[(40, 30)] * 2), observe=False).output_tokens == (30, 30)
@@ -276,7 +238,7 @@ def test_each_architecture_of_the_table_runs(tmp_path, name, stored):
 
 
 def test_every_family_is_among_the_architectures_that_run():
-    """No family is in the table that the test above doesn't run."""
+    """No family is in the table that the tests of the engines don't run."""
     assert {SHAPES[name].family for name in ARCHITECTURES} == set(Family)
 
 

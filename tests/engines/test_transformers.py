@@ -6,7 +6,6 @@ import resource
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from architectures import ARCHITECTURES, lengths, requests, shrunk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
@@ -21,8 +21,7 @@ from safetensors.numpy import load_file, save_file
 from pytest_slmperf.core.engine import EngineSpec, Request
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.launch import Load, RoundPolicy
-from pytest_slmperf.core.shapes import SHAPES, Family, parameters
-from pytest_slmperf.core.workload import prompts
+from pytest_slmperf.core.shapes import SHAPES, parameters
 from pytest_slmperf.engines.ctranslate2 import CTranslate2, write_model
 from pytest_slmperf.engines.transformers import (
     KERNEL_VARIABLES,
@@ -37,7 +36,6 @@ from pytest_slmperf.run.launch import run_launch
 from pytest_slmperf.testing import conforms
 
 TINY = SHAPES["tiny-2x64"]
-lengths = st.tuples(st.integers(1, 12), st.integers(1, 9))
 
 
 @pytest.fixture(autouse=True)
@@ -60,10 +58,6 @@ def started(*words, **options):
     return engine
 
 
-def requests(*pairs):
-    return prompts(pairs, vocabulary=512, seed=1)
-
-
 @pytest.fixture(scope="module")
 def tiny(cache):
     """A started engine with two layers of 64, for the tests that only serve."""
@@ -84,22 +78,6 @@ def save_own(folder, shape):
     write_weights(shape, "float32", folder)
     configuration(shape, transformers).save_pretrained(folder)
     return folder
-
-
-def shrunk(name):
-    """The same architecture as a known model's, small enough to run at once."""
-    shape = SHAPES[name]
-    return replace(
-        shape,
-        layers=7 if shape.window else 2,
-        hidden=64,
-        heads=4,
-        kv_heads=2 if shape.kv_heads < shape.heads else 4,
-        head_dim=16,
-        ffn=128,
-        vocabulary=512,
-        embedding=32 if shape.embedding else None,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -470,19 +448,6 @@ def test_an_unknown_name_is_answered_with_those_that_are_known():
 # -- models of the table
 
 
-ARCHITECTURES = (
-    "opt-125m",
-    "opt-350m",
-    "smollm2-135m",
-    "smollm2-1.7b",
-    "qwen2.5-0.5b",
-    "qwen3-0.6b",
-    "llama-3.2-1b",
-    "gemma-2-2b",
-    "gemma-3-270m",
-)
-
-
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_each_architecture_computes_what_another_engine_does(tmp_path, cache, name):
     """A small model of each family has the same random weights as in CTranslate2, and gives the same logits."""
@@ -506,17 +471,12 @@ def test_each_architecture_computes_what_another_engine_does(tmp_path, cache, na
 @pytest.mark.parametrize("name", ["opt-350m", "gemma-3-270m"])
 def test_a_static_cache_changes_no_answer(tmp_path, name):
     """Past a sliding window, and with padded prompts, answers are those of a model that keeps no cache."""
-    engine = started(save_own(tmp_path / "model", replace(shrunk(name), window=16 if SHAPES[name].window else None)))
+    engine = started(save_own(tmp_path / "model", shrunk(name, window=16)))
     batch = requests((40, 20), (25, 20), (1, 20))
     cached, ready = answers(engine, batch), engine._ready
     anew = engine._model.generate(ready.prompts, attention_mask=ready.mask, use_cache=False, max_new_tokens=20)
     assert cached == anew[:, 40:].tolist()
     assert len({*cached[0]}) > 5
-
-
-def test_every_family_is_among_the_architectures_that_run():
-    """No family is in the table that the test above doesn't run."""
-    assert {SHAPES[name].family for name in ARCHITECTURES} == set(Family)
 
 
 @pytest.mark.parametrize("name", SHAPES)
