@@ -114,7 +114,7 @@ def test_the_wheel_holds_what_a_user_needs(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     package = {name.removeprefix("pytest_slmperf/") for name in names if name.startswith("pytest_slmperf/")}
-    assert {f"schemas/{name}.json" for name in ("baseline", "comparison", "report")} <= package
+    assert {f"schemas/{name}.json" for name in ("baseline", "comparison", "doctor", "report")} <= package
     assert {"traces/README.md", "traces/azure_llm_2023_conv_excerpt.csv", "py.typed", "suites/__init__.py"} <= package
     assert {f"suites/{path.name}" for path in (ROOT / "suites").glob("test_*.py")} <= package
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)

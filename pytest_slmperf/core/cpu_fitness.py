@@ -1,10 +1,15 @@
 """What is said of a machine's CPU where performance is to be gated on it."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_slmperf.core.diagnosis import Grade, Line
+from pytest_slmperf.core.edges import EnergyTrace, judge_trace
+from pytest_slmperf.core.energy import COVERAGE_FACTOR
 from pytest_slmperf.core.machine import Machine
 
+NS_PER_S = 1e9
 STOLEN = 0.02
 """Share of a core that the hypervisor takes, from which rounds are void."""
 STOLEN_FROM_BOOT = 0.01
@@ -50,6 +55,26 @@ def cpu_lines(machine: Machine, watch: CpuWatch, threads: int) -> tuple[Line, ..
         _load(watch),
         *(Line("guards", Grade.NOT_SEEN, told) for told in watch.blind_to),
     )
+
+
+def packages_line(traces: Sequence[EnergyTrace], missing: str, window_s: float) -> Line:
+    """What is said of the energy counters of the CPU's packages, or why there are none (`missing`)."""
+    topic = "cpu meter"
+    if missing:
+        return Line(topic, Grade.NOT_SEEN, f"{missing}; throughput can be gated without")
+    fault = next(filter(None, map(judge_trace, traces)), None)
+    if fault:
+        return Line(topic, Grade.WARNING, fault.reason, "gate throughput alone here, or update the kernel")
+    widths_ns = sorted(edge.standard_ns for trace in traces for edge in trace.edges)
+    if not widths_ns:
+        return Line(topic, Grade.WARNING, "its energy counters didn't move while they were looked at")
+    edge_ns = widths_ns[len(widths_ns) // 2]
+    error = COVERAGE_FACTOR * math.sqrt(2) * edge_ns / (window_s * NS_PER_S)
+    said = (
+        f"energy counters of {len(traces)} package{'' if len(traces) == 1 else 's'}, and a move is known to "
+        f"{edge_ns / 1e6:.2g} ms: ±{error:.2%} of a window of {window_s:g} s"
+    )
+    return Line(topic, Grade.OK, said, values={"packages": len(traces), "edge_error": error})
 
 
 def _cores(machine: Machine, watch: CpuWatch, threads: int) -> Line:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pytest_slmperf.core.board import BoardRound, BoardState
 from pytest_slmperf.core.board_fitness import BoardWatch, board_lines, no_board
-from pytest_slmperf.core.cpu_fitness import CpuWatch, cpu_lines
+from pytest_slmperf.core.cpu_fitness import CpuWatch, cpu_lines, packages_line
 from pytest_slmperf.core.diagnosis import Diagnosis, Grade, Line, baselines_line, engines_line, noise_line
 from pytest_slmperf.core.edges import EnergyTrace, judge_trace
 from pytest_slmperf.core.engine import EngineSpec
@@ -22,6 +22,7 @@ from pytest_slmperf.core.meter import Meter, MeterFacts, Recording
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.engines import registry
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace, visible_devices
+from pytest_slmperf.meters.rapl import RaplMeter
 from pytest_slmperf.run import fingerprint
 from pytest_slmperf.run.briefing import SIMULATED_ENGINE
 from pytest_slmperf.run.guards import TICK_NS, Witness, blame, command_line, scan, suspects
@@ -33,8 +34,8 @@ from pytest_slmperf.run.settings import Settings
 from pytest_slmperf.run.store import BaselineStore
 
 NS_PER_S = 1e9
-CPU_S, BOARD_S = 1.0, 1.5
-"""How long the CPU is looked at, and then the board."""
+CPU_S, PACKAGES_S, BOARD_S = 1.0, 0.5, 1.5
+"""How long the CPU is looked at, then its energy counters, and then the board."""
 LONGER_S = 5.0
 """How long a counter is looked at that moved too seldom for its period to be known."""
 NAMED = 2
@@ -70,6 +71,7 @@ def diagnose(wanted: Wanted, say: Callable[[str], object]) -> Diagnosis:
     here, settings = fingerprint.probe(), wanted.settings
     say("looking at this machine while it rests, for a few seconds")
     lines = list(cpu_lines(here, watch_cpu(CPU_S), wanted.spec.threads))
+    lines.append(look_at_packages(PACKAGES_S, settings.window_s))
     boards, noise = visible_boards(), Noise()
     watch, missing = look_at_board(boards, BOARD_S)
     if wanted.noise_s:
@@ -112,6 +114,19 @@ def watch_cpu(seconds: float) -> CpuWatch:
         throttled_from_boot=sum(after.throttles.values()) if after.throttles else None,
         blind_to=witness.blind_to,
     )
+
+
+def look_at_packages(seconds: float, window_s: float, *, root: Path = Path("/")) -> Line:
+    """What the energy counters of the CPU's packages do in so many seconds, and what that is worth."""
+    meter = RaplMeter(root=root)
+    try:
+        meter.open()
+    except MeterUnavailable as error:
+        return packages_line((), str(error), window_s)
+    with closing(meter):
+        meter.start()
+        time.sleep(seconds)
+        return packages_line(meter.stop().traces, "", window_s)
 
 
 def visible_boards() -> tuple[int | str, ...]:
@@ -262,7 +277,7 @@ def noise_lines(records: Sequence[CaseRecord], what: str, seconds: float, max_la
         yield Line("rounds", grade, said, "end what disturbs them", {"void": len(voids), "launches": len(records)})
     for name in MEASURED:
         values = [record.values[name] for record in records if name in record.values]
-        if values or name == MEASURED[0]:
+        if values or (name == MEASURED[0] and not voids):
             yield noise_line(metric(name), values, seconds, what, max_launches)
 
 

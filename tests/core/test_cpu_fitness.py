@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_slmperf.core.cpu_fitness import CpuWatch, cpu_lines
+from pytest_slmperf.core.cpu_fitness import CpuWatch, cpu_lines, packages_line
 from pytest_slmperf.core.diagnosis import Grade
+from pytest_slmperf.core.edges import Edge, EnergyTrace, Reading
 from pytest_slmperf.core.machine import Machine
 
 OK, WARNING, BLOCKS, NOT_SEEN = Grade
@@ -85,3 +86,23 @@ def test_what_a_kernel_tells_is_graded(fields, watch, threads, topic, grade, sai
     assert line.grade is grade
     assert said in line.said
     assert bool(line.todo) == (grade in (WARNING, BLOCKS))
+
+
+MS = 1_000_000
+MOVE = Edge(Reading(0, 10_000, 5.0), Reading(MS, MS + 10_000, 5.1))
+
+
+@pytest.mark.parametrize(
+    ("traces", "missing", "grade", "said"),
+    [
+        ([], "no joules of the CPU", NOT_SEEN, "throughput can be gated without"),
+        ([EnergyTrace("CPU-0", "counter", (MOVE,))], "", OK, "of 1 package, and a move is known to 0.29 ms: ±0.03% of"),
+        ([EnergyTrace("CPU-0", "counter")], "", WARNING, "didn't move"),
+        ([EnergyTrace("CPU-0", "counter", (MOVE,), failure="gone")], "", WARNING, "gone"),
+    ],
+)
+def test_the_energy_counters_of_a_cpu_are_graded(traces, missing, grade, said):
+    """Joules of a CPU are a gain where there are some, and nothing blocks where there are none."""
+    line = packages_line(traces, missing, 3.0)
+    assert line.grade is grade
+    assert said in line.said

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,6 +22,7 @@ from pytest_slmperf.run.doctor import (
     Wanted,
     board_is_plugged_in,
     look_at_board,
+    look_at_packages,
     measure_noise,
     noise_lines,
     nothing_installed,
@@ -246,6 +249,31 @@ def test_this_machines_cpu_is_watched_and_a_busy_process_named():
     assert (seen.throttled is None) == (seen.throttled_from_boot is None)
 
 
+def test_the_counters_of_a_cpu_are_looked_at_for_a_moment(tmp_path):
+    """A package whose counter moves is a meter; a machine that shows none has none."""
+    folder = tmp_path / "sys/class/powercap/intel-rapl:0"
+    folder.mkdir(parents=True)
+    for name, content in (("name", "package-0"), ("max_energy_range_uj", "262143328850"), ("energy_uj", "0" * 12)):
+        (folder / name).write_text(content)
+    ended = threading.Event()
+
+    def move():
+        with (folder / "energy_uj").open("r+b", buffering=0) as counter:
+            while not ended.wait(0.002):
+                counter.seek(0)
+                counter.write(f"{time.monotonic_ns() // 100:012d}"[-12:].encode())
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        line = look_at_packages(0.4, WINDOW_S, root=tmp_path)
+    finally:
+        ended.set()
+        mover.join()
+    assert (line.grade, line.values["packages"]) == (OK, 1)
+    assert look_at_packages(0.1, WINDOW_S, root=tmp_path / "nothing").grade is NOT_SEEN
+
+
 # -- at work
 
 
@@ -295,6 +323,7 @@ def test_launches_that_are_void_are_counted_with_their_reason(void, grade):
     assert (rounds.grade, rounds.topic) == (grade, "rounds")
     assert f"{void} of {3 + void} launches of fake tiny were void: round 1 of 4 stayed void" in rounds.said
     assert noise.values["launches"] == 3
+    assert [line.topic for line in noise_lines([spoilt], "fake tiny", 9.0, 16)] == ["rounds"]
 
 
 def test_joules_of_launches_are_in_the_noise_and_show_the_sensor(driver, tmp_path):  # noqa: F811
