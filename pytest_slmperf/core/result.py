@@ -217,7 +217,7 @@ class ModelResult:
     def __iter__(self) -> Iterator[Point]:
         """Its points. Raises NotJudged where every case was skipped: a loop over no point would assert nothing."""
         if self._skipped and not self._cases:
-            raise NotJudged(f"{self._name}: no point of it was measured: {_reasons(self._skipped)}")
+            raise NotJudged(f"{self._name} was not measured: {'; '.join(dict.fromkeys(self._skipped.values()))}")
         return map(self._of.point, self._cases.values())
 
     @property

@@ -492,7 +492,7 @@ def test_a_loop_over_points_of_which_none_was_measured_skips_its_test():
     names = [f"decode/m/batch={size}" for size in SIZES]
     nothing = replace(sweep_outcome(), cases={}, skipped=dict.fromkeys(names, "no room"))
     for points in (Result(nothing), Result(nothing).of("m")):
-        with pytest.raises(NotJudged, match=r"no point of it was measured: .*no room"):
+        with pytest.raises(NotJudged, match="decode/m was not measured: no room"):
             list(points)
     two = sweep_outcome(models=("m", "n"))
     one = replace(
