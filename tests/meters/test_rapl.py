@@ -10,7 +10,11 @@ from powercap import RANGE_UJ, Powercap, Ticking
 
 from pytest_slmperf.core.edges import judge_trace
 from pytest_slmperf.core.errors import MeterUnavailable
+from pytest_slmperf.core.launch import Load
+from pytest_slmperf.core.metrics import BOARD
+from pytest_slmperf.core.protocol import Measured
 from pytest_slmperf.meters.rapl import RaplMeter
+from pytest_slmperf.run.metering import open_rapl
 
 
 @pytest.fixture
@@ -141,3 +145,35 @@ def test_the_power_limit_and_the_time_of_heat_are_told(powercap):
     assert [state.throttled_ns.get("hw_thermal") for state in first] == [7_000_000, None]
     assert [state.utilisation for state in (first[0], second[0])] == [None, pytest.approx(20 / 800)]
     assert {"processes"} == set(second[0].untold)
+
+
+def test_joules_per_token_of_an_engine_on_the_cpu_are_its_packages_over_its_tokens(powercap):
+    """Both sockets are counted, and what else a report needs is said; of an engine elsewhere nothing is."""
+    load = Load("metered/tiny/batch=4", ((8, 8),) * 4, seed=1)
+    with Ticking(powercap, {0: 100, 1: 50}):
+        metering = open_rapl(window_s=0.4, lead_in_s=0.1, root=powercap.root)
+        assert (metering.not_of("cpu"), metering.source.source, metering.source.missing) == ("", "counter", "")
+        assert "the engine ran on cuda, and the meter reads CPU-" in metering.not_of("cuda")
+        idle = metering.idle()
+        with metering.reading() as reading:
+            marks = [served(0.02) for _ in range(metering.batches(0.02))]
+        requests = 4 * len(marks)
+        measured = Measured(marks[0][0], marks[-1][1], requests, 8 * requests, 8 * requests, marks=tuple(marks))
+        seen = reading.of(measured)
+        void, notes = metering.judge(seen, idle, ours=1)
+        told = metering.value(seen, load)
+        metering.close()
+    assert void is None
+    assert any("a package counts the joules of all its cores" in note for note in notes)
+    rate = 8 * requests / (marks[-1][1] - marks[0][0]) * 1e9
+    assert told.values["mean_power_w"] == pytest.approx(150, rel=0.1)
+    assert told.values["joules_per_output_token"] == pytest.approx(150 / rate, rel=0.1)
+    assert {facts.power_limit_w for facts in told.boards.values()} == {205}
+    assert set(told.unmeasured) == set(BOARD)
+
+
+def served(seconds):
+    """Begin and end of a batch that follows the last one at once."""
+    began_ns = time.monotonic_ns()
+    time.sleep(seconds)
+    return began_ns, time.monotonic_ns()
