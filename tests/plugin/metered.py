@@ -35,7 +35,7 @@ import pytest
 from pytest_slmperf import StaticBatch, Sweep
 
 METERED = Sweep("metered", StaticBatch(prompt_tokens=8, output_tokens=8), batch_size=[4],
-                gate={"output_throughput": 0.03, "joules_per_output_token": 0.2})
+                gate={"output_throughput": 0.03, "joules_per_output_token": 0.15})
 
 
 @pytest.fixture(scope="module")
