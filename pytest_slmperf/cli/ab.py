@@ -80,7 +80,9 @@ def _run(given: argparse.Namespace) -> int:
     common = EngineSpec(name, given.model, settings.dtype, settings.threads, options)
     baseline, candidate = _arm("A", given.a, common), _arm("B", given.b, common)
     wanted = Options(
-        engine=candidate.engine or baseline.engine or None, budget_s=given.budget * 60 if given.budget else None
+        engine=candidate.engine or baseline.engine or None,
+        engine_options=candidate.options,
+        budget_s=given.budget * 60 if given.budget else None,
     )
     sweep = Sweep(
         "ab",

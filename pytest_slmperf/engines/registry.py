@@ -23,12 +23,14 @@ class BuiltIn:
     """`module:attribute` of its factory."""
     needs: tuple[str, ...] = ()
     """Modules without which it cannot start; the extra of this package that installs them has the engine's name."""
+    device: str = "cpu"
+    """Where it runs unless its options say otherwise: see `default_device`."""
 
 
 BUILT_IN = {
     "ctranslate2": BuiltIn("pytest_slmperf.engines.ctranslate2:create", needs=("ctranslate2",)),
-    "transformers": BuiltIn("pytest_slmperf.engines.transformers:create", needs=("torch", "transformers")),
-    "fake": BuiltIn("pytest_slmperf.engines.fake:create"),
+    "transformers": BuiltIn("pytest_slmperf.engines.transformers:create", ("torch", "transformers"), device="auto"),
+    "fake": BuiltIn("pytest_slmperf.engines.fake:create", device="simulated"),
 }
 REAL = ("ctranslate2", "transformers")
 """Built-in engines that do the work they are timed for, best first."""
@@ -57,6 +59,20 @@ def create(spec: EngineSpec) -> Engine:
     if spec.planted_loss:
         return Slowed(engine, spec.planted_loss)
     return engine
+
+
+def default_device(name: str) -> str:
+    """Where an engine runs unless its options say otherwise: `cpu`, `cuda`, `simulated`, or `auto` (on a GPU if any).
+
+    An engine of another package says so in the attribute `device` of its factory; one that says nothing, or can't be
+    imported here, is taken to run on the CPU. What it says when it has started is what counts.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name].device
+    try:
+        return str(getattr(_factory(name), "device", "cpu"))
+    except EngineUnavailable:
+        return "cpu"
 
 
 def available() -> tuple[Availability, ...]:

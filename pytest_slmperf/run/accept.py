@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.diff import Diff
 from pytest_slmperf.core.errors import BaselineError, UsageError
-from pytest_slmperf.core.machine import SIMULATED, Machine
+from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
 from pytest_slmperf.core.revision import LEAST_LAUNCHES, Recording
 from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
 from pytest_slmperf.run.store import BaselineStore
-
-KNOWN_DEVICES = ("cpu", SIMULATED)
-"""Of others this version doesn't know the driver, the clocks and the power limit that a baseline would hold for."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ def accept(
     refused: list[str] = []
     for sweep in sweeps:
         for case in (case for case in sweep.cases.values() if sweep.asked and (not only or case.case in only)):
-            unfit = _unfit(case, sweep)
+            unfit = _unfit(case, sweep, machine)
             if unfit:
                 refused.append(f"{case.case}: {unfit}")
                 continue
@@ -80,21 +77,29 @@ def refuse_part(run: RunOutcome) -> None:
         )
 
 
-def _unfit(case: CaseOutcome, sweep: SweepOutcome) -> str | None:
+def _unfit(case: CaseOutcome, sweep: SweepOutcome, machine: Machine) -> str | None:
     """Why no metric of a case can be recorded, or None."""
     key = case.measurement.key
     made_by = (key.get("engine"), case.coordinates.get("model"))
     planted = [spec.planted_loss for spec in sweep.specs if (spec.engine, spec.model_name) == made_by]
     if any(planted):
         return f"measured with a planted loss of {max(planted):.0%}, not to be recorded"
-    if key.get("device") not in KNOWN_DEVICES:
-        return unknown_device(key)
+    if elsewhere := on_another_device(key, machine):
+        return elsewhere
     return f"void: {case.measurement.void}" if case.measurement.void else None
 
 
-def unknown_device(key: Mapping[str, object]) -> str:
-    """Why nothing can be stored for what was measured on a device that isn't one of KNOWN_DEVICES."""
-    return f"this version knows nothing of the device {key.get('device')} that a stored baseline could hold for"
+def on_another_device(key: Mapping[str, object], machine: Machine) -> str | None:
+    """Why what was measured with this key is none of the machine's, and so neither stored nor compared, or None."""
+    device = key.get("device")
+    if machine.runs(device):
+        return None
+    if str(device).partition(":")[0] in ("cpu", "cuda"):
+        return (
+            f"the engine ran on {device}, and was taken for one on {machine.device}: say where it runs, "
+            f"--slmperf-engine={key.get('engine')}:device={device}"
+        )
+    return f"this version knows nothing of the device {device} that a stored baseline could hold for"
 
 
 def settled_tolerance(case: CaseOutcome, name: str, asked: float, terms: Terms) -> float | str:

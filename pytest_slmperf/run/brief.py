@@ -100,6 +100,8 @@ class Surroundings:
     fits: Callable[[Sweep, Case, EngineSpec], str | None]
     """Why the case can't be measured on this machine, or None. Asked before the engine is started."""
     progress: Watcher
+    unfit: Callable[[Mapping[str, object]], str | None] = lambda _: None
+    """Why nothing can be stored under this key on this machine, or None."""
     unmetered: Mapping[str, str] = field(default_factory=dict)
     """Metrics that no meter tells here, each with the reason, where that skips their tests and isn't red."""
     pause: Callable[[float], None] = time.sleep

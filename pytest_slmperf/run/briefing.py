@@ -13,8 +13,10 @@ from pytest_slmperf.core.launch import LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.machine import SIMULATED, Machine
 from pytest_slmperf.core.sweep import Case, Sweep
 from pytest_slmperf.engines.lengths import draw_lengths
-from pytest_slmperf.run import fitting, launch, pinning
+from pytest_slmperf.run import fitting, launch
+from pytest_slmperf.run.accept import on_another_device
 from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
+from pytest_slmperf.run.devices import Device, HeldDevices, device_of
 from pytest_slmperf.run.metering import Metering
 from pytest_slmperf.run.options import Options
 from pytest_slmperf.run.pace import Pace
@@ -23,7 +25,6 @@ from pytest_slmperf.run.settings import Settings
 
 SIMULATED_ENGINE = "fake"
 """It does no work, so it takes no device from anybody, and is stored under a machine of its own."""
-
 LEAST_OBSERVED = 2
 """Requests that a launch observes where only medians are wanted, so that none rests on a single request."""
 
@@ -89,6 +90,8 @@ class Bench:
     find: Callable[[str, Mapping[str, object]], Reference]
     """(case, key) → what is stored for it."""
     progress: Progress
+    device: Device
+    held: HeldDevices
     pace: Pace = field(default_factory=Pace)
 
     def surroundings(self, sweep: Sweep, metering: Metering | None = None) -> Surroundings:
@@ -104,7 +107,7 @@ class Bench:
                 policy,
                 arm=arm,
                 index=index,
-                cores=None if spec.engine == SIMULATED_ENGINE else pinning.choose_cores(spec.threads),
+                cores=self.held.cores(spec),
                 quantiles=sweep.quantiles,
                 progress=self.progress.round,
                 energy=energy,
@@ -113,25 +116,42 @@ class Bench:
             self._refuse_other_device(record)
             return record
 
-        return Surroundings(launch=start, stored=self.find, loads=load_of, fits=self._unfit, progress=self.progress)
+        return Surroundings(
+            launch=start,
+            stored=self.find,
+            loads=load_of,
+            fits=self._too_large,
+            progress=self.progress,
+            unfit=lambda key: on_another_device(key, self.machine),
+        )
 
-    def refuse_others(self, specs: Iterable[EngineSpec], default: str) -> None:
-        """Raises UsageError for engines that don't run on this machine: the simulated one is a machine of its own."""
-        if {spec.engine == SIMULATED_ENGINE for spec in specs} != {self.machine.simulated}:
-            raise UsageError(
-                "one run measures real engines or the simulated one, not both: their samples belong to different "
-                f"machines; choose with --slmperf-engine (now {default!r})"
-            )
+    def refuse_others(self, specs: Iterable[EngineSpec], default: str, *, side_by_side: bool) -> None:
+        """Raises UsageError for engines that don't run where this run measures; two that are compared side by side may
+        have a device each, but a simulated one is a machine of its own.
+        """
+        for spec in specs:
+            there = device_of(spec.engine, spec.options)
+            if (there.kind == SIMULATED) is not (self.device.kind == SIMULATED):
+                raise UsageError(
+                    "one run measures real engines or the simulated one, not both: their samples belong to different "
+                    f"machines; choose with --slmperf-engine (now {default!r})"
+                )
+            if there != self.device and not side_by_side:
+                raise UsageError(
+                    f"one run measures on one device: this one on {self.device}, {self.machine.device}, and "
+                    f"{spec.engine} ({spec.model_name}) is to run on {there}; say where all of them run, as in "
+                    f"--slmperf-engine={spec.engine}:device=cuda"
+                )
 
     def _refuse_other_device(self, record: LaunchRecord) -> None:
-        if (record.facts.device == SIMULATED) is not self.machine.simulated:
+        if (record.facts.device == SIMULATED) is not (self.device.kind == SIMULATED):
             raise UsageError(
                 f"{record.spec.engine} says that it runs on {record.facts.device}, and this run measures on "
                 f"{self.machine.device}: its samples belong to another machine"
             )
 
-    def _unfit(self, sweep: Sweep, case: Case, spec: EngineSpec) -> str | None:
-        memory_gib = self.machine.fields.get("memory_gib")
+    def _too_large(self, sweep: Sweep, case: Case, spec: EngineSpec) -> str | None:
+        memory_gib = self.machine.fields.get("gpu_memory_gib" if self.machine.kind == "cuda" else "memory_gib")
         total = float(memory_gib) * 2**30 if isinstance(memory_gib, (int, float)) else math.inf
         return fitting.too_large(sweep.workload, case, spec, memory_bytes=total)
 

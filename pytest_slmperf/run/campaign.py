@@ -21,11 +21,12 @@ from pytest_slmperf.core.sample import BadSample, Measurement, Sample
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Sweep
 from pytest_slmperf.core.verdict import Status, Verdict
 from pytest_slmperf.engines.lengths import workload_key
-from pytest_slmperf.run.accept import KNOWN_DEVICES, unknown_device
 from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
 from pytest_slmperf.run.ongoing import OngoingCase
 from pytest_slmperf.run.plan import first_launches
 
+BOARD_OPTIONS = ("device_index",)
+"""Options that say which of several boards: the machine knows which it is, and any board of a model is as fast."""
 METHOD = 1
 """How values are measured. Counted up where a change makes old samples incomparable with new ones."""
 _NOT_HERE = "where it can't be measured, [[tool.slmperf.machine]] may leave it out of the sweep's gate"
@@ -46,7 +47,7 @@ def case_key(sweep: Sweep, record: LaunchRecord) -> dict[str, object]:
         "dtype": facts.dtype,
         "threads": spec.threads,
         "method": METHOD,
-        **{f"option.{name}": value for name, value in spec.options.items()},
+        **{f"option.{name}": value for name, value in spec.options.items() if name not in BOARD_OPTIONS},
         **{f"setting.{name}": value for name, value in facts.settings.items()},
         **({"planted_loss": spec.planted_loss} if spec.planted_loss else {}),
         **workload_key(sweep.workload),
@@ -167,8 +168,8 @@ class Campaign:
             return
         records = {arm: self._launch(arm, spec, ()) for arm, spec in configuration.arms}
         keys = {arm: case_key(self._brief.sweep, record) for arm, record in records.items()}
-        if self._brief.mode == "accept" and keys["candidate"]["device"] not in KNOWN_DEVICES:
-            raise UsageError(f"nothing can be recorded: {unknown_device(keys['candidate'])}")
+        if self._brief.mode == "accept" and (why := self._around.unfit(keys["candidate"])):
+            raise UsageError(f"nothing can be recorded: {why}")
         if self._brief.design == "stored":
             find = self._around.stored
             self._skipped_stored.extend(name for name in unfit if find(name, keys["candidate"]).measurement)

@@ -1,7 +1,7 @@
-"""What this machine is, what is installed on it, and which commit is checked out.
+"""What this machine is, and which commit is checked out.
 
-Facts come from /proc and /sys, which tests give as recorded trees. No host name and no user name is read: a baseline is
-committed, and machines are called after people.
+Facts come from /proc and /sys, which tests give as recorded trees, from a GPU's driver, and from the environment. No
+host name, no user name and no secret is kept: a baseline is committed, and machines are called after people.
 """
 
 import platform
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pytest_slmperf.core.machine import SIMULATED, Machine, Scalar
+from pytest_slmperf.meters.boards import Board
 
 GIT_LIMIT_S = 10.0
 
@@ -38,6 +39,25 @@ _HYPERVISORS = (  # what the firmware's vendor or product name says
 )
 
 _CONTAINERS = (("kubepods", "kubernetes"), ("docker", "docker"), ("containerd", "containerd"), ("lxc", "lxc"))
+
+_PREFIXES = (
+    *("CT2_", "CUBLAS_", "CUDA_", "CUDNN_", "NCCL_", "PYTORCH_", "TORCH", "VLLM_"),
+    *("KMP_", "MKL_", "OMP_", "OPENBLAS_"),
+)
+"""Of environment variables that engines and their libraries read."""
+_SAID_ELSEWHERE = frozenset(
+    {
+        "CUDA_VISIBLE_DEVICES",  # the board is in the fingerprint
+        "MKL_NUM_THREADS",  # set anew for each launch: the threads are in the key
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+    }
+)
+_SECRET = ("AUTH", "CREDENTIAL", "KEY", "PASSW", "SECRET", "TOKEN")
+"""In the name of a variable whose value is nobody's business."""
+_WHO = frozenset({"HOST", "HOSTNAME", "IP", "PORT", "USER"})
+"""A word in the name of one that names a machine or a person."""
+_LONGEST = 100
 
 
 def probe(root: Path = Path("/")) -> Machine:
@@ -72,6 +92,30 @@ def probe(root: Path = Path("/")) -> Machine:
 def simulated() -> Machine:
     """The machine of the fake engine: the same everywhere, and comparable with no real one."""
     return Machine(SIMULATED, SIMULATED)
+
+
+def with_board(host: Machine, board: Board) -> Machine:
+    """The machine of an engine on this GPU. What the host is goes along, and is worth a note."""
+    name = f"{SIMULATED} {board.name}" if board.simulated else board.name
+    return Machine(name, board.driver, {**host.fields, "cpu": host.device, **board.fields})
+
+
+def with_variables(machine: Machine, environ: Mapping[str, str]) -> Machine:
+    """The machine with the variables that engines and their libraries read, as `env.NAME`.
+
+    Left out are names that speak of secrets, hosts and people, and values that are paths or addresses: they lead to a
+    person's folder or a machine, and a measurement doesn't depend on where something lies.
+    """
+    found = {f"env.{name}": value for name, value in sorted(environ.items()) if _recordable(name, value)}
+    return Machine(machine.device, machine.driver, {**machine.fields, **found})
+
+
+def _recordable(name: str, value: str) -> bool:
+    if not name.startswith(_PREFIXES) or name in _SAID_ELSEWHERE:
+        return False
+    if any(word in name.upper() for word in _SECRET) or _WHO & {*name.upper().split("_")}:
+        return False
+    return len(value) <= _LONGEST and value.isprintable() and not set(value) & set("/\\@")
 
 
 def commit(folder: Path = Path()) -> str | None:

@@ -24,7 +24,7 @@ from pytest_slmperf.run.accept import Terms
 from pytest_slmperf.run.brief import Configuration
 from pytest_slmperf.run.campaign import Campaign
 from pytest_slmperf.run.coverage import Coverage, Measured
-from pytest_slmperf.run.lock import device_lock
+from pytest_slmperf.run.devices import HeldDevices, device_of, machine_of
 from pytest_slmperf.run.metering import Metering, open_nvml, open_rapl
 from pytest_slmperf.run.options import PYTHON, Options, planted_loss
 from pytest_slmperf.run.stored import StoredCases
@@ -65,7 +65,6 @@ class Measuring:
         self._claims: dict[Verdict, None] = {}
         self._coverage = Coverage()
         self._held = ExitStack()
-        self._locked: set[str] = set()
         self._problems: list[str] = []
         self._remarks: list[str] = []
         self._began = time.monotonic()
@@ -75,16 +74,17 @@ class Measuring:
         self._other_python = against.value if against and against.field == PYTHON else None
         self.default_engine = options.engine or settings.engine or registry.best()
         _check_engine(self.default_engine)
-        self._machine = (
-            fingerprint.simulated() if self.default_engine == briefing.SIMULATED_ENGINE else fingerprint.probe()
-        )
+        self._device = device_of(self.default_engine, options.engine_options)
+        self._machine = machine_of(self._device)
+        self._devices = HeldDevices(wait_s=settings.lock_wait_s, say=progress.remark)
+        self._held.callback(self._devices.close)
         self._stored = StoredCases(
             options.baselines or root / settings.baselines,
             self._machine,
             None if self._other_python else against,
             record=options.record,
         )
-        self._bench = briefing.Bench(self._machine, self._stored.find, progress)
+        self._bench = briefing.Bench(self._machine, self._stored.find, progress, self._device, self._devices)
 
     def __repr__(self) -> str:
         return f"<slmperf on {self._machine.device}>"
@@ -223,8 +223,8 @@ class Measuring:
         self._refuse_planted(specs)
         cases = here.cases(spec.model_name for spec in specs)
         self._coverage.refuse_same_names(sweep, cases)
-        self._bench.refuse_others(specs, self.default_engine)
-        self._hold_device()
+        self._bench.refuse_others(specs, self.default_engine, side_by_side=bool(configurations))
+        self._hold_devices(here, specs)
         configurations = configurations or briefing.configurations(
             here, specs, lambda case: self._coverage.wants(sweep, case), other_python=self._other_python
         )
@@ -263,8 +263,11 @@ class Measuring:
     @cached_property
     def _metering(self) -> Metering:
         """Opened once, and kept to the end of the run: a driver that nobody uses may unload."""
-        meter = open_rapl if self._machine.kind == "cpu" else open_nvml
-        metering = meter(window_s=self.settings.window_s, lead_in_s=self.settings.lead_in_s)
+        window_s, lead_in_s = self.settings.window_s, self.settings.lead_in_s
+        if self._machine.kind == "cpu":
+            metering = open_rapl(window_s=window_s, lead_in_s=lead_in_s)
+        else:
+            metering = open_nvml(window_s=window_s, lead_in_s=lead_in_s, index=self._device.index)
         self._held.callback(metering.close)
         return metering
 
@@ -301,11 +304,15 @@ class Measuring:
                 "gate={…} on this machine"
             )
 
-    def _hold_device(self) -> None:
-        """One job measures on a device at a time. The lock is held to the end of the run; a crash releases it."""
-        if not self._machine.simulated and "cpu" not in self._locked:
-            self._held.enter_context(device_lock("cpu", wait_s=self.settings.lock_wait_s, say=self._progress.remark))
-            self._locked.add("cpu")
+    def _hold_devices(self, here: Sweep, specs: Iterable[EngineSpec]) -> None:
+        """One job measures on a device at a time. Raises UsageError for joules of two devices, side by side."""
+        devices = {device_of(spec.engine, spec.options) for spec in specs}
+        if len(devices) > 1 and here.metered:
+            raise UsageError(
+                f"{', '.join(here.metered)} of {' and '.join(sorted(map(str, devices)))} can't be compared: the power "
+                "sensors of two boards differ by up to 5 %"
+            )
+        self._devices.hold(devices)
 
     # -- what the plugin calls
 
@@ -340,7 +347,7 @@ class Measuring:
             arms=2 if self._other_python else 1,
             settings=self.settings,
             max_launches=briefing.most_launches(self.options, self.settings),
-            simulated=self._machine.simulated,
+            simulated=self._machine.kind == "simulated",
         )
         lines = []
         for sweep in self._coverage.selected:

@@ -27,7 +27,7 @@ NS_PER_S = 1e9
 UPDATE_S = 0.1
 """Of an energy counter on most boards, until the meter has seen it."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-METERED_DEVICES = ("cuda", "cuda:0", "simulated")
+METERED_DEVICES = ("cuda", "simulated")
 """Where an engine draws its power from the boards that are read; the simulated one says so to a stand-in driver."""
 POWER_MEAN_S = 1.0
 """A power reading is a mean of so long: after a shorter lead-in it tells nothing of the window alone."""
@@ -114,7 +114,7 @@ class Metering:
 
     def not_of(self, device: str) -> str:
         """Why an engine on this device has no joules here, or an empty text."""
-        if not self.missing and device not in self._devices:
+        if not self.missing and device.partition(":")[0] not in self._devices:
             return f"the engine ran on {device}, and the meter reads {', '.join(self._facts.boards)}"
         return self.missing
 
@@ -234,10 +234,10 @@ class BoardsRound:
         return (*filter(None, faults), *judge_board(board, stated=stated, ours={ours}))
 
 
-def open_nvml(*, window_s: float, lead_in_s: float) -> Metering:
-    """The board that an engine takes by default: the first that CUDA may see."""
+def open_nvml(*, window_s: float, lead_in_s: float, index: int = 0) -> Metering:
+    """The board that an engine takes with this `device_index`: by default the first that CUDA may see."""
     visible = os.environ.get(VISIBLE)
-    boards = (0,) if visible is None else visible_devices(visible)[:1]
+    boards = (index,) if visible is None else visible_devices(visible)[index : index + 1]
     meter = NvmlMeter(boards, pace=pace_for(window_s)) if boards else None
     return Metering(meter, window_s=window_s, lead_in_s=lead_in_s)
 

@@ -12,18 +12,26 @@ _THREADS = Path("/proc/self/task")
 
 
 def choose_cores(threads: int) -> tuple[int, ...]:
-    """One core for each thread, from those that this process may use: the last ones, as interrupts prefer the first.
+    """One core for each thread, the first of the ranked.
 
-    Two hardware threads of one core share its units, so a second one is taken only when no core is left untouched.
     Raises UsageError where there are fewer cores than threads.
     """
-    allowed = sorted(os.sched_getaffinity(0), reverse=True)
+    allowed = os.sched_getaffinity(0)
     if threads > len(allowed):
         raise UsageError(
             f"{threads} threads on {len(allowed)} core{'s' if len(allowed) > 1 else ''} would wait for each other, "
             f"and the scheduler would be measured: set threads to {len(allowed)} or less"
         )
-    return tuple(sorted(spread(allowed, siblings={core: hardware_threads(core) for core in allowed})[:threads]))
+    return tuple(sorted(ranked_cores()[:threads]))
+
+
+def ranked_cores() -> list[int]:
+    """The cores that this process may use, best first: the last ones, as interrupts prefer the first.
+
+    Two hardware threads of one core share its units, so a second one comes only when no core is left untouched.
+    """
+    allowed = sorted(os.sched_getaffinity(0), reverse=True)
+    return spread(allowed, siblings={core: hardware_threads(core) for core in allowed})
 
 
 def spread(cores: Collection[int], siblings: dict[int, frozenset[int]]) -> list[int]:

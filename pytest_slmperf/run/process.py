@@ -271,6 +271,8 @@ def _environment(spec: EngineSpec, launch: str) -> dict[str, str]:
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
+        # CUDA's own order puts the fastest board first; so its numbers are those of the driver, and of the meter.
+        "CUDA_DEVICE_ORDER": os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
         LAUNCH_VARIABLE: launch,
     }
 

@@ -10,7 +10,7 @@ from pytest_slmperf.core.lookup import Against, Comparable, Incomparable, lookup
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.outcome import SweepOutcome
 from pytest_slmperf.core.verdict import Status
-from pytest_slmperf.run.accept import KNOWN_DEVICES, Terms, accept, unknown_device
+from pytest_slmperf.run.accept import Terms, accept, on_another_device
 from pytest_slmperf.run.brief import Reference
 from pytest_slmperf.run.store import BaselineStore, read_baseline
 
@@ -30,8 +30,8 @@ class StoredCases:
     def find(self, case: str, key: Mapping[str, object]) -> Reference:
         """What a case is compared with, or why there is nothing. Raises BaselineError for a file that can't be read."""
         suite, engine = case.partition("/")[0], str(key["engine"])
-        if key["device"] not in KNOWN_DEVICES:
-            return Reference(status=Status.INCOMPARABLE, reason=unknown_device(key), way_out=AB)
+        if elsewhere := on_another_device(key, self._machine):
+            return Reference(status=Status.INCOMPARABLE, reason=elsewhere, way_out=AB)
         found = lookup(self._file(suite, engine), case, key, self._machine, self._against)
         if isinstance(found, Comparable):
             return Reference(found.measurement, found.tolerances, found.point.versions, notes=found.notes)

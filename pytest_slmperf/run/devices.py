@@ -1,0 +1,138 @@
+"""Which device an engine takes, what machine that makes this one, and holding it while it is measured on."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import DeviceBusy, EngineUnavailable, MeterUnavailable, UsageError
+from pytest_slmperf.core.machine import SIMULATED, Machine
+from pytest_slmperf.engines import registry
+from pytest_slmperf.meters import boards
+from pytest_slmperf.meters.nvml import visible_devices
+from pytest_slmperf.run import fingerprint, pinning
+from pytest_slmperf.run.lock import device_lock
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+ORDER = "CUDA_DEVICE_ORDER"
+HOST = "cpu"
+"""The lock of all cores: see `pytest_slmperf.run.lock`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where an engine runs."""
+
+    kind: str
+    """As it calls it: `cpu`, `cuda`, `simulated`, or what this package doesn't know."""
+    index: int = 0
+    """Among the GPUs that it may see."""
+
+    def __str__(self) -> str:
+        return f"GPU {self.index}" if self.kind == "cuda" else self.kind
+
+    @property
+    def board(self) -> int | str:
+        """The GPU's number or UUID, as its driver knows it. Raises UsageError for one that the engine may not see."""
+        seen = _visible()
+        if seen is None:
+            return self.index
+        if self.index >= len(seen):
+            raise UsageError(f"there is no GPU {self.index}: {VISIBLE}={os.environ[VISIBLE]} shows {len(seen)}")
+        return seen[self.index]
+
+
+def device_of(engine: str, options: Mapping[str, object]) -> Device:
+    """Where an engine with these options runs: its `device` (`cuda`, `cuda:1`, `auto`) and `device_index`, or else what
+    it runs on by default.
+    """
+    asked = str(options.get("device", registry.default_device(engine)))
+    kind, _, number = asked.partition(":")
+    index = int(number) if number.isdecimal() else options.get("device_index", 0)
+    if kind == "auto":
+        kind = "cuda" if _visible() != () and boards.count() else "cpu"
+    if kind != "cuda":
+        return Device(kind)
+    return Device(kind, index if isinstance(index, int) and index >= 0 else 0)
+
+
+def _visible() -> tuple[int | str, ...] | None:
+    """The boards that this process and its children may see, or None where that is all of them."""
+    visible = os.environ.get(VISIBLE)
+    return None if visible is None else visible_devices(visible)
+
+
+def machine_of(device: Device) -> Machine:
+    """This machine, for engines on the device. Raises EngineUnavailable for a GPU of which nothing can be known."""
+    if device.kind == SIMULATED:
+        return fingerprint.simulated()
+    host = fingerprint.with_variables(fingerprint.probe(), os.environ)
+    return fingerprint.with_board(host, _described(device)) if device.kind == "cuda" else host
+
+
+def _described(device: Device) -> boards.Board:
+    try:
+        return boards.describe(device.board, order=os.environ.get(ORDER))
+    except MeterUnavailable as error:
+        raise EngineUnavailable(
+            f"the engine is to run on a GPU (cuda), and what it is can't be found out: {error}"
+        ) from error
+
+
+class HeldDevices:
+    """The devices that a run measures on, held from its first launch to its end; a crash gives them back."""
+
+    def __init__(self, *, wait_s: float, say: Callable[[str], object]) -> None:
+        """`say` is told who has a device that is waited for."""
+        self._wait_s = wait_s
+        self._say = say
+        self._held = ExitStack()
+        self._locked: set[str] = set()
+        self._cores: list[int] = []
+
+    def hold(self, devices: Iterable[Device]) -> None:
+        """Hold these, too. Raises DeviceBusy, naming who has one of them for too long."""
+        real = {device for device in devices if device.kind != SIMULATED}
+        gpus = {device for device in real if device.kind == "cuda"}
+        if real and HOST not in self._locked:
+            self._lock(HOST, shared=gpus == real)
+        for uuid in sorted(
+            {_described(device).uuid for device in gpus}
+        ):  # in one order, or two runs wait for each other
+            if uuid not in self._locked:
+                self._lock(uuid)
+
+    def _lock(self, name: str, *, shared: bool = False) -> None:
+        self._held.enter_context(device_lock(name, wait_s=self._wait_s, shared=shared, say=self._say))
+        self._locked.add(name)
+
+    def cores(self, spec: EngineSpec) -> tuple[int, ...] | None:
+        """The cores that an engine is pinned to, None for one whose time is simulated.
+
+        Beside other jobs on GPUs, they are cores that none of those has. Raises UsageError for more threads than cores,
+        and DeviceBusy for more than are left.
+        """
+        device = device_of(spec.engine, spec.options)
+        if device.kind == SIMULATED:
+            return None
+        chosen = pinning.choose_cores(spec.threads)
+        if device.kind != "cuda":
+            return chosen
+        for core in pinning.ranked_cores():
+            if len(self._cores) >= spec.threads:
+                break
+            if core not in self._cores:
+                with suppress(DeviceBusy):
+                    self._held.enter_context(device_lock(f"core {core}", wait_s=0, say=lambda _: None))
+                    self._cores.append(core)
+        if len(self._cores) < spec.threads:
+            raise DeviceBusy(
+                f"{spec.engine} needs {spec.threads} cores, and jobs on other GPUs of this machine leave "
+                f"{len(self._cores)}: lower threads, or wait for them"
+            )
+        return tuple(sorted(self._cores[: spec.threads]))
+
+    def close(self) -> None:
+        """Give them back."""
+        self._held.close()

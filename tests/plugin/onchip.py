@@ -1,0 +1,109 @@
+"""A project whose engine runs on a GPU, of which the stand-in driver tells: each run is a process of its own."""
+
+import os
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import nvml_standin
+from projects import Project
+
+ENGINE = "onchip:noise=0.002,launch_noise=0.002,seed=1"
+BASELINE = "baselines/simulated-nvidia-h100-80gb-hbm3/580.65.06/onchip-decode.json"
+OTHER_BOARD = "uuid GPU-11111111-0000-4000-8000-000000000000"
+
+SETTINGS = """
+[tool.slmperf]
+rounds = 2
+max_launches = 8
+order_seed = 1
+
+[[tool.slmperf.machine]]
+when = { device = "nvidia" }
+sweep.decode = { batch_size = [4] }
+
+[tool.pytest.ini_options]
+filterwarnings = ["error"]
+"""
+
+SUITE = """
+import pytest
+
+from pytest_slmperf import StaticBatch, Sweep
+
+DECODE = Sweep("decode", StaticBatch(prompt_tokens=16, output_tokens=16), batch_size=[1, 16],
+               gate={"output_throughput": 0.05})
+
+
+@pytest.fixture(scope="module")
+def decode(slmperf, slm_engine):
+    return slmperf.measure(DECODE, slm_engine("opt-125m"))
+
+
+@DECODE.each
+def test_throughput(decode, batch_size):
+    point = decode[batch_size]
+    assert point.output_throughput >= point.baseline.output_throughput
+"""
+
+PACKAGE = '''
+"""An engine of another package that says it runs on a GPU. Its times are the fake engine's."""
+
+from dataclasses import replace
+
+from pytest_slmperf.engines import fake
+
+
+class OnChip:
+    def __init__(self, spec):
+        own = {name: value for name, value in spec.options.items() if name not in ("device", "device_index")}
+        self._engine = fake.create(replace(spec, options=own))
+        self.serve, self.stop = self._engine.serve, self._engine.stop
+
+    def start(self):
+        return replace(self._engine.start(), device="cuda")
+
+
+def create(spec):
+    return OnChip(spec)
+
+
+create.device = "cuda"
+'''
+
+
+class OnChipProject(Project):
+    """A folder with that suite, and the engine's package."""
+
+    def __init__(self, path: Path, package: str = PACKAGE) -> None:
+        super().__init__(path)
+        self.write("pyproject.toml", SETTINGS)
+        self.write("test_suite.py", SUITE)
+        self.write("packages/onchip_engine.py", package)
+        self.write("packages/onchip-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: onchip\nVersion: 1\n")
+        self.write("packages/onchip-1.dist-info/entry_points.txt", "[slmperf.engines]\nonchip = onchip_engine:create\n")
+
+    def run(
+        self,
+        *args: str,
+        scenario: Iterable[str] = (),
+        engine: str = ENGINE,
+        environment: Mapping[str, str] | None = None,
+    ) -> str:
+        """What `pytest --slmperf` says; the last line is its exit code."""
+        driver = nvml_standin.environment(nvml_standin.write_scenario(self.path / "scenario", scenario))
+        ours = {
+            "PYTHONPATH": str(self.path / "packages"),
+            "CUDA_MPS_PIPE_DIRECTORY": str(self.path / "pipes"),  # whatever daemon this machine has
+            "COLUMNS": "200",
+        }
+        done = subprocess.run(
+            self.command(*args, engine=engine),
+            cwd=self.path,
+            env={**os.environ, **driver, **ours, **(environment or {})},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return f"{done.stdout}{done.stderr}\nexit code {done.returncode}"

@@ -1,0 +1,106 @@
+"""Recording and gating an engine on a GPU, as whole runs on the stand-in driver."""
+
+import json
+import shutil
+from pathlib import Path
+
+import nvml_standin
+import pytest
+from onchip import BASELINE, ENGINE, OTHER_BOARD, PACKAGE, OnChipProject
+
+pytest.importorskip("pynvml")
+CASE = "decode/opt-125m/batch=4"
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a baseline, recorded once."""
+    try:
+        nvml_standin.library()
+    except nvml_standin.NoCompiler as error:
+        pytest.skip(str(error))
+    project = OnChipProject(tmp_path_factory.mktemp("onchip"))
+    said = project.run(
+        "--slmperf-accept",
+        environment={"VLLM_ATTENTION_BACKEND": "FLASHINFER", "VLLM_API_KEY": "sk-1", "CUDA_HOME": "/home/jane/cuda"},
+    )
+    assert said.endswith("exit code 0"), said
+    assert (project.path / BASELINE).exists(), said
+    return project.path
+
+
+@pytest.fixture
+def project(recorded: Path, tmp_path: Path) -> OnChipProject:
+    """A project with that baseline."""
+    shutil.copytree(recorded / "baselines", tmp_path / "baselines")
+    return OnChipProject(tmp_path)
+
+
+def test_a_recording_holds_for_the_gpu_its_driver_and_how_it_is_set(recorded):
+    """With the variables that engines read, and no secret or path among them; a stand-in's GPU is simulated."""
+    text = (recorded / BASELINE).read_text()
+    machine = json.loads(text)["machine"]
+    assert (machine["device"], machine["driver"]) == ("simulated NVIDIA H100 80GB HBM3", "580.65.06")
+    assert (machine["power_limit_w"], machine["ecc"], machine["mig"], machine["mps"]) == (700.0, True, False, False)
+    assert machine["gpu_uuid"] == "GPU-00000000-0000-4000-8000-000000000000"
+    assert {"cpu", "cores", "kernel", "vbios", "cuda_driver"} <= machine.keys()
+    assert {name for name in machine if name.startswith("env.")} == {"env.VLLM_ATTENTION_BACKEND"}
+    assert not any(secret in text for secret in ("sk-1", "jane"))
+
+
+def test_it_is_gated_on_the_same_gpu_with_what_its_settings_say_of_it(project):
+    """`when = { device = "nvidia" }` holds there."""
+    said = project.run()
+    assert said.endswith("exit code 0"), said
+    assert "1 unchanged" in said
+
+
+def test_a_loss_is_red(project):
+    said = project.run(engine=f"{ENGINE},slowed=0.2")
+    assert said.endswith("exit code 1"), said
+    assert f"regressed: {CASE} output_throughput" in said
+
+
+def test_another_board_of_the_model_is_as_good(project):
+    """It is said which it was."""
+    said = project.run(scenario=[OTHER_BOARD])
+    assert said.endswith("exit code 0"), said
+    assert "gpu_uuid: GPU-00000000-0000-4000-8000-000000000000 (stored) → GPU-11111111" in said
+
+
+def test_a_gpu_that_is_set_otherwise_is_incomparable(project):
+    """Neither green nor a regression: the line names what is set how."""
+    said = project.run(scenario=["power_limit 0 500"])
+    assert said.endswith("exit code 1"), said
+    assert f"incomparable: {CASE} output_throughput" in said
+    assert "power_limit_w: 700.0 (stored) → 500.0 (now)" in said
+
+
+def test_another_driver_is_compared_with_where_that_is_asked_for(project):
+    said = project.run("--slmperf-against=driver=580.65.06", scenario=["driver 590.48.01"])
+    assert said.endswith("exit code 0"), said
+
+
+def test_without_a_driver_a_run_on_a_gpu_is_refused_at_once(project):
+    said = project.run(scenario=["init DRIVER_NOT_LOADED"])
+    assert said.endswith("exit code 4"), said
+    assert "is to run on a GPU (cuda), and what it is can't be found out: the NVIDIA driver is not loaded" in said
+
+
+def test_without_the_library_a_run_on_a_gpu_says_what_to_install(project):
+    project.write("packages/pynvml.py", "raise ImportError")
+    said = project.run()
+    assert said.endswith("exit code 4"), said
+    assert "pip install 'pytest-slmperf[nvml]'" in said
+
+
+def test_an_engine_that_turns_out_to_run_on_a_gpu_is_neither_recorded_nor_compared(tmp_path):
+    """It didn't say so before it was started, so the machine was taken for its CPU; the way out is said."""
+    project = OnChipProject(tmp_path, PACKAGE.replace("create.device", "unsaid"))
+    (tmp_path / "baselines").mkdir()
+    for args in (["--slmperf-accept"], []):
+        said = project.run(*args)
+        assert said.endswith("exit code 1"), said
+        assert "the engine ran on cuda, and was taken for one on" in said
+        assert "--slmperf-engine=onchip:device=cuda" in said
+    assert not list(tmp_path.glob("baselines/*"))
