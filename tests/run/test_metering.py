@@ -17,6 +17,7 @@ from pytest_slmperf.run import fingerprint
 from pytest_slmperf.run.brief import Brief, Configuration, Reference
 from pytest_slmperf.run.briefing import Bench
 from pytest_slmperf.run.campaign import Campaign
+from pytest_slmperf.run.devices import Device, HeldDevices
 from pytest_slmperf.run.launch import EnergyTerms, run_launch
 from pytest_slmperf.run.metering import SHORTEST_WINDOW, Metering, open_nvml, pace_for
 from pytest_slmperf.run.progress import Progress
@@ -49,7 +50,7 @@ def launch(driver, tmp_path):  # noqa: F811 - a fixture's name
     """Measures one launch on a board of this scenario, with its joules; `{then}` is amid the energy round."""
     log = tmp_path / "load"
 
-    def measure(*statements, gated=True, window_s=0.4, real_time=True, void_retries=0, **options):
+    def measure(*statements, gated=True, window_s=0.4, real_time=True, void_retries=4, **options):
         later = [one for one in statements if "{then}" in one]
         one = driver(f"load {log} 100 500", "period 0.02", *(one for one in statements if one not in later), real=True)
         terms = {"window_s": window_s, "lead_in_s": LEAD_IN_S}
@@ -74,7 +75,7 @@ def launch(driver, tmp_path):  # noqa: F811 - a fixture's name
 
 
 def test_a_launch_counts_the_joules_of_its_board_beside_everything_else(launch):
-    case = launch(void_retries=4)
+    case = launch()
     assert set(case.values) >= {*ENERGY, *BOARD, "output_throughput"}
     assert case.values["mean_power_w"] == pytest.approx((100 + 0.8 * 400,), rel=0.05)
     assert case.values["joules_per_output_token"] == pytest.approx((420 / TOKENS_PER_S,), rel=0.05)
@@ -99,7 +100,7 @@ def test_a_launch_counts_the_joules_of_its_board_beside_everything_else(launch):
     ],
 )
 def test_what_happens_to_the_board_in_the_middle_voids_the_case_and_says_what(launch, statement, guard, words):
-    case = launch(statement)
+    case = launch(statement, void_retries=0)
     assert case.values == {}
     assert words in case.void
     (void,) = case.void_rounds
@@ -108,7 +109,7 @@ def test_what_happens_to_the_board_in_the_middle_voids_the_case_and_says_what(la
 
 
 def test_a_counter_that_stands_still_voids_the_case(launch):
-    case = launch("stuck {then}", window_s=1.5)
+    case = launch("stuck {then}", window_s=1.5, void_retries=0)
     assert [void.guard for void in case.void_rounds] == ["stuck"]
     assert "stood still" in case.void
 
@@ -132,7 +133,7 @@ def test_a_window_has_its_edges_however_short_it_is_and_whatever_looking_costs(d
 
 
 def test_where_no_joules_are_gated_a_void_energy_round_leaves_the_rest_alone(launch):
-    case = launch("throttle hw_thermal {then}", gated=False)
+    case = launch("throttle hw_thermal {then}", gated=False, void_retries=0)
     assert case.void is None
     assert "output_throughput" in case.values
     assert {case.unmeasured[name] for name in ENERGY} == {case.unmeasured["mean_power_w"]}
@@ -175,8 +176,12 @@ def test_a_board_that_stays_throttled_makes_every_gated_metric_of_its_case_void(
     driver(f"load {tmp_path / 'load'} 100 500", "period 0.02", "throttle hw_thermal 0", real=True)
     sweep = Sweep("metered", StaticBatch(8, 8), batch_size=[4], gate={"output_throughput": 0.05, "mean_power_w": 0.05})
     spec = EngineSpec("fake", "tiny", options={"load_log": str(tmp_path / "load"), "real_time": True})
-    metering = open_nvml(window_s=0.3, lead_in_s=0.1)
-    bench = Bench(fingerprint.simulated(), lambda *_: Reference(reason="nothing is stored"), Progress(Screen()))
+    metering = open_nvml(window_s=0.1, lead_in_s=LEAD_IN_S)
+    progress = Progress(Screen())
+    held = HeldDevices(wait_s=0, say=progress.remark)
+    bench = Bench(
+        fingerprint.simulated(), lambda *_: Reference(reason="nothing is stored"), progress, Device("simulated"), held
+    )
     around = replace(bench.surroundings(sweep, metering), pause=lambda _: None)
     policy = RoundPolicy(rounds=1, round_s=0.02, void_retries=0)
     brief = Brief(sweep, (Configuration(spec, tuple(sweep.cases(["tiny"]))),), "gate", policy, 20, 16)
