@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import DeviceBusy, EngineUnavailable, MeterUnavailable, UsageError
@@ -83,10 +84,11 @@ def _described(device: Device) -> boards.Board:
 class HeldDevices:
     """The devices that a run measures on, held from its first launch to its end; a crash gives them back."""
 
-    def __init__(self, *, wait_s: float, say: Callable[[str], object]) -> None:
-        """`say` is told who has a device that is waited for."""
+    def __init__(self, *, wait_s: float, say: Callable[[str], object], folder: Path | None = None) -> None:
+        """`say` is told who has what is waited for. Locks lie in `folder`, or else where all users find them."""
         self._wait_s = wait_s
         self._say = say
+        self._folder = folder
         self._held = ExitStack()
         self._locked: set[str] = set()
         self._cores: list[int] = []
@@ -104,7 +106,9 @@ class HeldDevices:
                 self._lock(uuid)
 
     def _lock(self, name: str, *, shared: bool = False) -> None:
-        self._held.enter_context(device_lock(name, wait_s=self._wait_s, shared=shared, say=self._say))
+        self._held.enter_context(
+            device_lock(name, wait_s=self._wait_s, shared=shared, say=self._say, folder=self._folder)
+        )
         self._locked.add(name)
 
     def cores(self, spec: EngineSpec) -> tuple[int, ...] | None:
@@ -124,7 +128,8 @@ class HeldDevices:
                 break
             if core not in self._cores:
                 with suppress(DeviceBusy):
-                    self._held.enter_context(device_lock(f"core {core}", wait_s=0, say=lambda _: None))
+                    taken = device_lock(f"core {core}", wait_s=0, say=lambda _: None, folder=self._folder)
+                    self._held.enter_context(taken)
                     self._cores.append(core)
         if len(self._cores) < spec.threads:
             raise DeviceBusy(

@@ -1,0 +1,150 @@
+"""Which device an engine takes, what machine that is, and that no two jobs measure on the same."""
+
+import subprocess
+import sys
+
+import pytest
+from nvml_fixtures import driver, stub  # noqa: F401
+
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import DeviceBusy, EngineUnavailable, UsageError
+from pytest_slmperf.run import pinning
+from pytest_slmperf.run.devices import Device, HeldDevices, device_of, machine_of
+
+FIRST, SECOND = (f"GPU-00000000-0000-4000-8000-{board:012}" for board in range(2))
+
+
+@pytest.fixture
+def gpus(driver, monkeypatch):  # noqa: F811 - a fixture's name
+    """Two boards that this process may see."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    driver("boards 2")
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "device"),
+    [
+        ("fake", {}, Device("simulated")),
+        ("ctranslate2", {}, Device("cpu")),
+        ("ctranslate2", {"device": "cuda"}, Device("cuda")),
+        ("ctranslate2", {"device": "cuda", "device_index": 1}, Device("cuda", 1)),
+        ("ctranslate2", {"device_index": 1}, Device("cpu")),
+        ("transformers", {}, Device("cuda")),
+        ("transformers", {"device": "cpu"}, Device("cpu")),
+        ("of another package", {}, Device("cpu")),
+        ("of another package", {"device": "cuda:1"}, Device("cuda", 1)),
+        ("of another package", {"device": "tpu"}, Device("tpu")),
+    ],
+)
+@pytest.mark.usefixtures("gpus")
+def test_an_engine_runs_where_its_options_say_or_else_where_it_does_by_default(engine, options, device):
+    assert device_of(engine, options) == device
+
+
+@pytest.mark.parametrize(("visible", "kind"), [("", "cpu"), ("-1", "cpu"), ("1", "cuda"), (SECOND, "cuda")])
+@pytest.mark.usefixtures("gpus")
+def test_an_engine_that_chooses_takes_a_gpu_if_it_may_see_one(monkeypatch, visible, kind):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert device_of("transformers", {}).kind == kind
+
+
+def test_without_a_driver_an_engine_that_chooses_takes_the_cpu(driver):  # noqa: F811 - a fixture's name
+    driver("init DRIVER_NOT_LOADED")
+    assert device_of("transformers", {}) == Device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("visible", "index", "uuid"),
+    [(None, 0, FIRST), (None, 1, SECOND), ("1", 0, SECOND), ("1,0", 1, FIRST), (f"{SECOND},{FIRST}", 0, SECOND)],
+)
+@pytest.mark.usefixtures("gpus")
+def test_the_machine_is_the_board_that_the_engine_sees_under_its_index(monkeypatch, visible, index, uuid):
+    """CUDA counts what CUDA_VISIBLE_DEVICES leaves."""
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert machine_of(Device("cuda", index)).fields["gpu_uuid"] == uuid
+
+
+@pytest.mark.usefixtures("gpus")
+def test_a_board_that_the_engine_may_not_see_is_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    with pytest.raises(UsageError, match=r"there is no GPU 1: CUDA_VISIBLE_DEVICES=1 shows 1"):
+        machine_of(Device("cuda", 1))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with pytest.raises(EngineUnavailable, match=r"there is no GPU 2: this machine has 2"):
+        machine_of(Device("cuda", 2))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Makes the devices of a run; its locks are this test's own."""
+    return lambda: HeldDevices(wait_s=0, say=lambda _: None, folder=tmp_path)
+
+
+def taken(other, device):
+    """Whether a job that comes now has to wait for the device."""
+    try:
+        other.hold([device])
+    except DeviceBusy:
+        return True
+    finally:
+        other.close()
+    return False
+
+
+@pytest.mark.parametrize(
+    ("holds", "busy"),
+    [
+        ("cpu", {"cpu", "cuda", "cuda:1"}),
+        ("cuda", {"cpu", "cuda"}),
+        ("cuda:1", {"cpu", "cuda:1"}),
+        ("simulated", set()),
+    ],
+)
+@pytest.mark.usefixtures("gpus")
+def test_jobs_share_a_machine_where_each_has_its_own_board(run, holds, busy):
+    """A job on the CPU wants all of it; jobs on two boards leave each other alone; a simulated one takes nothing."""
+    devices = {name: device_of("any", {"device": name}) for name in ("cpu", "cuda", "cuda:1", "simulated")}
+    one = run()
+    one.hold([devices[holds]])
+    one.hold([devices[holds]])
+    assert {name for name, device in devices.items() if taken(run(), device)} == busy
+    one.close()
+    assert not any(taken(run(), device) for device in devices.values())
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.run.devices import HeldDevices
+
+held = HeldDevices(wait_s=0, say=print, folder=Path(sys.argv[1]))
+print(*held.cores(EngineSpec("any", "model", options={"device": "cuda"})), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.usefixtures("gpus")
+def test_jobs_on_two_boards_take_cores_of_their_own(run, tmp_path):
+    """Each keeps its own for all its launches; where none is left, it is said."""
+    ranked = pinning.ranked_cores()
+    if len(ranked) < 2:
+        pytest.skip("one core has nothing to share")
+    on_gpu, on_cpu = (EngineSpec("any", "model", options={"device": device}) for device in ("cuda", "cpu"))
+    all_of_them = EngineSpec("any", "model", threads=len(ranked), options={"device": "cuda"})
+    one = run()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline().split() == [str(ranked[0])]
+        assert one.cores(on_gpu) == one.cores(on_gpu) == (ranked[1],)
+        with pytest.raises(DeviceBusy, match="jobs on other GPUs of this machine leave"):
+            one.cores(all_of_them)
+        assert one.cores(on_cpu) == (ranked[0],), "a job on the CPU has the machine for itself"
+        other.stdin.close()
+    assert one.cores(all_of_them) == tuple(sorted(ranked))
+    assert one.cores(EngineSpec("fake", "model")) is None
+    one.close()
