@@ -10,6 +10,7 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import DeviceBusy, EngineUnavailable, UsageError
 from pytest_slmperf.run import pinning
 from pytest_slmperf.run.devices import Device, HeldDevices, device_of, machine_of
+from pytest_slmperf.run.metering import open_nvml
 
 FIRST, SECOND = (f"GPU-00000000-0000-4000-8000-{board:012}" for board in range(2))
 
@@ -148,3 +149,14 @@ def test_jobs_on_two_boards_take_cores_of_their_own(run, tmp_path):
     assert one.cores(all_of_them) == tuple(sorted(ranked))
     assert one.cores(EngineSpec("fake", "model")) is None
     one.close()
+
+
+@pytest.mark.parametrize(("visible", "index", "uuid"), [(None, 1, SECOND), ("1,0", 0, SECOND), ("1,0", 1, FIRST)])
+@pytest.mark.usefixtures("gpus")
+def test_the_meter_reads_the_board_that_the_engine_runs_on(monkeypatch, visible, index, uuid):
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    metering = open_nvml(window_s=1, lead_in_s=0, index=index)
+    assert metering.source.boards == (uuid,) == (machine_of(Device("cuda", index)).fields["gpu_uuid"],)
+    assert metering.not_of("cuda:1") == ""
+    metering.close()

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from pytest_slmperf.core.machine import Role
+from pytest_slmperf.meters.boards import Board
 from pytest_slmperf.run import fingerprint
 
 XEON = """\
@@ -247,3 +248,63 @@ def test_the_author_is_who_git_knows(tmp_path):
     git(tmp_path, "config", "user.name", "Jane Doe")
     assert fingerprint.by(tmp_path) == "Jane Doe"
     assert fingerprint.by(tmp_path / "absent") == ""
+
+
+def test_a_gpus_machine_has_its_name_and_driver_and_what_its_host_is(tree):
+    """The host's fields go along, and its model as `cpu`."""
+    host = fingerprint.probe(tree(NEOVERSE))
+    board = Board("NVIDIA GH200", "GPU-1", "580.65.06", simulated=False, fields={"gpu_uuid": "GPU-1", "ecc": True})
+    machine = fingerprint.with_board(host, board)
+    assert (machine.device, machine.driver, machine.kind) == ("NVIDIA GH200", "580.65.06", "cuda")
+    assert machine.fields == {**host.fields, "cpu": "ARM Neoverse-N1, 1 core", "gpu_uuid": "GPU-1", "ecc": True}
+    assert not machine.simulated
+
+
+def test_a_gpu_that_a_stand_in_tells_of_is_simulated(tree):
+    """By its name, so that it is seen wherever the name is, and compared with no real one."""
+    board = Board("NVIDIA H100", "GPU-1", "580.65.06", simulated=True, fields={"gpu_uuid": "GPU-1"})
+    machine = fingerprint.with_board(fingerprint.probe(tree(NEOVERSE)), board)
+    assert (machine.device, machine.simulated, machine.kind) == ("simulated NVIDIA H100", True, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("VLLM_ATTENTION_BACKEND", "FLASHINFER"),
+        ("CUDA_LAUNCH_BLOCKING", "1"),
+        ("TORCHINDUCTOR_MAX_AUTOTUNE", "1"),
+        ("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True,max_split_size_mb:128"),
+        ("CT2_USE_MKL", "0"),
+        ("OMP_PROC_BIND", "true"),
+    ],
+)
+def test_variables_that_engines_read_are_kept(tree, name, value):
+    machine = fingerprint.with_variables(fingerprint.probe(tree(NEOVERSE)), {name: value})
+    assert machine.fields[f"env.{name}"] == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("VLLM_API_KEY", "sk-1"),
+        ("VLLM_HF_TOKEN", "hf_1"),
+        ("CUDA_SECRET", "1"),
+        ("TORCH_PASSWORD", "1"),
+        ("vllm_api_key", "sk-1"),
+        ("VLLM_HOST_IP", "10.0.0.7"),
+        ("VLLM_PORT", "8000"),
+        ("CUDA_HOME", "/home/jane/cuda"),
+        ("VLLM_CACHE_ROOT", "~/.cache"),
+        ("VLLM_SERVER", "http://jane:secret@server"),
+        ("CUDA_VISIBLE_DEVICES", "GPU-1"),
+        ("OMP_NUM_THREADS", "64"),
+        ("VLLM_NOTE", "x" * 200),
+        ("VLLM_NOTE", "a\x1b[31m"),
+        ("HOME", "1"),
+        ("AWS_SECRET_ACCESS_KEY", "1"),
+    ],
+)
+def test_secrets_people_and_places_are_not_kept(tree, name, value):
+    """Nor what a launch sets anew, nor what an engine doesn't read."""
+    host = fingerprint.probe(tree(NEOVERSE))
+    assert fingerprint.with_variables(host, {name: value}) == host

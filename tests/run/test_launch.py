@@ -245,7 +245,7 @@ import os
 from pytest_slmperf.core.engine import EngineFacts
 
 variables = {name: os.environ[name] for name in
-             ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONHASHSEED", "SLMPERF_LAUNCH")}
+             ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONHASHSEED", "CUDA_DEVICE_ORDER", "SLMPERF_LAUNCH")}
 cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
 
 class Engine:
@@ -263,11 +263,13 @@ def test_an_engine_is_pinned_and_has_its_threads_set_before_it_is_loaded(tmp_pat
     install(tmp_path, "spying", SPYING)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
     core = max(os.sched_getaffinity(0))
     settings = launch(EngineSpec("spying", "tiny"), loads=(), index=4, cores=(core,)).facts.settings
     assert settings["cores"] == str(core)
     assert settings["OMP_NUM_THREADS"] == settings["MKL_NUM_THREADS"] == "1"
     assert settings["PYTHONHASHSEED"] == "0"
+    assert settings["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert settings["SLMPERF_LAUNCH"] == "candidate/4"
     assert settings["session"] == settings["group"] == settings["pid"]
     assert settings["stdin"] == "/dev/null"
