@@ -1,14 +1,22 @@
-"""Tests side by side on several workers of pytest-xdist, and those that need the machine for themselves."""
+"""What keeps tests from each other, and from the time that a busy machine takes."""
 
 import fcntl
+import os
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("untimed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "alone: no other test runs beside it, since it sees who else uses the cores")
+    for name in ("PYTEST_XDIST_TESTRUNUID", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
+        os.environ.pop(name, None)  # a run that a test starts is none of these workers
 
 
 @pytest.hookimpl(wrapper=True)

@@ -33,10 +33,13 @@ def test_one_worker_of_xdist_measures(project):
 def test_the_last_failed_run_again_after_one_of_xdist(project):
     """What failed on a worker has the id that it was collected by, so that --lf finds it, on workers and without."""
     keep = ("xdist", "cacheprovider")
-    said = project.apart("-n2", "-rf", "-k", "throughput and 16", keep=keep, engine=SLOWED)
+    project.write(
+        "test_suite.py", SUITE.replace("    assert point.output", "    assert batch_size == 1\n    assert point.output")
+    )
+    said = project.apart("-n2", "-rf", "-k", "throughput and 16", keep=keep)
     assert "FAILED test_suite.py::test_throughput[batch16] - " in said
     for options in (["-n2"], []):
-        again = project.apart(*options, "--lf", "--slmperf-report", "report.json", keep=keep, engine=SLOWED)
+        again = project.apart(*options, "--lf", "--slmperf-report", "report.json", keep=keep)
         assert "1 failed, 1 passed" in again
         report = json.loads((project.path / "report.json").read_text())
         assert [case["case"] for case in report["sweeps"][0]["cases"]] == ["decode/opt-125m/batch=16"]
@@ -97,8 +100,8 @@ def test_a_shuffled_order_changes_nothing(project):
 
 def test_a_timeout_for_tests_ends_no_measurement(project):
     """--timeout is for tests; a measurement has limits of its own."""
-    slow = f"{ENGINE},start_sleep_s=0.15"
-    result = project.gate("--slmperf-no-gate", "--timeout=1", engine=slow, keep=("timeout",))
+    slow = f"{ENGINE},start_sleep_s=0.4"
+    result = project.gate("--slmperf-no-gate", "--timeout=3", engine=slow, keep=("timeout",))
     result.assert_outcomes(skipped=4, passed=1)
 
 

@@ -42,7 +42,7 @@ def compared(*, every=False):
     return compare(old, new, every=every)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(case_outcomes(), case_outcomes())
 def test_what_is_written_keeps_the_schema(old, drawn):
     """Whatever is compared, its document keeps the published schema, and the other renderings are texts."""

@@ -18,7 +18,7 @@ SCHEMA = json.loads((files("pytest_slmperf") / "schemas" / "report.json").read_t
 VALID = jsonschema_rs.validator_for(SCHEMA)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(RUNS)
 def test_round_trip(run):
     """Whatever came out of a run, its document keeps the published schema and reads back as the same run."""

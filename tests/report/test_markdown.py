@@ -52,7 +52,7 @@ def test_nobody_is_called():
     assert "@a" not in escape("ask @anna or mail it to a@b.example").replace("a@b.example", "")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(RUNS)
 def test_any_run_is_rendered(run):
     """Whatever came out of a run, every folded part is closed again and only our own elements are there."""

@@ -49,14 +49,14 @@ def test_fits_the_terminal(width):
     assert closing.startswith("7 unchanged, 1 improved, 1 regressed, 1 inconclusive, 1 no-baseline, 1 incomparable")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(RUNS, st.integers(20, 200))
 def test_any_run_is_rendered(run, width):
     """Whatever came out of a run, it is rendered in lines without a line break."""
     assert all(len(line.splitlines()) <= 1 for line in lines(run, width))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.sampled_from([80, 125, 160]))
 def test_colours_take_no_width(width):
     """Colours change nothing but the colour: without them, the lines are those of a terminal that has none."""
