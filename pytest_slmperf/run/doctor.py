@@ -15,7 +15,14 @@ from pytest_slmperf.core.cpu_fitness import CpuWatch, cpu_lines, packages_line
 from pytest_slmperf.core.diagnosis import Diagnosis, Grade, Line, baselines_line, engines_line, noise_line
 from pytest_slmperf.core.edges import EnergyTrace, judge_trace
 from pytest_slmperf.core.engine import EngineSpec
-from pytest_slmperf.core.errors import BaselineError, DeviceBusy, LaunchError, MeterUnavailable, UsageError
+from pytest_slmperf.core.errors import (
+    BaselineError,
+    DeviceBusy,
+    EngineUnavailable,
+    LaunchError,
+    MeterUnavailable,
+    UsageError,
+)
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.meter import Meter, MeterFacts, Recording
@@ -24,12 +31,10 @@ from pytest_slmperf.engines import registry
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace, visible_devices
 from pytest_slmperf.meters.rapl import RaplMeter
 from pytest_slmperf.run import fingerprint
-from pytest_slmperf.run.briefing import SIMULATED_ENGINE
+from pytest_slmperf.run.devices import HOST, Device, HeldDevices, device_of, machine_of
 from pytest_slmperf.run.guards import TICK_NS, Witness, blame, command_line, scan, suspects
 from pytest_slmperf.run.launch import EnergyTerms, run_launch
-from pytest_slmperf.run.lock import device_lock
 from pytest_slmperf.run.metering import VISIBLE, Metering, pace_for
-from pytest_slmperf.run.pinning import choose_cores
 from pytest_slmperf.run.settings import Settings
 from pytest_slmperf.run.store import BaselineStore
 
@@ -67,22 +72,25 @@ class Wanted:
 
 
 def diagnose(wanted: Wanted, say: Callable[[str], object]) -> Diagnosis:
-    """Look at this machine. `say` is told what takes its time."""
-    here, settings = fingerprint.probe(), wanted.settings
+    """Look at this machine. `say` is told what takes its time. Raises UsageError for a GPU that may not be seen."""
+    here, settings, spec = fingerprint.probe(), wanted.settings, wanted.spec
+    device = device_of(spec.engine, spec.options)
+    try:
+        machine = machine_of(device)
+    except EngineUnavailable:  # its board says why
+        machine = here
     say("looking at this machine while it rests, for a few seconds")
-    lines = list(cpu_lines(here, watch_cpu(CPU_S), wanted.spec.threads))
-    lines.append(look_at_packages(PACKAGES_S, settings.window_s))
-    boards, noise = visible_boards(), Noise()
+    lines = [*cpu_lines(here, watch_cpu(CPU_S), spec.threads), look_at_packages(PACKAGES_S, settings.window_s)]
+    boards, noise = boards_of(device), Noise()
     watch, missing = look_at_board(boards, BOARD_S)
     if wanted.noise_s:
-        say(f"launching {_named(wanted.spec)} again and again for {wanted.noise_s:g} s")
-        noise = measure_noise(wanted, boards if watch else ())
+        say(f"launching {_named(spec)} again and again for {wanted.noise_s:g} s")
+        noise = measure_noise(wanted, boards if watch and device.kind != HOST else (), say)
     if watch:
         lines += board_lines(replace(watch, loaded=noise.loaded), window_s=settings.window_s)
     else:
         lines.append(no_board(missing, absent=nothing_installed(missing), plugged_in=board_is_plugged_in()))
-    machine = fingerprint.simulated() if wanted.spec.engine == SIMULATED_ENGINE else here
-    stored = stored_line(wanted.baselines, machine, wanted.spec.engine)
+    stored = stored_line(wanted.baselines, machine, spec.engine)
     return Diagnosis(machine, (*lines, *noise.lines, found_engines(wanted.default), stored))
 
 
@@ -129,10 +137,12 @@ def look_at_packages(seconds: float, window_s: float, *, root: Path = Path("/"))
         return packages_line(meter.stop().traces, "", window_s)
 
 
-def visible_boards() -> tuple[int | str, ...]:
-    """The board that an engine takes by default: the first that CUDA may see; empty where it may see none."""
-    visible = os.environ.get(VISIBLE)
-    return (0,) if visible is None else visible_devices(visible)[:1]
+def boards_of(device: Device) -> tuple[int | str, ...]:
+    """The board that an engine on this device runs on, and beside an engine on the CPU, the first that CUDA may see;
+    empty where it may see none.
+    """
+    visible, index = os.environ.get(VISIBLE), device.index
+    return (index,) if visible is None else visible_devices(visible)[index : index + 1]
 
 
 def look_at_board(boards: Sequence[int | str], seconds: float) -> tuple[BoardWatch | None, str]:
@@ -219,21 +229,22 @@ class _Kept:
         self._meter.close()
 
 
-def measure_noise(wanted: Wanted, boards: Sequence[int | str]) -> Noise:
-    """Launch an engine again and again, as a run does, and say how far its launches spread."""
-    settings, what = wanted.settings, _named(wanted.spec)
+def measure_noise(wanted: Wanted, boards: Sequence[int | str], say: Callable[[str], object]) -> Noise:
+    """Launch an engine again and again, as a run does, and say how far its launches spread.
+
+    `boards` are those whose joules are counted meanwhile; `say` is told who has the device that is waited for.
+    """
+    settings, spec, what = wanted.settings, wanted.spec, _named(wanted.spec)
     meter = _Kept(NvmlMeter(boards, pace=pace_for(settings.window_s))) if boards else None
-    metering = Metering(meter, window_s=settings.window_s, lead_in_s=settings.lead_in_s) if meter else None
-    simulated = wanted.spec.engine == SIMULATED_ENGINE
+    held = HeldDevices(wait_s=min(settings.lock_wait_s, wanted.noise_s), say=say)
     try:
-        with ExitStack() as held:
+        with closing(held), ExitStack() as opened:
+            held.hold([device_of(spec.engine, spec.options)])
+            metering = Metering(meter, window_s=settings.window_s, lead_in_s=settings.lead_in_s) if meter else None
             if metering:
-                held.callback(metering.close)
-            if not simulated:
-                held.enter_context(device_lock("cpu", wait_s=min(settings.lock_wait_s, wanted.noise_s)))
+                opened.callback(metering.close)
             began = time.monotonic()
-            cores = None if simulated else choose_cores(wanted.spec.threads)
-            records = [record.cases[CASE] for record in _launches(wanted, cores, metering)]
+            records = [record.cases[CASE] for record in _launches(wanted, held.cores(spec), metering)]
             lines = noise_lines(records, what, time.monotonic() - began, settings.max_launches)
     except DeviceBusy as error:
         return Noise((Line("noise", Grade.WARNING, f"not measured: {error}", "look again when it has ended"),))

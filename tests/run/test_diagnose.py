@@ -17,16 +17,17 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.launch import CaseRecord
 from pytest_slmperf.meters.nvml import NvmlMeter
+from pytest_slmperf.run.devices import Device
 from pytest_slmperf.run.doctor import (
     EVERY_MOVE,
     Wanted,
     board_is_plugged_in,
+    boards_of,
     look_at_board,
     look_at_packages,
     measure_noise,
     noise_lines,
     nothing_installed,
-    visible_boards,
     watch_board,
     watch_cpu,
 )
@@ -211,14 +212,20 @@ def test_a_machine_without_a_driver_is_no_broken_one():
     assert no_board(missing, absent=True, plugged_in=True).grade is WARNING
 
 
-def test_hidden_boards_are_not_asked(monkeypatch):
-    """CUDA_VISIBLE_DEVICES may hide them all, or name the one that is looked at."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert look_at_board(visible_boards(), 0.1) == (None, "CUDA_VISIBLE_DEVICES hides every GPU")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,1")
-    assert visible_boards() == (2,)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert visible_boards() == (0,)
+@pytest.mark.parametrize(
+    ("visible", "index", "boards"), [(None, 0, (0,)), (None, 1, (1,)), ("2,1", 0, (2,)), ("2,1", 1, (1,)), ("", 0, ())]
+)
+def test_the_board_is_the_engines_as_cuda_counts_them(monkeypatch, visible, index, boards):
+    """CUDA_VISIBLE_DEVICES may name the board, or hide them all."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert boards_of(Device("cuda", index)) == boards
+
+
+def test_hidden_boards_are_not_asked():
+    """What hides them is the reason."""
+    assert look_at_board((), 0.1) == (None, "CUDA_VISIBLE_DEVICES hides every GPU")
 
 
 def test_a_board_on_the_bus_is_seen_without_its_driver(tmp_path):
@@ -284,7 +291,7 @@ def wanted(seconds=1.0, settings=SHORT, **options):
 
 def test_the_spread_of_launches_is_found_and_turned_into_a_tolerance():
     """Launches that spread by 2 % support no tolerance of 3 %."""
-    (line,) = measure_noise(wanted(3.0, launch_noise=0.02, seed=3), ()).lines
+    (line,) = measure_noise(wanted(3.0, launch_noise=0.02, seed=3), (), print).lines
     assert line.topic == "noise of output_throughput"
     assert line.values["launches"] >= 3
     assert 0.005 < line.values["spread"] < 0.04
@@ -301,14 +308,14 @@ def test_the_spread_of_launches_is_found_and_turned_into_a_tolerance():
 )
 def test_an_engine_that_fails_or_knows_no_pace_blocks(options, grade, said):
     """What can't be launched, or spreads without bounds, can't be gated."""
-    (line,) = measure_noise(wanted(3.0, **options), ()).lines
+    (line,) = measure_noise(wanted(3.0, **options), (), print).lines
     assert line.grade is grade
     assert said in line.said
 
 
 def test_one_launch_tells_nothing_of_noise():
     """However short the time, one launch is made; its spread isn't known, and that is said."""
-    (line,) = measure_noise(wanted(0.01), ()).lines
+    (line,) = measure_noise(wanted(0.01), (), print).lines
     assert line.grade is NOT_SEEN
     assert "1 launch of fake tiny-2x128" in line.said
     assert "--seconds" in line.todo
@@ -330,7 +337,7 @@ def test_joules_of_launches_are_in_the_noise_and_show_the_sensor(driver, tmp_pat
     """An engine on the board: its joules spread, too, and its load tells whether the sensor sees all of the time."""
     log = tmp_path / "load"
     driver(f"load {log} 100 500", "period 0.02", real=True)
-    found = measure_noise(wanted(6.0, real_time=True, load_log=str(log)), (0,))
+    found = measure_noise(wanted(6.0, real_time=True, load_log=str(log)), (0,), print)
     assert [line.topic for line in found.lines] == ["noise of output_throughput", "noise of joules_per_output_token"]
     assert found.loaded
     assert all(len(trace.edges) > 3 for trace in found.loaded)
