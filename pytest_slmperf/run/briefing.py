@@ -23,8 +23,6 @@ from pytest_slmperf.run.pace import Pace
 from pytest_slmperf.run.progress import Progress
 from pytest_slmperf.run.settings import Settings
 
-SIMULATED_ENGINE = "fake"
-"""It does no work, so it takes no device from anybody, and is stored under a machine of its own."""
 LEAST_OBSERVED = 2
 """Requests that a launch observes where only medians are wanted, so that none rests on a single request."""
 
