@@ -48,6 +48,7 @@ def test_a_board_is_its_name_its_driver_and_what_it_is_set_to(driver):
     ("statement", "field", "value"),
     [
         ("power_limit 0 500", "power_limit_w", 500.0),
+        ("application_clock 1605", "locked_clock_mhz", 1605),
         ("ecc off", "ecc", False),
         ("persistence off", "persistence", False),
         ("compute_mode 3", "compute_mode", "exclusive process"),

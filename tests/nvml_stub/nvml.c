@@ -628,6 +628,13 @@ EXPORT int nvmlDeviceGetMaxClockInfo(Handle handle, int type, unsigned *mhz) {
 
 EXPORT int nvmlDeviceGetApplicationsClock(Handle handle, int type, unsigned *mhz) {
     Call call = begin(__func__, handle);
+    int error = clock_mhz(&call, type, mhz, true);
+    if (!error && type != 2 && call.board->application_mhz) *mhz = (unsigned)call.board->application_mhz;
+    return error;
+}
+
+EXPORT int nvmlDeviceGetDefaultApplicationsClock(Handle handle, int type, unsigned *mhz) {
+    Call call = begin(__func__, handle);
     return clock_mhz(&call, type, mhz, true);
 }
 

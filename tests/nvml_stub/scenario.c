@@ -267,6 +267,7 @@ static bool board_statement(Board *board, const char *verb, const Line *line) {
     if (!strcmp(verb, "memory_total")) return number_from(first, 1, &board->total_mib);
     if (!strcmp(verb, "default_power_limit")) return number_from(first, 1, &board->default_limit_w);
     if (!strcmp(verb, "max_sm_clock")) return number_from(first, 1, &board->max_sm_mhz);
+    if (!strcmp(verb, "application_clock")) return number_from(first, 1, &board->application_mhz);
     if (!strcmp(verb, "pcie")) return pcie(board, line);
     if (!strcmp(verb, "persistence")) return onoff(first, &board->persistence);
     if (!strcmp(verb, "ecc")) return onoff(first, &board->ecc);
@@ -353,7 +354,8 @@ static const struct {
     {"seed", 2, 2, false}, {"epoch", 2, 2, false}, {"clock", 2, 2, false}, {"delay", 3, 4, false},
     {"board", 2, 2, false}, {"fail", 3, 5, false}, {"missing", 2, 2, false},
     {"name", 2, MAX_WORDS, true}, {"uuid", 2, 2, true}, {"vbios", 2, 2, true}, {"memory_total", 2, 2, true},
-    {"default_power_limit", 2, 2, true}, {"max_sm_clock", 2, 2, true}, {"pcie", 3, 3, true},
+    {"default_power_limit", 2, 2, true}, {"max_sm_clock", 2, 2, true}, {"application_clock", 2, 2, true},
+    {"pcie", 3, 3, true},
     {"persistence", 2, 2, true}, {"ecc", 2, 2, true}, {"gpm", 2, 2, true}, {"compute_mode", 2, 2, true},
     {"virtualization", 2, 2, true}, {"mig", 2, 2, true}, {"wave", 4, 5, true}, {"load", 4, 4, true},
     {"replay", 2, 3, true}, {"period", 2, 4, true}, {"gain", 2, 2, true}, {"sensor", 2, 2, true},

@@ -85,7 +85,7 @@ typedef struct {
 typedef struct {
     unsigned index;
     char name[TEXT], uuid[TEXT], vbios[TEXT];
-    double total_mib, default_limit_w, max_sm_mhz;
+    double total_mib, default_limit_w, max_sm_mhz, application_mhz;
     unsigned pcie_generation, pcie_width;
     bool persistence, ecc, gpm;
     unsigned mig; /* instances; 0 is MIG off */
