@@ -15,13 +15,17 @@ from sybil.parsers.markdown import CodeBlockParser
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "index.md"
 PAGES = (ROOT / "README.md", TUTORIAL, ROOT / "docs" / "suites.md", ROOT / "docs" / "energy.md")
-AFTER_THE_TUTORIAL = (ROOT / "docs" / "baselines.md",)
+AFTER_THE_TUTORIAL = (ROOT / "docs" / "baselines.md", ROOT / "docs" / "verdicts.md")
 """Pages that go on with the tutorial's suite."""
 SIMULATED = "fake:launch_noise=0.002"
 """What a command measures that names no engine: the real one takes a quiet machine and minutes."""
-SPACED = re.compile(r"--slmperf-(?:engine|baselines|against|tier|budget|report) (?=[a-z/.\"'$])")
+SPACED = re.compile(r"--slmperf-(?:engine|baselines|against|tier|budget|report) (?=[\w/.\"'$])")
 """An option with its value after a space: pytest takes an existing path there for a test's, and may lose its root."""
 FILE = re.compile(r"# (?P<name>[\w./-]+\.(?:py|toml))(?P<more>, continued)?\n")
+
+
+SPANS = re.compile(r"[\d.]+ (?:s|min)\b")
+"""How long something took."""
 
 
 class Reader:
@@ -30,6 +34,8 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.commands = 0
+        self.output = ""
+        """Of the last command."""
 
     def write(self, example) -> None:
         """Write a block that names its file in the first line, or add it to that file; execute one that names none."""
@@ -51,11 +57,17 @@ class Reader:
         for session in re.split(r"^\$ ", example.parsed, flags=re.MULTILINE)[1:]:
             command, *expected = session.rstrip().splitlines()
             self.commands += 1
-            output = self.run(command, passes=not any("failed" in line or "regressed" in line for line in expected))
+            passes = not any("failed" in line or "regressed" in line for line in expected)
+            self.output = output = self.run(command, passes=passes)
             lines = iter(output.splitlines())
             for line in expected:
                 pattern = re.compile(".*".join(map(re.escape, line.split("…"))))
                 assert any(pattern.fullmatch(real.rstrip()) for real in lines), f"no {line!r} in:\n{output}"
+
+    def find(self, example) -> None:
+        """Find a block's words, but for how long something took, in what the last command printed."""
+        words = SPANS.split(" ".join(example.parsed.split()))
+        assert re.search(SPANS.pattern.join(map(re.escape, words)), " ".join(self.output.split())), self.output
 
     def run(self, command: str, *, passes: bool) -> str:
         """What a command prints. It ends with 0 if it passes, and with 1 if not."""
@@ -81,7 +93,7 @@ class Reader:
 def shown_code(document: Document) -> list[Region]:
     """The blocks of a page that a reader would copy."""
     reader: Reader = document.namespace["reader"]
-    parsers = {"python": reader.write, "toml": reader.write, "console": reader.follow}
+    parsers = {"python": reader.write, "toml": reader.write, "console": reader.follow, "text": reader.find}
     return [region for language, use in parsers.items() for region in CodeBlockParser(language, use)(document)]
 
 
@@ -103,7 +115,20 @@ def test_a_page_works_from_top_to_bottom(page, tmp_path):
         reader.run("pytest --slmperf --slmperf-no-gate", passes=True)
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))], ids=lambda page: page.name)
+ALL_PAGES = pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))], ids=lambda page: page.name
+)
+
+
+@ALL_PAGES
 def test_an_option_and_its_value_are_one_word(page):
     """What a reader copies works with any path."""
     assert SPACED.findall(page.read_text(encoding="utf-8")) == []
+
+
+@ALL_PAGES
+def test_a_benchmark_that_made_a_figure_is_there(page):
+    """Benchmarks take minutes to hours, so they don't run here; but they exist, and take the options that are shown."""
+    for script, arguments in re.findall(r"python (benchmarks/\w+\.py)([^`\n)]*)", page.read_text(encoding="utf-8")):
+        source = (ROOT / script).read_text(encoding="utf-8")
+        assert [option for option in re.findall(r"--[\w-]+", arguments) if f'"{option}"' not in source] == []

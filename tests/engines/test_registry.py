@@ -1,5 +1,7 @@
 """Engines are found by name, our own and those of other packages."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ from pytest_slmperf.engines.ctranslate2 import CTranslate2
 from pytest_slmperf.engines.planted import Slowed
 from pytest_slmperf.engines.registry import available, best, create
 
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLES = DOCS / "examples"
 
 
 def install(folder, monkeypatch, **engines):
@@ -25,8 +28,9 @@ def install(folder, monkeypatch, **engines):
 
 
 def test_the_documented_engine_serves(tmp_path, monkeypatch):
-    """The example of docs/engines.md is found through its entry point and keeps to the protocol."""
-    install(tmp_path, monkeypatch, echo="echo_engine:create")
+    """The example of docs/engines.md is found through the entry point of that page and keeps to the protocol."""
+    (shown,) = re.findall(r"```toml\n(.*?)```", (DOCS / "engines.md").read_text(encoding="utf-8"), re.DOTALL)
+    install(tmp_path, monkeypatch, **tomllib.loads(shown)["project"]["entry-points"]["slmperf.engines"])
     engine = create(EngineSpec("echo", "anything"))
     facts = engine.start()
     served = engine.serve((Request((16, 17), 3), Request((18,), 5)), observe=True)
