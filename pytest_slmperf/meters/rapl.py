@@ -10,7 +10,7 @@ import hmac
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ NS_PER_S = 1e9
 NS_PER_MS = 1_000_000
 MICRO = 1e-6
 POWERCAP = "sys/class/powercap"
-EDGE_EVERY_S = 0.05
+EDGE_EVERY_S = 0.02
 """From one edge of a counter to the next that is looked for: each costs some 30 µs of a core."""
 LOOK_EVERY_S = 0.001
 """Between two looks for an edge: it is known to that."""
@@ -70,8 +70,16 @@ class RaplMeter:
     `root` holds its /sys, /proc and /etc; what another root than / tells is simulated.
     """
 
-    def __init__(self, *, root: Path = Path("/")) -> None:
+    def __init__(
+        self,
+        *,
+        root: Path = Path("/"),
+        clock: Callable[[], int] = time.monotonic_ns,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._root = root
+        self._clock = clock
+        self._sleep = sleep
         self._packages: list[_Package] = []
         self._busy: tuple[int, int] | None = None
         self._stop = threading.Event()
@@ -108,7 +116,7 @@ class RaplMeter:
             first = self._look(package)
             until_ns = first.after_ns + MOVES_WITHIN_S * NS_PER_S
             while (now := self._look(package)).joules == first.joules and now.after_ns < until_ns:
-                time.sleep(LOOK_EVERY_S)
+                self._sleep(LOOK_EVERY_S)
         except PermissionError as error:
             raise MeterUnavailable(f"no joules of the CPU: {PERMISSION.format(path=path)}") from error
         except (OSError, ValueError) as error:
@@ -121,9 +129,9 @@ class RaplMeter:
 
     def _look(self, package: _Package) -> Reading:
         """Joules since some moment, without the counter's wraps. A counter that was reset goes back."""
-        before_ns = time.monotonic_ns()
+        before_ns = self._clock()
         raw_uj = int((package.folder / "energy_uj").read_bytes())
-        after_ns = time.monotonic_ns()
+        after_ns = self._clock()
         if raw_uj < package.raw_uj:
             gained_j = (raw_uj + package.range_uj - package.raw_uj) * MICRO
             if 0 <= gained_j <= MOST_W * (after_ns - package.at_ns) / NS_PER_S:
@@ -143,7 +151,7 @@ class RaplMeter:
             throttled = {"hw_thermal": int(told) * NS_PER_MS, "sw_thermal": 0, "power_brake": 0}
         return BoardState(
             package.name,
-            time.monotonic_ns(),
+            self._clock(),
             power_limit_w=_long_term_limit_w(package.folder),
             throttled_ns=throttled,
             utilisation=busy,
@@ -166,17 +174,32 @@ class RaplMeter:
         """Begin to look for edges, in a thread."""
         self._stop.clear()
         self._watches = [_Watch(package) for package in self._packages]
-        self._thread = threading.Thread(target=self._look_on, name="slmperf-rapl", daemon=True)
+        self._thread = threading.Thread(
+            target=self._record, args=(self._stop.is_set,), name="slmperf-rapl", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> Recording:
-        """End looking, after a millisecond or so."""
+        """End looking, after some milliseconds."""
         self._end()
-        traces = tuple(
-            EnergyTrace(watch.package.name, "counter", tuple(watch.edges), failure=watch.failure, still_s=watch.still_s)
-            for watch in self._watches
+        return self._recorded()
+
+    def watch(self, seconds: float) -> Recording:
+        """Start, look for so long, and stop, in this thread."""
+        self._watches = [_Watch(package) for package in self._packages]
+        end_ns = self._clock() + round(seconds * NS_PER_S)
+        self._record(lambda: self._clock() >= end_ns)
+        return self._recorded()
+
+    def _recorded(self) -> Recording:
+        return Recording(
+            tuple(
+                EnergyTrace(
+                    watch.package.name, "counter", tuple(watch.edges), failure=watch.failure, still_s=watch.still_s
+                )
+                for watch in self._watches
+            )
         )
-        return Recording(traces)
 
     def close(self) -> None:
         """End the session."""
@@ -189,19 +212,20 @@ class RaplMeter:
             self._thread.join()
             self._thread = None
 
-    def _look_on(self) -> None:
-        while not self._stop.is_set():
+    def _record(self, done: Callable[[], bool]) -> None:
+        while not done():
             for watch in self._watches:
                 if watch.failure is None:
                     try:
-                        self._find_edge(watch)
+                        self._find_edge(watch, done)
                     except (OSError, ValueError) as error:
                         watch.failure = f"its energy could not be read: {error}"
-            self._stop.wait(EDGE_EVERY_S)
+            self._sleep(EDGE_EVERY_S)
 
-    def _find_edge(self, watch: _Watch) -> None:
+    def _find_edge(self, watch: _Watch, done: Callable[[], bool]) -> None:
         first = old = self._look(watch.package)
-        while not self._stop.wait(LOOK_EVERY_S):
+        while not done():
+            self._sleep(LOOK_EVERY_S)
             new = self._look(watch.package)
             if new.joules != old.joules:
                 watch.edges.append(Edge(old, new))

@@ -3,18 +3,32 @@
 import threading
 import time
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RANGE_UJ = 262_143_328_850
 FAR_UJ = 1_000_000_000
+NS_PER_S = 1e9
+MS_NS = 1_000_000
 
 
 class Powercap:
-    """Two sockets with their parts, and what else a kernel lists there."""
+    """Two sockets with their parts, and what else a kernel lists there.
 
-    def __init__(self, root: Path) -> None:
+    `watts` by package move the counters every millisecond of a clock of its own, which `sleep` moves on. `events` are
+    done when their second has come.
+    """
+
+    def __init__(self, root: Path, watts: tuple[float, float] = (0, 0), *, first_uj: int = FAR_UJ) -> None:
         self.root = root
-        self._folder = root / "sys" / "class" / "powercap"
+        self.folder = root / "sys" / "class" / "powercap"
+        self.watts = list(watts)
+        self.raw_uj = [float(first_uj)] * 2
+        self.now_ns = 0
+        self._moved_ms = 0
+        self.events: dict[float, Callable[[], object]] = {}
         names = {
             "intel-rapl:0": "package-0",
             "intel-rapl:0:0": "core",
@@ -26,7 +40,7 @@ class Powercap:
         for folder, name in names.items():
             self.write(f"{folder}/name", name)
             self.write(f"{folder}/max_energy_range_uj", str(RANGE_UJ))
-            self.write(f"{folder}/energy_uj", str(FAR_UJ))
+            self.write(f"{folder}/energy_uj", str(first_uj))
         for package in (0, 1):
             self.write(f"intel-rapl:{package}/constraint_0_name", "long_term")
             self.write(f"intel-rapl:{package}/constraint_0_power_limit_uw", "205000000")
@@ -35,41 +49,53 @@ class Powercap:
 
     def write(self, path: str, text: str) -> Path:
         """A file as a reader sees it: whole, old or new."""
-        target = self._folder / path
+        target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         written = target.with_name(f"{target.name}.new")
         written.write_text(f"{text}\n")
         return written.replace(target)
 
+    def clock(self) -> int:
+        """What time it is; asking takes some microseconds."""
+        self.now_ns += 3_000
+        return self.now_ns
+
+    def sleep(self, seconds: float) -> None:
+        """Time passes, and the counters move on to its last whole millisecond."""
+        self.now_ns += round(seconds * NS_PER_S)
+        for at_s in [at_s for at_s in self.events if at_s * NS_PER_S <= self.now_ns]:
+            self.events.pop(at_s)()
+        moved_ms, self._moved_ms = self._moved_ms, self.now_ns // MS_NS
+        self.move(self._moved_ms - moved_ms)
+
+    def move(self, milliseconds: float) -> None:
+        """Every counter gains what its package draws in so long."""
+        for package, watts in enumerate(self.watts):
+            path = self.folder / f"intel-rapl:{package}" / "energy_uj"
+            if watts and path.exists():
+                self.raw_uj[package] = (self.raw_uj[package] + 1000 * watts * milliseconds) % RANGE_UJ
+                self.write(f"intel-rapl:{package}/energy_uj", str(int(self.raw_uj[package])))
+
 
 class Ticking:
-    """The counters move every millisecond while it is open: `watts` by package, from `first_uj` and back at the range.
+    """The counters move in real time while it is open."""
 
-    What they show is true of the moment when it is written, however late that is.
-    """
-
-    def __init__(self, powercap: Powercap, watts: dict[int, float], *, first_uj: int = FAR_UJ) -> None:
+    def __init__(self, powercap: Powercap) -> None:
         self._powercap = powercap
-        self.watts = watts
-        self.first_uj = first_uj
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._tick)
 
     def __enter__(self) -> Self:
-        self._began = time.monotonic()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """They stand still from now on."""
         self._done.set()
         self._thread.join()
 
     def _tick(self) -> None:
-        while not self._done.wait(0.001):
-            for package, watts in list(self.watts.items()):
-                raw = self.first_uj + watts * 1e6 * (time.monotonic() - self._began)
-                self._powercap.write(f"intel-rapl:{package}/energy_uj", str(int(raw) % RANGE_UJ))
+        before = time.monotonic()
+        while not self._done.wait(0.005):
+            now = time.monotonic()
+            self._powercap.move(1000 * (now - before))
+            before = now

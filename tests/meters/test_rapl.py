@@ -17,23 +17,17 @@ from pytest_slmperf.meters.rapl import RaplMeter
 from pytest_slmperf.run.metering import open_rapl
 
 
-@pytest.fixture
-def powercap(tmp_path):
-    """A machine of two sockets."""
-    return Powercap(tmp_path)
-
-
-def watched(powercap, seconds=0.3, meanwhile=lambda: None):
-    """What the meter sees in so many seconds, by package."""
-    meter = RaplMeter(root=powercap.root)
+def opened(powercap):
+    """The meter of this machine, on its clock."""
+    meter = RaplMeter(root=powercap.root, clock=powercap.clock, sleep=powercap.sleep)
     meter.open()
-    meter.start()
-    time.sleep(seconds / 2)
-    meanwhile()
-    time.sleep(seconds / 2)
-    recording = meter.stop()
-    meter.close()
-    return {trace.board.partition("package")[2]: trace for trace in recording.traces}
+    return meter
+
+
+def watched(powercap, seconds):
+    """What the meter sees in so many seconds, by package."""
+    traces = opened(powercap).watch(seconds).traces
+    return {trace.board.partition("package")[2]: trace for trace in traces}
 
 
 def watts(trace):
@@ -41,50 +35,49 @@ def watts(trace):
     return (last.new.joules - first.new.joules) / (last.at_ns - first.at_ns) * 1e9
 
 
-def test_each_socket_is_counted_once(powercap):
+def test_each_socket_is_counted_once(tmp_path):
     """Parts of a package, the platform's own counter and the same package by another way are no boards."""
-    with Ticking(powercap, {0: 100, 1: 50}):
-        traces = watched(powercap)
-    assert {name: watts(trace) for name, trace in traces.items()} == pytest.approx({"-0": 100, "-1": 50}, rel=0.1)
+    traces = watched(Powercap(tmp_path, (100, 50)), seconds=3)
+    assert {name: watts(trace) for name, trace in traces.items()} == pytest.approx({"-0": 100, "-1": 50}, rel=0.001)
     assert [judge_trace(trace) for trace in traces.values()] == [None, None]
 
 
-def test_a_counter_that_wraps_counts_on(powercap):
+def test_a_counter_that_wraps_counts_on(tmp_path):
     """It begins at 0 again at its range, every few minutes on a busy server."""
-    with Ticking(powercap, {0: 100, 1: 100}, first_uj=RANGE_UJ - 20_000_000):
-        traces = watched(powercap, seconds=0.6)
-    assert [watts(trace) for trace in traces.values()] == pytest.approx([100, 100], rel=0.1)
+    traces = watched(Powercap(tmp_path, (100, 50), first_uj=RANGE_UJ - 60_000_000), seconds=3)
+    assert [watts(trace) for trace in traces.values()] == pytest.approx([100, 50], rel=0.001)
     assert [judge_trace(trace) for trace in traces.values()] == [None, None]
 
 
-def test_a_counter_that_was_reset_is_void(powercap):
+def guard(powercap, seconds, package="-0"):
+    """What voids the joules of a package."""
+    finding = judge_trace(watched(powercap, seconds)[package])
+    return finding and finding.guard
+
+
+def test_a_counter_that_was_reset_is_void(tmp_path):
     """Going back is a wrap only where no package could draw as much otherwise."""
-    with Ticking(powercap, {1: 50}), Ticking(powercap, {0: 100}, first_uj=RANGE_UJ // 2) as ticking:
-        traces = watched(powercap, meanwhile=lambda: setattr(ticking, "first_uj", 0))
+    powercap = Powercap(tmp_path, (100, 50), first_uj=RANGE_UJ // 2)
+    powercap.events[1.0] = lambda: powercap.raw_uj.__setitem__(0, 0)
+    assert guard(powercap, 2) == "reset"
+
+
+def test_a_counter_that_stops_is_void(tmp_path):
+    """As of a machine that was suspended."""
+    powercap = Powercap(tmp_path, (100, 50))
+    powercap.events[0.5] = lambda: powercap.watts.__setitem__(0, 0)
+    assert guard(powercap, 2) == "stuck"
+
+
+def test_a_counter_that_vanishes_is_void(tmp_path):
+    """The other package is read on."""
+    powercap = Powercap(tmp_path, (100, 50))
+    powercap.events[0.5] = (powercap.folder / "intel-rapl:0" / "energy_uj").unlink
+    traces = watched(powercap, 2)
     finding = judge_trace(traces["-0"])
     assert finding is not None
-    assert finding.guard == "reset"
-    assert judge_trace(traces["-1"]) is None
-
-
-def test_a_counter_that_stops_is_void(powercap):
-    """As of a machine that was suspended, or whose counter is not filled any more."""
-    with Ticking(powercap, {0: 100, 1: 50}) as ticking:
-        traces = watched(powercap, seconds=2.4, meanwhile=ticking.stop)
-    assert {finding.guard for trace in traces.values() if (finding := judge_trace(trace))} == {"stuck"}
-
-
-def test_a_counter_that_vanishes_is_void(powercap):
-    with Ticking(powercap, {0: 100, 1: 50}) as ticking:
-
-        def vanish():
-            ticking.stop()
-            (powercap.root / "sys/class/powercap/intel-rapl:0/energy_uj").unlink()
-
-        finding = judge_trace(watched(powercap, meanwhile=vanish)["-0"])
-    assert finding is not None
-    assert finding.guard == "unreadable"
-    assert "could not be read" in finding.reason
+    assert (finding.guard, finding.reason.partition(":")[0]) == ("unreadable", "its energy could not be read")
+    assert watts(traces["-1"]) == pytest.approx(50, rel=0.001)
 
 
 def test_a_machine_without_counters_says_so(tmp_path):
@@ -92,9 +85,9 @@ def test_a_machine_without_counters_says_so(tmp_path):
         RaplMeter(root=tmp_path).open()
 
 
-def test_counters_that_a_hypervisor_leaves_at_one_value_are_none(powercap):
+def test_counters_that_a_hypervisor_leaves_at_one_value_are_none(tmp_path):
     with pytest.raises(MeterUnavailable, match="stands still at 1,000 J"):
-        RaplMeter(root=powercap.root).open()
+        opened(Powercap(tmp_path))
 
 
 def test_a_counter_that_only_root_may_read_names_the_way_out():
@@ -113,21 +106,22 @@ def test_a_counter_that_only_root_may_read_names_the_way_out():
             os.seteuid(was)
 
 
-def test_packages_are_told_apart_from_those_of_another_machine_without_its_name(powercap, tmp_path_factory):
-    other = Powercap(tmp_path_factory.mktemp("other"))
-    (other.root / "etc" / "machine-id").write_text("ffffffffffffffffffffffffffffffff\n")
+def test_packages_are_told_apart_from_those_of_another_machine_without_its_name(tmp_path):
     boards = []
-    for one in (powercap, other, other):
-        with Ticking(one, {0: 100, 1: 50}):
-            facts = RaplMeter(root=one.root).open()
-        boards.append(facts.boards)
+    for number, known in enumerate(("0123456789abcdef" * 2, "f" * 32, "f" * 32, "")):
+        powercap = Powercap(tmp_path / str(number), (100, 50))
+        (powercap.root / "etc" / "machine-id").write_text(known)
+        facts = RaplMeter(root=powercap.root, clock=powercap.clock, sleep=powercap.sleep).open()
         assert facts.simulated
+        assert len(facts.boards) == 2
+        boards.append(facts.boards)
     assert boards[0] != boards[1] == boards[2]
-    assert all(len(names) == 2 and name.startswith("CPU-") for names in boards for name in names)
+    assert boards[3] == ("CPU-package-0", "CPU-package-1")
     assert "0123456789abcdef" not in "".join(boards[0])
 
 
-def test_the_power_limit_and_the_time_of_heat_are_told(powercap):
+def test_the_power_limit_and_the_time_of_heat_are_told(tmp_path):
+    powercap = Powercap(tmp_path, (100, 50))
     cpu = powercap.root / "sys/devices/system/cpu/cpu0"
     for path, text in (("topology/physical_package_id", "0"), ("thermal_throttle/package_throttle_total_time_ms", "7")):
         (cpu / path).parent.mkdir(parents=True)
@@ -135,23 +129,23 @@ def test_the_power_limit_and_the_time_of_heat_are_told(powercap):
     stat = powercap.root / "proc" / "stat"
     stat.parent.mkdir()
     stat.write_text("cpu  100 0 100 700 100 0 0 0 0 0\n")
-    meter = RaplMeter(root=powercap.root)
-    with Ticking(powercap, {0: 100, 1: 50}):
-        meter.open()
-        first = list(meter.states().values())
-        stat.write_text("cpu  110 0 110 1400 180 0 0 0 0 0\n")
-        second = list(meter.states().values())
+    meter = opened(powercap)
+    first = list(meter.states().values())
+    stat.write_text("cpu  110 0 110 1400 180 0 0 0 0 0\n")
+    second = list(meter.states().values())
     assert [state.power_limit_w for state in first] == [205, 205]
     assert [state.throttled_ns.get("hw_thermal") for state in first] == [7_000_000, None]
     assert [state.utilisation for state in (first[0], second[0])] == [None, pytest.approx(20 / 800)]
     assert {"processes"} == set(second[0].untold)
 
 
-def test_joules_per_token_of_an_engine_on_the_cpu_are_its_packages_over_its_tokens(powercap):
+@pytest.mark.alone
+def test_joules_per_token_of_an_engine_on_the_cpu_are_its_packages_over_its_tokens(tmp_path):
     """Both sockets are counted, and what else a report needs is said; of an engine elsewhere nothing is."""
     load = Load("metered/tiny/batch=4", ((8, 8),) * 4, seed=1)
-    with Ticking(powercap, {0: 100, 1: 50}):
-        metering = open_rapl(window_s=0.4, lead_in_s=0.1, root=powercap.root)
+    powercap = Powercap(tmp_path, (100, 50))
+    with Ticking(powercap):
+        metering = open_rapl(window_s=1.0, lead_in_s=0.1, root=powercap.root)
         assert (metering.not_of("cpu"), metering.source.source, metering.source.missing) == ("", "counter", "")
         assert "the engine ran on cuda, and the meter reads CPU-" in metering.not_of("cuda")
         idle = metering.idle()
