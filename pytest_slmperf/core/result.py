@@ -114,7 +114,7 @@ class Result:
         return self.of(self._one_model()).frontier_of(latency)
 
     @property
-    def baseline(self) -> "Shape":
+    def baseline(self) -> "Curves":
         """See `ModelResult.baseline`."""
         return self.of(self._one_model()).baseline
 
@@ -127,8 +127,8 @@ class Result:
         return Point(case, self.outcome, self._ledger)
 
 
-class Shape:
-    """The curve of one model's measurements over the batch size: the stored ones, or those of now."""
+class Curves:
+    """What one model's measurements over the batch size come to: those of now, or the stored ones."""
 
     def __init__(self, name: str, by_size: Mapping[int, Measurement], gated: Collection[str]) -> None:
         self._name = name
@@ -189,16 +189,16 @@ class ModelResult:
             case.case: {name: verdict.tolerance for name, verdict in case.verdicts.items() if verdict.tolerance}
             for case in cases
         }
-        self._now, self.baseline = self._shapes(cases)
+        self._now, self.baseline = self._curves(cases)
         """What was measured, and the stored side: empty where nothing comparable is stored, and a claim says so."""
 
-    def _shapes(self, cases: Iterable[CaseOutcome]) -> "tuple[Shape, Shape]":
+    def _curves(self, cases: Iterable[CaseOutcome]) -> "tuple[Curves, Curves]":
         """The curves of these cases, and of what they are compared with."""
         gated = {*self._of.outcome.asked, *(name for case in self._tolerances.values() for name in case)}
         by_size = {int(case.coordinates["batch_size"]): case for case in cases}
         now = {size: case.measurement for size, case in by_size.items()}
         stored = {size: case.baseline for size, case in by_size.items() if case.baseline}
-        return Shape(self._name, now, gated), Shape(self._name, stored, gated)
+        return Curves(self._name, now, gated), Curves(self._name, stored, gated)
 
     def __getitem__(self, batch_size: int) -> Point:
         if batch_size in self._cases:
@@ -235,7 +235,7 @@ class ModelResult:
         self._refuse_a_part("knee", THROUGHPUT)
         knee = replace(self._now.knee_by(definition, **settings), measured=True)
 
-        def again(now: Shape, stored: Shape) -> Verdict:
+        def again(now: Curves, stored: Curves) -> Verdict:
             return now.knee_by(definition, **settings).unchanged_from(stored.knee_by(definition, **settings))
 
         def unchanged_from(stored: Knee) -> Verdict:
@@ -249,21 +249,21 @@ class ModelResult:
 
         Where several latencies are gated it is of the first by its name; `frontier_of` picks one.
         """
-        return self._frontier(lambda shape: shape.frontier, THROUGHPUT, *self._lost_latencies)
+        return self._frontier(lambda curves: curves.frontier, THROUGHPUT, *self._lost_latencies)
 
     def frontier_of(self, latency: str) -> "Claim[Frontier]":
         """The frontier of throughput and this latency, as `tpot_ms`. Raises SuiteError for one that isn't gated.
 
         Compare it with `baseline.frontier_of` of the same.
         """
-        return self._frontier(lambda shape: shape.frontier_of(latency), THROUGHPUT, metric(latency).name)
+        return self._frontier(lambda curves: curves.frontier_of(latency), THROUGHPUT, metric(latency).name)
 
-    def _frontier(self, of: Callable[[Shape], Frontier], *needs: str) -> "Claim[Frontier]":
+    def _frontier(self, of: Callable[[Curves], Frontier], *needs: str) -> "Claim[Frontier]":
         self._refuse_a_part("frontier", *needs)
         now = replace(of(self._now), measured=True)
         policy = FrontierPolicy(self._tolerances, self._of.outcome.design)
 
-        def again(fresh: Shape, stored: Shape) -> Verdict:
+        def again(fresh: Curves, stored: Curves) -> Verdict:
             return of(fresh).unchanged_from(of(stored), replace(policy, confirming=True))
 
         def unchanged_from(stored: Frontier) -> Verdict:
@@ -299,7 +299,7 @@ class ModelResult:
         what: str,
         metrics: Sequence[str],
         judge: Callable[[], Verdict],
-        again: "Callable[[Shape, Shape], Verdict]",
+        again: "Callable[[Curves, Curves], Verdict]",
     ) -> Verdict:
         """A verdict on the whole curve of these metrics; one that says why where a run doesn't judge, or can't.
 
@@ -315,14 +315,14 @@ class ModelResult:
             verdict = replace(verdict, reason=f"{verdict.reason}; without {_reasons(self._skipped)}")
         return self._of.track(verdict)
 
-    def _confirmed(self, first: Verdict, again: "Callable[[Shape, Shape], Verdict]") -> Verdict:
+    def _confirmed(self, first: Verdict, again: "Callable[[Curves, Curves], Verdict]") -> Verdict:
         fresh = self._of.fresh(self._model)
         if fresh.missing:
             reason = (
                 f"it looked regressed ({first.reason}), and there are no fresh launches to confirm it: {fresh.missing}"
             )
             return replace(first, status=Status.INCONCLUSIVE, reason=reason, way_out="run it again")
-        return gate.confirm(first, again(*self._shapes(fresh.cases)))
+        return gate.confirm(first, again(*self._curves(fresh.cases)))
 
     def _unjudged(self, metrics: Sequence[str]) -> Verdict | None:
         mode = self._of.outcome.mode
