@@ -148,10 +148,14 @@ def test_accept_takes_only_the_cases_that_are_named(baselines, report):
         (run(case(LARGE), tier="quick"), "a run with --slmperf-tier=quick is a glance"),
         (run(case(LARGE), complete=False, problems=("decode: the engine died",)), "not whole\ndecode: the engine died"),
         (
+            run(case(SMALL), replace(case(LARGE), measurement=replace(case(LARGE).measurement, key={"device": "tpu"}))),
+            f"{LARGE}: this version knows nothing of the device tpu",
+        ),
+        (
             run(
                 case(SMALL), replace(case(LARGE), measurement=replace(case(LARGE).measurement, key={"device": "cuda"}))
             ),
-            f"{LARGE}: this version knows nothing of the device cuda",
+            f"{LARGE}: the engine ran on cuda, and was taken for one on {MACHINE.device}: say where it runs",
         ),
         (run(case(LARGE), asked=None), "no gated case was measured"),
     ],

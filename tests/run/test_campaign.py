@@ -4,6 +4,7 @@ import math
 import random
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 
@@ -11,10 +12,12 @@ from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, NotJudged, UsageError
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
+from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
 from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.core.workload import StaticBatch
+from pytest_slmperf.run.accept import on_another_device
 from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
 from pytest_slmperf.run.campaign import Campaign
 from pytest_slmperf.run.ongoing import VOID_ALLOWANCE
@@ -81,7 +84,9 @@ def stored(level=100.0, launches=20, names=(ONE, FOUR)):
     return find
 
 
-def campaign(script, *, sweep=SWEEP, mode="gate", find=None, models=("m",), arms=1, budget_s=None, fits=None):
+def campaign(
+    script, *, sweep=SWEEP, mode="gate", find=None, models=("m",), arms=1, budget_s=None, fits=None, unfit=None
+):
     """A campaign of this script."""
     configurations = tuple(
         Configuration(
@@ -98,6 +103,7 @@ def campaign(script, *, sweep=SWEEP, mode="gate", find=None, models=("m",), arms
         loads=lambda _sweep, case, _context: (Load(case.name, ((8, 8),), 0), None),
         fits=fits or (lambda *_: None),
         progress=script,
+        unfit=unfit or (lambda _: None),
         pause=script.pauses.append,
     )
     return Campaign(brief, around, order_seed=1)
@@ -466,11 +472,12 @@ def test_what_nothing_measures_is_not_recorded_for_twenty_launches():
 
 def test_what_no_baseline_can_hold_for_is_not_measured_for_twenty_launches():
     """Recording on a device that this version doesn't know ends with the throw-away launch; a report measures it."""
-    script = Script(facts=replace(FACTS, device="cuda:0"))
-    with pytest.raises(UsageError, match="nothing can be recorded: this version knows nothing of the device cuda:0"):
-        play(script, mode="accept")
+    script = Script(facts=replace(FACTS, device="tpu:0"))
+    on_a_cpu = partial(on_another_device, machine=Machine("a CPU", "linux-6.1"))
+    with pytest.raises(UsageError, match="nothing can be recorded: this version knows nothing of the device tpu:0"):
+        play(script, mode="accept", unfit=on_a_cpu)
     assert len(script.asked) == 1
-    assert len(play(Script(facts=script.facts), mode="report").cases) == 2
+    assert len(play(Script(facts=script.facts), mode="report", unfit=on_a_cpu).cases) == 2
 
 
 # -- joules
