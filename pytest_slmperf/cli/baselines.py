@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_slmperf.cli.reading import read_report
 from pytest_slmperf.core import gate
-from pytest_slmperf.core.baseline import Point, Retirement, case_order
+from pytest_slmperf.core.baseline import Retirement, StoredRecording, case_order
 from pytest_slmperf.core.diff import Diff
 from pytest_slmperf.core.drivers import Recorded, tracks, version_order
 from pytest_slmperf.core.errors import UsageError
@@ -199,7 +199,7 @@ def _moved(one: Recorded | None, name: str) -> str:
     return f"{moved} *" if one.also else moved
 
 
-def _rows(place: int, point: Point, in_force: bool) -> list[tuple[str, ...]]:  # noqa: FBT001 - a column
+def _rows(place: int, point: StoredRecording, in_force: bool) -> list[tuple[str, ...]]:  # noqa: FBT001 - a column
     state = "in force" if in_force else "retired" if point.retired else ""
     rows: list[tuple[str, ...]] = []
     for name, kept in sorted(point.metrics.items()):

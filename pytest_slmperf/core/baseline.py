@@ -34,7 +34,7 @@ class Retirement:
 
 
 @dataclass(frozen=True)
-class Point:
+class StoredRecording:
     """One recording of a case."""
 
     recorded: str
@@ -53,10 +53,10 @@ class StoredCase:
     """The recordings of one case, oldest first, all of the same key."""
 
     key: Mapping[str, Scalar]
-    points: tuple[Point, ...]
+    points: tuple[StoredRecording, ...]
 
     @cached_property
-    def current(self) -> Point | None:
+    def current(self) -> StoredRecording | None:
         """What the gate compares with: the newest recording that isn't retired."""
         return next((point for point in reversed(self.points) if not point.retired), None)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pytest_slmperf.core.baseline import PLANTED, BaselineFile, Point
+from pytest_slmperf.core.baseline import PLANTED, BaselineFile, StoredRecording
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.machine import Machine, Role, Scalar, same, slug
 from pytest_slmperf.core.sample import Measurement
@@ -55,7 +55,7 @@ class Comparable:
     measurement: Measurement
     tolerances: Mapping[str, float]
     """By the metric's full name, for those that were gated when they were recorded."""
-    point: Point
+    point: StoredRecording
     notes: tuple[str, ...] = ()
     """Differences that void nothing and are worth knowing."""
 

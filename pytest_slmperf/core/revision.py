@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pytest_slmperf.core.baseline import PLANTED, BaselineFile, Point, Retirement, StoredCase, StoredMetric
+from pytest_slmperf.core.baseline import PLANTED, BaselineFile, Retirement, StoredCase, StoredMetric, StoredRecording
 from pytest_slmperf.core.errors import BaselineError, UsageError
 from pytest_slmperf.core.lookup import Difference, key_differences, scalar
 from pytest_slmperf.core.machine import SIMULATED, Machine, Role
@@ -72,13 +72,13 @@ def updated(file: BaselineFile | None, machine: Machine, engine: str, suite: str
     return BaselineFile(machine, engine, suite, cases)
 
 
-def _is_same_recording(stored: Point, accepted: Point) -> bool:
+def _is_same_recording(stored: StoredRecording, accepted: StoredRecording) -> bool:
     """Whether one recording is accepted for a second time: it then takes its own place."""
     samples = [{name: kept.sample for name, kept in point.metrics.items()} for point in (stored, accepted)]
     return samples[0] == samples[1] and stored.recorded == accepted.recorded and not stored.retired
 
 
-def _point(measurement: Measurement, machine: Machine, engine: str, recording: Recording) -> Point:
+def _point(measurement: Measurement, machine: Machine, engine: str, recording: Recording) -> StoredRecording:
     case = measurement.case
     _refuse_unfit(measurement, machine, engine)
     joules = any(name in ENERGY for of, name in recording.tolerances if of == case)
@@ -114,7 +114,9 @@ def _point(measurement: Measurement, machine: Machine, engine: str, recording: R
             f"{case}: none of its metrics is gated, so there is nothing to record: give its sweep a gate="
         )
     boards = measurement.boards if joules else {}
-    return Point(recording.recorded, metrics, recording.commit, recording.by, recording.versions, boards=boards)
+    return StoredRecording(
+        recording.recorded, metrics, recording.commit, recording.by, recording.versions, boards=boards
+    )
 
 
 def _refuse_unfit(measurement: Measurement, machine: Machine, engine: str) -> None:

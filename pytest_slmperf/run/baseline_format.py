@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, NoReturn
 
-from pytest_slmperf.core.baseline import BaselineFile, Point, Retirement, StoredCase, StoredMetric
+from pytest_slmperf.core.baseline import BaselineFile, Retirement, StoredCase, StoredMetric, StoredRecording
 from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.errors import BaselineError, SuiteError
 from pytest_slmperf.core.machine import Machine
@@ -39,7 +39,7 @@ def _case(case: StoredCase) -> dict[str, Any]:
     return {"key": dict(case.key), "points": [_point(point) for point in case.points]}
 
 
-def _point(point: Point) -> dict[str, Any]:
+def _point(point: StoredRecording) -> dict[str, Any]:
     stored = {
         "recorded": point.recorded,
         "commit": point.commit,
@@ -138,10 +138,10 @@ def _case_of(case: Mapping[str, Any], name: str, where: str) -> StoredCase:
     return StoredCase(case["key"], tuple(points))
 
 
-def _point_of(point: Mapping[str, Any], at: tuple[str | int, ...], where: str) -> Point:
+def _point_of(point: Mapping[str, Any], at: tuple[str | int, ...], where: str) -> StoredRecording:
     retired = point.get("retired")
     metrics = point["metrics"].items()
-    return Point(
+    return StoredRecording(
         recorded=point["recorded"],
         metrics={name: _metric_of(stored, name, (*at, "metrics", name), where) for name, stored in metrics},
         commit=point["commit"],

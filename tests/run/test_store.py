@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_slmperf.core.baseline import BaselineFile, Point, Retirement, StoredCase, StoredMetric
+from pytest_slmperf.core.baseline import BaselineFile, Retirement, StoredCase, StoredMetric, StoredRecording
 from pytest_slmperf.core.errors import BaselineError
 from pytest_slmperf.core.lookup import Against, Comparable, lookup
 from pytest_slmperf.core.machine import Machine
@@ -656,7 +656,7 @@ def points(draw):
         tolerance = draw(st.none() | st.floats(0, 0.15, exclude_min=True))
         kept[name] = StoredMetric(draw(samples), meaning.unit, meaning.higher_is_better, tolerance)
     retired = draw(st.none() | st.builds(Retirement, st.just("2026-01-02T00:00:00Z"), texts.filter(bool), texts))
-    return Point(
+    return StoredRecording(
         "2026-01-01T00:00:00+00:00",
         kept,
         draw(st.none() | texts),
