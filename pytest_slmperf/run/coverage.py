@@ -15,7 +15,7 @@ UNSEEN = " (a test that is skipped, or dropped without pytest_deselected, looks 
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredSweep:
     """A sweep that was measured, or why it could not be."""
 
     sweep: Sweep
@@ -34,7 +34,7 @@ class Coverage:
         self._everything = False
         self._metered: set[Sweep] | None = set()
         self._tried: set[Sweep] = set()
-        self._measured: dict[tuple[Sweep, str], Measured] = {}
+        self._measured: dict[tuple[Sweep, str], MeasuredSweep] = {}
 
     # -- what is selected
 
@@ -74,11 +74,11 @@ class Coverage:
         """A test asks for the sweep: whatever becomes of it, somebody measures it."""
         self._tried.add(sweep)
 
-    def remember(self, key: str, measured: Measured) -> None:
+    def remember(self, key: str, measured: MeasuredSweep) -> None:
         """Keep what was measured of a sweep, by what it was measured with."""
         self._measured[measured.sweep, key] = measured
 
-    def remembered(self, sweep: Sweep, key: str) -> Measured | None:
+    def remembered(self, sweep: Sweep, key: str) -> MeasuredSweep | None:
         """What was measured of the sweep with the same."""
         return self._measured.get((sweep, key))
 

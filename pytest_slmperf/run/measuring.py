@@ -23,7 +23,7 @@ from pytest_slmperf.run import briefing, fingerprint, plan
 from pytest_slmperf.run.accept import Terms
 from pytest_slmperf.run.brief import Configuration
 from pytest_slmperf.run.campaign import Campaign
-from pytest_slmperf.run.coverage import Coverage, Measured
+from pytest_slmperf.run.coverage import Coverage, MeasuredSweep
 from pytest_slmperf.run.devices import HeldDevices, device_of, machine_of
 from pytest_slmperf.run.metering import Metering, open_nvml, open_rapl
 from pytest_slmperf.run.options import PYTHON, Options, planted_loss
@@ -153,7 +153,7 @@ class Measuring:
             raise measured.failure
         return Result(measured.outcome, self._ledger, lambda model: self._fresh(measured, repr(specs), model))
 
-    def _fresh(self, measured: Measured, key: str, model: str) -> Fresh:
+    def _fresh(self, measured: MeasuredSweep, key: str, model: str) -> Fresh:
         """See Campaign.fresh. What it took is on the run's bill, also where it is interrupted."""
         try:
             return measured.campaign.fresh(model)
@@ -258,7 +258,7 @@ class Measuring:
                 ungated=ungated,
                 notes=(*outcome.notes, *(f"this machine's settings don't gate {name}: not judged" for name in ungated)),
             )
-            self._coverage.remember(repr(specs), Measured(sweep, outcome, running, failure))
+            self._coverage.remember(repr(specs), MeasuredSweep(sweep, outcome, running, failure))
 
     @cached_property
     def _metering(self) -> Metering:
