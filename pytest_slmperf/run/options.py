@@ -17,7 +17,7 @@ PYTHON = "python"
 """`--slmperf-against python=PATH` measures another environment's engine; every other field is one of a baseline."""
 
 
-Scalar = str | int | float | bool
+OptionValue = str | int | float | bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Options:
 
     mode: Literal["gate", "accept", "report"] = "gate"
     engine: str | None = None
-    engine_options: Mapping[str, Scalar] = field(default_factory=dict)
+    engine_options: Mapping[str, OptionValue] = field(default_factory=dict)
     baselines: Path | None = None
     against: Against | None = None
     tier: Literal["quick", "gate", "full"] = "gate"
@@ -60,7 +60,7 @@ class Options:
         return shlex.join([*words, "--slmperf-accept"])
 
 
-def parse_engine(text: str | None) -> tuple[str | None, dict[str, Scalar]]:
+def parse_engine(text: str | None) -> tuple[str | None, dict[str, OptionValue]]:
     """`NAME` or `NAME:KEY=VALUE,KEY=VALUE`; values are read as numbers and truths where they look like them.
 
     Raises UsageError for what is none of these.
@@ -70,7 +70,7 @@ def parse_engine(text: str | None) -> tuple[str | None, dict[str, Scalar]]:
     return named_engine("--slmperf-engine", text)
 
 
-def named_engine(where: str, text: str) -> tuple[str, dict[str, Scalar]]:
+def named_engine(where: str, text: str) -> tuple[str, dict[str, OptionValue]]:
     """An engine and its options, as `where` names them. Raises UsageError."""
     name, colon, rest = text.partition(":")
     if not name:
@@ -91,7 +91,7 @@ def pairs(where: str, text: str) -> dict[str, str]:
     return found
 
 
-def literal(text: str) -> Scalar:
+def literal(text: str) -> OptionValue:
     """An option's value as it was typed: a truth or a number where it looks like one, a text otherwise."""
     if text.casefold() in ("true", "false"):
         return text.casefold() == "true"
@@ -103,7 +103,7 @@ def literal(text: str) -> Scalar:
     return text
 
 
-def planted_loss(value: Scalar) -> float:
+def planted_loss(value: OptionValue) -> float:
     """A share of throughput to take away. Raises UsageError for what is none."""
     if isinstance(value, (str, bool)) or not 0 <= value < LOSS_LIMIT:
         raise UsageError(f"slowed={value}: it takes a share of at least 0 and below {LOSS_LIMIT}")
