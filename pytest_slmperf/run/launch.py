@@ -42,7 +42,8 @@ LONGEST_PAUSE_S = 2.0
 SLOW_SPELL_S = 1.0
 """So long a round waits, at most, for cores that are slower than usual."""
 
-Progress = Callable[[str, int, int], None]
+TellRound = Callable[[str, int, int], None]
+"""Is told (case, round, rounds) before each plain round."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
     index: int,
     cores: tuple[int, ...] | None,
     quantiles: Sequence[float],
-    progress: Progress | None = None,
+    progress: TellRound | None = None,
     energy: EnergyTerms | None = None,
     pace: Pace | None = None,
 ) -> LaunchRecord:
@@ -120,7 +121,7 @@ class _Terms:
     index: int
     cores: tuple[int, ...] | None
     quantiles: Sequence[float]
-    progress: Progress
+    progress: TellRound
     startup_s: float
     pace: Pace
     energy: EnergyTerms | None = None
