@@ -8,10 +8,10 @@ from typing import TypeVar, get_args, get_type_hints
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineUnavailable
 
-Options = TypeVar("Options")
+Kind = TypeVar("Kind")
 
 
-def options_of(kind: type[Options], spec: EngineSpec) -> Options:
+def options_of(kind: type[Kind], spec: EngineSpec) -> Kind:
     """A spec's options as a value of this dataclass, whose fields are of one type each, or of that or None.
 
     Raises EngineUnavailable for an option that it has no field for, and for one of another type.
