@@ -115,6 +115,7 @@ def test_a_round_beside_a_slow_core_is_void(before, after, void):
     assert found is None or (found.guard == "slowed" and "longer than usual on core 3" in found.reason)
 
 
+@pytest.mark.alone
 def test_a_launch_repeats_a_round_beside_a_slow_core(tmp_path, monkeypatch):
     """The report lists the void round, and the case has all its rounds."""
     install(tmp_path, "spinning", SPINNING)
