@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, entry_points, version
-from itertools import count
 from pathlib import Path
 
 from pytest_slmperf.core.board import BoardRound, BoardState
 from pytest_slmperf.core.board_fitness import BoardWatch, board_lines, no_board
 from pytest_slmperf.core.cpu_fitness import CpuWatch, cpu_lines, packages_line
-from pytest_slmperf.core.diagnosis import Diagnosis, Grade, Line, baselines_line, engines_line, noise_line
+from pytest_slmperf.core.diagnosis import RECORDED, Diagnosis, Grade, Line, baselines_line, engines_line, noise_line
 from pytest_slmperf.core.edges import EnergyTrace, judge_trace
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import (
@@ -255,7 +254,9 @@ def measure_noise(wanted: Wanted, boards: Sequence[int | str], say: Callable[[st
 
 
 def _launches(wanted: Wanted, cores: tuple[int, ...] | None, metering: Metering | None) -> Iterator[LaunchRecord]:
-    """As many as end in time, and one at least, after a throw-away launch that makes the weights."""
+    """As many as end in time, one at least and no more than a recording has, after a throw-away launch that makes the
+    weights.
+    """
     settings = wanted.settings
     policy = RoundPolicy(
         rounds=settings.rounds,
@@ -266,7 +267,7 @@ def _launches(wanted: Wanted, cores: tuple[int, ...] | None, metering: Metering 
     )
     energy = EnergyTerms(metering, gated=False) if metering else None
     until, longest_s = time.monotonic() + wanted.noise_s, 0.0
-    for index in count():
+    for index in range(RECORDED + 1):
         began = time.monotonic()
         if index > 1 and began + longest_s > until:
             return

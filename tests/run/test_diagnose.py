@@ -284,16 +284,16 @@ def test_the_counters_of_a_cpu_are_looked_at_for_a_moment(tmp_path):
 # -- at work
 
 
-def wanted(seconds=1.0, settings=SHORT, **options):
+def wanted(seconds=200.0, settings=SHORT, **options):
     spec = EngineSpec("fake", "tiny-2x128", options=options)
     return Wanted(spec, None, settings, Path("baselines"), noise_s=seconds)
 
 
 def test_the_spread_of_launches_is_found_and_turned_into_a_tolerance():
-    """Launches that spread by 2 % support no tolerance of 3 %."""
-    (line,) = measure_noise(wanted(3.0, launch_noise=0.02, seed=3), (), print).lines
+    """Launches that spread by 2 % support no tolerance of 3 %, and twenty of them are enough."""
+    (line,) = measure_noise(wanted(launch_noise=0.02, seed=3), (), print).lines
     assert line.topic == "noise of output_throughput"
-    assert line.values["launches"] >= 3
+    assert line.values["launches"] == 20
     assert 0.005 < line.values["spread"] < 0.04
     assert line.values["supported_tolerance"] >= 0.04
     assert "launches of fake tiny-2x128" in line.said
@@ -308,7 +308,7 @@ def test_the_spread_of_launches_is_found_and_turned_into_a_tolerance():
 )
 def test_an_engine_that_fails_or_knows_no_pace_blocks(options, grade, said):
     """What can't be launched, or spreads without bounds, can't be gated."""
-    (line,) = measure_noise(wanted(3.0, **options), (), print).lines
+    (line,) = measure_noise(wanted(**options), (), print).lines
     assert line.grade is grade
     assert said in line.said
 
@@ -337,7 +337,7 @@ def test_joules_of_launches_are_in_the_noise_and_show_the_sensor(driver, tmp_pat
     """An engine on the board: its joules spread, too, and its load tells whether the sensor sees all of the time."""
     log = tmp_path / "load"
     driver(f"load {log} 100 500", "period 0.02", real=True)
-    found = measure_noise(wanted(6.0, real_time=True, load_log=str(log)), (0,), print)
+    found = measure_noise(wanted(4.0, real_time=True, load_log=str(log)), (0,), print)
     assert [line.topic for line in found.lines] == ["noise of output_throughput", "noise of joules_per_output_token"]
     assert found.loaded
     assert all(len(trace.edges) > 3 for trace in found.loaded)
