@@ -10,7 +10,7 @@ from typing import Any
 from pytest_slmperf.core.board import MPS_SERVER
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.machine import BOARD, Scalar
-from pytest_slmperf.meters.nvml import Handle, Library, find_board, library, reason_of
+from pytest_slmperf.meters.nvml import TRANSIENT, Handle, Library, find_board, library, reason_of
 
 MILLI = 1e-3
 GIB = 2**30
@@ -107,9 +107,17 @@ def _instance(nvml: Library, board: Handle, wanted: int | str) -> Handle:
 
 
 def _fields(nvml: Library, board: Handle, part: Handle) -> Iterator[tuple[str, Scalar]]:
+    passing = {getattr(nvml, name) for name in TRANSIENT}
+
     def ask(call: str, *given: Any) -> Any:  # noqa: ANN401 - NVML's answers are of all kinds
-        with suppress(nvml.NVMLError, AttributeError):  # this board, driver or nvidia-ml-py doesn't know it
-            return getattr(nvml, call)(*given)
+        for _ in range(2):  # once more after an error that passes: a fact that lacks makes the machine another one
+            try:
+                return getattr(nvml, call)(*given)
+            except AttributeError:  # this nvidia-ml-py is too old for it
+                return None
+            except nvml.NVMLError as error:
+                if error.value not in passing:
+                    return None
         return None
 
     yield BOARD, nvml.nvmlDeviceGetUUID(board)

@@ -87,6 +87,12 @@ def test_what_a_driver_does_not_tell_is_left_out(driver, fault, lacking):
     assert describe(0).fields == {name: value for name, value in TOLD.items() if name != lacking}
 
 
+def test_an_error_that_passes_is_asked_again(driver):
+    """Or a fact that must match would lack in one run of many."""
+    driver("delay DeviceGetEccMode 0.5", "fail DeviceGetEccMode UNKNOWN 0 1.5")
+    assert describe(0).fields == TOLD
+
+
 def test_a_part_of_a_board_is_named_with_its_size(driver):
     """By its own UUID, or by the board's number: CUDA takes the board's first instance where MIG is on."""
     driver("mig 2")
