@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nvml_standin
 import pytest
-from onchip import BASELINE, ENGINE, OTHER_BOARD, PACKAGE, OnChipProject
+from onchip import BASELINE, OTHER_BOARD, PACKAGE, SLOWER, OnChipProject
 
 pytest.importorskip("pynvml")
 CASE = "decode/opt-125m/batch=4"
@@ -48,23 +48,17 @@ def test_a_recording_holds_for_the_gpu_its_driver_and_how_it_is_set(recorded):
     assert not any(secret in text for secret in ("sk-1", "jane"))
 
 
-def test_it_is_gated_on_the_same_gpu_with_what_its_settings_say_of_it(project):
-    """`when = { device = "nvidia" }` holds there."""
-    said = project.run()
-    assert said.endswith("exit code 0"), said
-    assert "1 unchanged" in said
-
-
 def test_a_loss_is_red(project):
-    said = project.run(engine=f"{ENGINE},slowed=0.2")
+    said = project.run(environment=SLOWER)
     assert said.endswith("exit code 1"), said
     assert f"regressed: {CASE} output_throughput" in said
 
 
-def test_another_board_of_the_model_is_as_good(project):
-    """It is said which it was."""
+def test_it_is_gated_on_any_board_of_the_model_as_its_settings_say(project):
+    """Which board it was is said; `when = { device = "nvidia" }` holds there."""
     said = project.run(scenario=[OTHER_BOARD])
     assert said.endswith("exit code 0"), said
+    assert "1 unchanged" in said
     assert "gpu_uuid: GPU-00000000-0000-4000-8000-000000000000 (stored) → GPU-11111111" in said
 
 
