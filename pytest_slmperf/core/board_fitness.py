@@ -23,6 +23,7 @@ from pytest_slmperf.core.machine import Scalar
 Values: TypeAlias = dict[str, Scalar]
 
 NS_PER_S = 1e9
+INSTALL = "install its driver, and pip install 'pytest-slmperf[nvml]'"
 REFUSED = "NO_PERMISSION"
 """NVML's name of it, which the meter's reasons carry."""
 UPDATES = 10
@@ -108,13 +109,15 @@ def board_lines(watch: BoardWatch, *, window_s: float) -> tuple[Line, ...]:
     )
 
 
-def no_board(reason: str, *, absent: bool, plugged_in: bool) -> Line:
-    """What is said where no board can be read. `absent`: nothing is installed that could, so nothing is broken."""
-    if absent and not plugged_in:
+def no_board(reason: str, *, needed: bool, absent: bool, plugged_in: bool) -> Line:
+    """What is said where no board can be read. `needed`: the engine is to run on it. `absent`: nothing is
+    installed that could read it, so nothing is broken.
+    """
+    if absent and plugged_in:
+        said, todo = f"{reason}, and an NVIDIA board is plugged in", INSTALL
+        return Line("gpu", Grade.BLOCKS if needed else Grade.WARNING, said, todo)
+    if absent and not needed:
         return Line("gpu", Grade.NOT_SEEN, f"{reason}; a CPU's throughput can be gated without")
-    if absent:
-        said = f"{reason}, and an NVIDIA board is plugged in"
-        return Line("gpu", Grade.WARNING, said, "install its driver, and pip install 'pytest-slmperf[nvml]'")
     return Line("gpu", Grade.BLOCKS, reason, "see to it that nvidia-smi works for this user")
 
 

@@ -38,6 +38,7 @@ from pytest_slmperf.run.settings import Settings
 from pytest_slmperf.run.store import BaselineStore
 
 NS_PER_S = 1e9
+GPU = "cuda"
 CPU_S, PACKAGES_S, BOARD_S = 1.0, 0.5, 1.5
 """How long the CPU is looked at, then its energy counters, and then the board."""
 LONGER_S = 5.0
@@ -71,12 +72,12 @@ class Wanted:
 
 
 def diagnose(wanted: Wanted, say: Callable[[str], object]) -> Diagnosis:
-    """Look at this machine. `say` is told what takes its time. Raises UsageError for a GPU that may not be seen."""
+    """Look at this machine. `say` is told what takes its time."""
     here, settings, spec = fingerprint.probe(), wanted.settings, wanted.spec
     device = device_of(spec.engine, spec.options)
     try:
         machine = machine_of(device)
-    except EngineUnavailable:  # its board says why
+    except (EngineUnavailable, UsageError):  # the line of its board says why
         machine = here
     say("looking at this machine while it rests, for a few seconds")
     lines = [*cpu_lines(here, watch_cpu(CPU_S), spec.threads), look_at_packages(PACKAGES_S, settings.window_s)]
@@ -88,7 +89,8 @@ def diagnose(wanted: Wanted, say: Callable[[str], object]) -> Diagnosis:
     if watch:
         lines += board_lines(replace(watch, loaded=noise.loaded), window_s=settings.window_s)
     else:
-        lines.append(no_board(missing, absent=nothing_installed(missing), plugged_in=board_is_plugged_in()))
+        needed, absent = device.kind == GPU, nothing_installed(missing)
+        lines.append(no_board(missing, needed=needed, absent=absent, plugged_in=board_is_plugged_in()))
     stored = stored_line(wanted.baselines, machine, spec.engine)
     return Diagnosis(machine, (*lines, *noise.lines, found_engines(wanted.default), stored))
 

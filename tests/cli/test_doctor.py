@@ -78,6 +78,16 @@ def test_a_driver_that_is_not_loaded_blocks(doctor):
     assert "the NVIDIA driver is not loaded (DRIVER_NOT_LOADED) → see to it that nvidia-smi works" in out
 
 
+def test_a_gpu_that_the_engine_needs_and_may_not_see_blocks(doctor, monkeypatch):
+    """What hides the board is the line; nothing is launched and nothing breaks off."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    code, out, _ = doctor("--seconds=0", "--engine=ctranslate2:device=cuda")
+    assert code == 1
+    assert "CUDA_VISIBLE_DEVICES hides every GPU" in next(
+        line for line in out.splitlines() if line.startswith("blocks    gpu")
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

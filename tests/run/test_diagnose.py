@@ -189,13 +189,14 @@ def test_a_driver_that_fails_blocks(driver, statement, reason):  # noqa: F811 - 
     driver(statement)
     with pytest.raises(MeterUnavailable) as caught:
         watch_board(NvmlMeter(pace=EVERY_MOVE), 0.1)
-    line = no_board(str(caught.value), absent=nothing_installed(str(caught.value)), plugged_in=False)
+    said = str(caught.value)
+    line = no_board(said, needed=False, absent=nothing_installed(said), plugged_in=False)
     assert line.grade is BLOCKS
     assert reason in line.said
 
 
 def test_a_machine_without_a_driver_is_no_broken_one():
-    """Nothing is installed: it is told and doesn't block, but where a board is plugged in it is warned of."""
+    """Nothing is installed that could read a board, and that is told apart from a driver that fails."""
     program = (
         "from pytest_slmperf.run.doctor import look_at_board, nothing_installed\n"
         "watch, missing = look_at_board((0,), 0.1)\n"
@@ -208,8 +209,22 @@ def test_a_machine_without_a_driver_is_no_broken_one():
     absent, missing = done.stdout.split()[1], done.stdout.partition(" ")[2].partition(" ")[2]
     assert absent == "True"
     assert "there is no NVIDIA driver on this machine" in missing
-    assert no_board(missing, absent=True, plugged_in=False).grade is NOT_SEEN
-    assert no_board(missing, absent=True, plugged_in=True).grade is WARNING
+
+
+@pytest.mark.parametrize(
+    ("needed", "absent", "plugged_in", "grade"),
+    [
+        (False, True, False, NOT_SEEN),
+        (False, True, True, WARNING),
+        (False, False, False, BLOCKS),
+        (True, True, False, BLOCKS),
+        (True, True, True, BLOCKS),
+        (True, False, False, BLOCKS),
+    ],
+)
+def test_a_board_that_can_not_be_read_is_graded_by_who_needs_it(needed, absent, plugged_in, grade):
+    """An engine that is to run on it can't; one on the CPU can, but a driver that is broken isn't left so."""
+    assert no_board("a reason", needed=needed, absent=absent, plugged_in=plugged_in).grade is grade
 
 
 @pytest.mark.parametrize(
