@@ -27,7 +27,7 @@ for line in sys.stdin:
     told = [(one.started_ns, one.ended_ns, one.output_tokens, one.token_ns) for one in served]
     print(json.dumps(told), flush=True)
 """
-BATCHES = 6
+BATCHES = 5
 """Of a quarter of a second each: the engine has to wake up in time only so often."""
 
 

@@ -137,7 +137,7 @@ def test_two_meters_look_at_once_in_threads_in_real_time(meter):
     began = one.now_ns()
     for each in (nvml, other):
         each.start()
-    time.sleep(1.2)
+    time.sleep(0.8)
     found = [each.stop() for each in (nvml, other)]
     other.close()
     work = steps(began, one.now_ns())

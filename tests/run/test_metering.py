@@ -26,9 +26,9 @@ CASE = "metered/tiny/batch=4"
 LOAD = Load(CASE, ((8, 8),) * 4, seed=1)
 TOKENS_PER_S = 32 / (8 * (1 + 3 / 16) / 1000 + 32 / 100_000)
 """Of the engine `fake` with this load: eight steps of four requests, after a prefill."""
-LEAD_IN_S = 0.1
-SETTLED_S = 0.15
-"""After the meter's start, when something happens to the board: the load goes on for half a second and more."""
+LEAD_IN_S = 0.05
+SETTLED_S = 0.1
+"""After the meter's start, when something happens to the board: the load goes on for 0.4 s and more."""
 
 
 class Eventful(NvmlMeter):
@@ -50,7 +50,7 @@ def launch(driver, tmp_path):  # noqa: F811 - a fixture's name
     """Measures one launch on a board of this scenario, with its joules; `{then}` is amid the energy round."""
     log = tmp_path / "load"
 
-    def measure(*statements, gated=True, window_s=0.4, real_time=True, void_retries=4, **options):
+    def measure(*statements, gated=True, window_s=0.3, real_time=True, void_retries=4, **options):
         later = [one for one in statements if "{then}" in one]
         one = driver(f"load {log} 100 500", "period 0.02", *(one for one in statements if one not in later), real=True)
         terms = {"window_s": window_s, "lead_in_s": LEAD_IN_S}
