@@ -41,6 +41,8 @@ class EngineSpec:
         for name, value in {**self.options, **own}.items():
             if why := flaw(name) or flaw(value):
                 raise UsageError(f"{name!r} of an engine: {why}")
+        # In one order, so that two engines are alike however their options were written down.
+        object.__setattr__(self, "options", dict(sorted(self.options.items())))
 
     @property
     def model_name(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -65,7 +66,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _minutes(text: str) -> float:
     from pytest_slmperf.run.options import minutes  # noqa: PLC0415 - only where the option is given
 
-    return minutes(text)
+    try:
+        return minutes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"a budget is a number of minutes above 0, not {text!r}") from error
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -64,7 +64,7 @@ def _refuse_lost_settings(config: pytest.Config) -> None:
     here = config.invocation_params.dir
     if here == config.rootpath:
         return
-    if read_settings(here) != Settings() and read_settings(config.rootpath) == Settings():
+    if read_settings(here) not in (Settings(), read_settings(config.rootpath)):
         raise UsageError(
             f"{here / 'pyproject.toml'} has [tool.slmperf], and pytest took {config.rootpath} for the root: write "
             "options with =, as in --slmperf-baselines=DIR, or name the root: --rootdir=."
@@ -73,6 +73,8 @@ def _refuse_lost_settings(config: pytest.Config) -> None:
 
 def _options(config: pytest.Config) -> Options:
     given = config.option
+    if getattr(given, "setuponly", False):
+        raise UsageError("--setup-only and --setup-plan run no test, so that nothing would be gated")
     if given.slmperf_accept and given.slmperf_no_gate:
         raise UsageError("--slmperf-accept and --slmperf-no-gate exclude each other")
     if given.slmperf_accept and given.slmperf_against:
@@ -148,7 +150,7 @@ class SlmperfSession:
         self._lost = False
         """A worker died, and what it measured never came here."""
         self._measuring_workers: set[str] = set()
-        self._failures = Failures(whole=config.option.fulltrace)
+        self._failures = Failures(whole=getattr(config.option, "fulltrace", False))
         self._check: RunCheck | None = None
         self._deselected = False
         self._from_worker: RunOutcome | None = None
@@ -168,8 +170,15 @@ class SlmperfSession:
 
         self._previous_sigterm = signal.signal(signal.SIGTERM, end)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
+        """Finish after all others, and also where one of them raises."""
+        try:
+            yield
+        finally:
+            self._finish(session)
+
+    def _finish(self, session: pytest.Session) -> None:
         """Release the device, hand the outcome on, and write the reports: of a red or interrupted run, too."""
         self.measuring.close()
         signal.signal(signal.SIGTERM, self._previous_sigterm or signal.SIG_DFL)
@@ -188,8 +197,31 @@ class SlmperfSession:
                 files.write_report(self.outcome(), path)
             except SlmperfError as error:
                 self.problem(str(error))
+        self._keep_unrecorded()
         if self.outcome().problems:
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+    def _keep_unrecorded(self) -> None:
+        """Of a recording that was refused, keep what took so long: once the cause is mended, it can be accepted."""
+        options, outcome = self.measuring.options, self.outcome()
+        told = any(path.suffix == ".json" for path in options.reports)
+        if options.mode != "accept" or outcome.recorded or told or not outcome.sweeps or not self._cache:
+            return
+        path = self._cache / "unrecorded.json"
+        try:
+            files.write_report(outcome, path)
+        except SlmperfError as error:
+            self.problem(str(error))
+        else:
+            self.measuring.remark(
+                f"what was measured is kept in {path}: slmperf baselines accept {path}, once the cause is mended"
+            )
+
+    @property
+    def _cache(self) -> Path | None:
+        """pytest's folder for what a plugin keeps; None under `-p no:cacheprovider`."""
+        cache = getattr(self.config, "cache", None)
+        return cache.mkdir("slmperf") if cache else None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - xdist's, which has no types

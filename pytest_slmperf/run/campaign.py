@@ -252,7 +252,7 @@ class Campaign:
         self._around.progress.launching(spec, [load.case for load in loads], arm)
         record = self._around.launch(spec, loads, arm=arm, index=self._launches, policy=self._brief.policy)
         self._launches += 1
-        self._versions[arm] = record.versions
+        self._versions[arm] = {**self._versions.get(arm, {}), **record.versions}
         _refuse_bad_values(record)
         if self._brief.mode == "accept":
             _refuse_unknown_metrics(record, self._brief.sweep)

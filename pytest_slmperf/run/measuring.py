@@ -221,6 +221,8 @@ class Measuring:
         configurations: tuple[Configuration, ...] = (),
     ) -> None:
         self._refuse_planted(specs)
+        if self.options.mode == "accept":
+            self._stored.check_writable()
         cases = here.cases(spec.model_name for spec in specs)
         self._coverage.refuse_same_names(sweep, cases)
         self._bench.refuse_others(specs, self.default_engine, side_by_side=bool(configurations))

@@ -4,6 +4,7 @@ import fcntl
 import glob
 import os
 import secrets
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,16 @@ def replace_files(contents: Mapping[Path, bytes | None]) -> None:
             if content is not None
         }
         _put_in_place(targets, fresh)
+
+
+def check_folder(folder: Path) -> None:
+    """Find out ahead of a long measurement whether files can be put into a folder, which need not be there yet.
+
+    Raises OSError whose `filename` is the folder that was refused.
+    """
+    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    with _blamed_on(nearest), tempfile.TemporaryFile(dir=nearest):
+        pass
 
 
 def _put_in_place(targets: Collection[Path], fresh: Mapping[Path, Path]) -> None:

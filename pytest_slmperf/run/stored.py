@@ -12,6 +12,7 @@ from pytest_slmperf.core.outcome import SweepOutcome
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.run.accept import Terms, accept, on_another_device
 from pytest_slmperf.run.brief import Reference
+from pytest_slmperf.run.replacing import check_folder
 from pytest_slmperf.run.store import BaselineStore, read_baseline
 
 AB = "or compare both versions side by side, without a baseline: --slmperf-against python=PATH"
@@ -26,6 +27,16 @@ class StoredCases:
         self._machine = machine
         self._against = against
         self._files: dict[tuple[str, str], BaselineFile | None] = {}
+
+    def check_writable(self) -> None:
+        """Find out ahead of the launches what would stop `accept` after them. Raises BaselineError."""
+        try:
+            check_folder(self._store.root)
+        except OSError as error:
+            raise BaselineError(
+                f"{self._store.root}: no baseline can be stored there: {error.filename}: {error.strerror}; name "
+                "another folder, --slmperf-baselines=DIR, or make this one writable"
+            ) from error
 
     def find(self, case: str, key: Mapping[str, object]) -> Reference:
         """What a case is compared with, or why there is nothing. Raises BaselineError for a file that can't be read."""

@@ -324,3 +324,35 @@ def test_the_quick_tier_of_a_whole_suite_is_green(fresh):
     stale = fresh.gate("--slmperf-tier", "quick")
     stale.assert_outcomes(passed=4, failed=1)
     assert "holds decode/opt-125m/batch=4, and no suite measures that any more" in prose(stale)
+
+
+@pytest.mark.parametrize("option", ["--setup-only", "--setup-plan"])
+def test_a_run_that_runs_no_test_gates_nothing_and_is_refused(project, option):
+    """Fixtures alone would measure a loss, and end green."""
+    result = project.gate(option, engine=SLOWED)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--setup-only and --setup-plan run no test, so that nothing would be gated"])
+
+
+def test_settings_of_a_folder_that_is_not_the_root_are_not_ignored_in_silence(project):
+    """A project within a project, each with settings of its own: which of them holds is asked."""
+    project.write("inner/pyproject.toml", '[tool.slmperf]\nengine = "nope"\n')
+    project.write("inner/test_suite.py", SUITE)
+    command = project.command(f"--rootdir={project.path}", f"--slmperf-baselines={project.path / 'baselines'}")
+    done = subprocess.run(command, cwd=project.path / "inner", capture_output=True, text=True, check=False)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR, done.stdout
+    assert "has [tool.slmperf], and pytest took" in done.stderr
+
+
+def test_the_report_is_written_though_another_hook_fails_at_the_end(project):
+    """What was measured is told all the same."""
+    project.write("conftest.py", "def pytest_sessionfinish():\n    raise RuntimeError('somebody else')\n")
+    project.apart("--slmperf-report=x.json")
+    assert (project.path / "x.json").exists()
+
+
+def test_a_run_without_a_terminal_is_judged(project):
+    """Nothing that is judged needs a screen."""
+    said = project.apart("-p", "no:terminal", engine=SLOWED)
+    assert "INTERNALERROR" not in said
+    assert said.endswith("exit code 1"), said

@@ -1,0 +1,50 @@
+"""A recording loses nothing that was measured, and what stops it is found before the first launch."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from projects import prose
+
+RUN = "from pytest_slmperf.cli import main; raise SystemExit(main())"
+NOISY = "fake:launch_noise=0.2,seed=1"
+
+
+def test_a_recording_that_is_refused_is_kept_and_accepted_once_its_cause_is_mended(fresh):
+    """Twenty launches aren't made again for a setting that was missing."""
+    refused = fresh.gate("--slmperf-accept", engine="fake:launch_noise=0.01,seed=1", keep=("cacheprovider",))
+    assert refused.ret == pytest.ExitCode.TESTS_FAILED
+    kept = fresh.path / ".pytest_cache" / "d" / "slmperf" / "unrecorded.json"
+    assert f"is kept in {kept}: slmperf baselines accept {kept}, once the cause is mended" in prose(refused)
+    assert not (fresh.path / "baselines").exists()
+    fresh.settings('tolerance = "supported"')
+    command = [sys.executable, "-c", RUN, "baselines", "accept", str(kept)]
+    done = subprocess.run(command, cwd=fresh.path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert fresh.baseline().exists()
+
+
+def test_a_recording_with_a_report_of_its_own_is_not_kept_twice(fresh):
+    """The report that was asked for has it all."""
+    refused = fresh.gate("--slmperf-accept", "--slmperf-report=x.json", engine=NOISY, keep=("cacheprovider",))
+    assert refused.ret == pytest.ExitCode.TESTS_FAILED
+    assert (fresh.path / "x.json").exists()
+    assert "kept in" not in refused.stdout.str()
+
+
+def test_a_folder_that_takes_no_baseline_is_found_before_the_first_launch(fresh):
+    """The message names it, and nothing is measured in vain."""
+    refused = fresh.gate("--slmperf-accept", "--slmperf-baselines=/proc/baselines")
+    assert refused.ret == pytest.ExitCode.TESTS_FAILED
+    refused.stdout.fnmatch_lines(["*/proc/baselines: no baseline can be stored there: /proc: *"])
+    assert "launch 1" not in refused.stdout.str()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_found_before_the_first_launch(fresh):
+    """The same of a folder that belongs to somebody else."""
+    folder = fresh.path / "locked"
+    folder.mkdir(mode=0o500)
+    refused = fresh.gate("--slmperf-accept", f"--slmperf-baselines={folder / 'baselines'}")
+    refused.stdout.fnmatch_lines([f"*no baseline can be stored there: {folder}: *"])
