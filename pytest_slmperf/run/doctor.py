@@ -85,7 +85,8 @@ def diagnose(wanted: Wanted, say: Callable[[str], object]) -> Diagnosis:
     watch, missing = look_at_board(boards, BOARD_S)
     if wanted.noise_s:
         say(f"launching {_named(spec)} again and again for {wanted.noise_s:g} s")
-        noise = measure_noise(wanted, boards if watch and device.kind != HOST else (), say)
+        held = HeldDevices(wait_s=min(settings.lock_wait_s, wanted.noise_s), say=say)
+        noise = measure_noise(wanted, boards if watch and device.kind != HOST else (), held)
     if watch:
         lines += board_lines(replace(watch, loaded=noise.loaded), window_s=settings.window_s)
     else:
@@ -230,14 +231,13 @@ class _Kept:
         self._meter.close()
 
 
-def measure_noise(wanted: Wanted, boards: Sequence[int | str], say: Callable[[str], object]) -> Noise:
+def measure_noise(wanted: Wanted, boards: Sequence[int | str], held: HeldDevices) -> Noise:
     """Launch an engine again and again, as a run does, and say how far its launches spread.
 
-    `boards` are those whose joules are counted meanwhile; `say` is told who has the device that is waited for.
+    `boards` are those whose joules are counted meanwhile; `held` holds the engine's device, and is closed at the end.
     """
     settings, spec, what = wanted.settings, wanted.spec, _named(wanted.spec)
     meter = _Kept(NvmlMeter(boards, pace=pace_for(settings.window_s))) if boards else None
-    held = HeldDevices(wait_s=min(settings.lock_wait_s, wanted.noise_s), say=say)
     try:
         with closing(held), ExitStack() as opened:
             held.hold([device_of(spec.engine, spec.options)])

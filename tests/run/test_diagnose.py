@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,7 +18,7 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.launch import CaseRecord
 from pytest_slmperf.meters.nvml import NvmlMeter
-from pytest_slmperf.run.devices import Device
+from pytest_slmperf.run.devices import Device, HeldDevices
 from pytest_slmperf.run.doctor import (
     EVERY_MOVE,
     Wanted,
@@ -304,9 +305,26 @@ def wanted(seconds=200.0, settings=SHORT, **options):
     return Wanted(spec, None, settings, Path("baselines"), noise_s=seconds)
 
 
+def nobody_else(**folder):
+    return HeldDevices(wait_s=0, say=print, **folder)
+
+
+def test_a_device_that_somebody_measures_on_is_left_alone(tmp_path):
+    """Who has it is said, and nothing is launched beside."""
+    other = nobody_else(folder=tmp_path)
+    other.hold([Device("cpu")])
+    spec = EngineSpec("ctranslate2", "tiny-2x128")
+    try:
+        (line,) = measure_noise(replace(wanted(), spec=spec), (), nobody_else(folder=tmp_path)).lines
+    finally:
+        other.close()
+    assert (line.topic, line.grade) == ("noise", WARNING)
+    assert f"not measured: cpu is in use by pid {os.getpid()}" in line.said
+
+
 def test_the_spread_of_launches_is_found_and_turned_into_a_tolerance():
     """Launches that spread by 2 % support no tolerance of 3 %, and twenty of them are enough."""
-    (line,) = measure_noise(wanted(launch_noise=0.02, seed=3), (), print).lines
+    (line,) = measure_noise(wanted(launch_noise=0.02, seed=3), (), nobody_else()).lines
     assert line.topic == "noise of output_throughput"
     assert line.values["launches"] == 20
     assert 0.005 < line.values["spread"] < 0.04
@@ -316,14 +334,14 @@ def test_the_spread_of_launches_is_found_and_turned_into_a_tolerance():
 
 def test_an_engine_that_fails_blocks():
     """What can't be launched can't be gated, and its reason is the line."""
-    (line,) = measure_noise(wanted(fault="raises"), (), print).lines
+    (line,) = measure_noise(wanted(fault="raises"), (), nobody_else()).lines
     assert (line.topic, line.grade) == ("noise", BLOCKS)
     assert line.said.startswith("fake tiny-2x128: ")
 
 
 def test_one_launch_tells_nothing_of_noise():
     """However short the time, one launch is made; its spread isn't known, and that is said."""
-    (line,) = measure_noise(wanted(0.01), (), print).lines
+    (line,) = measure_noise(wanted(0.01), (), nobody_else()).lines
     assert line.grade is NOT_SEEN
     assert "1 launch of fake tiny-2x128" in line.said
     assert "--seconds" in line.todo
@@ -345,7 +363,7 @@ def test_joules_of_launches_are_in_the_noise_and_show_the_sensor(driver, tmp_pat
     """An engine on the board: its joules spread, too, and its load tells whether the sensor sees all of the time."""
     log = tmp_path / "load"
     driver(f"load {log} 100 500", "period 0.02", real=True)
-    found = measure_noise(wanted(4.0, real_time=True, load_log=str(log)), (0,), print)
+    found = measure_noise(wanted(4.0, real_time=True, load_log=str(log)), (0,), nobody_else())
     assert [line.topic for line in found.lines] == ["noise of output_throughput", "noise of joules_per_output_token"]
     assert found.loaded
     assert all(len(trace.edges) > 3 for trace in found.loaded)
