@@ -55,10 +55,10 @@ def first_launches(mode: Mode, policy: gate.Policy, baseline_launches: int, *, g
 
     `gated` says whether any metric of the sweep is, and `stored` whether the case has a baseline to be compared with.
     """
+    if mode != "report" and not gated:  # nothing of it is judged, and nothing is stored
+        return REPORT_LAUNCHES
     if mode == "accept":
         return baseline_launches
-    if mode == "gate" and not gated:
-        return REPORT_LAUNCHES
     return gate.first_launches(policy) if stored or policy.design == "interleaved" else REPORT_LAUNCHES
 
 

@@ -28,6 +28,7 @@ BARE = Sweep("decode", LOAD, batch_size=[1])
         (GATED, {"against": THIS_PYTHON}, "8 launches in each of two arms"),
         (GATED, {"against": THIS_PYTHON, "mode": "report"}, "8 launches in each of two arms"),
         (GATED, {"mode": "accept"}, "20 launches of"),
+        (BARE, {"mode": "accept"}, "5 launches of"),
     ],
 )
 def test_a_run_makes_as_many_launches_as_it_said(tmp_path, sweep, options, said):
@@ -53,6 +54,6 @@ def test_a_gate_is_taken_to_have_a_baseline(tmp_path):
 def test_joules_take_their_time():
     """Where they are counted, each case takes lead-in, window and two moves of a counter more in each launch."""
     spending = Spending("accept", arms=1, settings=Settings(rounds=5, round_s=0.1), max_launches=16, simulated=False)
-    cases = BARE.cases(["m"])
-    assert "about 40 s" in lines(BARE, cases, spending)[1]
-    assert "about 2 min" in lines(BARE, cases, replace(spending, joules=True))[1]
+    cases = GATED.cases(["m"])
+    assert "about 40 s" in lines(GATED, cases, spending)[1]
+    assert "about 2 min" in lines(GATED, cases, replace(spending, joules=True))[1]
