@@ -35,6 +35,7 @@ ROLES: Mapping[str, Role] = {
     "ecc": Role.MUST_MATCH,
     "mig": Role.MUST_MATCH,
     "mps": Role.MUST_MATCH,
+    "env.CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": Role.MUST_MATCH,  # a part of a GPU is another GPU
     BOARD: Role.NOTE,  # joules look at the boards that they were counted on; any board of the model is as fast
     "cores": Role.PART_OF_DEVICE,
     "smt": Role.PART_OF_DEVICE,

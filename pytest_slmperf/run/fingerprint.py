@@ -47,7 +47,8 @@ _PREFIXES = (
 """Of environment variables that engines and their libraries read."""
 _SAID_ELSEWHERE = frozenset(
     {
-        "CUDA_VISIBLE_DEVICES",  # the board is in the fingerprint
+        "CUDA_DEVICE_ORDER",  # which board it leads to is in the fingerprint
+        "CUDA_VISIBLE_DEVICES",
         "MKL_NUM_THREADS",  # set anew for each launch: the threads are in the key
         "OMP_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",

@@ -45,6 +45,8 @@ H100 = Machine("NVIDIA H100 80GB HBM3", "580.65.06", GPU)
         ("ecc", False, Role.MUST_MATCH),
         ("mig", True, Role.MUST_MATCH),
         ("mps", True, Role.MUST_MATCH),
+        ("env.CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "50", Role.MUST_MATCH),
+        ("env.CUDA_LAUNCH_BLOCKING", "1", Role.NOTE),
         ("gpu_uuid", "GPU-2", Role.NOTE),
         ("vbios", "96.00", Role.NOTE),
         ("cores", 8, Role.NOTE),

@@ -297,6 +297,7 @@ def test_variables_that_engines_read_are_kept(tree, name, value):
         ("VLLM_CACHE_ROOT", "~/.cache"),
         ("VLLM_SERVER", "http://jane:secret@server"),
         ("CUDA_VISIBLE_DEVICES", "GPU-1"),
+        ("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
         ("OMP_NUM_THREADS", "64"),
         ("VLLM_NOTE", "x" * 200),
         ("VLLM_NOTE", "a\x1b[31m"),
