@@ -11,6 +11,7 @@ package, to be able to say so.
 import ctypes
 import importlib.util
 import os
+import select
 import signal
 import sys
 
@@ -24,6 +25,23 @@ def die_with(parent_pid: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:  # it ended before the kernel was asked
         os._exit(1)
+
+
+def guard_group(read_fd: int, write_fd: int) -> int:
+    """Start a process that kills this one's whole group when the launch is gone, and return its id.
+
+    The kernel ends this process with its parent, but not what an engine has started: a server's workers, say. Nobody
+    but the launch holds the other end of the pipe, so its end is seen there, without reading what others are to read.
+    """
+    guard = os.fork()
+    if guard:
+        return guard
+    os.close(write_fd)  # or the launch would never see that the engine has died
+    gone = select.poll()
+    gone.register(read_fd, 0)  # the hang-up alone
+    gone.poll()
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(1)
 
 
 def register(package_dir: str) -> None:
@@ -41,6 +59,7 @@ def register(package_dir: str) -> None:
 def main(package_dir: str, read_fd: str, write_fd: str, parent_pid: str, cores: str) -> None:
     """Tie this process to its parent and its cores, then hand over to the worker."""
     die_with(int(parent_pid))
+    guard = guard_group(int(read_fd), int(write_fd))
     if sys.version_info < OLDEST:
         sys.exit("pytest-slmperf needs Python {}.{} or newer".format(*OLDEST))
     if cores:
@@ -52,6 +71,8 @@ def main(package_dir: str, read_fd: str, write_fd: str, parent_pid: str, cores: 
     from pytest_slmperf.worker.conversation import converse  # noqa: PLC0415 - importable only now
 
     converse(int(read_fd), int(write_fd))
+    os.kill(guard, signal.SIGKILL)  # nobody is left to be guarded, and a child that nobody waits for would stay
+    os.waitpid(guard, 0)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import venv
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -407,10 +407,10 @@ run_launch(spec, [{LOAD!r}], RoundPolicy(), arm="candidate", index=0, cores=None
 """
 
 
-@pytest.fixture
-def hanging():
+@contextmanager
+def hanging_launch(*paths):
     """(a process whose launch is in a round that never ends, the id of the engine's process)"""
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*paths, PACKAGE.parent)))}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", PARENT], env=environment, **pipes) as parent:
         assert parent.stdout.readline() == b"in the first round\n"
@@ -418,6 +418,13 @@ def hanging():
         (engine,) = children(parent.pid)
         yield parent, engine
         parent.kill()
+
+
+@pytest.fixture
+def hanging():
+    """See hanging_launch."""
+    with hanging_launch() as both:
+        yield both
 
 
 def test_an_engine_whose_launch_is_killed_does_not_live_on(hanging):
@@ -440,17 +447,30 @@ def test_a_launch_that_is_terminated_takes_its_engine_along(hanging):
     assert gone(engine)
 
 
-def test_what_an_engine_has_started_dies_with_it(tmp_path, monkeypatch):
-    """Its whole process group is killed, also where the engine itself ends well."""
+@pytest.fixture
+def engines_child(tmp_path):
+    """The file that gets the id of a process that an engine starts, where this folder is on its path."""
     (tmp_path / "sitecustomize.py").write_text(
         "import subprocess, sys\n"
         "if 'bootstrap' in sys.orig_argv[1]:\n"
         "    child = subprocess.Popen(['sleep', '60'])\n"
         f"    open({str(tmp_path / 'child')!r}, 'w').write(str(child.pid))\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path / "child"
+
+
+def test_what_an_engine_has_started_dies_with_it(engines_child, monkeypatch):
+    """Its whole process group is killed, also where the engine itself ends well."""
+    monkeypatch.setenv("PYTHONPATH", str(engines_child.parent))
     launch()
-    assert gone(int((tmp_path / "child").read_text()))
+    assert gone(int(engines_child.read_text()))
+
+
+def test_what_an_engine_has_started_dies_with_a_launch_that_is_killed(engines_child):
+    """The kernel ends the engine alone; its group is ended all the same."""
+    with hanging_launch(engines_child.parent) as (parent, _):
+        parent.send_signal(signal.SIGKILL)
+        assert gone(int(engines_child.read_text()))
 
 
 def test_an_error_in_the_launch_itself_leaves_no_engine():
