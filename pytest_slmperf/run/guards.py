@@ -77,6 +77,24 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class Stolen:
+    """What the hypervisor took in the rounds of a case so far: one round is too short for a count in ticks of 10 ms."""
+
+    ticks: Mapping[int, int] = field(default_factory=dict)
+    """By core."""
+    wall_ns: int = 0
+    """Length of those rounds."""
+
+    def and_of(self, before: Reading, after: Reading) -> "Stolen":
+        """With those of one more round."""
+        ticks = {
+            core: self.ticks.get(core, 0) + now - before.steal_ticks.get(core, 0)
+            for core, now in after.steal_ticks.items()
+        }
+        return Stolen(ticks, self.wall_ns + after.monotonic_ns - before.monotonic_ns)
+
+
+@dataclass(frozen=True, slots=True)
 class Void:
     """Why a round does not count."""
 
@@ -92,19 +110,21 @@ def judge_round(
     *,
     cores: Collection[int] | None,
     served_ns: int | None = None,
+    earlier: Stolen = Stolen(),
     tolerances: Tolerances = Tolerances(),
 ) -> Void | None:
     """The first cause that makes the round void, or None. `cores` are those that the engine is pinned to.
 
     `served_ns` is how long the engine served by its own clock: what passes before it hears of the round, and until it
     is heard, is this process being late, and nobody's fault on the engine's cores. None for all of the time between.
+    `earlier` is what was stolen from the case's rounds before.
     """
     wall_ns = after.monotonic_ns - before.monotonic_ns
     watched = set(after.busy_ticks) if cores is None else set(cores)
     return (
         _clocks(before, after, tolerances)
         or _throttled(before, after, watched)
-        or _stolen(before, after, watched, wall_ns, tolerances)
+        or _stolen(earlier.and_of(before, after), watched, tolerances)
         or _contended(before, after, watched, wall_ns if served_ns is None else served_ns, tolerances)
         or _slowed(before, after, watched, tolerances)
     )
@@ -157,14 +177,12 @@ def _throttled(before: Reading, after: Reading, cores: Collection[int]) -> Void 
     return Void("throttled", f"core {_listed(hot)} was slowed down {max(hot.values())} times because it was hot")
 
 
-def _stolen(
-    before: Reading, after: Reading, cores: Collection[int], wall_ns: int, tolerances: Tolerances
-) -> Void | None:
+def _stolen(stolen: Stolen, cores: Collection[int], tolerances: Tolerances) -> Void | None:
     """A tick that is counted in a round may have been stolen before it for the most part: one less is certain."""
     for core in sorted(cores):
-        ticks = after.steal_ticks.get(core, 0) - before.steal_ticks.get(core, 0)
-        if (ticks - 1) * TICK_NS > tolerances.stolen * wall_ns:
-            share = ticks * TICK_NS / wall_ns
+        ticks = stolen.ticks.get(core, 0)
+        if (ticks - 1) * TICK_NS > tolerances.stolen * stolen.wall_ns:
+            share = ticks * TICK_NS / stolen.wall_ns
             return Void("stolen", f"the hypervisor took about {share:.0%} of core {core}: other guests of this host")
     return None
 

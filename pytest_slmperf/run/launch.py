@@ -18,6 +18,7 @@ from pytest_slmperf.core.protocol import Measured, MeasurePeak, PeakMeasured, Pr
 from pytest_slmperf.core.sample import VoidRound
 from pytest_slmperf.run.guards import (
     Scan,
+    Stolen,
     Tolerances,
     Void,
     Witness,
@@ -140,6 +141,8 @@ class _Case:
     voids: list[VoidRound] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     load_elsewhere: list[float] = field(default_factory=list)
+    stolen: Stolen = field(default_factory=Stolen)
+    """From the rounds that count."""
     energy: EnergyRound = field(default_factory=EnergyRound)
     energy_notes: tuple[str, ...] = ()
     """What is to be said of the boards in that round."""
@@ -268,12 +271,21 @@ class _Launch:
         after = self._witness.read()
         slow_after = self._terms.pace.now(self._terms.cores or ())
         served_ns = measured.ended_ns - measured.started_ns
-        void = judge_round(before, after, cores=self._terms.cores, served_ns=served_ns, tolerances=self._tolerances)
+        void = judge_round(
+            before,
+            after,
+            cores=self._terms.cores,
+            served_ns=served_ns,
+            earlier=case.stolen,
+            tolerances=self._tolerances,
+        )
         if self._terms.cores:
             case.load_elsewhere.append(load_elsewhere(before, after, self._terms.cores))
         if void and void.guard == "contended":
             void = Void(void.guard, f"{void.reason}; on it: {self._blame()}")
         void = void or judge_pace(slow_before, slow_after, self._tolerances)
+        if void is None:
+            case.stolen = case.stolen.and_of(before, after)
         return measured, void or (self._length(measured) if plain else None)
 
     def _settle(self) -> Slowness:

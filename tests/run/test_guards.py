@@ -18,6 +18,7 @@ from pytest_slmperf.run.guards import (
     TICK_NS,
     Reading,
     Seen,
+    Stolen,
     Suspect,
     Turns,
     Witness,
@@ -130,6 +131,18 @@ def test_a_late_launcher_is_nobody_on_the_engines_core():
     assert judge_round(QUIET, late, cores=(CORE,), served_ns=ROUND_NS) is None
     disturbed = later(wall_ns=ROUND_NS + 5 * MS, ran_ns=ROUND_NS - 4 * MS, waited_ns=4 * MS)
     assert judge_round(QUIET, disturbed, cores=(CORE,), served_ns=ROUND_NS).guard == "contended"
+
+
+def test_what_is_stolen_little_by_little_voids_a_round_too():
+    """One tick in a round of 0.1 s may be chance; one in each of two is a tenth of the core."""
+    one_tick = later(steal_ticks={CORE: 41, OTHER: 90})
+    assert judge_round(QUIET, one_tick, cores=[CORE]) is None
+    void = judge_round(QUIET, one_tick, cores=[CORE], earlier=Stolen().and_of(QUIET, one_tick))
+    assert void is not None
+    assert (void.guard, void.reason) == (
+        "stolen",
+        "the hypervisor took about 10% of core 3: other guests of this host",
+    )
 
 
 @pytest.mark.parametrize(("worked_ms", "void"), [(100, False), (51, False), (49, True), (0.1, True)])
