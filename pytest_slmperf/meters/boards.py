@@ -100,9 +100,11 @@ def _instance(nvml: Library, board: Handle, wanted: int | str) -> Handle:
     """The MIG instance that is meant, or the board itself where MIG is off."""
     if isinstance(wanted, str) and wanted.startswith("MIG-"):
         return nvml.nvmlDeviceGetHandleByUUID(wanted)
-    with suppress(nvml.NVMLError):  # MIG is not known, or has no instance
-        if nvml.nvmlDeviceGetMigMode(board)[0]:
-            return nvml.nvmlDeviceGetMigDeviceHandleByIndex(board, 0)
+    with suppress(nvml.NVMLError):  # the board doesn't know MIG
+        on, _ = nvml.nvmlDeviceGetMigMode(board)
+        for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(board) if on else 0):
+            with suppress(nvml.NVMLError):  # their numbers may have gaps
+                return nvml.nvmlDeviceGetMigDeviceHandleByIndex(board, index)
     return board
 
 
