@@ -34,6 +34,8 @@ class JudgedRow:
     mde: str
     launches: str
     status: Status
+    judged: bool
+    """False where it can't be judged and that isn't red: joules of another board, or that nothing tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,9 @@ class Finding:
 
 
 def judges(sweep: SweepOutcome) -> bool:
-    """Whether a sweep's verdicts are to be judged."""
-    return sweep.mode == "gate"
+    """Whether a sweep's verdicts are to be judged. One that gates nothing has only figures to show."""
+    gates_nothing = sweep.cases and not any(case.verdicts for case in sweep.cases.values())
+    return sweep.mode == "gate" and not gates_nothing
 
 
 def judged_rows(sweep: SweepOutcome) -> Iterator[JudgedRow]:
@@ -212,7 +215,7 @@ def title(run: RunOutcome, sweep: SweepOutcome) -> str:
     """What was done with a sweep, in a few words."""
     if sweep.mode == "accept":
         return f"{sweep.sweep}: {'recorded, not judged' if run.recorded else 'measured, and NOT recorded'}"
-    if sweep.mode == "report":
+    if not judges(sweep):
         return f"{sweep.sweep}: measured, not judged"
     against = "the other arm, measured in turns" if sweep.design == "interleaved" else "the stored baseline"
     return f"{sweep.sweep}: against {against}"
@@ -316,6 +319,7 @@ def _judged_row(sweep: SweepOutcome, case: CaseOutcome, name: str, verdict: Verd
         mde=percent(effect.mde) if effect else "",
         launches=f"{effect.baseline_shape} vs {effect.candidate_shape}" if effect else _shapes(baseline, candidate),
         status=verdict.status,
+        judged=verdict.judged,
     )
 
 

@@ -13,6 +13,7 @@ COMMENT_LIMIT = 65_536
 ROOM_FOR_THE_REST = 2_000
 
 SIGNS = {True: "✅", False: "❌"}
+UNJUDGED = "➖"
 
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~#&$!{}]|(?<![^\W_])_|_(?![^\W_])|(?<!\w)@|://")
 _LIST_OR_RULE = re.compile(r"^(\d*)([-+=.)])")
@@ -104,14 +105,17 @@ def _setting(run: RunOutcome) -> str:
 
 def _judged(sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
     rows = list(digest.judged_rows(sweep))
-    failed = [row for row in rows if not row.status.passes]
-    passed = [row for row in rows if row.status.passes]
+    failed = [row for row in rows if row.judged and not row.status.passes]
+    passed = [row for row in rows if row.judged and row.status.passes]
+    unjudged = [row for row in rows if not row.judged]
     failed.sort(key=lambda row: row.status is not Status.REGRESSED)
     if failed:
         yield from grid(JUDGED_HEADERS, [_cells(row) for row in failed])
     yield from failures(digest.failures(sweep))
     if passed:
         yield from folded(f"{len(passed)} passed", grid(JUDGED_HEADERS, [_cells(row) for row in passed]))
+    if unjudged:
+        yield from folded(f"{len(unjudged)} not judged", grid(JUDGED_HEADERS, [_cells(row) for row in unjudged]))
 
 
 def _claims(run: RunOutcome) -> Iterator[tuple[str, bool]]:
@@ -168,7 +172,7 @@ def _rest(sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
 
 
 def _cells(row: JudgedRow) -> tuple[str, ...]:
-    sign = f"{SIGNS[row.status.passes]} {row.status}"
+    sign = f"{SIGNS[row.status.passes] if row.judged else UNJUDGED} {row.status}"
     candidate = f"{row.candidate} {row.unit}" if row.candidate else ""
     return (sign, row.case, row.metric, row.baseline, candidate, row.change, row.tolerance, row.mde, row.launches)
 

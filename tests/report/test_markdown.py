@@ -71,6 +71,16 @@ def test_failures_come_first_and_passes_are_folded():
     assert "opt-125m/batch=16 | output_throughput | 2085 | 1874 tok/s | -10.1% (-10.7…-9.5) | 3.0% | 1.4%" in text
 
 
+def test_what_can_not_be_judged_and_is_not_red_is_folded_by_itself():
+    """Joules of another board, or that nothing tells, are no failure of a run that passed."""
+    case = case_outcome(4, Status.UNMEASURED)
+    unjudged = replace(case.verdicts["output_throughput"], judged=False)
+    case = replace(case, verdicts={**case.verdicts, "output_throughput": unjudged})
+    text = markdown(run_outcome(sweep_outcome(case)))
+    assert "❌" not in text
+    assert text.index("<details><summary>1 not judged</summary>") < text.index("➖ unmeasured")
+
+
 def test_the_way_out_is_a_block_of_code():
     """The command that accepts a change can be copied from a block of code, backticks in it or not."""
     case = case_outcome(4, Status.REGRESSED)
