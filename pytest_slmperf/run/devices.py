@@ -91,6 +91,7 @@ class HeldDevices:
         self._folder = folder
         self._held = ExitStack()
         self._locked: set[str] = set()
+        self._alone = False
         self._cores: list[int] = []
 
     def hold(self, devices: Iterable[Device]) -> None:
@@ -98,10 +99,10 @@ class HeldDevices:
         real = {device for device in devices if device.kind != SIMULATED}
         gpus = {device for device in real if device.kind == "cuda"}
         if real and HOST not in self._locked:
-            self._lock(HOST, shared=gpus == real)
-        for uuid in sorted(
-            {_described(device).uuid for device in gpus}
-        ):  # in one order, or two runs wait for each other
+            self._alone = gpus != real
+            self._lock(HOST, shared=not self._alone)
+        # In one order, or two runs would wait for each other.
+        for uuid in sorted({_described(device).uuid for device in gpus}):
             if uuid not in self._locked:
                 self._lock(uuid)
 
@@ -112,16 +113,15 @@ class HeldDevices:
         self._locked.add(name)
 
     def cores(self, spec: EngineSpec) -> tuple[int, ...] | None:
-        """The cores that an engine is pinned to, None for one whose time is simulated.
+        """The cores that an engine is pinned to, on what is held; None where nothing is, since its time is simulated.
 
         Beside other jobs on GPUs, they are cores that none of those has. Raises UsageError for more threads than cores,
         and DeviceBusy for more than are left.
         """
-        device = device_of(spec.engine, spec.options)
-        if device.kind == SIMULATED:
+        if not self._locked:
             return None
         chosen = pinning.choose_cores(spec.threads)
-        if device.kind != "cuda":
+        if self._alone:
             return chosen
         for core in pinning.ranked_cores():
             if len(self._cores) >= spec.threads:

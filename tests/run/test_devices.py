@@ -1,8 +1,11 @@
 """Which device an engine takes, what machine that is, and that no two jobs measure on the same."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import nvml_standin
 import pytest
 from nvml_fixtures import driver, stub  # noqa: F401
 
@@ -120,10 +123,11 @@ import sys
 from pathlib import Path
 
 from pytest_slmperf.core.engine import EngineSpec
-from pytest_slmperf.run.devices import HeldDevices
+from pytest_slmperf.run.devices import Device, HeldDevices
 
 held = HeldDevices(wait_s=0, say=print, folder=Path(sys.argv[1]))
-print(*held.cores(EngineSpec("any", "model", options={"device": "cuda"})), flush=True)
+held.hold([Device("cuda")])
+print(*held.cores(EngineSpec("any", "model")), flush=True)
 sys.stdin.read()
 """
 
@@ -134,20 +138,28 @@ def test_jobs_on_two_boards_take_cores_of_their_own(run, tmp_path):
     ranked = pinning.ranked_cores()
     if len(ranked) < 2:
         pytest.skip("one core has nothing to share")
-    on_gpu, on_cpu = (EngineSpec("any", "model", options={"device": device}) for device in ("cuda", "cpu"))
-    all_of_them = EngineSpec("any", "model", threads=len(ranked), options={"device": "cuda"})
+    one_thread, all_threads = (EngineSpec("any", "model", threads=threads) for threads in (1, len(ranked)))
+    environment = {**os.environ, **nvml_standin.environment(Path(os.environ[nvml_standin.SCENARIO]))}
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
     one = run()
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline().split() == [str(ranked[0])]
-        assert one.cores(on_gpu) == one.cores(on_gpu) == (ranked[1],)
+        one.hold([Device("cuda", 1)])
+        assert one.cores(one_thread) == one.cores(one_thread) == (ranked[1],)
         with pytest.raises(DeviceBusy, match="jobs on other GPUs of this machine leave"):
-            one.cores(all_of_them)
-        assert one.cores(on_cpu) == (ranked[0],), "a job on the CPU has the machine for itself"
+            one.cores(all_threads)
         other.stdin.close()
-    assert one.cores(all_of_them) == tuple(sorted(ranked))
+    assert one.cores(all_threads) == tuple(sorted(ranked))
+    one.close()
+
+
+def test_a_job_on_the_cpu_has_the_best_cores_and_a_simulated_one_none(run):
+    """Nobody else can have taken them."""
+    one = run()
+    one.hold([Device("simulated")])
     assert one.cores(EngineSpec("fake", "model")) is None
+    one.hold([Device("cpu")])
+    assert one.cores(EngineSpec("any", "model")) == (pinning.ranked_cores()[0],)
     one.close()
 
 
