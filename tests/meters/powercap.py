@@ -1,9 +1,7 @@
 """A machine's /sys/class/powercap as files of a folder, with counters that move as a kernel's do."""
 
-import threading
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,27 +73,3 @@ class Powercap:
             if watts and path.exists():
                 self.raw_uj[package] = (self.raw_uj[package] + 1000 * watts * milliseconds) % RANGE_UJ
                 self.write(f"intel-rapl:{package}/energy_uj", str(int(self.raw_uj[package])))
-
-
-class Ticking:
-    """The counters move in real time while it is open."""
-
-    def __init__(self, powercap: Powercap) -> None:
-        self._powercap = powercap
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._tick)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _tick(self) -> None:
-        before = time.monotonic()
-        while not self._done.wait(0.005):
-            now = time.monotonic()
-            self._powercap.move(1000 * (now - before))
-            before = now

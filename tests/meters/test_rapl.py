@@ -2,11 +2,11 @@
 
 import os
 import tempfile
-import time
+import threading
 from pathlib import Path
 
 import pytest
-from powercap import RANGE_UJ, Powercap, Ticking
+from powercap import MS_NS, RANGE_UJ, Powercap
 
 from pytest_slmperf.core.edges import judge_trace
 from pytest_slmperf.core.errors import MeterUnavailable
@@ -14,7 +14,7 @@ from pytest_slmperf.core.launch import Load
 from pytest_slmperf.core.metrics import BOARD
 from pytest_slmperf.core.protocol import Measured
 from pytest_slmperf.meters.rapl import RaplMeter
-from pytest_slmperf.run.metering import open_rapl
+from pytest_slmperf.run.metering import BoardsRound, Metering, open_rapl
 
 
 def opened(powercap):
@@ -139,35 +139,44 @@ def test_the_power_limit_and_the_time_of_heat_are_told(tmp_path):
     assert {"processes"} == set(second[0].untold)
 
 
-@pytest.mark.alone
 def test_joules_per_token_of_an_engine_on_the_cpu_are_its_packages_over_its_tokens(tmp_path):
     """Both sockets are counted, and what else a report needs is said; of an engine elsewhere nothing is."""
-    load = Load("metered/tiny/batch=4", ((8, 8),) * 4, seed=1)
     powercap = Powercap(tmp_path, (100, 50))
-    with Ticking(powercap):
-        metering = open_rapl(window_s=1.0, lead_in_s=0.1, root=powercap.root)
-        assert (metering.not_of("cpu"), metering.source.source, metering.source.missing) == ("", "counter", "")
-        assert "the engine ran on cuda, and the meter reads CPU-" in metering.not_of("cuda")
-        idle = metering.idle()
-        with metering.reading() as reading:
-            marks = [served(0.02) for _ in range(metering.batches(0.02))]
-        requests = 4 * len(marks)
-        measured = Measured(marks[0][0], marks[-1][1], requests, 8 * requests, 8 * requests, marks=tuple(marks))
-        seen = reading.of(measured)
-        void, notes = metering.judge(seen, idle, ours=1)
-        told = metering.value(seen, load)
-        metering.close()
+    meter = RaplMeter(root=powercap.root, clock=powercap.clock, sleep=powercap.sleep)
+    metering = Metering(meter, window_s=1.0, lead_in_s=0.1, devices=("cpu",))
+    assert (metering.not_of("cpu"), metering.source.source, metering.source.missing) == ("", "counter", "")
+    assert "the engine ran on cuda, and the meter reads CPU-" in metering.not_of("cuda")
+    states = meter.states()
+    began_ns = powercap.now_ns
+    recording = meter.watch(1.5)
+    marks = [(begin, begin + 20 * MS_NS) for begin in range(began_ns, powercap.now_ns, 20 * MS_NS)]
+    requests = 4 * len(marks)
+    measured = Measured(began_ns, marks[-1][1], requests, 8 * requests, 8 * requests, marks=tuple(marks))
+    seen = BoardsRound(measured, (began_ns, marks[-1][1]), recording, states, meter.states())
+    void, notes = metering.judge(seen, states, ours=1)
     assert void is None
     assert any("a package counts the joules of all its cores" in note for note in notes)
-    rate = 8 * requests / (marks[-1][1] - marks[0][0]) * 1e9
-    assert told.values["mean_power_w"] == pytest.approx(150, rel=0.1)
-    assert told.values["joules_per_output_token"] == pytest.approx(150 / rate, rel=0.1)
+    told = metering.value(seen, Load("metered/tiny/batch=4", ((8, 8),) * 4, seed=1))
+    assert told.values["mean_power_w"] == pytest.approx(150, rel=0.005)
+    assert told.values["joules_per_output_token"] == pytest.approx(150 / (4 * 8 / 0.02), rel=0.005)
     assert {facts.power_limit_w for facts in told.boards.values()} == {205}
     assert set(told.unmeasured) == set(BOARD)
 
 
-def served(seconds):
-    """Begin and end of a batch that follows the last one at once."""
-    began_ns = time.monotonic_ns()
-    time.sleep(seconds)
-    return began_ns, time.monotonic_ns()
+def test_counters_are_read_beside_whatever_happens(tmp_path):
+    """From start to stop, in a thread that ends with it."""
+    powercap = Powercap(tmp_path, (100, 50))
+    meter = opened(powercap)
+    before = threading.active_count()
+    meter.start()
+    assert threading.active_count() == before + 1
+    recording = meter.stop()
+    assert threading.active_count() == before
+    assert len(recording.traces) == 2
+    meter.close()
+
+
+def test_a_run_on_a_cpu_without_counters_says_why(tmp_path):
+    metering = open_rapl(window_s=1.0, lead_in_s=0.1, root=tmp_path)
+    assert metering.not_of("cpu") == metering.source.missing
+    assert metering.source.missing.startswith("no joules of the CPU: /sys/class/powercap shows no package.")
