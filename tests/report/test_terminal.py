@@ -49,6 +49,14 @@ def test_fits_the_terminal(width):
     assert closing.startswith("7 unchanged, 1 improved, 1 regressed, 1 inconclusive, 1 no-baseline, 1 incomparable")
 
 
+def test_a_sweep_that_gates_nothing_shows_what_was_measured():
+    """Its figures are all there is to see: stated limits may be asserted of them."""
+    bare = replace(case_outcome(4), verdicts={})
+    drawn = rendered(run_outcome(sweep_outcome(bare)))
+    assert "slmperf decode: measured, not judged" in drawn
+    assert re.search(r"opt-125m/batch=4 +output_throughput +[\d.]+ tok/s", drawn)
+
+
 @settings(max_examples=40)
 @given(RUNS, st.integers(20, 200))
 def test_any_run_is_rendered(run, width):
