@@ -13,8 +13,10 @@ from timeit import repeat
 import numpy as np
 
 from pytest_slmperf.core import gate
+from pytest_slmperf.core.limit import judge_against_number
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.sample import Sample
+from pytest_slmperf.core.tolerance import supported_tolerance
 
 THROUGHPUT = metric("output_throughput")
 ROUNDS = 32
@@ -48,8 +50,8 @@ def main() -> int:
         "stored, 20 and 16 launches": lambda: gate.judge(THROUGHPUT, baseline, candidate, stored),
         "stored, inconclusive": lambda: gate.judge(THROUGHPUT, baseline, slow, stored),
         "interleaved, 16 and 16 launches": lambda: gate.judge(THROUGHPUT, short, candidate, interleaved),
-        "supported tolerance": lambda: gate.supported_tolerance(baseline, THROUGHPUT, stored),
-        "against a number": lambda: gate.judge_against_number(THROUGHPUT, candidate, 98, at_least=True),
+        "supported tolerance": lambda: supported_tolerance(baseline, THROUGHPUT, stored),
+        "against a number": lambda: judge_against_number(THROUGHPUT, candidate, 98, at_least=True),
     }
     print(f"{ROUNDS} rounds per launch{'':<15}{'ms':>8}{'× numpy':>10}")
     for name, work in rows.items():

@@ -32,6 +32,7 @@ from scipy.special import betaincinv
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.sample import Sample
+from pytest_slmperf.core.tolerance import TOLERANCES, supported_tolerance
 from pytest_slmperf.core.verdict import Status, Verdict
 
 METRICS = 50
@@ -127,7 +128,7 @@ def supported_chunk(task) -> Counter:
     for before, after in zip(*arms, strict=True):
         baseline = rates(before)
         policy = gate.Policy(options.tolerance, options.launches, "stored")
-        tolerance = gate.supported_tolerance(Sample(baseline), THROUGHPUT, policy)
+        tolerance = supported_tolerance(Sample(baseline), THROUGHPUT, policy)
         seen[tolerance] += 1
         if tolerance is not None:
             verdict, _ = gated(baseline, rates(after), gate.Policy(tolerance, options.launches, "stored"))
@@ -188,7 +189,7 @@ def print_supported(pool, names, options) -> None:
     for name in names:
         seen = spread(pool, supported_chunk, name, options.trials, 0.0, options)
         named = options.trials - seen[None]
-        shares = [f"{grid:.0%}: {100 * seen[grid] / options.trials:.0f}" for grid in gate.TOLERANCES if seen[grid]]
+        shares = [f"{grid:.0%}: {100 * seen[grid] / options.trials:.0f}" for grid in TOLERANCES if seen[grid]]
         shares += [f"none: {100 * seen[None] / options.trials:.0f}"] if seen[None] else []
         print(
             f"{name:<18}{100 * seen['decided'] / named if named else math.nan:10.1f}   {', '.join(shares)}", flush=True

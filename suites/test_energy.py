@@ -56,7 +56,7 @@ def test_a_larger_model_draws_more_power(energy):
 
 
 def test_the_largest_throughput_costs_little_energy(energy):
-    """The batch with the most tokens a second takes hardly more joules for one than the batch with the fewest joules."""
+    """The batch with the most tokens a second takes hardly more joules for one than the thriftiest batch."""
     for model in energy.models:
         fastest = max(energy.of(model), key=lambda point: point.output_throughput.median)
         cheapest = min(energy.of(model), key=joules)

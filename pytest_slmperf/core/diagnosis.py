@@ -12,6 +12,7 @@ from pytest_slmperf.core.machine import Machine, Role, Scalar
 from pytest_slmperf.core.metrics import Metric
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE
+from pytest_slmperf.core.tolerance import TOLERANCES, supported_tolerance
 
 RECORDED = 20
 """Launches of a baseline, which the tolerance is estimated for."""
@@ -108,7 +109,7 @@ def noise_line(metric: Metric, values: Sequence[Sequence[float]], seconds: float
     spread = f"{basis} spread by {found.spread:.2%} (at most {found.spread_at_most:.2%})"
     quieter = "end other work on this machine, fix its clocks, give the engine its own cores; or compare side by side"
     if found.tolerance is None:
-        said = f"{spread}: no tolerance up to {gate.TOLERANCES[-1]:.0%} is to be had with a stored baseline"
+        said = f"{spread}: no tolerance up to {TOLERANCES[-1]:.0%} is to be had with a stored baseline"
         return Line(topic, Grade.BLOCKS, said, quieter, figures)
     worst = f"at worst {found.tolerance_at_most:.0%}" if found.tolerance_at_most else "at worst none"
     said = f"{spread}: a stored baseline supports a tolerance of about {found.tolerance:.0%}, {worst}"
@@ -165,7 +166,7 @@ def _supported(metric: Metric, spread: float, max_launches: int) -> float | None
     places = [(number * 7 % RECORDED + 0.5) / RECORDED for number in range(RECORDED)]  # neighbours are not alike
     values = [math.exp(spread * NormalDist().inv_cdf(place)) for place in places]
     policy = gate.Policy(tolerance=DEFAULT_TOLERANCE, max_launches=max_launches)
-    return gate.supported_tolerance(Sample.of([value] for value in values), metric, policy)
+    return supported_tolerance(Sample.of([value] for value in values), metric, policy)
 
 
 def _chi_squared(level: float, freedom: int) -> float:

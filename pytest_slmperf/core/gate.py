@@ -12,17 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
-from statistics import NormalDist
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from pytest_slmperf.core import ranks
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.metrics import Metric
 from pytest_slmperf.core.sample import Sample
-from pytest_slmperf.core.verdict import Effect, Status, Verdict, quantity
-
-if TYPE_CHECKING:
-    import numpy as np
+from pytest_slmperf.core.spending import look_level, quantile
+from pytest_slmperf.core.verdict import Effect, Status, Verdict
 
 Design = Literal["interleaved", "stored"]
 DESIGNS: tuple[Design, ...] = get_args(Design)
@@ -32,26 +29,18 @@ SURE = 0.002
 tolerance."""
 LIKELY = 0.05
 """Error level of what it need only be confident of: a loss beyond half the tolerance, or within the tolerance."""
-SPENDING_POWER = 3
-"""By a share t of the information, t to this power of a level is spent (Kim and DeMets)."""
 FIRST_LOOK = 8
 """Launches per arm; with fewer, one arm comes second in all blocks too often (1 in 256 here, 1 in 64 with 6)."""
 LOOK_EVERY = 2
 """Launches per arm between two looks."""
 DAY_SD = 0.007
 """Standard deviation of log values between two days of one machine, which a stored baseline cannot see."""
-TOLERANCES = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.10, 0.12, 0.15)
-"""What a suite can be advised to declare."""
-RESAMPLES = 500
-DECIDED = 0.99
-"""Share of gates without a change that a supported tolerance decides."""
 POWER = 0.80
 
 _ROUNDING = 1e-9
 """Log values that spread less than this differ by the arithmetic, not by the machine."""
 _LARGEST_SHIFT = math.log(sys.float_info.max)
 """A bound beyond it has no ratio that a float holds: it bounds nothing."""
-_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +126,9 @@ def rule(
     """
     policy = Policy(tolerance, max_runs, design)
     before, after = Sample.of(baseline), Sample.of(candidate)
-    first, second = (_costs(sample, higher_is_better=higher_is_better) for sample in (before, after))
+    first, second = (costs_of(sample, higher_is_better=higher_is_better) for sample in (before, after))
     look = _look(_compare(first, second, design), len(before.launches), _counted(before, after, policy), policy)
-    status = _status(look, _margin(tolerance, higher_is_better=higher_is_better))
+    status = _status(look, margin_of(tolerance, higher_is_better=higher_is_better))
     if status is not Status.INCONCLUSIVE:
         return ("ok" if status is Status.UNCHANGED else status.value), 0
     return status.value, _launches_to_go(_counted(before, after, policy), policy)
@@ -151,10 +140,10 @@ rule.first_runs = FIRST_LOOK  # type: ignore[attr-defined] # the bench that chec
 def judge(metric: Metric, baseline: Sample, sample: Sample, policy: Policy) -> Verdict:
     """Compare a sample with its baseline. When interleaved, launch i of one stood next to launch i of the other."""
     higher = metric.higher_is_better
-    costs = _costs(baseline, higher_is_better=higher), _costs(sample, higher_is_better=higher)
+    costs = costs_of(baseline, higher_is_better=higher), costs_of(sample, higher_is_better=higher)
     comparison = _compare(*costs, policy.design)
     look = _look(comparison, len(baseline.launches), _counted(baseline, sample, policy), policy)
-    margin = _margin(policy.tolerance, higher_is_better=higher)
+    margin = margin_of(policy.tolerance, higher_is_better=higher)
     verdict = Verdict(
         status=_status(look, margin),
         metric=metric.name,
@@ -193,95 +182,13 @@ def confirm(first: Verdict, fresh: Verdict) -> Verdict:
     )
 
 
-def judge_against_number(
-    metric: Metric, sample: Sample, limit: float, *, at_least: bool, confidence: float = 0.95
-) -> Verdict:
-    """Compare a sample with a number: it passes only if the confidence bound of the median launch is within the limit.
-
-    The bound is an order statistic of the launches, so it holds for any distribution; below `log(1 - confidence) /
-    log(1/2)` launches (5 for 95 %) there is none, and the verdict is inconclusive.
-    """
-    values = sorted(ranks.middle(sorted(rounds)) for rounds in sample.launches)
-    verdict = Verdict(Status.INCONCLUSIVE, metric.name, metric.unit, metric.higher_is_better)
-    wanted = f"limit {'at least' if at_least else 'at most'} {quantity(limit)} {metric.unit}"
-    index = ranks.critical(ranks.sign_distribution(len(values)), 1 - confidence)
-    if index is None:
-        needed = math.ceil(math.log(1 - confidence) / math.log(0.5))
-        reason = f"{len(values)} launches bound nothing with {confidence:.0%} confidence; {needed} are needed; {wanted}"
-        return replace(verdict, reason=reason, way_out=f"Measure at least {needed} launches.")
-    low, high = values[index], values[-1 - index]
-    figures = (
-        f"median launch {quantity(sample.median)} {metric.unit}, {confidence:.0%} bounds "
-        f"{quantity(low)}…{quantity(high)}, {sample.shape} launches×rounds; {wanted}"
-    )
-    if (low >= limit) if at_least else (high <= limit):
-        return replace(verdict, status=Status.UNCHANGED, reason=f"within the limit: {figures}")
-    if (high < limit) if at_least else (low > limit):
-        return replace(verdict, status=Status.REGRESSED, reason=f"beyond the limit: {figures}")
-    return replace(verdict, reason=f"too close to the limit to tell: {figures}", way_out="Measure more launches.")
-
-
-def supported_tolerance(sample: Sample, metric: Metric, policy: Policy) -> float | None:
-    """The smallest readable tolerance at which a stored gate of this noise, without a change, is decided in 99 %.
-
-    Launches of both arms are drawn from the sample (with a fixed seed) and the day's effect from its normal
-    distribution; None where even 15 % is too little.
-    """
-    import numpy as np  # noqa: PLC0415 - a verdict needs no numpy, and importing a suite must cost nothing
-
-    costs = _costs(sample, higher_is_better=metric.higher_is_better)
-    count, launches = len(costs), policy.max_launches
-    stored = replace(policy, design="stored", single_look=False, confirming=False)
-    inflation = _neighbour_inflation(costs)
-    if count < 2 or math.isinf(inflation):
-        return None
-    first, second, day = _resampling(count, launches)
-    # Resampled launches vary less than new ones would, by (count - 1) / count.
-    noise = np.asarray(costs) - sum(costs) / count
-    noise = (noise * (inflation * math.sqrt(count / (count - 1)))).astype(np.float32)
-    pairs = (noise[second][:, :, None] - noise[first][:, None, :]).reshape(len(day), -1)
-    distribution = ranks.rank_sum_distribution(count, launches)
-    top, levels = pairs.shape[1] - 1, _levels(stored, count, launches)
-    indices = [ranks.critical(distribution, level) for level in levels]
-    if None in indices:
-        return None
-    places = [top // 2, *(top - index for index in indices if index is not None)]
-    pairs.partition(places, axis=1)
-    estimate, *bounds = (pairs[:, place] for place in places)
-    needed = [
-        float(
-            np.quantile(
-                estimate + day + np.hypot(bound - estimate, _quantile(level) * DAY_SD), DECIDED, method="higher"
-            )
-        )
-        for bound, level in zip(bounds, levels, strict=True)
-    ]
-    for tolerance in TOLERANCES:
-        margin = _margin(tolerance, higher_is_better=metric.higher_is_better)
-        if needed[0] < 2 * margin and needed[1] < margin:
-            return tolerance
-    return None
-
-
-@lru_cache(maxsize=64)
-def _resampling(baseline: int, candidate: int) -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
-    import numpy as np  # noqa: PLC0415 - see supported_tolerance
-
-    random = np.random.default_rng(0)
-    return (
-        random.integers(0, baseline, (RESAMPLES, baseline)),
-        random.integers(0, baseline, (RESAMPLES, candidate)),
-        DAY_SD * random.standard_normal(RESAMPLES),
-    )
-
-
-def _costs(sample: Sample, *, higher_is_better: bool) -> list[float]:
+def costs_of(sample: Sample, *, higher_is_better: bool) -> list[float]:
     """One number per launch: the median of its log rounds, turned so that more is worse."""
     sign = -1.0 if higher_is_better else 1.0
     return [sign * ranks.middle(sorted(map(math.log, rounds))) for rounds in sample.launches]
 
 
-def _margin(tolerance: float, *, higher_is_better: bool) -> float:
+def margin_of(tolerance: float, *, higher_is_better: bool) -> float:
     """The shift that a fractional loss of the tolerance amounts to."""
     return -math.log1p(-tolerance) if higher_is_better else math.log1p(tolerance)
 
@@ -312,7 +219,7 @@ def _status(look: Look, margin: float) -> Status:
 
 
 def _look(comparison: Comparison, baseline: int, candidate: int, policy: Policy) -> Look:
-    sure, likely = _levels(policy, baseline, candidate)
+    sure, likely = levels_of(policy, baseline, candidate)
     return Look(comparison.estimate, comparison.bounds(sure), comparison.bounds(likely), sure, likely)
 
 
@@ -325,11 +232,11 @@ def _against_another_day(baseline: Sequence[float], candidate: Sequence[float]) 
     pairs = ranks.differences(baseline, candidate)
     estimate = ranks.middle(pairs)
     distribution = ranks.rank_sum_distribution(len(baseline), len(candidate))
-    inflation = _neighbour_inflation(baseline, candidate)
+    inflation = neighbour_inflation(baseline, candidate)
 
     def bounds(level: float) -> tuple[float, float]:
         low, high = _widened(_order_statistics(pairs, distribution, level), estimate, inflation)
-        day = _quantile(level) * DAY_SD
+        day = quantile(level) * DAY_SD
         return estimate - math.hypot(estimate - low, day), estimate + math.hypot(high - estimate, day)
 
     return Comparison(estimate, bounds)
@@ -380,7 +287,7 @@ def _autocorrelation(*arms: Sequence[float]) -> float:
     return products / squares if squares > len(arms) * _ROUNDING**2 else 0.0
 
 
-def _neighbour_inflation(*arms: Sequence[float]) -> float:
+def neighbour_inflation(*arms: Sequence[float]) -> float:
     """How much wider than for independent launches an interval must be.
 
     So many launches are worth one independent one: (1 + r) / (1 - r). r is the autocorrelation, corrected for its bias
@@ -430,15 +337,15 @@ def _effect(
 def _smallest_seen(look: Look, margin: float) -> float:
     """The shift found with 80 % power, were the spread what it seems: what is needed, and a quantile of its noise."""
     sure, likely = look.estimate - look.sure[0], look.estimate - look.likely[0]
-    noise = sure / _quantile(look.sure_level)
-    return max(margin, margin / 2 + likely, sure) + _quantile(1 - POWER) * noise
+    noise = sure / quantile(look.sure_level)
+    return max(margin, margin / 2 + likely, sure) + quantile(1 - POWER) * noise
 
 
 def _doubt(
     look: Look, costs: tuple[Sequence[float], Sequence[float]], policy: Policy, *, higher_is_better: bool
 ) -> str:
     reason = f"{len(costs[0])} against {len(costs[1])} launches bound nothing"
-    margin = _margin(policy.tolerance, higher_is_better=higher_is_better)
+    margin = margin_of(policy.tolerance, higher_is_better=higher_is_better)
     open_end, surely = (look.likely[1], "") if look.likely[1] >= margin else (look.sure[1], " surely")
     if open_end < math.inf:
         reason = f"cannot{surely} exclude a loss of {_loss(open_end, higher_is_better=higher_is_better):.1%}"
@@ -470,13 +377,7 @@ def _ratio(shift: float) -> float:
 
 
 @lru_cache(maxsize=1024)
-def _quantile(level: float) -> float:
-    """The standard normal's upper quantile."""
-    return -_NORMAL.inv_cdf(level)
-
-
-@lru_cache(maxsize=1024)
-def _levels(policy: Policy, baseline: int, candidate: int) -> tuple[float, float]:
+def levels_of(policy: Policy, baseline: int, candidate: int) -> tuple[float, float]:
     """This look's share of what is to be sure and what is to be likely, given the looks that came before it."""
     before = [look for look in looks(policy) if look < candidate]
     cap = max(policy.max_launches, candidate)
@@ -485,56 +386,5 @@ def _levels(policy: Policy, baseline: int, candidate: int) -> tuple[float, float
         return launches if policy.design == "interleaved" else 1 / (1 / baseline + 1 / launches)
 
     times = tuple(information(look) / information(cap) for look in (*before, candidate))
-    likely = _look_level(LIKELY, times)
-    return likely if policy.confirming else _look_level(SURE, times), likely
-
-
-_STEPS = 80
-"""Intervals of the Simpson integrals below; six times as many change no level by more than 0.05 %."""
-
-
-def _look_level(level: float, times: Sequence[float]) -> float:
-    """The level of the last look such that all looks so far spend `level · times[-1]^SPENDING_POWER` (Lan, DeMets).
-
-    The score of the looks is taken as Brownian motion at the times given; the mass that no look has stopped yet is
-    carried from look to look.
-    """
-    spent = [level * time**SPENDING_POWER for time in times]
-    if len(times) == 1:
-        return spent[0]
-    boundary = _quantile(spent[0]) * math.sqrt(times[0])
-    mass = [(x, weight * _density(x, times[0])) for x, weight in _nodes(boundary, times[0])]
-    for look in range(1, len(times)):
-        step = times[look] - times[look - 1]
-        boundary = _boundary(mass, step, spent[look] - spent[look - 1])
-        if look < len(times) - 1:
-            mass = [
-                (x, weight * sum([m * _density(x - u, step) for u, m in mass]))
-                for x, weight in _nodes(boundary, times[look])
-            ]
-    return _NORMAL.cdf(-boundary / math.sqrt(times[-1]))
-
-
-def _boundary(mass: Sequence[tuple[float, float]], step: float, chance: float) -> float:
-    """What the score exceeds with this chance, one step after it had this mass."""
-    scale = math.sqrt(2 * step)
-    low, high = 0.0, 8.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        if sum([m * math.erfc((middle - x) / scale) for x, m in mass]) / 2 > chance:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _nodes(boundary: float, time: float) -> list[tuple[float, float]]:
-    """Simpson's nodes and weights from six standard deviations below zero up to the boundary."""
-    start = -6 * math.sqrt(time)
-    width = (boundary - start) / _STEPS
-    weights = [1, *([4, 2] * (_STEPS // 2))[:-1], 1]
-    return [(start + width * i, width / 3 * weight) for i, weight in enumerate(weights)]
-
-
-def _density(x: float, variance: float) -> float:
-    return math.exp(-x * x / (2 * variance)) / math.sqrt(2 * math.pi * variance)
+    likely = look_level(LIKELY, times)
+    return likely if policy.confirming else look_level(SURE, times), likely

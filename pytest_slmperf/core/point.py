@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import NoReturn
 
-from pytest_slmperf.core import gate
 from pytest_slmperf.core.errors import SuiteError
+from pytest_slmperf.core.limit import judge_against_number
 from pytest_slmperf.core.metrics import BOARD, ENERGY, LATENCIES, SCALARS, Metric, metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Sample
@@ -236,7 +236,7 @@ class Point:
         elif sample is None:
             verdict = self._without(meaning, Status.VOID if self._measurement.void else Status.UNMEASURED)
         else:
-            verdict = gate.judge_against_number(meaning, sample, limit, at_least=at_least)
+            verdict = judge_against_number(meaning, sample, limit, at_least=at_least)
         return self._ledger.track(replace(verdict, case=self.case))
 
     def _without(self, meaning: Metric, status: Status) -> Verdict:

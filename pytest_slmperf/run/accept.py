@@ -11,6 +11,7 @@ from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
 from pytest_slmperf.core.revision import LEAST_LAUNCHES, Recording
 from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
+from pytest_slmperf.core.tolerance import supported_tolerance
 from pytest_slmperf.run.store import BaselineStore
 
 
@@ -110,7 +111,7 @@ def settled_tolerance(case: CaseOutcome, name: str, asked: float, terms: Terms) 
         return f"{at}: unmeasured: {case.measurement.unmeasured.get(name, 'no launch measured it')}"
     if len(sample.launches) < LEAST_LAUNCHES:
         return f"{at}: {len(sample.launches)} launches; a baseline needs {LEAST_LAUNCHES}, as --slmperf-accept measures"
-    supported = gate.supported_tolerance(sample, metric(name), terms.policy)
+    supported = supported_tolerance(sample, metric(name), terms.policy)
     if supported is None or supported > LARGEST_TOLERANCE:
         return (
             f"{at}: its noise leaves even a tolerance of {LARGEST_TOLERANCE:.0%} undecided: pin the engine, free the "

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from pytest_slmperf.core import gate, ranks
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.gate import Policy
+from pytest_slmperf.core.limit import judge_against_number
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.sample import LARGEST, SMALLEST, BadSample, Sample
+from pytest_slmperf.core.spending import look_level
+from pytest_slmperf.core.tolerance import TOLERANCES, supported_tolerance
 from pytest_slmperf.core.verdict import Effect, Status, Verdict
 
 THROUGHPUT = metric("output_throughput")
@@ -316,15 +319,15 @@ def test_a_confirmation_is_one_look_at_few_launches():
     """Fresh launches are as many as the first look has, and need only make the regression likely."""
     policy = gate.confirmation(Policy(0.03))
     assert gate.looks(policy) == (gate.fresh_launches(Policy(0.03)),) == (gate.FIRST_LOOK,)
-    assert gate._levels(policy, 20, 8) == (gate.LIKELY, gate.LIKELY)
-    assert gate._levels(replace(policy, confirming=False), 20, 8) == (gate.SURE, gate.LIKELY)
+    assert gate.levels_of(policy, 20, 8) == (gate.LIKELY, gate.LIKELY)
+    assert gate.levels_of(replace(policy, confirming=False), 20, 8) == (gate.SURE, gate.LIKELY)
 
 
 @pytest.mark.parametrize("times", [(1.0,), (0.5, 1.0), (0.5, 0.625, 0.75, 0.875, 1.0), (0.2, 0.4, 0.6, 0.8, 1.0)])
 @pytest.mark.parametrize("level", [0.05, 0.002])
 def test_the_looks_spend_their_level_and_no_more(times, level):
     """A walk that is looked at as often as the gate looks crosses a boundary as often as the level says."""
-    bounds = [NormalDist().inv_cdf(1 - gate._look_level(level, times[: look + 1])) for look in range(len(times))]
+    bounds = [NormalDist().inv_cdf(1 - look_level(level, times[: look + 1])) for look in range(len(times))]
     draw, paths, crossed = random.Random(1), 20_000, 0
     for _ in range(paths):
         score = before = 0.0
@@ -339,8 +342,8 @@ def test_the_looks_spend_their_level_and_no_more(times, level):
 
 def test_the_first_look_spends_its_cube():
     """At half of the information an eighth of the level is spent, and a single look spends all of it."""
-    assert gate._look_level(0.04, (0.5,)) == pytest.approx(0.005)
-    assert gate._look_level(0.04, (1.0,)) == pytest.approx(0.04)
+    assert look_level(0.04, (0.5,)) == pytest.approx(0.005)
+    assert look_level(0.04, (1.0,)) == pytest.approx(0.04)
 
 
 @pytest.mark.parametrize("design", gate.DESIGNS)
@@ -348,7 +351,7 @@ def test_twenty_and_sixteen_launches_reach_every_level(design):
     """At every look of the default policy, each of the two questions has a bound."""
     for look in gate.looks(Policy(0.03, design=design)):
         baseline = 20 if design == "stored" else look
-        sure, _ = gate._levels(Policy(0.03, design=design), baseline, look)
+        sure, _ = gate.levels_of(Policy(0.03, design=design), baseline, look)
         share = sure if design == "stored" else sure / 2
         assert ranks.critical(ranks.rank_sum_distribution(baseline, look), share) is not None
 
@@ -392,7 +395,7 @@ def test_a_regression_that_fresh_launches_do_not_show_is_inconclusive(again):
 
 
 def slo(values, limit, *, at_least, **fields):
-    return gate.judge_against_number(
+    return judge_against_number(
         THROUGHPUT, Sample.of([[value] for value in values]), limit, at_least=at_least, **fields
     )
 
@@ -442,23 +445,23 @@ def test_a_limit_is_never_met_and_missed(values, limit):
 @pytest.mark.parametrize(("sd", "least", "most"), [(0.0001, 0.03, 0.03), (0.01, 0.03, 0.05), (0.03, 0.05, 0.12)])
 def test_the_supported_tolerance_grows_with_the_noise(sd, least, most):
     """A quiet baseline supports the tolerance that a day allows, a noisy one a larger."""
-    found = gate.supported_tolerance(Sample.of(launches(20, sd, seed=4)), THROUGHPUT, Policy(0.03))
+    found = supported_tolerance(Sample.of(launches(20, sd, seed=4)), THROUGHPUT, Policy(0.03))
     assert least <= found <= most
-    assert found in gate.TOLERANCES
+    assert found in TOLERANCES
 
 
 def test_too_much_noise_supports_no_tolerance():
     """Launches that differ by 30 %, drift steadily, or are too few support nothing."""
     for rounds in (launches(20, 0.3), [[100 + i] for i in range(20)], launches(2, 0.001), launches(1, 0.001)):
-        assert gate.supported_tolerance(Sample.of(rounds), THROUGHPUT, Policy(0.03)) is None
+        assert supported_tolerance(Sample.of(rounds), THROUGHPUT, Policy(0.03)) is None
 
 
 def test_the_supported_tolerance_is_always_the_same():
     """The same baseline gets the same answer, whatever was asked before and in which design."""
     sample = Sample.of(launches(20, 0.02, seed=9))
-    first = gate.supported_tolerance(sample, THROUGHPUT, Policy(0.03))
+    first = supported_tolerance(sample, THROUGHPUT, Policy(0.03))
     random.seed(1)
-    assert gate.supported_tolerance(sample, THROUGHPUT, Policy(0.10, design="interleaved")) == first
+    assert supported_tolerance(sample, THROUGHPUT, Policy(0.10, design="interleaved")) == first
 
 
 @settings(max_examples=20, deadline=None)
@@ -466,6 +469,6 @@ def test_the_supported_tolerance_is_always_the_same():
 def test_a_supported_tolerance_decides_the_day_that_follows(seed, sd):
     """A gate without a change, at the tolerance that its baseline supports and on an average day, passes."""
     baseline = Sample.of(launches(20, sd, seed=seed))
-    tolerance = gate.supported_tolerance(baseline, THROUGHPUT, Policy(0.03))
+    tolerance = supported_tolerance(baseline, THROUGHPUT, Policy(0.03))
     candidate = Sample.of(launches(16, sd, seed=seed + 1))
     assert gate.judge(THROUGHPUT, baseline, candidate, Policy(tolerance)).status is not Status.REGRESSED
