@@ -24,7 +24,7 @@ HOMES = {
     "transformers": {"engines/transformers.py"},
     "filelock": {"run/lock.py"},
     # Arrays are a vocabulary, not a service: the resampled gate, a model's weights, and the engine that is fed them.
-    "numpy": {"core/gate.py", "engines/ctranslate2.py", "engines/weights.py"},
+    "numpy": {"core/tolerance.py", "engines/ctranslate2.py", "engines/weights.py"},
 }
 """The one file that imports each third-party library; where there are more, why. The rim alone imports pytest's."""
 RIM = {"pytest", "_pytest", "pluggy", "xdist", "pytest_benchmark"}
