@@ -75,6 +75,8 @@ double unit_hash(uint64_t seed, uint64_t number) {
 
 bool within(Span span, double at) { return span.from <= at && at < span.to; }
 
+#define LATE_NS 100000000
+
 /* -- the load of engines, from the log that they append to: lines "PID NS LOAD" */
 
 static void apply(Board *board, LoadRecord record) {
@@ -104,6 +106,34 @@ static void add_record(Board *board, LoadRecord record) {
 
 static bool gone(unsigned pid) { return !scenario.clock_path[0] && kill((pid_t)pid, 0) && errno == ESRCH; }
 
+static bool loaded(const Board *board, unsigned pid) {
+    for (size_t i = 0; i < board->engines.count; i++) {
+        if (board->engines.items[i].pid == pid) return board->engines.items[i].load > 0;
+    }
+    return false;
+}
+
+/* In real time an engine may be held up between the word that a batch has ended and that the next one began at that
+   instant: the end counts when its next word is there, or after a while. */
+static void hear(Board *board, LoadRecord record) {
+    for (size_t i = board->ends.count; i-- > 0;) {
+        if (board->ends.items[i].pid != record.pid) continue;
+        add_record(board, board->ends.items[i]);
+        board->ends.items[i] = board->ends.items[--board->ends.count];
+    }
+    if (record.load > 0 || scenario.clock_path[0] || !loaded(board, record.pid)) add_record(board, record);
+    else APPEND(board->ends, record);
+}
+
+static void settle_ends(Board *board) {
+    for (size_t i = board->ends.count; i-- > 0;) {
+        LoadRecord end = board->ends.items[i];
+        if (stub_now_ns() - end.ns < LATE_NS && !gone(end.pid)) continue;
+        add_record(board, end);
+        board->ends.items[i] = board->ends.items[--board->ends.count];
+    }
+}
+
 static void follow(Board *board) {
     if (!board->load_path[0]) return;
     if (!board->load.count) series_add(&board->load, -1e12, 0, false);
@@ -117,9 +147,10 @@ static void follow(Board *board) {
         board->load_read += (long)strlen(line);
         if (sscanf(line, "%u %lld %lf", &record.pid, &ns, &record.load) != 3) continue;
         record.ns = ns;
-        add_record(board, record);
+        hear(board, record);
     }
     fclose(log);
+    settle_ends(board);
     for (size_t i = 0; i < board->engines.count; i++) {
         LoadRecord last = board->engines.items[i];
         if (last.load > 0 && gone(last.pid)) add_record(board, (LoadRecord){stub_now_ns(), last.pid, 0});

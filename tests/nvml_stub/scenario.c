@@ -491,7 +491,7 @@ void scenario_free(void) {
         for (size_t s = 0; s < sizeof series / sizeof *series; s++) free(series[s]->points);
         free(board->waves.items), free(board->throttles.items), free(board->processes.items), free(board->xids.items);
         free(board->resets.items), free(board->stuck.items), free(board->lost.items);
-        free(board->records.items), free(board->engines.items), free(board->replay_ticks);
+        free(board->records.items), free(board->engines.items), free(board->ends.items), free(board->replay_ticks);
     }
     free(scenario.failures.items), free(scenario.delays.items);
     memset(&scenario, 0, sizeof scenario);

@@ -109,6 +109,7 @@ typedef struct {
     long load_read; /* bytes */
     LIST(LoadRecord, records);
     LIST(LoadRecord, engines); /* the last word of each */
+    LIST(LoadRecord, ends);    /* of batches, that may yet turn out to be no pause */
     Series load;
     long long settled; /* the last update that was read, and what it was */
     double settled_joules;

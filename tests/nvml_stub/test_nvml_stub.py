@@ -221,6 +221,18 @@ def test_an_engine_that_is_gone_loads_no_board(started, tmp_path):
     assert one.true_joules(now, now + NS) == pytest.approx(10, rel=1e-3)
 
 
+def test_an_engine_that_is_held_up_between_two_batches_made_no_pause(started, tmp_path):
+    """Its words of the end of the one and the begin of the next are written one after the other."""
+    log = tmp_path / "load"
+    one = started(f"load {log} 100 500", real=True)
+    at_ns = one.now_ns()
+    nvml_standin.log_load(log, 1, at_ns=at_ns)
+    nvml_standin.log_load(log, 0, at_ns=at_ns + 1000)
+    assert one.true_joules(at_ns, at_ns + NS) == pytest.approx(500, rel=1e-3)
+    time.sleep(0.11)
+    assert one.true_joules(at_ns, at_ns + NS) == pytest.approx(100, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("head", "rows"),
     [
