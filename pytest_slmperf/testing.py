@@ -67,6 +67,7 @@ class FakeOptions(TypedDict, total=False):
     startup_s: float
     memory_bytes: int
     memory_bytes_per_token: int
+    tells_memory: bool
     memory_limit_bytes: int
     start_sleep_s: float
     batch_sleep_s: float
