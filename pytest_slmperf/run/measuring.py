@@ -301,9 +301,10 @@ class Measuring:
         if meter.simulated and not self._machine.simulated:
             why = f"a stand-in driver tells them, so they are simulated, and {self._machine.device} is a real machine"
         if why:
+            skip = ', or record the rest with missing_meter="skip"' if meter.missing else ""
             raise UsageError(
                 f"nothing can be recorded: {here.name} gates {', '.join(here.metered)}, and {why}. Take them out of "
-                "gate={…} on this machine"
+                f"gate={{…}} on this machine{skip}"
             )
 
     def _hold_devices(self, here: Sweep, specs: Iterable[EngineSpec]) -> None:
