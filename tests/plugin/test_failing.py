@@ -146,7 +146,7 @@ def test_a_baseline_that_cannot_be_read_is_found_before_it_is_measured(fresh):
     fresh.write("baselines", "in the way")
     result = fresh.gate("--slmperf-accept", "--slmperf-report", "report.json")
     result.assert_outcomes(errors=4, failed=1)
-    assert "fake-decode.json: can't be read: Not a directory" in prose(result)
+    assert "baselines: Not a directory; name another folder" in prose(result)
     assert "nothing is recorded, since the measurement is not whole" in prose(result)
     assert (fresh.path / "report.json").exists()
 
