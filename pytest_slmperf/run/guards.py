@@ -37,7 +37,9 @@ class Tolerances:
     stolen: float = 0.02
     """Share of the round in which the hypervisor had the core."""
     slowed: float = 0.10
-    """Share by which a core's clock may fall in a round, or its pace beside the round."""
+    """Share by which a core's clock may fall in a round."""
+    paced: float = 0.05
+    """Share by which a core's pace may fall beside a round."""
     clock: float = 0.005
     """Share by which the two monotonic clocks may disagree about the round's length."""
     shortest: float = 0.5
@@ -139,12 +141,9 @@ def judge_length(worked_ns: int, round_s: float, tolerances: Tolerances = Tolera
 
 
 def judge_pace(before: Slowness, after: Slowness, tolerances: Tolerances = Tolerances()) -> Void | None:
-    """Void where a core was slower than usual beside the round: in the mean of right before and right after it.
-
-    Neither alone is enough: a spell that ends with the round's begin has done no harm.
-    """
+    """Void where a core was slower than usual beside the round: in the mean of right before and right after it."""
     mean = {core: (before[core] + after[core]) / 2 for core in before.keys() & after.keys()}
-    slow = slowed(mean, tolerances.slowed)
+    slow = slowed(mean, tolerances.paced)
     if not slow:
         return None
     core = max(slow, key=slow.__getitem__)

@@ -292,7 +292,7 @@ class _Launch:
         """Wait for the engine's cores to have their usual pace, and say how slow they are then."""
         if self._witness is None:
             return {}
-        cores, tolerance = self._terms.cores or (), self._tolerances.slowed
+        cores, tolerance = self._terms.cores or (), self._tolerances.paced
         return self._terms.pace.settled(cores, tolerance=tolerance, limit_s=SLOW_SPELL_S)
 
     def _length(self, measured: Measured) -> Void | None:

@@ -8,6 +8,7 @@ are held to one measure, whatever interpreter they run on.
 
 import math
 import os
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,8 +16,13 @@ from contextlib import contextmanager
 
 PIECES = 6
 """Timed one after the other; the fastest counts, since an interrupt only ever adds."""
-ADDITIONS = 4_000
-"""Of a piece: a quarter of a millisecond or less."""
+ADDITIONS = 1_200
+NUMBER = random.Random(1).getrandbits(16_000)
+COPIED = bytes(1 << 19)
+COPY = bytearray(COPIED)
+COPIES = 2
+SHUFFLED = tuple(random.Random(1).sample(range(700), 700))
+"""What a piece works on: about 50 µs for each of its kinds."""
 REMEMBERED = 120
 """Readings of a core that its usual pace is taken from: those of a minute or so. What lasts longer is its pace now."""
 MOST_CORES = 4
@@ -102,8 +108,13 @@ def _on(core: int) -> Iterator[None]:
 
 
 def _piece_ns() -> int:
+    """Branches, multipliers, caches: a neighbour may want any of them, and no kind of work alone feels all of them."""
     began_ns = time.perf_counter_ns()
     total = 0
     for number in range(ADDITIONS):
         total += number * number
+    _ = NUMBER * NUMBER
+    for _ in range(COPIES):
+        COPY[:] = COPIED
+    sorted(SHUFFLED)
     return time.perf_counter_ns() - began_ns
