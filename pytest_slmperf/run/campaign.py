@@ -19,6 +19,7 @@ from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.result import Fresh
 from pytest_slmperf.core.sample import BadSample, Measurement, Sample
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Sweep
+from pytest_slmperf.core.tolerance import supported_tolerance
 from pytest_slmperf.core.verdict import Status, Verdict
 from pytest_slmperf.engines.lengths import workload_key
 from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
@@ -30,6 +31,10 @@ BOARD_OPTIONS = ("device_index",)
 METHOD = 1
 """How values are measured. Counted up where a change makes old samples incomparable with new ones."""
 _NOT_HERE = "where it can't be measured, [[tool.slmperf.machine]] may leave it out of the sweep's gate"
+LONGEST_RECORDING = 1.5
+"""Times the launches of a recording, for a case whose noise leaves its tolerance undecided."""
+LONGER_BY = 4
+"""Launches, before it is asked again."""
 VOID_PAUSE_S = 2.0
 """Pause after a turn with a void case, twice as long after each further one: the culprit may be done by then."""
 LONGEST_PAUSE_S = 16.0
@@ -82,6 +87,8 @@ class Campaign:
             for configuration in self._brief.configurations:
                 self._prime(configuration)
             self._measure(self._cases)
+            while self._brief.mode == "accept" and self._ask_for_longer_recording():
+                self._measure(self._cases)
             if self._brief.mode == "gate" and self._ask_for_confirmation():
                 self._measure(self._cases)
                 for case in self._cases:
@@ -182,6 +189,30 @@ class Campaign:
             self._cases.append(
                 OngoingCase(case, configuration, load, keys, stored, wanted=self._first_wanted(stored), note=note)
             )
+
+    def _ask_for_longer_recording(self) -> bool:
+        """Ask for more launches of each case that could not be recorded as it is, for its noise: more bound it better,
+        and a spell that took some of them weighs less. Returns whether some case wants them.
+        """
+        most = round(LONGEST_RECORDING * self._brief.baseline_launches)
+        noisy = [
+            case
+            for case in self._cases
+            if len(case.blocks) < most and not (case.missing or case.exhausted) and self._too_noisy(case)
+        ]
+        for case in noisy:
+            case.wanted = min(len(case.blocks) + LONGER_BY, most)
+        return bool(noisy) and not self._over_budget()
+
+    def _too_noisy(self, case: OngoingCase) -> bool:
+        for name, asked in self._brief.sweep.tolerances.items():
+            sample = case.sample("candidate", name)
+            if sample is None:
+                continue
+            supported = supported_tolerance(sample, metric(name), self._policy(DEFAULT_TOLERANCE))
+            if supported is None or supported > (LARGEST_TOLERANCE if self._brief.supported else asked):
+                return True
+        return False
 
     def _first_wanted(self, stored: Reference) -> int:
         return first_launches(

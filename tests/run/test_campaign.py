@@ -227,6 +227,24 @@ def test_a_run_that_does_not_judge_has_a_fixed_number_of_launches(mode, launches
     assert not any(case.verdicts["output_throughput"].judged for case in outcome.cases.values())
 
 
+def test_a_case_too_noisy_to_be_recorded_gets_more_launches_and_the_others_none():
+    """A spell took some of its launches: more of them bound it."""
+
+    def spell(arm, case, index):
+        return steady(arm, case, index) * (0.8 if case == FOUR and 8 <= index < 13 else 1)
+
+    outcome = play(Script(spell), mode="accept")
+    shapes = {case: len(one.measurement.samples["output_throughput"].launches) for case, one in outcome.cases.items()}
+    assert shapes[ONE] == 20
+    assert shapes[FOUR] in (24, 28, 30)
+
+
+def test_a_recording_ends_on_a_machine_that_no_number_of_launches_helps():
+    """Half as many again, and then it is refused for its noise."""
+    outcome = play(Script(lambda *at: 100 * random.Random(at[2]).gauss(1, 0.3)), mode="accept")
+    assert {len(one.measurement.samples["output_throughput"].launches) for one in outcome.cases.values()} == {30}
+
+
 def test_what_does_not_fit_is_skipped_before_an_engine_starts():
     """A case that can't be here is left out with its reason; where none can, nothing is started."""
     script = Script()
