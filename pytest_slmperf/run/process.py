@@ -62,6 +62,7 @@ class EngineProcess:
         read_end, theirs_to_write = os.pipe()
         theirs_to_read, write_end = os.pipe()
         self._from, self._to = read_end, write_end
+        os.set_blocking(write_end, False)  # a stopped engine reads nothing, and must not stop us
         self._output: IO[bytes] = tempfile.TemporaryFile(prefix="slmperf-", buffering=0)
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd: int | None = None
@@ -126,12 +127,15 @@ class EngineProcess:
         Raises EngineHung after `limit_s`, EngineDied if the process ends, EngineFailed or EngineUnavailable if that is
         the answer, or if the answer is none.
         """
-        try:
-            rest = memoryview(encode(message))
+        rest = memoryview(encode(message))
+        room = select.poll()
+        room.register(self._to, select.POLLOUT)
+        deadline = time.monotonic() + limit_s
+        with suppress(BrokenPipeError):  # it has ended; how, and what it said before, is found by waiting for an answer
             while rest:
+                if not room.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                    raise self._hung(limit_s)
                 rest = rest[os.write(self._to, rest) :]
-        except BrokenPipeError:
-            pass  # it has ended; what it said before, and how it ended, is found by waiting for the answer
         return self._answer(answer, limit_s)
 
     def _answer(self, expected: type[M], limit_s: float) -> M:
@@ -167,10 +171,7 @@ class EngineProcess:
         while (end := self._received.find(b"\n")) < 0:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise EngineHung(
-                    f"{self._who} gave no answer for {limit_s:g} s while {self.doing}, and was killed; "
-                    f"if it is only slow, raise the limit or lower the load{self._last_words()}"
-                )
+                raise self._hung(limit_s)
             ready = dict(events.poll(min(left_s, WATCH_OUTPUT_EVERY_S) * 1000 + 1))
             if self._from in ready:
                 chunk = os.read(self._from, CHUNK)
@@ -187,6 +188,12 @@ class EngineProcess:
         del self._received[: end + 1]
         return line
 
+    def _hung(self, limit_s: float) -> EngineHung:
+        return EngineHung(
+            f"{self._who} gave no answer for {limit_s:g} s while {self.doing}, and was killed; "
+            f"if it is only slow, raise the limit or lower the load{self._last_words()}"
+        )
+
     def _failure(self, failed: Failed) -> LaunchError:
         said = f"{self._who} {{}} while {self.doing}: {failed.message}{{}}{self._last_words(failed.trace)}"
         match failed.cause:
@@ -202,10 +209,10 @@ class EngineProcess:
                 return EngineFailed(said.format("failed", ""))
 
     def _death(self) -> LaunchError:
-        how = _how_it_ended(self._pid_status())
+        how = _how_it_ended(self._ended())
         return EngineDied(f"{self._who} died while {self.doing}: {how}{self._last_words()}")
 
-    def _pid_status(self) -> os.waitid_result | None:
+    def _ended(self) -> os.waitid_result | None:
         """How it ended. It stays a zombie, so that its group's id stays its own until the group is dead."""
         deadline = time.monotonic() + 1.0  # the pipe may be closed a moment before the process has ended
         while time.monotonic() < deadline:

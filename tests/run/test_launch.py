@@ -19,7 +19,7 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineHung, EngineUnavailable, UsageError
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.metrics import metric
-from pytest_slmperf.core.protocol import Ready, Start
+from pytest_slmperf.core.protocol import Hello, Ready, Start, encode
 from pytest_slmperf.run.launch import run_launch
 from pytest_slmperf.run.process import OUTPUT_LIMIT, PACKAGE, EngineProcess
 
@@ -329,6 +329,15 @@ def test_an_engine_without_an_answer_is_killed_after_the_limit():
     with pytest.raises(EngineHung, match=f"no answer for 0.5 s while serving {CASE}, round 1 of 3, and was killed"):
         launch(fake(fault="hangs", fault_batch=7), policy=replace(POLICY, answer_limit_s=0.5))
     assert time.monotonic() - began < 5
+
+
+def test_an_engine_that_reads_nothing_is_killed_after_the_limit(tmp_path):
+    """A load that is larger than the pipe doesn't fit into it, and nobody waits for ever."""
+    hello = encode(Hello("3.11")).decode()
+    deaf = script(tmp_path, f"import os, sys, time; os.write(int(sys.argv[4]), {hello!r}.encode()); time.sleep(60)")
+    large = replace(fake(), python=deaf, options={"name": "x" * (1 << 18)})
+    with pytest.raises(EngineHung, match="no answer for 1 s while loading the model"):
+        launch(large, policy=replace(POLICY, answer_limit_s=1.0))
 
 
 def test_a_start_without_an_end_is_killed_after_the_limit():
