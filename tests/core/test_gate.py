@@ -467,8 +467,9 @@ def test_the_supported_tolerance_is_always_the_same():
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.002, 0.005, 0.01]))
 def test_a_supported_tolerance_decides_the_day_that_follows(seed, sd):
-    """A gate without a change, at the tolerance that its baseline supports and on an average day, passes."""
+    """A gate without a change, at the tolerance that its baseline supports and on an average day, sees no loss."""
     baseline = Sample.of(launches(20, sd, seed=seed))
     tolerance = supported_tolerance(baseline, THROUGHPUT, Policy(0.03))
+    assume(tolerance is not None)  # neighbours may resemble each other by chance, and then nothing is recorded
     candidate = Sample.of(launches(16, sd, seed=seed + 1))
     assert gate.judge(THROUGHPUT, baseline, candidate, Policy(tolerance)).status is not Status.REGRESSED
