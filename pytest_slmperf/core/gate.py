@@ -194,7 +194,7 @@ def margin_of(tolerance: float, *, higher_is_better: bool) -> float:
 
 
 def _loss(shift: float, *, higher_is_better: bool) -> float:
-    """The fractional loss that a shift amounts to; the inverse of `_margin`."""
+    """The fractional loss that a shift amounts to; the inverse of `margin_of`."""
     if higher_is_better:
         return -math.expm1(-shift)
     return math.expm1(shift) if shift < _LARGEST_SHIFT else math.inf

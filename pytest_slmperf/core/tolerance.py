@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 TOLERANCES = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.10, 0.12, 0.15)
 """What a suite can be advised to declare."""
+SMALLEST_SUPPORTED = 0.03
+"""Of them: two days of a machine without any noise of its own differ too much for less."""
 RESAMPLES = 500
 DECIDED = 0.99
 """Share of gates without a change that a supported tolerance decides."""

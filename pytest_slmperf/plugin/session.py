@@ -21,6 +21,7 @@ from pytest_slmperf.plugin.progress import progress_for
 from pytest_slmperf.plugin.roster import XDIST_GROUP, Roster, collected_as
 from pytest_slmperf.plugin.selection import coordinates, ignores_paths, names_files, selection_of
 from pytest_slmperf.report import document, files, junit, terminal
+from pytest_slmperf.run.accept import could_be_accepted
 from pytest_slmperf.run.measuring import Measuring
 from pytest_slmperf.run.options import Options, parse_against, parse_engine
 from pytest_slmperf.run.settings import Settings, read_settings
@@ -197,31 +198,26 @@ class SlmperfSession:
                 files.write_report(self.outcome(), path)
             except SlmperfError as error:
                 self.problem(str(error))
-        self._keep_unrecorded()
         if self.outcome().problems:
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+        self._keep_unrecorded()
 
     def _keep_unrecorded(self) -> None:
         """Of a recording that was refused, keep what took so long: once the cause is mended, it can be accepted."""
         options, outcome = self.measuring.options, self.outcome()
         told = any(path.suffix == ".json" for path in options.reports)
-        if options.mode != "accept" or outcome.recorded or told or not outcome.sweeps or not self._cache:
+        cache = getattr(self.config, "cache", None)  # None under `-p no:cacheprovider`
+        if options.mode != "accept" or outcome.recorded or told or not cache or not could_be_accepted(outcome):
             return
-        path = self._cache / "unrecorded.json"
         try:
+            path = cache.mkdir("slmperf") / "unrecorded.json"
             files.write_report(outcome, path)
-        except SlmperfError as error:
-            self.problem(str(error))
+        except (OSError, SlmperfError) as error:
+            self.measuring.remark(f"what was measured could not be kept: {error}")
         else:
             self.measuring.remark(
                 f"what was measured is kept in {path}: slmperf baselines accept {path}, once the cause is mended"
             )
-
-    @property
-    def _cache(self) -> Path | None:
-        """pytest's folder for what a plugin keeps; None under `-p no:cacheprovider`."""
-        cache = getattr(self.config, "cache", None)
-        return cache.mkdir("slmperf") if cache else None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - xdist's, which has no types

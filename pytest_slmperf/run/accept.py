@@ -67,6 +67,14 @@ def accept(
     return store.accept(machine, recordings)
 
 
+def could_be_accepted(run: RunOutcome) -> bool:
+    """Whether a run that was refused may be accepted later, under other settings: it is whole, and long enough."""
+    gated = [(case, name) for sweep in run.sweeps for case in sweep.cases.values() for name in sweep.asked]
+    samples = [case.measurement.samples.get(name) for case, name in gated if not case.measurement.void]
+    enough = all(sample and len(sample.launches) >= LEAST_LAUNCHES for sample in samples)
+    return run.complete and len(samples) == len(gated) > 0 and enough
+
+
 def refuse_part(run: RunOutcome) -> None:
     """Raises BaselineError for a run that is no basis of a baseline, whatever its samples look like."""
     if not run.complete:

@@ -19,20 +19,18 @@ from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.result import Fresh
 from pytest_slmperf.core.sample import BadSample, Measurement, Sample
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Sweep
-from pytest_slmperf.core.tolerance import supported_tolerance
+from pytest_slmperf.core.tolerance import SMALLEST_SUPPORTED, supported_tolerance
 from pytest_slmperf.core.verdict import Status, Verdict
 from pytest_slmperf.engines.lengths import workload_key
 from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
 from pytest_slmperf.run.ongoing import OngoingCase
-from pytest_slmperf.run.plan import first_launches
+from pytest_slmperf.run.plan import first_launches, longest_recording
 
 BOARD_OPTIONS = ("device_index",)
 """Options that say which of several boards: the machine knows which it is, and any board of a model is as fast."""
 METHOD = 1
 """How values are measured. Counted up where a change makes old samples incomparable with new ones."""
 _NOT_HERE = "where it can't be measured, [[tool.slmperf.machine]] may leave it out of the sweep's gate"
-LONGEST_RECORDING = 1.5
-"""Times the launches of a recording, for a case whose noise leaves its tolerance undecided."""
 LONGER_BY = 4
 """Launches, before it is asked again."""
 VOID_PAUSE_S = 2.0
@@ -87,8 +85,8 @@ class Campaign:
             for configuration in self._brief.configurations:
                 self._prime(configuration)
             self._measure(self._cases)
-            while self._brief.mode == "accept" and self._ask_for_longer_recording():
-                self._measure(self._cases)
+            if self._brief.mode == "accept":
+                self._record_longer()
             if self._brief.mode == "gate" and self._ask_for_confirmation():
                 self._measure(self._cases)
                 for case in self._cases:
@@ -190,27 +188,34 @@ class Campaign:
                 OngoingCase(case, configuration, load, keys, stored, wanted=self._first_wanted(stored), note=note)
             )
 
-    def _ask_for_longer_recording(self) -> bool:
-        """Ask for more launches of each case that could not be recorded as it is, for its noise: more bound it better,
-        and a spell that took some of them weighs less. Returns whether some case wants them.
+    def _record_longer(self) -> None:
+        """More launches of each case that could not be recorded as it is, for its noise: more bound it better, and a
+        spell that took some of them weighs less.
         """
-        most = round(LONGEST_RECORDING * self._brief.baseline_launches)
-        noisy = [
-            case
-            for case in self._cases
-            if len(case.blocks) < most and not (case.missing or case.exhausted) and self._too_noisy(case)
-        ]
-        for case in noisy:
-            case.wanted = min(len(case.blocks) + LONGER_BY, most)
-        return bool(noisy) and not self._over_budget()
+        most = longest_recording(self._brief.baseline_launches)
+        while not self._over_budget():
+            noisy = [
+                case
+                for case in self._cases
+                if len(case.blocks) < most and not (case.missing or case.exhausted) and self._too_noisy(case)
+            ]
+            if not noisy:
+                return
+            for case in noisy:
+                case.wanted = min(len(case.blocks) + LONGER_BY, most)
+            self._measure(noisy)
+            for case in noisy:  # what it had before was enough, whatever became of the launches on top
+                case.wanted = min(case.wanted, len(case.blocks))
 
     def _too_noisy(self, case: OngoingCase) -> bool:
+        """Whether its noise keeps it from being recorded; a tolerance that no machine supports is not its noise."""
         for name, asked in self._brief.sweep.tolerances.items():
             sample = case.sample("candidate", name)
-            if sample is None:
+            allowed = LARGEST_TOLERANCE if self._brief.supported else asked
+            if sample is None or allowed < SMALLEST_SUPPORTED:
                 continue
             supported = supported_tolerance(sample, metric(name), self._policy(DEFAULT_TOLERANCE))
-            if supported is None or supported > (LARGEST_TOLERANCE if self._brief.supported else asked):
+            if supported is None or supported > allowed:
                 return True
         return False
 

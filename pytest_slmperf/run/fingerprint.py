@@ -56,8 +56,11 @@ _SAID_ELSEWHERE = frozenset(
 )
 _SECRET = ("AUTH", "CREDENTIAL", "KEY", "PASSW", "SECRET", "TOKEN")
 """In the name of a variable whose value is nobody's business."""
-_WHO = frozenset({"HOST", "HOSTNAME", "IP", "PORT", "USER"})
+_WHO = frozenset({"ADDR", "ADDRESS", "HOST", "HOSTNAME", "IP", "PORT", "USER"})
 """A word in the name of one that names a machine or a person."""
+_OF_ONE_RUN = ("COMM_ID", "RUN_ID")
+"""At the end of the name of one that is another in every run."""
+_ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+|\.\S*:\d+$")
 _LONGEST = 100
 
 
@@ -115,6 +118,8 @@ def _recordable(name: str, value: str) -> bool:
     if not name.startswith(_PREFIXES) or name in _SAID_ELSEWHERE:
         return False
     if any(word in name.upper() for word in _SECRET) or _WHO & {*name.upper().split("_")}:
+        return False
+    if name.upper().endswith(_OF_ONE_RUN) or _ADDRESS.search(value):
         return False
     return len(value) <= _LONGEST and value.isprintable() and not set(value) & set("/\\@")
 

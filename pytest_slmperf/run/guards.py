@@ -126,6 +126,7 @@ def judge_round(
     return (
         _clocks(before, after, tolerances)
         or _throttled(before, after, watched)
+        or _stolen(Stolen().and_of(before, after), watched, tolerances)
         or _stolen(earlier.and_of(before, after), watched, tolerances)
         or _contended(before, after, watched, wall_ns if served_ns is None else served_ns, tolerances)
         or _slowed(before, after, watched, tolerances)

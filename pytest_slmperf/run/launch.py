@@ -226,6 +226,7 @@ class _Launch:
         ask = Round(metering.batches(case.batch_s), observe=False, marks=True)
 
         def attempt() -> tuple[Measured, Void | None]:
+            self._settle()  # before the meter runs: what the board does while nobody works is none of the round's
             with metering.reading() as reading:
                 measured, void = self._round(case, ask)
             seen = reading.of(measured)
@@ -246,6 +247,7 @@ class _Launch:
         """A round that no guard voids, or None if there was none in `void_retries` repetitions."""
         pause_s = FIRST_PAUSE_S
         void: Void | None = None
+        guards = set()
         for _ in range(self._terms.policy.void_retries + 1):
             if void and void.guard != "short":
                 time.sleep(pause_s)
@@ -254,10 +256,13 @@ class _Launch:
             measured, void = attempt()
             if void is None:
                 return measured
+            guards.add(void.guard)
             case.voids.append(VoidRound(self._terms.index, void.guard, void.reason))
             if void.guard == "short":
                 lasted_s = (measured.ended_ns - measured.started_ns) / NS_PER_S
                 case.batches = max(case.batches + 1, round(case.batches * self._terms.policy.round_s / lasted_s))
+        if guards == {"slowed"}:  # for seconds on end: that is no spell, and the next case is held to what is usual now
+            self._terms.pace.forget()
         return None
 
     def _round(self, case: _Case, ask: Round) -> tuple[Measured, Void | None]:

@@ -50,7 +50,10 @@ class Pace:
     def now(self, cores: Collection[int]) -> Slowness:
         """How slow the cores are now, and remember it. A millisecond a core: for between two rounds, never within."""
         asked = sorted(cores)[:: math.ceil(len(cores) / MOST_CORES) or 1]
-        return {core: self._slowness(core, self._remembered(core)) for core in asked if self._reads(core)}
+        try:
+            return {core: self._slowness(core, self._remembered(core)) for core in asked if self._reads(core)}
+        except OSError:  # this process may not run there any more
+            return {}
 
     def settled(self, cores: Collection[int], *, tolerance: float, limit_s: float) -> Slowness:
         """Wait until no core is slower than usual by more than the tolerance, `limit_s` at most, and say how slow
@@ -60,8 +63,18 @@ class Pace:
         until = time.monotonic() + limit_s
         while slowed(slowness, tolerance) and time.monotonic() < until:
             self._sleep(ASK_EVERY_S)
-            slowness = {core: self._slowness(core, self._read(core)) for core in slowness}
+            try:
+                slowness = {core: self._slowness(core, self._read(core)) for core in slowness}
+            except OSError:
+                return {}
         return slowness
+
+    def forget(self) -> None:
+        """What was usual is so no more: the next reading of a core begins anew.
+
+        A spell of another pace, also of a faster one, may have made usual what the machine doesn't come back to.
+        """
+        self._readings = {core: readings for core, readings in self._readings.items() if not readings}
 
     def _reads(self, core: int) -> bool:
         """Whether the core's pace can be had; the first time, find out what is usual."""

@@ -47,7 +47,14 @@ class Spending:
         )
         if self.mode == "gate" and gated:
             return beside, self.max_launches
+        if self.mode == "accept" and gated:
+            return beside, longest_recording(beside)
         return min(without, beside), max(without, beside)
+
+
+def longest_recording(launches: int) -> int:
+    """Launches at most of a case whose noise leaves its tolerance undecided, where a recording takes so many."""
+    return round(1.5 * launches)
 
 
 def first_launches(mode: Mode, policy: gate.Policy, baseline_launches: int, *, gated: bool, stored: bool) -> int:

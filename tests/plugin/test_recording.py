@@ -33,6 +33,24 @@ def test_a_recording_with_a_report_of_its_own_is_not_kept_twice(fresh):
     assert "kept in" not in refused.stdout.str()
 
 
+def test_a_recording_that_could_never_be_accepted_is_not_kept(fresh):
+    """Of an engine that failed half way there is nothing to accept."""
+    refused = fresh.gate("--slmperf-accept", engine="fake:fault=short,fault_batch=5", keep=("cacheprovider",))
+    assert refused.ret == pytest.ExitCode.TESTS_FAILED
+    assert "kept in" not in refused.stdout.str()
+
+
+def test_a_recording_that_can_not_be_kept_says_so(fresh):
+    """The refusal and its reason are told all the same."""
+    fresh.write(".pytest_cache", "a file in the folder's place")
+    refused = fresh.gate(
+        "--slmperf-accept", "-W", "ignore", engine="fake:launch_noise=0.01,seed=1", keep=("cacheprovider",)
+    )
+    assert refused.ret == pytest.ExitCode.TESTS_FAILED
+    assert "what was measured could not be kept" in prose(refused)
+    assert "nothing is recorded" in prose(refused)
+
+
 def test_a_folder_that_takes_no_baseline_is_found_before_the_first_launch(fresh):
     """The message names it, and nothing is measured in vain."""
     refused = fresh.gate("--slmperf-accept", "--slmperf-baselines=/proc/baselines")

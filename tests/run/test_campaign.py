@@ -239,6 +239,26 @@ def test_a_case_too_noisy_to_be_recorded_gets_more_launches_and_the_others_none(
     assert shapes[FOUR] in (24, 28, 30)
 
 
+def test_a_tolerance_that_no_machine_supports_is_not_recorded_for_longer():
+    """More launches would not help, and the refusal says what is supported."""
+    tight = Sweep("decode", StaticBatch(8, 8), batch_size=[1], gate={"output_throughput": 0.02})
+    outcome = play(Script(), sweep=tight, mode="accept")
+    (case,) = outcome.cases.values()
+    assert len(case.measurement.samples["output_throughput"].launches) == 20
+
+
+def test_a_case_with_enough_launches_is_not_void_for_those_on_top():
+    """Twenty were valid; what was to make it quieter can't make it worse."""
+
+    def noisy_then_void(_arm, _case, index):
+        return None if index > 20 else 100 * random.Random(index).gauss(1, 0.3)
+
+    outcome = play(Script(noisy_then_void), mode="accept")
+    for case in outcome.cases.values():
+        assert case.measurement.void is None
+        assert len(case.measurement.samples["output_throughput"].launches) == 20
+
+
 def test_a_recording_ends_on_a_machine_that_no_number_of_launches_helps():
     """Half as many again, and then it is refused for its noise."""
     outcome = play(Script(lambda *at: 100 * random.Random(at[2]).gauss(1, 0.3)), mode="accept")

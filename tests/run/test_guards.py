@@ -133,6 +133,13 @@ def test_a_late_launcher_is_nobody_on_the_engines_core():
     assert judge_round(QUIET, disturbed, cores=(CORE,), served_ns=ROUND_NS).guard == "contended"
 
 
+def test_a_round_that_was_stolen_whole_is_void_after_however_many_good_ones():
+    """What is added up over a case hides no round."""
+    earlier = Stolen(ticks={CORE: 0}, wall_ns=50 * ROUND_NS)
+    stolen = later(steal_ticks={CORE: 50, OTHER: 90})
+    assert judge_round(QUIET, stolen, cores=[CORE], earlier=earlier) is not None
+
+
 def test_what_is_stolen_little_by_little_voids_a_round_too():
     """One tick in a round of 0.1 s may be chance; one in each of two is a tenth of the core."""
     one_tick = later(steal_ticks={CORE: 41, OTHER: 90})
