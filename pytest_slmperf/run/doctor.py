@@ -29,7 +29,7 @@ from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.engines import registry
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace, visible_devices
 from pytest_slmperf.meters.rapl import RaplMeter
-from pytest_slmperf.run import fingerprint
+from pytest_slmperf.run import fingerprint, pace
 from pytest_slmperf.run.devices import HOST, Device, HeldDevices, device_of, machine_of
 from pytest_slmperf.run.guards import TICK_NS, Witness, blame, command_line, scan, suspects
 from pytest_slmperf.run.launch import EnergyTerms, run_launch
@@ -268,6 +268,7 @@ def _launches(wanted: Wanted, cores: tuple[int, ...] | None, metering: Metering 
         answer_limit_s=settings.answer_limit_s,
     )
     energy = EnergyTerms(metering, gated=False) if metering else None
+    cores_pace = pace.Pace()
     until, longest_s = time.monotonic() + wanted.noise_s, 0.0
     for index in range(RECORDED + 1):
         began = time.monotonic()
@@ -275,7 +276,15 @@ def _launches(wanted: Wanted, cores: tuple[int, ...] | None, metering: Metering 
             return
         loads = (Load(CASE, LENGTHS, seed=1),) if index else ()
         record = run_launch(
-            wanted.spec, loads, policy, arm="candidate", index=index, cores=cores, quantiles=(), energy=energy
+            wanted.spec,
+            loads,
+            policy,
+            arm="candidate",
+            index=index,
+            cores=cores,
+            quantiles=(),
+            energy=energy,
+            pace=cores_pace,
         )
         if index:
             longest_s = max(longest_s, time.monotonic() - began)
