@@ -276,7 +276,7 @@ def _widened(bounds: tuple[float, float], estimate: float, inflation: float) -> 
     return estimate - (inflation * low if low > 0 else 0.0), estimate + (inflation * high if high > 0 else 0.0)
 
 
-def _autocorrelation(*arms: Sequence[float]) -> float:
+def autocorrelation(*arms: Sequence[float]) -> float:
     """Correlation of a launch with the next one of its arm, pooled over the arms."""
     products = squares = 0.0
     for arm in arms:
@@ -287,6 +287,11 @@ def _autocorrelation(*arms: Sequence[float]) -> float:
     return products / squares if squares > len(arms) * _ROUNDING**2 else 0.0
 
 
+def drifts(correlation: float, launches: int) -> bool:
+    """Whether neighbours resemble each other by more than chance: two standard errors."""
+    return correlation > 2 / math.sqrt(launches)
+
+
 def neighbour_inflation(*arms: Sequence[float]) -> float:
     """How much wider than for independent launches an interval must be.
 
@@ -295,7 +300,7 @@ def neighbour_inflation(*arms: Sequence[float]) -> float:
     are independent. The spread of an arm that is worth few launches is too small as well, by (n - worth) / (n - 1).
     """
     count, shortest = sum(map(len, arms)), min(map(len, arms))
-    seen = _autocorrelation(*arms)
+    seen = autocorrelation(*arms)
     correlation = seen + (1 + 3 * seen) * len(arms) / count + 1 / math.sqrt(count)
     if correlation <= 0:
         return 1.0
@@ -350,8 +355,8 @@ def _doubt(
     if open_end < math.inf:
         reason = f"cannot{surely} exclude a loss of {_loss(open_end, higher_is_better=higher_is_better):.1%}"
     count = sum(map(len, costs))
-    correlation = _autocorrelation(*costs)
-    if policy.design == "stored" and correlation > 2 / math.sqrt(count):
+    correlation = autocorrelation(*costs)
+    if policy.design == "stored" and drifts(correlation, count):
         reason += f"; the launches drift (each resembles the next, correlation {correlation:.1f})"
     return reason
 

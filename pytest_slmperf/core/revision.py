@@ -66,8 +66,7 @@ def updated(file: BaselineFile | None, machine: Machine, engine: str, suite: str
         before = cases.get(measurement.case)
         earlier = before.points if before and not key_differences(before.key, key) else ()
         point = points[measurement.case]
-        if earlier and _is_same_recording(earlier[-1], point):
-            earlier = earlier[:-1]
+        earlier = tuple(one for one in earlier if not _is_same_recording(one, point))
         cases[measurement.case] = StoredCase(key, (*earlier, point)[-POINTS_KEPT:])
     return BaselineFile(machine, engine, suite, cases)
 

@@ -148,6 +148,9 @@ class SlmperfSession:
         self._collected: list[pytest.Item] = []
         """The performance tests that there are, whatever becomes of them before they run."""
         self._problems: dict[str, None] = {}
+        self._remarks: list[str] = []
+        """Of the session's end, when a run on another worker has told all of its own."""
+        self._written: list[Path] = []
         self._lost = False
         """A worker died, and what it measured never came here."""
         self._measuring_workers: set[str] = set()
@@ -193,30 +196,50 @@ class SlmperfSession:
             output: dict[str, Any] = self.config.workeroutput  # type: ignore[attr-defined]  # set by pytest-xdist
             output["slmperf"] = document.text(self.outcome())
             return
+        if session.exitstatus == pytest.ExitCode.OK and not self._vouched_for:
+            self.problem(
+                f"nothing vouches for this run: {NAME}, which ends it, did not run; some hook skipped it, or ended the "
+                "session early without an error"
+            )
         for path in self.measuring.options.reports:
             try:
                 files.write_report(self.outcome(), path)
             except SlmperfError as error:
                 self.problem(str(error))
+            else:
+                self._written.append(path)
         if self.outcome().problems:
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
         self._keep_unrecorded()
+
+    @property
+    def _vouched_for(self) -> bool:
+        """Whether the check ran where one was to run; on xdist's controller, on some worker."""
+        if self._is_controller:
+            return self._from_worker is None or self._from_worker.complete
+        return self._check is None or self._check.ran
 
     def _keep_unrecorded(self) -> None:
         """Of a recording that was refused, keep what took so long: once the cause is mended, it can be accepted."""
         options, outcome = self.measuring.options, self.outcome()
         told = any(path.suffix == ".json" for path in options.reports)
         cache = getattr(self.config, "cache", None)  # None under `-p no:cacheprovider`
-        if options.mode != "accept" or outcome.recorded or told or not cache or not could_be_accepted(outcome):
+        if options.mode != "accept" or not cache:
             return
         try:
             path = cache.mkdir("slmperf") / "unrecorded.json"
+            if outcome.recorded:
+                path.unlink(missing_ok=True)  # older than what is in force now
+                return
+            if told or not could_be_accepted(outcome):
+                return
             files.write_report(outcome, path)
         except (OSError, SlmperfError) as error:
-            self.measuring.remark(f"what was measured could not be kept: {error}")
+            self._remarks.append(f"what was measured could not be kept: {error}")
         else:
-            self.measuring.remark(
-                f"what was measured is kept in {path}: slmperf baselines accept {path}, once the cause is mended"
+            self._remarks.append(
+                f"what was measured is kept in {path}: slmperf baselines accept {path}, once the cause is mended, or "
+                "with --tolerance supported"
             )
 
     @pytest.hookimpl(optionalhook=True)
@@ -262,6 +285,7 @@ class SlmperfSession:
             complete=found.complete and not self._lost,
             whole=found.whole and not self._lost,
             problems=tuple(dict.fromkeys((*found.problems, *self._problems))),
+            remarks=(*found.remarks, *self._remarks),
             failed_tests=self.roster.failed_names,
         )
 
@@ -300,7 +324,7 @@ class SlmperfSession:
         whole = not self._selective(session)
         # What is in a whole run's suites and not in the session was dropped, and pytest was not told.
         suites = list(dict.fromkeys([*measuring, *self._collected])) if whole else measuring
-        if not suites:
+        if not suites and not whole:
             return
         self.roster.tests.update((collected_as(item.nodeid), item) for item in measuring)
         self.declared = {sweep.name for sweep in selection_of(suites).sweeps}
@@ -452,6 +476,5 @@ class SlmperfSession:
             terminalreporter.section(section.title)
             for line in section.lines:
                 terminalreporter.line(line)
-        for path in self.measuring.options.reports:
-            if path.exists():
-                terminalreporter.line(f"report: {path}")
+        for path in self._written:
+            terminalreporter.line(f"report: {path}")

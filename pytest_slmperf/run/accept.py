@@ -10,6 +10,7 @@ from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
 from pytest_slmperf.core.revision import LEAST_LAUNCHES, Recording
+from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
 from pytest_slmperf.core.tolerance import supported_tolerance
 from pytest_slmperf.run.store import BaselineStore
@@ -123,7 +124,7 @@ def settled_tolerance(case: CaseOutcome, name: str, asked: float, terms: Terms) 
     if supported is None or supported > LARGEST_TOLERANCE:
         return (
             f"{at}: its noise leaves even a tolerance of {LARGEST_TOLERANCE:.0%} undecided: pin the engine, free the "
-            "machine of other work, or take the metric out of gate={…} here"
+            f"machine of other work, or take the metric out of gate={{…}} here{_drift(sample, name)}"
         )
     if supported <= asked or terms.supported:
         return max(supported, min(asked, LARGEST_TOLERANCE))
@@ -131,6 +132,18 @@ def settled_tolerance(case: CaseOutcome, name: str, asked: float, terms: Terms) 
         f"{at}: a tolerance of {supported:.1%} is supported by its noise and the {gate.DAY_SD:.1%} between two days of "
         f"a machine, and {asked:.1%} is asked for: write gate={{{name!r}: {supported:g}}} in the suite, or "
         'tolerance = "supported" in [tool.slmperf]'
+    )
+
+
+def _drift(sample: Sample, name: str) -> str:
+    """What is to be added where it's not the spread that is too large: launches that follow each other bound little."""
+    costs = gate.costs_of(sample, higher_is_better=metric(name).higher_is_better)
+    correlation = gate.autocorrelation(costs)
+    if not gate.drifts(correlation, len(costs)):
+        return ""
+    return (
+        f"; its launches drift (each resembles the next, correlation {correlation:.1f}): the clock or a neighbour "
+        "changed meanwhile, so record again"
     )
 
 

@@ -269,8 +269,8 @@ def test_a_measurement_that_pytest_could_not_foresee_is_refused(project, options
     said = project.apart(*options, "--slmperf-report=report.json", keep=("xdist",))
     assert said.endswith("exit code 1"), said
     assert "launch 1" not in said
-    (problem,) = json.loads((project.path / "report.json").read_text())["problems"]
-    assert problem.startswith(f"decode: {REFUSED}")
+    problems = json.loads((project.path / "report.json").read_text())["problems"]
+    assert any(problem.startswith(f"decode: {REFUSED}") for problem in problems)
     assert REFUSED in " ".join(said.split())
 
 
@@ -356,3 +356,29 @@ def test_a_run_without_a_terminal_is_judged(project):
     said = project.apart("-p", "no:terminal", engine=SLOWED)
     assert "INTERNALERROR" not in said
     assert said.endswith("exit code 1"), said
+
+
+@pytest.mark.parametrize("hook", ["pytest_runtest_setup(item)", "pytest_runtest_call(item)"])
+@pytest.mark.parametrize("options", [[], ["-n2"]], ids=["alone", "workers"])
+def test_a_hook_that_skips_everything_skips_the_gate_in_vain(project, hook, options):
+    """The check of the run is skipped with the tests, and a run that nothing vouches for is not green."""
+    project.write("conftest.py", f"import pytest\ndef {hook}:\n    pytest.skip('needs a GPU')\n")
+    said = project.apart(*options, engine=SLOWED, keep=("xdist",))
+    assert said.endswith("exit code 1"), said
+    assert "nothing vouches for this run" in " ".join(said.split())
+
+
+def test_a_test_that_ends_the_session_as_a_success_does_not(project):
+    """Whatever return code it names: the tests behind it never ran."""
+    project.write("test_a_first.py", "import pytest\ndef test_end():\n    pytest.exit('done', returncode=0)\n")
+    said = project.apart(engine=SLOWED)
+    assert not said.endswith("exit code 0"), said
+
+
+@pytest.mark.parametrize("options", [[], ["-n2"]], ids=["alone", "workers"])
+def test_a_suite_that_has_vanished_is_not_green(project, options):
+    """Nothing is measured, and what is stored is nobody's any more."""
+    project.write("test_suite.py", "def test_nothing():\n    pass\n")
+    said = project.apart(*options, keep=("xdist",))
+    assert said.endswith("exit code 1"), said
+    assert "no test of this run measured anything, so nothing is gated" in " ".join(said.split())

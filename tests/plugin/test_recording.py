@@ -16,7 +16,7 @@ def test_a_recording_that_is_refused_is_kept_and_accepted_once_its_cause_is_mend
     refused = fresh.gate("--slmperf-accept", engine="fake:launch_noise=0.01,seed=1", keep=("cacheprovider",))
     assert refused.ret == pytest.ExitCode.TESTS_FAILED
     kept = fresh.path / ".pytest_cache" / "d" / "slmperf" / "unrecorded.json"
-    assert f"is kept in {kept}: slmperf baselines accept {kept}, once the cause is mended" in prose(refused)
+    assert f"is kept in {kept}: slmperf baselines accept {kept}, once the cause is mended, or with" in prose(refused)
     assert not (fresh.path / "baselines").exists()
     fresh.settings('tolerance = "supported"')
     command = [sys.executable, "-c", RUN, "baselines", "accept", str(kept)]
@@ -66,3 +66,16 @@ def test_a_folder_without_permission_is_found_before_the_first_launch(fresh):
     folder.mkdir(mode=0o500)
     refused = fresh.gate("--slmperf-accept", f"--slmperf-baselines={folder / 'baselines'}")
     refused.stdout.fnmatch_lines([f"*no baseline can be stored there: {folder}: *"])
+
+
+def test_what_was_kept_goes_once_a_newer_recording_is_stored(fresh):
+    """Accepting it later would put an older measurement in force."""
+    kept = fresh.write(".pytest_cache/d/slmperf/unrecorded.json", "{}")
+    fresh.gate("--slmperf-accept", keep=("cacheprovider",)).assert_outcomes(passed=1, skipped=4)
+    assert not kept.exists()
+
+
+def test_workers_say_that_a_recording_is_kept(fresh):
+    """The session that has the cache is not the one that measured."""
+    refused = fresh.apart("--slmperf-accept", "-n2", engine=NOISY, keep=("cacheprovider", "xdist"))
+    assert "what was measured is kept in" in " ".join(refused.split())
