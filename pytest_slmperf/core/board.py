@@ -277,12 +277,13 @@ def _why(state: BoardState) -> str:
     return state.untold.get("processes", "the driver's list of processes is nonsense")
 
 
+def is_mps_server(name: str) -> bool:
+    """Whether a process of this name, maybe a path, is the server of MPS: it works for others."""
+    return name.rpartition("/")[2].startswith(MPS_SERVER)
+
+
 def _strangers(processes: Mapping[int, str], ours: Collection[int]) -> dict[int, str]:
-    return {
-        pid: name
-        for pid, name in processes.items()
-        if pid not in ours and not name.rpartition("/")[2].startswith(MPS_SERVER)
-    }
+    return {pid: name for pid, name in processes.items() if pid not in ours and not is_mps_server(name)}
 
 
 def _named(found: Mapping[int, str]) -> str:

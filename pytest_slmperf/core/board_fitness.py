@@ -7,12 +7,12 @@ from statistics import fmean
 from typing import TypeAlias
 
 from pytest_slmperf.core.board import (
-    MPS_SERVER,
     SLOWDOWNS,
     BoardRound,
     BoardState,
     Effect,
     Finding,
+    is_mps_server,
     judge_board,
 )
 from pytest_slmperf.core.diagnosis import Grade, Line
@@ -317,7 +317,7 @@ def _mig(watch: BoardWatch) -> Line:
 
 def _mps(watch: BoardWatch) -> Line:
     processes = watch.round.before.processes
-    on_board = any(name.rpartition("/")[2].startswith(MPS_SERVER) for name in (processes or {}).values())
+    on_board = any(map(is_mps_server, (processes or {}).values()))
     if on_board or watch.mps_here:
         return Line("mps", Grade.OK, "on: a baseline holds with it, or without", values={"mps": True})
     if processes is None:

@@ -239,25 +239,27 @@ def energy_of_round(
     energy = energy_of(recording.traces, work, terms)
     for board, why in recording.missing.items():
         energy = NoEnergy(f"{board}: {why}")
-    traces = {trace.board: trace for trace in recording.traces}
     counted = {one.board: one for one in energy.boards} if isinstance(energy, Energy) else {}
     findings: dict[str, tuple[Finding, ...]] = {}
-    for board, before in around.before.items():
+    for board in around.before:
+        told = findings_of(board, recording, around, stated=stated.get(board, Stated()), ours=ours)
         samples = recording.samples.get(board, ())
-        told = [
-            judge_trace(traces[board]) if board in traces else None,
-            judge_plausibility(counted[board], samples) if board in counted else None,
-            *judge_board(
-                BoardRound(around.idle[board], before, around.after[board], samples),
-                stated=stated.get(board, Stated()),
-                ours=ours,
-            ),
-        ]
-        findings[board] = tuple(finding for finding in told if finding)
+        implausible = judge_plausibility(counted[board], samples) if board in counted else None
+        findings[board] = (*told, implausible) if implausible else told
         voided = void(findings[board])
         if voided and isinstance(energy, Energy):
             energy = NoEnergy(f"{board}: {voided.reason}")
     return RoundEnergy(energy, findings)
+
+
+def findings_of(
+    board: str, recording: Recording, around: Around, *, stated: Stated, ours: Collection[int]
+) -> tuple[Finding, ...]:
+    """What the guards say of one board of a round: of its trace, and of its states around and in the round."""
+    faults = (judge_trace(trace) for trace in recording.traces if trace.board == board)
+    samples = recording.samples.get(board, ())
+    seen = BoardRound(around.idle[board], around.before[board], around.after[board], samples)
+    return (*filter(None, faults), *judge_board(seen, stated=stated, ours=ours))
 
 
 def judge_plausibility(one: BoardEnergy, samples: Sequence[BoardSample]) -> Finding | None:

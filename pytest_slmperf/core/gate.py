@@ -276,7 +276,7 @@ def _widened(bounds: tuple[float, float], estimate: float, inflation: float) -> 
     return estimate - (inflation * low if low > 0 else 0.0), estimate + (inflation * high if high > 0 else 0.0)
 
 
-def autocorrelation(*arms: Sequence[float]) -> float:
+def _autocorrelation(*arms: Sequence[float]) -> float:
     """Correlation of a launch with the next one of its arm, pooled over the arms."""
     products = squares = 0.0
     for arm in arms:
@@ -287,9 +287,12 @@ def autocorrelation(*arms: Sequence[float]) -> float:
     return products / squares if squares > len(arms) * _ROUNDING**2 else 0.0
 
 
-def drifts(correlation: float, launches: int) -> bool:
-    """Whether neighbours resemble each other by more than chance: two standard errors."""
-    return correlation > 2 / math.sqrt(launches)
+def drift_of(*arms: Sequence[float]) -> str:
+    """That the launches drift, in words, where neighbours resemble each other by more than two standard errors."""
+    correlation = _autocorrelation(*arms)
+    if correlation <= 2 / math.sqrt(sum(map(len, arms))):
+        return ""
+    return f"; the launches drift (each resembles the next, correlation {correlation:.1f})"
 
 
 def neighbour_inflation(*arms: Sequence[float]) -> float:
@@ -300,7 +303,7 @@ def neighbour_inflation(*arms: Sequence[float]) -> float:
     are independent. The spread of an arm that is worth few launches is too small as well, by (n - worth) / (n - 1).
     """
     count, shortest = sum(map(len, arms)), min(map(len, arms))
-    seen = autocorrelation(*arms)
+    seen = _autocorrelation(*arms)
     correlation = seen + (1 + 3 * seen) * len(arms) / count + 1 / math.sqrt(count)
     if correlation <= 0:
         return 1.0
@@ -354,11 +357,7 @@ def _doubt(
     open_end, surely = (look.likely[1], "") if look.likely[1] >= margin else (look.sure[1], " surely")
     if open_end < math.inf:
         reason = f"cannot{surely} exclude a loss of {_loss(open_end, higher_is_better=higher_is_better):.1%}"
-    count = sum(map(len, costs))
-    correlation = autocorrelation(*costs)
-    if policy.design == "stored" and drifts(correlation, count):
-        reason += f"; the launches drift (each resembles the next, correlation {correlation:.1f})"
-    return reason
+    return reason + (drift_of(*costs) if policy.design == "stored" else "")
 
 
 def _remedy(verdict: Verdict, policy: Policy) -> str:

@@ -137,14 +137,8 @@ def settled_tolerance(case: CaseOutcome, name: str, asked: float, terms: Terms) 
 
 def _drift(sample: Sample, name: str) -> str:
     """What is to be added where it's not the spread that is too large: launches that follow each other bound little."""
-    costs = gate.costs_of(sample, higher_is_better=metric(name).higher_is_better)
-    correlation = gate.autocorrelation(costs)
-    if not gate.drifts(correlation, len(costs)):
-        return ""
-    return (
-        f"; its launches drift (each resembles the next, correlation {correlation:.1f}): the clock or a neighbour "
-        "changed meanwhile, so record again"
-    )
+    drift = gate.drift_of(gate.costs_of(sample, higher_is_better=metric(name).higher_is_better))
+    return f"{drift}: the clock or a neighbour changed meanwhile, so record again" if drift else ""
 
 
 def _recordings(

@@ -36,12 +36,11 @@ class Device:
     @property
     def board(self) -> int | str:
         """The GPU's number or UUID, as its driver knows it. Raises UsageError for one that the engine may not see."""
-        seen = _visible()
-        if seen is None:
-            return self.index
-        if self.index >= len(seen):
-            raise UsageError(f"there is no GPU {self.index}: {VISIBLE}={os.environ[VISIBLE]} shows {len(seen)}")
-        return seen[self.index]
+        found = boards_at(self.index)
+        if not found:
+            shown = len(_visible() or ())
+            raise UsageError(f"there is no GPU {self.index}: {VISIBLE}={os.environ[VISIBLE]} shows {shown}")
+        return found[0]
 
 
 def device_of(engine: str, options: Mapping[str, object]) -> Device:
@@ -56,6 +55,12 @@ def device_of(engine: str, options: Mapping[str, object]) -> Device:
     if kind != "cuda":
         return Device(kind)
     return Device(kind, index if isinstance(index, int) and index >= 0 else 0)
+
+
+def boards_at(index: int) -> tuple[int | str, ...]:
+    """The board with this number among those that CUDA may see, as its driver knows it; empty where there is none."""
+    seen = _visible()
+    return (index,) if seen is None else seen[index : index + 1]
 
 
 def _visible() -> tuple[int | str, ...] | None:

@@ -27,13 +27,13 @@ from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.meter import Meter, MeterFacts, Recording
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.engines import registry
-from pytest_slmperf.meters.nvml import NvmlMeter, Pace, visible_devices
+from pytest_slmperf.meters.nvml import NvmlMeter, Pace
 from pytest_slmperf.meters.rapl import RaplMeter
 from pytest_slmperf.run import fingerprint, pace
-from pytest_slmperf.run.devices import HOST, Device, HeldDevices, device_of, machine_of
+from pytest_slmperf.run.devices import HOST, VISIBLE, HeldDevices, boards_at, device_of, machine_of
 from pytest_slmperf.run.guards import TICK_NS, Witness, blame, command_line, scan, suspects
 from pytest_slmperf.run.launch import EnergyTerms, run_launch
-from pytest_slmperf.run.metering import VISIBLE, Metering, pace_for
+from pytest_slmperf.run.metering import Metering, pace_for
 from pytest_slmperf.run.settings import Settings
 from pytest_slmperf.run.store import BaselineStore
 
@@ -81,7 +81,8 @@ def diagnose(wanted: Wanted, say: Callable[[str], object]) -> Diagnosis:
         machine = here
     say("looking at this machine while it rests, for a few seconds")
     lines = [*cpu_lines(here, watch_cpu(CPU_S), spec.threads), look_at_packages(PACKAGES_S, settings.window_s)]
-    boards, noise = boards_of(device), Noise()
+    # Beside an engine on the CPU, the first board that CUDA may see.
+    boards, noise = boards_at(device.index), Noise()
     watch, missing = look_at_board(boards, BOARD_S)
     if wanted.noise_s:
         say(f"launching {_named(spec)} again and again for {wanted.noise_s:g} s")
@@ -137,14 +138,6 @@ def look_at_packages(seconds: float, window_s: float, *, root: Path = Path("/"))
         meter.start()
         time.sleep(seconds)
         return packages_line(meter.stop().traces, "", window_s)
-
-
-def boards_of(device: Device) -> tuple[int | str, ...]:
-    """The board that an engine on this device runs on, and beside an engine on the CPU, the first that CUDA may see;
-    empty where it may see none.
-    """
-    visible, index = os.environ.get(VISIBLE), device.index
-    return (index,) if visible is None else visible_devices(visible)[index : index + 1]
 
 
 def look_at_board(boards: Sequence[int | str], seconds: float) -> tuple[BoardWatch | None, str]:

@@ -45,6 +45,8 @@ SLOW_SPELL_S = 1.0
 
 TellRound = Callable[[str, int, int], None]
 """Is told (case, round, rounds) before each plain round."""
+Attempt = Callable[[Slowness], tuple[Measured, Void | None]]
+"""A round beside cores that are so slow right before it, and why it is void, if it is."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ class _Launch:
         for number in range(1, policy.rounds + 1):
             self._terms.progress(load.case, number, policy.rounds)
             self._process.doing = f"serving {load.case}, round {number} of {policy.rounds}"
-            measured = self._valid_round(case, lambda: self._round(case, Round(case.batches, observe=False)))
+            measured = self._valid_round(case, lambda slow: self._round(case, Round(case.batches, observe=False), slow))
             if measured is None:
                 void = f"round {number} of {policy.rounds} stayed void"
                 break
@@ -225,10 +227,9 @@ class _Launch:
             return True
         ask = Round(metering.batches(case.batch_s), observe=False, marks=True)
 
-        def attempt() -> tuple[Measured, Void | None]:
-            self._settle()  # before the meter runs: what the board does while nobody works is none of the round's
+        def attempt(slow: Slowness) -> tuple[Measured, Void | None]:
             with metering.reading() as reading:
-                measured, void = self._round(case, ask)
+                measured, void = self._round(case, ask, slow)
             seen = reading.of(measured)
             case.energy = metering.value(seen, case.load)
             on_board, case.energy_notes = metering.judge(seen, self._terms.idle, ours=self._process.pid)
@@ -243,8 +244,11 @@ class _Launch:
         case.notes.extend((*case.energy_notes, *case.energy.notes))
         return True
 
-    def _valid_round(self, case: _Case, attempt: Callable[[], tuple[Measured, Void | None]]) -> Measured | None:
-        """A round that no guard voids, or None if there was none in `void_retries` repetitions."""
+    def _valid_round(self, case: _Case, attempt: Attempt) -> Measured | None:
+        """A round that no guard voids, or None if there was none in `void_retries` repetitions.
+
+        Each waits for the cores before a meter runs: what a board does while nobody works is none of the round's.
+        """
         pause_s = FIRST_PAUSE_S
         void: Void | None = None
         guards = set()
@@ -253,7 +257,7 @@ class _Launch:
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 self._scanned = scan()
-            measured, void = attempt()
+            measured, void = attempt(self._settle())
             if void is None:
                 return measured
             guards.add(void.guard)
@@ -265,12 +269,11 @@ class _Launch:
             self._terms.pace.forget()
         return None
 
-    def _round(self, case: _Case, ask: Round) -> tuple[Measured, Void | None]:
+    def _round(self, case: _Case, ask: Round, slow_before: Slowness) -> tuple[Measured, Void | None]:
         limit_s, plain = self._terms.policy.answer_limit_s, not (ask.observe or ask.marks)
         if self._witness is None:
             measured = self._process.ask(ask, Measured, limit_s)
             return measured, self._length(measured) if plain else None
-        slow_before = self._settle()
         before = self._witness.read()
         measured = self._process.ask(ask, Measured, limit_s)
         after = self._witness.read()

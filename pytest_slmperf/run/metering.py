@@ -1,7 +1,6 @@
 """The meter of a run: opened before the first launch that wants joules, and read around one round of each case."""
 
 import math
-import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,23 +9,30 @@ from pathlib import Path
 from statistics import fmean
 
 from pytest_slmperf.core.board import BoardFacts, BoardRound, BoardState, Finding, Stated, beside, judge_board, void
-from pytest_slmperf.core.edges import judge_trace
-from pytest_slmperf.core.energy import COVERAGE_FACTOR, Energy, NoEnergy, Terms, energy_of, judge_plausibility
+from pytest_slmperf.core.energy import (
+    COVERAGE_FACTOR,
+    Energy,
+    NoEnergy,
+    Terms,
+    energy_of,
+    findings_of,
+    judge_plausibility,
+)
 from pytest_slmperf.core.engine import Served
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.launch import Load, tokens
-from pytest_slmperf.core.meter import EnergyMeter, Meter, MeterFacts, Recording
+from pytest_slmperf.core.meter import Around, EnergyMeter, Meter, MeterFacts, Recording
 from pytest_slmperf.core.metrics import BOARD, ENERGY
 from pytest_slmperf.core.protocol import Measured
 from pytest_slmperf.core.tally import work_of
-from pytest_slmperf.meters.nvml import NvmlMeter, Pace, visible_devices
+from pytest_slmperf.meters.nvml import NvmlMeter, Pace
 from pytest_slmperf.meters.rapl import RaplMeter
+from pytest_slmperf.run.devices import VISIBLE, boards_at
 from pytest_slmperf.run.guards import Void
 
 NS_PER_S = 1e9
 UPDATE_S = 0.1
 """Of an energy counter on most boards, until the meter has seen it."""
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 METERED_DEVICES = ("cuda", "simulated")
 """Where an engine draws its power from the boards that are read; the simulated one says so to a stand-in driver."""
 POWER_MEAN_S = 1.0
@@ -228,16 +234,13 @@ class BoardsRound:
 
     def findings(self, uuid: str, idle: Mapping[str, BoardState], stated: Stated, ours: int) -> tuple[Finding, ...]:
         """What the guards say of one board; `ours` is the engine's process."""
-        faults = (judge_trace(trace) for trace in self.recording.traces if trace.board == uuid)
-        during = self.recording.samples.get(uuid, ())
-        board = BoardRound(idle[uuid], self.before[uuid], self.after[uuid], during)
-        return (*filter(None, faults), *judge_board(board, stated=stated, ours={ours}))
+        around = Around(idle, self.before, self.after)
+        return findings_of(uuid, self.recording, around, stated=stated, ours={ours})
 
 
 def open_nvml(*, window_s: float, lead_in_s: float, index: int = 0) -> Metering:
     """The board that an engine takes with this `device_index`: by default the first that CUDA may see."""
-    visible = os.environ.get(VISIBLE)
-    boards = (index,) if visible is None else visible_devices(visible)[index : index + 1]
+    boards = boards_at(index)
     meter = NvmlMeter(boards, pace=pace_for(window_s)) if boards else None
     return Metering(meter, window_s=window_s, lead_in_s=lead_in_s)
 

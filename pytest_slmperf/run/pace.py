@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 PIECES = 6
@@ -50,10 +50,7 @@ class Pace:
     def now(self, cores: Collection[int]) -> Slowness:
         """How slow the cores are now, and remember it. A millisecond a core: for between two rounds, never within."""
         asked = sorted(cores)[:: math.ceil(len(cores) / MOST_CORES) or 1]
-        try:
-            return {core: self._slowness(core, self._remembered(core)) for core in asked if self._reads(core)}
-        except OSError:  # this process may not run there any more
-            return {}
+        return self._slow(asked, self._remembered)
 
     def settled(self, cores: Collection[int], *, tolerance: float, limit_s: float) -> Slowness:
         """Wait until no core is slower than usual by more than the tolerance, `limit_s` at most, and say how slow
@@ -63,10 +60,7 @@ class Pace:
         until = time.monotonic() + limit_s
         while slowed(slowness, tolerance) and time.monotonic() < until:
             self._sleep(ASK_EVERY_S)
-            try:
-                slowness = {core: self._slowness(core, self._read(core)) for core in slowness}
-            except OSError:
-                return {}
+            slowness = self._slow(slowness, self._read)
         return slowness
 
     def forget(self) -> None:
@@ -75,6 +69,12 @@ class Pace:
         A spell of another pace, also of a faster one, may have made usual what the machine doesn't come back to.
         """
         self._readings = {core: readings for core, readings in self._readings.items() if not readings}
+
+    def _slow(self, cores: Iterable[int], read: Callable[[int], int]) -> Slowness:
+        try:
+            return {core: self._slowness(core, read(core)) for core in cores if self._reads(core)}
+        except OSError:  # this process may not run there any more
+            return {}
 
     def _reads(self, core: int) -> bool:
         """Whether the core's pace can be had; the first time, find out what is usual."""

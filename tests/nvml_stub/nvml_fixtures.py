@@ -48,6 +48,14 @@ class Driver:
 MakeDriver = Callable[..., Driver]
 
 
+def skip_unless_built() -> None:
+    """Skip what needs the stand-in library in processes of its own, where it can't be built."""
+    try:
+        nvml_standin.library()
+    except nvml_standin.NoCompiler as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(scope="session")
 def stub() -> ctypes.CDLL:
     """The stand-in library, loaded in this process; a skip where it can't be built or a real one came first."""

@@ -5,9 +5,9 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 
-import nvml_standin
 import pytest
 from metered import SETTINGS, MeteredProject
+from nvml_fixtures import skip_unless_built
 from projects import Project
 
 from pytest_slmperf.core import gate
@@ -51,10 +51,7 @@ def test_throughput(slmperf, slm_engine, batch_size):
 def recorded(tmp_path_factory):
     """The folder of a project with the suite, and baselines made of what a short run of it measured."""
     pytest.importorskip("pynvml")
-    try:
-        nvml_standin.library()
-    except nvml_standin.NoCompiler as error:
-        pytest.skip(str(error))
+    skip_unless_built()
     project = MeteredProject(tmp_path_factory.mktemp("energy"))
     project.write("pyproject.toml", SETTINGS + MACHINE)
     project.write("test_suite.py", "")

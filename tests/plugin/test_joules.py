@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-import nvml_standin
 import pytest
 from metered import BASELINE, BUSY_W, IDLE_W, SETTINGS, MeteredProject
+from nvml_fixtures import skip_unless_built
 
 pytest.importorskip("pynvml")
 JOULES = "metered/opt-125m/batch=4 joules_per_output_token"
@@ -14,10 +14,7 @@ JOULES = "metered/opt-125m/batch=4 joules_per_output_token"
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of baselines with joules, recorded once."""
-    try:
-        nvml_standin.library()
-    except nvml_standin.NoCompiler as error:
-        pytest.skip(str(error))
+    skip_unless_built()
     project = MeteredProject(tmp_path_factory.mktemp("metered"))
     said = project.run("--slmperf-accept")
     assert said.endswith("exit code 0"), said

@@ -2,9 +2,9 @@
 
 import re
 
-import nvml_standin
 import pytest
 from metered import BASELINE, SUITE, MeteredProject
+from nvml_fixtures import skip_unless_built
 from projects import Project
 
 pytest.importorskip("pynvml")
@@ -38,10 +38,7 @@ def test_energy(limited, batch_size):
 @pytest.fixture
 def project(tmp_path):
     """A project whose suite gates throughput and joules."""
-    try:
-        nvml_standin.library()
-    except nvml_standin.NoCompiler as error:
-        pytest.skip(str(error))
+    skip_unless_built()
     return MeteredProject(tmp_path)
 
 

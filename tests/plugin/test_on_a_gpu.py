@@ -4,8 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-import nvml_standin
 import pytest
+from nvml_fixtures import skip_unless_built
 from onchip import BASELINE, OTHER_BOARD, PACKAGE, SLOWER, OnChipProject
 
 pytest.importorskip("pynvml")
@@ -15,10 +15,7 @@ CASE = "decode/opt-125m/batch=4"
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a baseline, recorded once."""
-    try:
-        nvml_standin.library()
-    except nvml_standin.NoCompiler as error:
-        pytest.skip(str(error))
+    skip_unless_built()
     project = OnChipProject(tmp_path_factory.mktemp("onchip"))
     said = project.run(
         "--slmperf-accept",

@@ -18,12 +18,11 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.launch import CaseRecord
 from pytest_slmperf.meters.nvml import NvmlMeter
-from pytest_slmperf.run.devices import Device, HeldDevices
+from pytest_slmperf.run.devices import Device, HeldDevices, boards_at
 from pytest_slmperf.run.doctor import (
     EVERY_MOVE,
     Wanted,
     board_is_plugged_in,
-    boards_of,
     look_at_board,
     look_at_packages,
     measure_noise,
@@ -236,7 +235,7 @@ def test_the_board_is_the_engines_as_cuda_counts_them(monkeypatch, visible, inde
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert boards_of(Device("cuda", index)) == boards
+    assert boards_at(Device("cuda", index).index) == boards
 
 
 def test_hidden_boards_are_not_asked():
