@@ -21,11 +21,14 @@ class AssertionLedger:
     _kept: list[Verdict] = field(default_factory=list)
     """The same of the tests before: a fixture may live longer than its first test."""
     _raised: list[Verdict] = field(default_factory=list)
+    _reported: list[Verdict] = field(default_factory=list)
+    """Of those, what a subtest failed with: it has a report of its own."""
 
     def begin(self) -> None:
         """Another phase of a test begins: its setup, its call or its teardown."""
         self._unasked.clear()
         self._raised.clear()
+        self._reported.clear()
 
     def keep(self) -> None:
         """A setup is over: what it made, its test may ask, or a later one. What is not judged, nobody need ask."""
@@ -49,12 +52,21 @@ class AssertionLedger:
         if verdict.judged and not verdict.passed:
             self._raised.append(verdict)
 
+    def reported(self, error: AssertionError) -> None:
+        """A report is made of this error; where its test runs on, it was a subtest's."""
+        of_it = [verdict for verdict in self._raised if verdict.message() == str(error)]
+        self._raised[:] = [verdict for verdict in self._raised if verdict not in of_it]
+        self._reported.extend(of_it)
+
     def caught(self) -> str | None:
         """What is wrong with a phase that didn't fail; None where no red verdict was asked in it."""
-        if not self._raised:
-            return None
-        lines = "\n".join(verdict.message() for verdict in self._raised)
-        return f"a verdict was red and the test caught its error; leave out what catches it:\n{lines}"
+        if self._raised:
+            lines = "\n".join(verdict.message() for verdict in self._raised)
+            return f"a verdict was red and the test caught its error; leave out what catches it:\n{lines}"
+        if self._reported:
+            lines = "\n".join(verdict.line() for verdict in self._reported)
+            return f"a verdict was red in a subtest:\n{lines}"
+        return None
 
     def never_asked(self) -> list[str]:
         """What is wrong with a run that ends: verdicts of setups that no test asked."""

@@ -436,9 +436,17 @@ class SlmperfSession:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """An error of ours is shown with the suite's line and its message, and once."""
+        """An error of ours is shown with the suite's line and its message, and once.
+
+        Of a subtest pytest asks for a report while its test runs on: no phase ends with what it raised.
+        """
         self._failures.before(call)
         raised = call.excinfo.value if call.excinfo else None
+        if call.excinfo and isinstance(raised, NotJudged):
+            call.excinfo = pytest.ExceptionInfo.from_exc_info((pytest.skip.Exception, _skipped(raised), call.excinfo.tb))
+            raised = call.excinfo.value
+        elif isinstance(raised, AssertionError):
+            self.ledger.reported(raised)
         report = yield
         shown = call.excinfo.value if call.excinfo else None
         tell_apart(item, report, raised=raised, shown=shown)
