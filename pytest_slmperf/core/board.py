@@ -107,6 +107,8 @@ class BoardRound:
     before: BoardState
     after: BoardState
     during: tuple[BoardSample, ...] = ()
+    steady_ns: float = 0.0
+    """From when the load was steady: a board that begins to work gets warm within a second, which is no drift."""
 
     @property
     def masks(self) -> list[frozenset[Throttle]]:
@@ -131,7 +133,7 @@ class Limits:
     power_limit: float = 0.001
     temperature_marked_c: float = 3
     temperature_void_c: float = 10
-    """Change within a round: hotter silicon draws more."""
+    """Change while joules are counted: hotter silicon draws more."""
     idle_memory_bytes: int = 768 * MIB
     """More in use before our own start is somebody's; a driver keeps up to 600 MiB for itself."""
     idle_utilisation: float = 0.05
@@ -394,13 +396,13 @@ def _clock(seen: BoardRound, stated: Stated, limits: Limits) -> list[Finding]:
 
 
 def _temperature(seen: BoardRound, limits: Limits) -> list[Finding]:
-    told = (seen.before.temperature_c, *(sample.temperature_c for sample in seen.during), seen.after.temperature_c)
-    known = [celsius for celsius in told if celsius is not None]
-    change = known[-1] - known[0] if known else 0
+    looks = (seen.before, *seen.during, seen.after)
+    told = [look.temperature_c for look in looks if look.at_ns >= seen.steady_ns and look.temperature_c is not None]
+    change = told[-1] - told[0] if told else 0
     if abs(change) < limits.temperature_marked_c:
         return []
     effect = Effect.VOID if abs(change) >= limits.temperature_void_c else Effect.MARKED
-    return [Finding("temperature", effect, f"it went from {known[0]} to {known[-1]} °C within the round")]
+    return [Finding("temperature", effect, f"it went from {told[0]} to {told[-1]} °C while joules were counted")]
 
 
 # -- what a suite may plot

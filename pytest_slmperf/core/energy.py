@@ -9,7 +9,7 @@ for all measurements of one board, so it cancels in their ratio.
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import NormalDist, fmean, stdev
 
@@ -99,6 +99,8 @@ class NoEnergy:
     """Why there are no joules."""
 
     reason: str
+    lasting: bool = False
+    """Whether another round would have none either, since no meter tells any; otherwise this one left no window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,14 @@ class RoundEnergy:
     findings: Mapping[str, tuple[Finding, ...]]
     """By board."""
 
+    @property
+    def void(self) -> Finding | None:
+        """The first finding that voids, naming its board, or None."""
+        for board, found in self.findings.items():
+            if voided := void(found):
+                return replace(voided, reason=f"{board}: {voided.reason}")
+        return None
+
 
 def energy_of_round(
     recording: Recording,
@@ -237,29 +247,22 @@ def energy_of_round(
     read, or that a guard voids, leaves all without joules.
     """
     energy = energy_of(recording.traces, work, terms)
-    for board, why in recording.missing.items():
-        energy = NoEnergy(f"{board}: {why}")
+    if recording.missing:
+        told = (f"{board}: {why}" for board, why in recording.missing.items())
+        energy = NoEnergy("; ".join(told), lasting=True)
     counted = {one.board: one for one in energy.boards} if isinstance(energy, Energy) else {}
+    steady_ns = work[0].started_ns + terms.lead_in_s * NS_PER_S if work else 0.0
     findings: dict[str, tuple[Finding, ...]] = {}
     for board in around.before:
-        told = findings_of(board, recording, around, stated=stated.get(board, Stated()), ours=ours)
+        faults = (judge_trace(trace) for trace in recording.traces if trace.board == board)
         samples = recording.samples.get(board, ())
+        seen = BoardRound(around.idle[board], around.before[board], around.after[board], samples, steady_ns)
         implausible = judge_plausibility(counted[board], samples) if board in counted else None
-        findings[board] = (*told, implausible) if implausible else told
-        voided = void(findings[board])
-        if voided and isinstance(energy, Energy):
-            energy = NoEnergy(f"{board}: {voided.reason}")
-    return RoundEnergy(energy, findings)
-
-
-def findings_of(
-    board: str, recording: Recording, around: Around, *, stated: Stated, ours: Collection[int]
-) -> tuple[Finding, ...]:
-    """What the guards say of one board of a round: of its trace, and of its states around and in the round."""
-    faults = (judge_trace(trace) for trace in recording.traces if trace.board == board)
-    samples = recording.samples.get(board, ())
-    seen = BoardRound(around.idle[board], around.before[board], around.after[board], samples)
-    return (*filter(None, faults), *judge_board(seen, stated=stated, ours=ours))
+        judged = judge_board(seen, stated=stated.get(board, Stated()), ours=ours)
+        findings[board] = (*filter(None, faults), *judged, *filter(None, [implausible]))
+    found = RoundEnergy(energy, findings)
+    voided = found.void
+    return replace(found, energy=NoEnergy(voided.reason)) if voided else found
 
 
 def judge_plausibility(one: BoardEnergy, samples: Sequence[BoardSample]) -> Finding | None:

@@ -146,8 +146,6 @@ class _Case:
     stolen: Stolen = field(default_factory=Stolen)
     """From the rounds that count."""
     energy: EnergyRound = field(default_factory=EnergyRound)
-    energy_notes: tuple[str, ...] = ()
-    """What is to be said of the boards in that round."""
 
     @property
     def batch_s(self) -> float:
@@ -230,18 +228,16 @@ class _Launch:
         def attempt(slow: Slowness) -> tuple[Measured, Void | None]:
             with metering.reading() as reading:
                 measured, void = self._round(case, ask, slow)
-            seen = reading.of(measured)
-            case.energy = metering.value(seen, case.load)
-            on_board, case.energy_notes = metering.judge(seen, self._terms.idle, ours=self._process.pid)
-            no_window = Void("window", case.energy.again) if case.energy.again else None
-            return measured, void or on_board or no_window
+            seen, idle = reading.of(measured), self._terms.idle
+            case.energy, on_board = metering.judge(seen, case.load, idle, ours=self._process.pid)
+            return measured, void or on_board
 
         self._process.doing = f"serving {case.load.case}, and its joules are counted"
         if self._valid_round(case, attempt) is None:
             last, tried = case.voids[-1], self._terms.policy.void_retries + 1
             case.energy = without(f"the energy round stayed void (tried {tried} times): {last.reason}")
             return not energy.gated or last.guard == "window"
-        case.notes.extend((*case.energy_notes, *case.energy.notes))
+        case.notes.extend(case.energy.notes)
         return True
 
     def _valid_round(self, case: _Case, attempt: Attempt) -> Measured | None:

@@ -8,23 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
-from pytest_slmperf.core.board import BoardFacts, BoardRound, BoardState, Finding, Stated, beside, judge_board, void
-from pytest_slmperf.core.energy import (
-    COVERAGE_FACTOR,
-    Energy,
-    NoEnergy,
-    Terms,
-    energy_of,
-    findings_of,
-    judge_plausibility,
-)
+from pytest_slmperf.core.board import BoardFacts, BoardRound, BoardState, Stated, beside, judge_board
+from pytest_slmperf.core.energy import COVERAGE_FACTOR, Energy, NoEnergy, Terms, energy_of_round
 from pytest_slmperf.core.engine import Served
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.launch import Load, tokens
 from pytest_slmperf.core.meter import Around, EnergyMeter, Meter, MeterFacts, Recording
 from pytest_slmperf.core.metrics import BOARD, ENERGY
 from pytest_slmperf.core.protocol import Measured
-from pytest_slmperf.core.tally import work_of
+from pytest_slmperf.core.tally import Work, work_of
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace
 from pytest_slmperf.meters.rapl import RaplMeter
 from pytest_slmperf.run.devices import VISIBLE, boards_at
@@ -35,8 +27,6 @@ UPDATE_S = 0.1
 """Of an energy counter on most boards, until the meter has seen it."""
 METERED_DEVICES = ("cuda", "simulated")
 """Where an engine draws its power from the boards that are read; the simulated one says so to a stand-in driver."""
-POWER_MEAN_S = 1.0
-"""A power reading is a mean of so long: after a shorter lead-in it tells nothing of the window alone."""
 LEAST_LOOKS = 6
 """At the counters and at everything else, in a window however short."""
 SETTLE_S = 1.5
@@ -44,6 +34,7 @@ SETTLE_S = 1.5
 CLOCK_SLACK_NS = 100_000_000
 """By which a batch may begin before the question for it, or end after the answer: a simulated clock is off by far more.
 """
+ANOTHER_CLOCK = "the engine's times are not those of this machine's clock, which the meter's are"
 SHORTEST_WINDOW = 1 / 3
 """Share of the wanted window that must be left, from edge to edge, after the lead-in."""
 
@@ -56,8 +47,6 @@ class EnergyRound:
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     boards: Mapping[str, BoardFacts] = field(default_factory=dict)
-    again: str = ""
-    """Why there are no joules, where another round may have them."""
 
 
 def without(reason: str) -> EnergyRound:
@@ -148,50 +137,38 @@ class Metering:
         self._update_s = max(periods, default=self._update_s)
 
     def judge(
-        self, seen: "BoardsRound", idle: Mapping[str, BoardState], *, ours: int
-    ) -> tuple[Void | None, tuple[str, ...]]:
-        """Why the round is void, if it is, and what else is to be said of it. `ours` is the engine's process."""
-        notes: list[str] = []
-        for uuid in self._facts.boards:
-            found = seen.findings(uuid, idle, Stated(self._limits_w.get(uuid)), ours)
-            voided = void(found)
-            if voided:
-                return Void(voided.guard, f"{uuid}: {voided.reason}"), ()
-            notes.extend(f"{uuid}: {finding.reason}" for finding in found)
-        return None, tuple(notes)
+        self, seen: "BoardsRound", load: Load, idle: Mapping[str, BoardState], *, ours: int
+    ) -> tuple[EnergyRound, Void | None]:
+        """What a round came to, and why it is void, if it is: by a guard, or since it left no window.
 
-    def value(self, seen: "BoardsRound", load: Load) -> EnergyRound:
-        """The joules of a round that no guard voids, or why there are none, and what stands beside them."""
+        `idle` are the boards before the engine's start, `ours` is its process.
+        """
+        found = energy_of_round(
+            seen.recording,
+            _work(seen.measured, load),
+            Around(idle, seen.before, seen.after),
+            stated={uuid: Stated(self._limits_w.get(uuid)) for uuid in self._facts.boards},
+            ours={ours},
+            terms=Terms(lead_in_s=self.lead_in_s, least_s=SHORTEST_WINDOW * self.window_s),
+        )
+        if voided := found.void:
+            return without(voided.reason), Void(voided.guard, voided.reason)
+        energy = found.energy
+        if not seen.timed_here and not seen.recording.missing:
+            energy = NoEnergy(ANOTHER_CLOCK, lasting=True)
         values = _beside(seen.recording, seen.measured.started_ns + self.lead_in_s * NS_PER_S)
         unmeasured = {name: "no driver told it, or it was 0 all the time" for name in BOARD if name not in values}
-        missing = "; ".join(f"{uuid}: {why}" for uuid, why in seen.recording.missing.items())
-        if not missing and not seen.timed_here:
-            missing = "the engine's times are not those of this machine's clock, which the meter's are"
-        if missing:
-            return EnergyRound(values, {**unmeasured, **dict.fromkeys(ENERGY, missing)})
-        energy = self._energy(seen, load)
+        notes = tuple(f"{uuid}: {one.reason}" for uuid, told in found.findings.items() for one in told)
         if isinstance(energy, NoEnergy):
-            return EnergyRound(values, {**unmeasured, **dict.fromkeys(ENERGY, energy.reason)}, again=energy.reason)
-        notes = []
-        for one in energy.boards if self.lead_in_s >= POWER_MEAN_S else ():
-            found = judge_plausibility(one, seen.recording.samples.get(one.board, ()))
-            notes.extend([f"{one.board}: {found.reason}"] if found else [])
-        values = {**values, **{name: quantity.value for name, quantity in energy.metrics().items()}}
-        return EnergyRound(
-            values,
-            {**unmeasured, **{name: "there was none of it in the window" for name in ENERGY if name not in values}},
-            (_described(energy), *notes),
-            {
-                one.board: BoardFacts(one.source, self._limits_w.get(one.board), self._facts.simulated)
-                for one in energy.boards
-            },
-        )
-
-    def _energy(self, seen: "BoardsRound", load: Load) -> Energy | NoEnergy:
-        asked = tuple(output for _, output in load.lengths)
-        batches = [Served(begin, end, asked) for begin, end in seen.measured.marks]
-        terms = Terms(lead_in_s=self.lead_in_s, least_s=SHORTEST_WINDOW * self.window_s)
-        return energy_of(seen.recording.traces, work_of(batches, tokens(load) - sum(asked)), terms)
+            nothing = EnergyRound(values, {**unmeasured, **dict.fromkeys(ENERGY, energy.reason)}, notes)
+            return nothing, None if energy.lasting else Void("window", energy.reason)
+        values |= {name: quantity.value for name, quantity in energy.metrics().items()}
+        unmeasured |= {name: "there was none of it in the window" for name in ENERGY if name not in values}
+        boards = {
+            one.board: BoardFacts(one.source, self._limits_w.get(one.board), self._facts.simulated)
+            for one in energy.boards
+        }
+        return EnergyRound(values, unmeasured, (*notes, _described(energy)), boards), None
 
     def close(self) -> None:
         """End the session."""
@@ -232,11 +209,6 @@ class BoardsRound:
         early, late = began_ns - self.measured.started_ns, self.measured.ended_ns - ended_ns
         return max(early, late) <= CLOCK_SLACK_NS
 
-    def findings(self, uuid: str, idle: Mapping[str, BoardState], stated: Stated, ours: int) -> tuple[Finding, ...]:
-        """What the guards say of one board; `ours` is the engine's process."""
-        around = Around(idle, self.before, self.after)
-        return findings_of(uuid, self.recording, around, stated=stated, ours={ours})
-
 
 def open_nvml(*, window_s: float, lead_in_s: float, index: int = 0) -> Metering:
     """The board that an engine takes with this `device_index`: by default the first that CUDA may see."""
@@ -264,6 +236,12 @@ def open_rapl(*, window_s: float, lead_in_s: float, root: Path = Path("/")) -> M
 def _taken(state: BoardState) -> bool:
     """Whether somebody seems to be on a board where nobody of ours is."""
     return any(found.guard == "foreign" for found in judge_board(BoardRound(state, state, state)))
+
+
+def _work(measured: Measured, load: Load) -> tuple[Work, ...]:
+    """The batches of a round, of which an engine tells begin and end alone."""
+    asked = tuple(output for _, output in load.lengths)
+    return work_of([Served(begin, end, asked) for begin, end in measured.marks], tokens(load) - sum(asked))
 
 
 def _beside(recording: Recording, from_ns: float) -> dict[str, float]:

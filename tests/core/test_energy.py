@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from pytest_slmperf.core.board import BoardSample, Effect
+from pytest_slmperf.core.board import SLOWDOWNS, BoardSample, BoardState, Effect
 from pytest_slmperf.core.edges import Edge, EnergyTrace, PowerReading, Reading, judge_trace
 from pytest_slmperf.core.energy import (
     GAIN,
@@ -15,9 +15,11 @@ from pytest_slmperf.core.energy import (
     Terms,
     Uncertainty,
     energy_of,
+    energy_of_round,
     idle_power,
     judge_plausibility,
 )
+from pytest_slmperf.core.meter import Around, Recording
 from pytest_slmperf.core.tally import BATCH_SWING, STEP_SWING, Work
 
 NS = 1_000_000_000
@@ -166,6 +168,23 @@ def test_where_there_is_no_number_there_is_a_reason(traces, work, reason):
     found = energy_of(traces, work)
     assert isinstance(found, NoEnergy)
     assert reason in found.reason
+
+
+QUIET = {"GPU-a": BoardState("GPU-a", 0, processes={}, throttled_ns=dict.fromkeys(SLOWDOWNS, 0))}
+
+
+@pytest.mark.parametrize(
+    ("recording", "work", "lasting"),
+    [
+        pytest.param(Recording((), missing={"GPU-a": "no counter"}), steps(), True, id="no trace"),
+        pytest.param(Recording((counter(),)), steps(2200), False, id="no window"),
+    ],
+)
+def test_a_round_without_a_window_is_told_from_a_board_without_a_trace(recording, work, lasting):
+    """The one may be repeated, the other is in vain."""
+    found = energy_of_round(recording, work, Around(QUIET, QUIET, QUIET))
+    assert found.energy.lasting is lasting
+    assert found.void is None
 
 
 @pytest.mark.parametrize("at", [10, 30, 50])

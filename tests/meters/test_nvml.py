@@ -312,7 +312,7 @@ def test_a_fault_of_the_counter_leaves_no_joules_and_names_its_cause(meter, stat
         (["power_limit 0 700", "power_limit 4 500"], NOTHING, "power limit", "500 W after the round"),
         (["ecc_uncorrected 0 0", "ecc_uncorrected 4 1"], NOTHING, "ecc", "1 uncorrected"),
         (["xid 4 48"], NOTHING, "xid", "Xid 48"),
-        (["temperature 0 40", "temperature 8 80 ramp"], NOTHING, "temperature", "within the round"),
+        (["temperature 0 40", "temperature 8 80 ramp"], NOTHING, "temperature", "while joules were counted"),
     ],
 )  # fmt: skip
 def test_a_guard_voids_on_the_stand_in_driver_and_names_its_culprit(meter, statements, stated, guard, reason):
@@ -330,6 +330,8 @@ def test_a_guard_voids_on_the_stand_in_driver_and_names_its_culprit(meter, state
     ("statements", "expected"),
     [
         (["persistence off"], {"persistence"}),
+        (["temperature 0 60", "temperature 8 68 ramp"], {"temperature"}),
+        (["temperature 0 30", "temperature 1 45", "temperature 2 55"], set()),
         (["throttle sw_power_cap 3 4"], {"power cap"}),
         (["process 0 0.5 - compute 100"], {"blind"}),
         (["process 4294967295 0.5 - compute 100"], {"blind"}),
