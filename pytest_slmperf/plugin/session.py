@@ -443,8 +443,8 @@ class SlmperfSession:
         self._failures.before(call)
         raised = call.excinfo.value if call.excinfo else None
         if call.excinfo and isinstance(raised, NotJudged):
-            call.excinfo = pytest.ExceptionInfo.from_exc_info((pytest.skip.Exception, _skipped(raised), call.excinfo.tb))
-            raised = call.excinfo.value
+            raised = _skipped(raised)
+            call.excinfo = pytest.ExceptionInfo.from_exc_info((type(raised), raised, call.excinfo.tb))
         elif isinstance(raised, AssertionError):
             self.ledger.reported(raised)
         report = yield
