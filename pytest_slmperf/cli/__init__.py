@@ -5,14 +5,13 @@ away it is a shell's 141: a verdict that nobody read has not passed.
 """
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from pytest_slmperf import __version__
-from pytest_slmperf.cli import ab, baselines, compare, doctor
+from pytest_slmperf.cli import ab, baselines, compare, doctor, output
 from pytest_slmperf.core.errors import SlmperfError, UsageError
 from pytest_slmperf.core.flaw import flaw
 
@@ -25,29 +24,37 @@ ROOMS = (ab, baselines, compare, doctor)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
-    parser = _Parser(prog="slmperf", description="Performance of small language model serving, tested.")
-    parser.add_argument("--version", action="version", version=f"slmperf {__version__}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for room in ROOMS:
-        room.add(verbs)
-    words = sys.argv[1:] if argv is None else argv
-    for word in words:
-        if why := flaw(word):
-            parser.error(f"{word!r}: {why}")
-    given = parser.parse_args(words)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end as on Ctrl-C: engines stopped, reports written
     try:
-        code: int = given.run(given)
-        sys.stdout.flush()
+        output.prepare()
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            output.write("")  # what argparse wrote, too
     except SlmperfError as error:
         sys.stderr.write(f"slmperf: {error}\n")
+        if isinstance(error, output.Unwritable):
+            output.give_up()
         return WRONG_USAGE if isinstance(error, UsageError) else FAILED
     except KeyboardInterrupt:
         sys.stderr.write("slmperf: interrupted\n")
         return INTERRUPTED
     except BrokenPipeError:  # `slmperf … | head`: whoever read has seen enough, but maybe not the verdict
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has nowhere to go
+        output.give_up()
         return UNREAD
+
+
+def _run(words: Sequence[str]) -> int:
+    parser = _Parser(prog="slmperf", description="Performance of small language model serving, tested.")
+    parser.add_argument("--version", action="version", version=f"slmperf {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for room in ROOMS:
+        room.add(verbs)
+    for word in words:
+        if why := flaw(word):
+            parser.error(f"{word!r}: {why}")
+    given = parser.parse_args(words)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end as on Ctrl-C: engines stopped, reports written
+    code: int = given.run(given)
     return code
 
 

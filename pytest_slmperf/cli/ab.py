@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_slmperf.cli import output
+from pytest_slmperf.cli.arguments import add_engine, add_reports, add_verb, engine_of
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.point import Ledger
@@ -14,12 +16,12 @@ from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.report import files, terminal
 from pytest_slmperf.run.interpreter import interpreter
 from pytest_slmperf.run.measuring import Measuring
-from pytest_slmperf.run.options import Options, literal, minutes, named_engine, pairs, planted_loss
+from pytest_slmperf.run.options import Options, literal, minutes, pairs, planted_loss
 from pytest_slmperf.run.progress import Progress
 from pytest_slmperf.run.settings import read_settings
 
 if TYPE_CHECKING:
-    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no public name for it
+    from pytest_slmperf.cli.arguments import Verbs
 
 SAME = "same"
 WIDTH = 110
@@ -40,20 +42,11 @@ arm of that engine, and its own win over them.
 
 def add(verbs: "Verbs") -> None:
     """Declare the verb."""
-    parser = verbs.add_parser(
-        "ab",
-        help="measure two environments, engine arguments, dtypes or models side by side",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    does = "measure two environments, engine arguments, dtypes or models side by side"
+    parser = add_verb(verbs, "ab", does=does, description=DESCRIPTION)
     parser.add_argument("a", metavar="A", help="the arm that is compared with, as in python=.venv-main/bin/python")
     parser.add_argument("b", metavar="B", help="the arm that is judged, as in python=.venv/bin/python, or same")
-    parser.add_argument(
-        "--engine",
-        metavar="NAME[:KEY=VALUE,...]",
-        help="of both arms; default: that of [tool.slmperf], or the best here",
-    )
-    parser.add_argument("--model", default="tiny-2x128", help="of both arms; default: tiny-2x128")
+    add_engine(parser, "of both arms")
     parser.add_argument("--batch-size", type=_sizes, default=[1, 16], metavar="N,N", help="default: 1,16")
     parser.add_argument("--prompt-tokens", type=int, default=32, metavar="N", help="default: 32")
     parser.add_argument("--output-tokens", type=int, default=32, metavar="N", help="default: 32")
@@ -67,7 +60,7 @@ def add(verbs: "Verbs") -> None:
     parser.add_argument(
         "--budget", type=minutes, metavar="MINUTES", help="end what is undecided by then as inconclusive"
     )
-    parser.add_argument("--report", type=Path, action="append", default=[], metavar="PATH", help=".json or .md")
+    add_reports(parser)
     parser.set_defaults(run=_run)
 
 
@@ -76,8 +69,7 @@ def _run(given: argparse.Namespace) -> int:
         files.check_report_path(path)
     root = Path.cwd()
     settings = read_settings(root)
-    name, options = named_engine("--engine", given.engine) if given.engine else ("", {})
-    common = EngineSpec(name, given.model, settings.dtype, settings.threads, options)
+    common = engine_of(given, settings, default="")
     baseline, candidate = _arm("A", given.a, common), _arm("B", given.b, common)
     wanted = Options(
         engine=candidate.engine or baseline.engine or None,
@@ -95,12 +87,12 @@ def _run(given: argparse.Namespace) -> int:
     try:
         arms = [replace(arm, engine=arm.engine or measuring.default_engine) for arm in (baseline, candidate)]
         result = measuring.compare(sweep, *arms)
-        sys.stdout.write("\n".join(terminal.lines(measuring.outcome(), WIDTH)) + "\n")
+        output.write("\n".join(terminal.lines(measuring.outcome(), WIDTH)) + "\n")
     finally:
         measuring.close()
         for path in given.report:
             files.write_report(measuring.outcome(), path)
-            sys.stdout.write(f"report: {path}\n")
+        output.write("".join(f"report: {path}\n" for path in given.report))
     verdicts = [verdict for case in result.outcome.cases.values() for verdict in case.verdicts.values()]
     return 0 if verdicts and all(verdict.passed for verdict in verdicts) else 1
 

@@ -2,13 +2,13 @@
 
 import argparse
 import shlex
-import stat
-import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_slmperf.cli import output
+from pytest_slmperf.cli.arguments import add_baselines, baselines_of
 from pytest_slmperf.cli.reading import read_report
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.baseline import Retirement, StoredRecording, case_order
@@ -26,7 +26,7 @@ from pytest_slmperf.run.settings import TOLERANCES, read_settings
 from pytest_slmperf.run.store import BaselineStore, Stored
 
 if TYPE_CHECKING:
-    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no public name for it
+    from pytest_slmperf.cli.arguments import Verbs
 
 FILTERS = ("device", "driver", "engine")
 """By what a file can be chosen."""
@@ -42,9 +42,7 @@ def add(verbs: "Verbs") -> None:
     own = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     folder = argparse.ArgumentParser(add_help=False)
-    folder.add_argument(
-        "--baselines", type=Path, metavar="DIR", help="default: what [tool.slmperf] says, or else baselines/"
-    )
+    add_baselines(folder)
     which = argparse.ArgumentParser(add_help=False, parents=[folder])
     for field in FILTERS:
         which.add_argument(f"--{field}", metavar="NAME", help=f"only where the {field} has this in its name")
@@ -210,17 +208,7 @@ def _rows(place: int, point: StoredRecording, in_force: bool) -> list[tuple[str,
 
 
 def _store(given: argparse.Namespace, *, may_be_new: bool = False) -> BaselineStore:
-    """The folder of the command line, or of the settings. Raises UsageError for one that is named and not there."""
-    root: Path = given.baselines or Path(read_settings(Path.cwd()).baselines)
-    try:
-        if not stat.S_ISDIR(root.stat().st_mode):
-            raise UsageError(f"{root}: it is no folder of baselines")
-    except FileNotFoundError:
-        if given.baselines and not may_be_new:
-            raise UsageError(f"{root}: there is no such folder") from None
-    except OSError as error:
-        raise UsageError(f"{root}: {error.strerror or error}") from error
-    return BaselineStore(root)
+    return BaselineStore(baselines_of(given, read_settings(Path.cwd()), may_be_new=may_be_new))
 
 
 def _chosen(store: BaselineStore, given: argparse.Namespace) -> list[Stored]:
@@ -266,5 +254,4 @@ def _say_changes(changes: Diff, otherwise: str = "nothing changed") -> None:
 
 
 def _say(lines: Iterable[str]) -> None:
-    for line in lines:
-        sys.stdout.write(f"{line}\n")
+    output.write("".join(f"{line}\n" for line in lines))

@@ -3,10 +3,11 @@
 import argparse
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_slmperf.cli import output
+from pytest_slmperf.cli.arguments import add_reports, add_verb
 from pytest_slmperf.cli.reading import read_report
 from pytest_slmperf.core.baseline import BaselineFile
 from pytest_slmperf.core.comparison import compare
@@ -17,7 +18,7 @@ from pytest_slmperf.report import document
 from pytest_slmperf.run.store import read_baseline
 
 if TYPE_CHECKING:
-    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no public name for it
+    from pytest_slmperf.cli.arguments import Verbs
 
 DESCRIPTION = """\
 B is judged by A. Each is a JSON report (--slmperf-report=report.json), a
@@ -38,12 +39,8 @@ WANTED = (
 
 def add(verbs: "Verbs") -> None:
     """Declare the verb."""
-    parser = verbs.add_parser(
-        "compare",
-        help="judge one recording by another, across drivers, devices, engines, versions or dtypes",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    does = "judge one recording by another, across drivers, devices, engines, versions or dtypes"
+    parser = add_verb(verbs, "compare", does=does, description=DESCRIPTION)
     parser.add_argument("a", type=Path, metavar="A", help="what is compared with: the old driver's, say")
     parser.add_argument("b", type=Path, metavar="B", help="what is judged: the new one's")
     parser.add_argument(
@@ -55,7 +52,7 @@ def add(verbs: "Verbs") -> None:
         help="gate a metric, may be given several times; default: the tolerances of A, or else of B",
     )
     parser.add_argument("--all", action="store_true", help="show what nothing gates, too")
-    parser.add_argument("--report", type=Path, action="append", default=[], metavar="PATH", help=".json or .md")
+    add_reports(parser)
     parser.set_defaults(run=_run)
 
 
@@ -66,7 +63,7 @@ def _run(given: argparse.Namespace) -> int:
     for path in given.report:
         rendered.write(found, path)
     told = [*rendered.lines(found), *(f"report: {path}" for path in given.report)]
-    sys.stdout.write("\n".join(told) + "\n")
+    output.write("\n".join(told) + "\n")
     return 0 if found.passed else 1
 
 

@@ -3,19 +3,22 @@
 import argparse
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_slmperf.cli import output
+from pytest_slmperf.cli.arguments import add_baselines, add_engine, add_verb, baselines_of, engine_of
 from pytest_slmperf.core.engine import EngineSpec
-from pytest_slmperf.core.errors import EngineUnavailable, UsageError
+from pytest_slmperf.core.errors import EngineUnavailable, SlmperfError, UsageError
 from pytest_slmperf.engines import registry
 from pytest_slmperf.report import doctor as rendered
 from pytest_slmperf.run.doctor import Wanted, diagnose
-from pytest_slmperf.run.options import named_engine, planted_loss
+from pytest_slmperf.run.options import planted_loss
 from pytest_slmperf.run.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no public name for it
+    from pytest_slmperf.cli.arguments import Verbs
 
 DESCRIPTION = """\
 Looks at the CPU, the GPU and its energy meter while they rest, then launches
@@ -28,18 +31,9 @@ DEFAULT_S = 30.0
 
 def add(verbs: "Verbs") -> None:
     """Declare the verb."""
-    parser = verbs.add_parser(
-        "doctor",
-        help="say whether this machine is fit to gate on, and what to do",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--engine",
-        metavar="NAME[:KEY=VALUE,...]",
-        help="whose noise is measured; default: that of [tool.slmperf], or the best here",
-    )
-    parser.add_argument("--model", default="tiny-2x128", help="default: tiny-2x128")
+    does = "say whether this machine is fit to gate on, and what to do"
+    parser = add_verb(verbs, "doctor", does=does, description=DESCRIPTION)
+    add_engine(parser, "whose noise is measured")
     parser.add_argument(
         "--seconds",
         type=_seconds,
@@ -47,9 +41,7 @@ def add(verbs: "Verbs") -> None:
         metavar="N",
         help=f"for the noise; 0 leaves it out; default: {DEFAULT_S:g}",
     )
-    parser.add_argument(
-        "--baselines", type=Path, metavar="DIR", help="default: what [tool.slmperf] says, or else baselines/"
-    )
+    add_baselines(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON document in place of the lines")
     parser.set_defaults(run=_run)
 
@@ -61,22 +53,37 @@ def _run(given: argparse.Namespace) -> int:
         spec=_spec(given, settings, default or registry.REAL[0]),
         default=default,
         settings=settings,
-        baselines=given.baselines or Path(settings.baselines),
+        baselines=baselines_of(given, settings),
         noise_s=given.seconds if default or given.engine else 0.0,
     )
     diagnosis = diagnose(wanted, say=lambda line: sys.stderr.write(f"slmperf: {line}\n"))
-    sys.stdout.write(rendered.text(diagnosis) if given.json else "\n".join(rendered.lines(diagnosis)) + "\n")
+    output.write(rendered.text(diagnosis) if given.json else "\n".join(rendered.lines(diagnosis)) + "\n")
     return 0 if diagnosis.fit else 1
 
 
 def _spec(given: argparse.Namespace, settings: Settings, default: str) -> EngineSpec:
     """The engine whose noise is measured. Raises UsageError for one that is unknown."""
-    name, options = named_engine("--engine", given.engine) if given.engine else (default, {})
+    spec = engine_of(given, settings, default)
     known = {engine.name: engine for engine in registry.available()}
-    if name not in known:
-        raise UsageError(f"unknown engine {name!r}: known are {', '.join(known)}")
+    if spec.engine not in known:
+        raise UsageError(f"unknown engine {spec.engine!r}: known are {', '.join(known)}")
+    options = dict(spec.options)
     planted = planted_loss(options.pop("slowed", 0))
-    return EngineSpec(name, given.model, settings.dtype, settings.threads, options, planted_loss=planted)
+    spec = replace(spec, options=options, planted_loss=planted)
+    if known[spec.engine].usable and not _refused(replace(spec, options={})) and (why := _refused(spec)):
+        raise UsageError(f"--engine {given.engine}: {why}")
+    return spec
+
+
+def _refused(spec: EngineSpec) -> str:
+    """Why the engine doesn't take the spec, before it is started; empty where it does."""
+    try:
+        registry.create(spec)
+    except SlmperfError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - the code of another package
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def _best() -> str | None:

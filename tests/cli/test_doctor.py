@@ -94,6 +94,11 @@ def test_a_gpu_that_the_engine_needs_and_may_not_see_blocks(doctor, monkeypatch)
         (["--engine=nonesuch"], "unknown engine 'nonesuch': known are"),
         (["--engine=:level=1"], "it takes NAME or NAME:KEY=VALUE"),
         (["--engine=fake:slowed=2"], "slowed=2: it takes a share"),
+        (["--engine=fake:flavour=sweet"], "--engine fake:flavour=sweet: the fake engine has no option flavour"),
+        (["--engine=fake:level=fast"], "level='fast'; it takes a number"),
+        (["--engine=ctranslate2:device=tpu"], "ctranslate2: device='tpu'; it knows"),
+        (["--baselines=nowhere"], "nowhere: there is no such folder"),
+        (["--baselines=file"], "file: it is no folder of baselines"),
         (["--seconds=-1"], "'-1': it takes a number of seconds"),
         (["--seconds=inf"], "'inf': it takes"),
         (["--seconds=soon"], "'soon': it takes"),
@@ -103,6 +108,7 @@ def test_a_gpu_that_the_engine_needs_and_may_not_see_blocks(doctor, monkeypatch)
 def test_wrong_usage_ends_with_4_and_measures_nothing(tmp_path, monkeypatch, capsys, words, said):
     """Usage is checked before anything is looked at."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     try:
         code = main(["doctor", *words])
     except SystemExit as ended:

@@ -1,0 +1,64 @@
+"""What several verbs take on their command lines: declared, described and checked once."""
+
+import argparse
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.run.options import named_engine
+from pytest_slmperf.run.settings import Settings
+
+if TYPE_CHECKING:
+    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no public name for it
+
+MODEL = "tiny-2x128"
+
+
+def add_verb(verbs: "Verbs", name: str, *, does: str, description: str) -> argparse.ArgumentParser:
+    """A verb whose description is shown as it is written."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    return verbs.add_parser(name, help=does, description=description, formatter_class=formatter)
+
+
+def add_engine(parser: argparse.ArgumentParser, whose: str) -> None:
+    """`--engine` and `--model`, whose they are."""
+    parser.add_argument(
+        "--engine",
+        metavar="NAME[:KEY=VALUE,...]",
+        help=f"{whose}; default: that of [tool.slmperf], or the best here",
+    )
+    parser.add_argument("--model", default=MODEL, help=f"{whose}; default: {MODEL}")
+
+
+def engine_of(given: argparse.Namespace, settings: Settings, default: str) -> EngineSpec:
+    """What `--engine` and `--model` name, and the settings beside them. Raises UsageError."""
+    name, options = named_engine("--engine", given.engine) if given.engine else (default, {})
+    return EngineSpec(name, given.model, settings.dtype, settings.threads, options)
+
+
+def add_reports(parser: argparse.ArgumentParser) -> None:
+    """`--report`, any number of times."""
+    parser.add_argument("--report", type=Path, action="append", default=[], metavar="PATH", help=".json or .md")
+
+
+def add_baselines(parser: argparse.ArgumentParser) -> None:
+    """`--baselines`: see `baselines_of`."""
+    parser.add_argument(
+        "--baselines", type=Path, metavar="DIR", help="default: what [tool.slmperf] says, or else baselines/"
+    )
+
+
+def baselines_of(given: argparse.Namespace, settings: Settings, *, may_be_new: bool = False) -> Path:
+    """The folder of the command line, or of the settings. Raises UsageError for one that is named and not there."""
+    root: Path = given.baselines or Path(settings.baselines)
+    try:
+        if not stat.S_ISDIR(root.stat().st_mode):
+            raise UsageError(f"{root}: it is no folder of baselines")
+    except FileNotFoundError:
+        if given.baselines and not may_be_new:
+            raise UsageError(f"{root}: there is no such folder") from None
+    except OSError as error:
+        raise UsageError(f"{root}: {error.strerror or error}") from error
+    return root

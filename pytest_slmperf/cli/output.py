@@ -1,0 +1,38 @@
+"""Writes what a verb answers to standard output, at once: whatever becomes of it is known while it can be told."""
+
+import os
+import sys
+from pathlib import Path
+
+from pytest_slmperf.core.errors import SlmperfError
+
+
+class Unwritable(SlmperfError):
+    """Standard output takes nothing, so nobody has read the verdict."""
+
+
+def write(text: str) -> None:
+    """Write a text, as it is. Raises Unwritable, and BrokenPipeError where the reader of a pipe went away."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Unwritable(f"standard output can't be written: {error.strerror or error}") from error
+
+
+def prepare() -> None:
+    """Make standard output take any text, and standard error take it where there is none. Raises Unwritable."""
+    if sys.stderr is None:  # closed, as by 2>&-
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - it stays open to the end
+    if sys.stdout is None:
+        raise Unwritable("standard output is closed")
+    if hasattr(sys.stdout, "reconfigure"):  # an encoding without × or →
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def give_up() -> None:
+    """Leave what is still buffered to nobody: the interpreter would try again at its end, and complain."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
