@@ -284,6 +284,17 @@ def is_mps_server(name: str) -> bool:
     return name.rpartition("/")[2].startswith(MPS_SERVER)
 
 
+def mps_serves(names: Collection[str] | None, *, daemon: bool) -> bool | None:
+    """Whether work on a board goes through MPS, or None where that can't be told.
+
+    `names` are of the processes on it, None where they can't be seen. `daemon` is whether the daemon of MPS runs whose
+    clients our engines would be: it has no server before its first client, so that a board's first run would see none.
+    """
+    if daemon or any(map(is_mps_server, names or ())):
+        return True
+    return None if names is None else False
+
+
 def _strangers(processes: Mapping[int, str], ours: Collection[int]) -> dict[int, str]:
     return {pid: name for pid, name in processes.items() if pid not in ours and not is_mps_server(name)}
 
@@ -396,7 +407,7 @@ def _clock(seen: BoardRound, stated: Stated, limits: Limits) -> list[Finding]:
 
 
 def _temperature(seen: BoardRound, limits: Limits) -> list[Finding]:
-    looks = (seen.before, *seen.during, seen.after)
+    looks: tuple[BoardState | BoardSample, ...] = (seen.before, *seen.during, seen.after)
     told = [look.temperature_c for look in looks if look.at_ns >= seen.steady_ns and look.temperature_c is not None]
     change = told[-1] - told[0] if told else 0
     if abs(change) < limits.temperature_marked_c:

@@ -12,8 +12,8 @@ from pytest_slmperf.core.board import (
     BoardState,
     Effect,
     Finding,
-    is_mps_server,
     judge_board,
+    mps_serves,
 )
 from pytest_slmperf.core.diagnosis import Grade, Line
 from pytest_slmperf.core.edges import EnergyTrace, judge_trace
@@ -47,7 +47,7 @@ class BoardWatch:
     driver: str
     simulated: bool
     mps_here: bool
-    """Whether this machine runs a daemon of MPS."""
+    """Whether the daemon of MPS runs whose clients our engines would be."""
     loaded: tuple[EnergyTrace, ...] = ()
     """The same board while an engine worked on it, without what came before its load was steady."""
 
@@ -317,12 +317,11 @@ def _mig(watch: BoardWatch) -> Line:
 
 def _mps(watch: BoardWatch) -> Line:
     processes = watch.round.before.processes
-    on_board = any(map(is_mps_server, (processes or {}).values()))
-    if on_board or watch.mps_here:
-        return Line("mps", Grade.OK, "on: a baseline holds with it, or without", values={"mps": True})
-    if processes is None:
+    serves = mps_serves(None if processes is None else tuple(processes.values()), daemon=watch.mps_here)
+    if serves is None:
         return Line("mps", Grade.NOT_SEEN, "no server of it is seen, and who is on the board isn't told")
-    return Line("mps", Grade.OK, "off", values={"mps": False})
+    said = "on: a baseline holds with it, or without" if serves else "off"
+    return Line("mps", Grade.OK, said, values={"mps": serves})
 
 
 def _persistence(watch: BoardWatch) -> Line:

@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pytest_slmperf.core.board import MPS_SERVER
+from pytest_slmperf.core.board import mps_serves
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.machine import BOARD, Scalar
 from pytest_slmperf.meters.nvml import TRANSIENT, Handle, Library, find_board, library, reason_of
+
+Value = TypeVar("Value")
 
 MILLI = 1e-3
 GIB = 2**30
@@ -142,10 +144,8 @@ def _fields(nvml: Library, board: Handle, part: Handle) -> Iterator[tuple[str, S
     yield "ecc", _of(ask("nvmlDeviceGetEccMode", board), lambda told: bool(told[0]))
     yield "mig", _of(ask("nvmlDeviceGetMigMode", board), lambda told: bool(told[0]))
     listed = ask("nvmlDeviceGetComputeRunningProcesses_v3", board)
-    names = [str(ask("nvmlSystemGetProcessName", one.pid)) for one in listed or ()]
-    # A daemon has no server before its first client, so that a board's first run would see none.
-    serves = mps_daemon_runs() or any(MPS_SERVER in name for name in names)
-    yield "mps", None if listed is None and not serves else serves
+    names = _of(listed, lambda told: [str(ask("nvmlSystemGetProcessName", one.pid)) for one in told])
+    yield "mps", mps_serves(names, daemon=mps_daemon_runs())
     yield "compute_mode", _of(ask("nvmlDeviceGetComputeMode", board), lambda told: _named(COMPUTE_MODES, told))
     yield "persistence", _of(ask("nvmlDeviceGetPersistenceMode", board), bool)
     mode = ask("nvmlDeviceGetVirtualizationMode", board)
@@ -162,7 +162,7 @@ def mps_daemon_runs() -> bool:
     return Path(f"/proc/{number}").exists()
 
 
-def _of(told: Any, convert: Callable[[Any], Scalar]) -> Scalar:  # noqa: ANN401 - NVML's answers are of all kinds
+def _of(told: Any, convert: Callable[[Any], Value]) -> Value | None:  # noqa: ANN401 - NVML's answers are of all kinds
     return None if told is None else convert(told)
 
 

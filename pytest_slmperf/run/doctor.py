@@ -27,6 +27,7 @@ from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.meter import Meter, MeterFacts, Recording
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.engines import registry
+from pytest_slmperf.meters.boards import mps_daemon_runs
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace
 from pytest_slmperf.meters.rapl import RaplMeter
 from pytest_slmperf.run import fingerprint, pace
@@ -53,8 +54,6 @@ MEASURED = ("output_throughput", "joules_per_output_token")
 """What is asked of each launch; the second where a meter reads what the engine runs on."""
 NVIDIA, DISPLAYS = "0x10de", "0x03"
 """On the PCI bus: the vendor's number, and the first byte of the class of what displays or renders."""
-MPS_DAEMON = "nvidia-cuda-mps"
-"""What the kernel keeps of its control daemon's and its server's name."""
 
 
 @dataclass(frozen=True)
@@ -160,14 +159,13 @@ def watch_board(meter: NvmlMeter, seconds: float) -> BoardWatch:
             recording = meter.watch(max(seconds, LONGER_S))
         after = meter.states()
     board = facts.boards[0]
-    daemons = [seen for seen in scan().values() if seen.name.startswith(MPS_DAEMON)]
     return BoardWatch(
         round=BoardRound(before[board], before[board], after[board], tuple(recording.samples.get(board, ()))),
         trace=next((trace for trace in recording.traces if trace.board == board), None),
         missing=facts.missing.get(board, ""),
         driver=facts.versions.get("driver", ""),
         simulated=facts.simulated,
-        mps_here=bool(daemons),
+        mps_here=mps_daemon_runs(),
     )
 
 

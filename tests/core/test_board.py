@@ -17,6 +17,7 @@ from pytest_slmperf.core.board import (
     another_setting,
     beside,
     judge_board,
+    mps_serves,
     power_cap_share,
     seen_processes,
     void,
@@ -134,6 +135,20 @@ def test_what_is_marked_or_noted_voids_nothing(one, effect, guard):
 def test_the_mps_server_and_processes_of_ours_are_no_strangers(quiet):
     one = seen(idle={"processes": {40: quiet}}, after={"processes": {**ENGINE, 40: quiet, 77: "worker"}})
     assert void(judge_board(one, ours={77} if quiet else {40, 77})) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "daemon", "serves"),
+    [
+        (["python", "/usr/bin/nvidia-cuda-mps-server"], False, True),
+        (["python"], True, True),
+        (["python"], False, False),
+        (None, True, True),
+        (None, False, None),
+    ],
+)
+def test_mps_is_told_by_its_server_or_its_daemon_or_not_at_all(names, daemon, serves):
+    assert mps_serves(names, daemon=daemon) is serves
 
 
 def test_one_look_at_a_changing_clock_is_no_slowdown():
