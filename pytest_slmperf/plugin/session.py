@@ -17,6 +17,7 @@ from pytest_slmperf.plugin import ACTIVE, METER_FIXTURE, benchmark, binding_of, 
 from pytest_slmperf.plugin.check import NAME, RunCheck
 from pytest_slmperf.plugin.failures import Failures, tell_apart
 from pytest_slmperf.plugin.ledger import AssertionLedger
+from pytest_slmperf.plugin.output import WatchedOutput, watch
 from pytest_slmperf.plugin.progress import progress_for
 from pytest_slmperf.plugin.roster import XDIST_GROUP, Roster, collected_as
 from pytest_slmperf.plugin.selection import coordinates, ignores_paths, names_files, selection_of
@@ -159,6 +160,8 @@ class SlmperfSession:
         self._deselected = False
         self._from_worker: RunOutcome | None = None
         self._previous_sigterm: Any = None
+        self._session: pytest.Session | None = None
+        self._output: WatchedOutput | None = None
         self._is_worker = hasattr(config, "workerinput")
         self.resumes = bool(getattr(config, "workerinput", {}).get("slmperf_resumes"))
         """Other tests of this run were on a worker that died: what they asserted is not known here."""
@@ -166,8 +169,11 @@ class SlmperfSession:
 
     # -- the run's life
 
-    def pytest_sessionstart(self) -> None:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
         """End on SIGTERM as on Ctrl-C: engines stopped, report written."""
+        self._session = session
+        self._output = watch(self.config)
 
         def end(_signal: int, _frame: FrameType | None) -> None:
             raise KeyboardInterrupt("SIGTERM")
@@ -211,6 +217,12 @@ class SlmperfSession:
         if self.outcome().problems:
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
         self._keep_unrecorded()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self) -> None:
+        """The exit code, once nothing is written any more: a verdict that nobody can read is not green."""
+        if self._session and self._output and self._output.lost:
+            self._session.exitstatus = self._session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
     @property
     def _vouched_for(self) -> bool:
