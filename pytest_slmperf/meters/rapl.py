@@ -8,16 +8,17 @@ and wrap, some of them every few minutes.
 import hashlib
 import hmac
 import re
-import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pytest_slmperf.core.board import BoardState, Throttle
-from pytest_slmperf.core.edges import STUCK_S, Edge, EnergyTrace, Reading
+from pytest_slmperf.core.edges import Reading
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.meter import MeterFacts, Recording
+from pytest_slmperf.meters.counters import LOOK_EVERY_S, Lookout, Watch
 
 NS_PER_S = 1e9
 NS_PER_MS = 1_000_000
@@ -25,8 +26,6 @@ MICRO = 1e-6
 POWERCAP = "sys/class/powercap"
 EDGE_EVERY_S = 0.02
 """From one edge of a counter to the next that is looked for: each costs some 30 µs of a core."""
-LOOK_EVERY_S = 0.001
-"""Between two looks for an edge: it is known to that."""
 MOVES_WITHIN_S = 0.2
 """A counter that doesn't move for so long belongs to a hypervisor that doesn't fill it."""
 MOST_W = 2000.0
@@ -54,16 +53,6 @@ class _Package:
     wrapped_uj: int = 0
 
 
-@dataclass(slots=True)
-class _Watch:
-    """What was seen of a package since the start."""
-
-    package: _Package
-    edges: list[Edge] = field(default_factory=list)
-    still_s: float = 0.0
-    failure: str | None = None
-
-
 class RaplMeter:
     """All CPU packages of the machine as one meter. See `core.meter.Meter`.
 
@@ -82,13 +71,13 @@ class RaplMeter:
         self._sleep = sleep
         self._packages: list[_Package] = []
         self._busy: tuple[int, int] | None = None
-        self._stop = threading.Event()
-        self._watches: list[_Watch] = []
-        self._thread: threading.Thread | None = None
+        self._lookout = Lookout(
+            "slmperf-rapl", every_s=EDGE_EVERY_S, sleep=sleep, clock=clock, faults=(OSError, ValueError)
+        )
 
     def open(self) -> MeterFacts:
         """Find the packages. Raises MeterUnavailable where there are none, or one can't be read or stands still."""
-        prefix = "-".join(filter(None, ("CPU", _machine(self._root))))
+        prefix = "-".join(filter(None, ("CPU", machine_digest(self._root))))
         for folder in sorted((self._root / POWERCAP).glob("intel-rapl:*")):
             name = _text(folder / "name") if re.fullmatch(r"intel-rapl:\d+", folder.name) else ""
             if name.startswith("package"):  # `package-0`, and `package-0-die-1` where each die has a counter
@@ -172,68 +161,27 @@ class RaplMeter:
 
     def start(self) -> None:
         """Begin to look for edges, in a thread."""
-        self._stop.clear()
-        self._watches = [_Watch(package) for package in self._packages]
-        self._thread = threading.Thread(
-            target=self._record, args=(self._stop.is_set,), name="slmperf-rapl", daemon=True
-        )
-        self._thread.start()
+        self._lookout.start(self._watches())
 
     def stop(self) -> Recording:
         """End looking, after some milliseconds."""
-        self._end()
-        return self._recorded()
+        return _recorded(self._lookout.stop())
 
     def watch(self, seconds: float) -> Recording:
         """Start, look for so long, and stop, in this thread."""
-        self._watches = [_Watch(package) for package in self._packages]
-        end_ns = self._clock() + round(seconds * NS_PER_S)
-        self._record(lambda: self._clock() >= end_ns)
-        return self._recorded()
-
-    def _recorded(self) -> Recording:
-        return Recording(
-            tuple(
-                EnergyTrace(
-                    watch.package.name, "counter", tuple(watch.edges), failure=watch.failure, still_s=watch.still_s
-                )
-                for watch in self._watches
-            )
-        )
+        return _recorded(self._lookout.watch(self._watches(), seconds))
 
     def close(self) -> None:
         """End the session."""
-        self._end()
+        self._lookout.stop()
         self._packages = []
 
-    def _end(self) -> None:
-        self._stop.set()
-        if self._thread:
-            self._thread.join()
-            self._thread = None
+    def _watches(self) -> Iterator[Watch]:
+        return (Watch(package.name, partial(self._look, package)) for package in self._packages)
 
-    def _record(self, done: Callable[[], bool]) -> None:
-        while not done():
-            for watch in self._watches:
-                if watch.failure is None:
-                    try:
-                        self._find_edge(watch, done)
-                    except (OSError, ValueError) as error:
-                        watch.failure = f"its energy could not be read: {error}"
-            self._sleep(EDGE_EVERY_S)
 
-    def _find_edge(self, watch: _Watch, done: Callable[[], bool]) -> None:
-        first = old = self._look(watch.package)
-        while not done():
-            self._sleep(LOOK_EVERY_S)
-            new = self._look(watch.package)
-            if new.joules != old.joules:
-                watch.edges.append(Edge(old, new))
-                return
-            old = new
-            watch.still_s = max(watch.still_s, (new.after_ns - first.before_ns) / NS_PER_S)
-            if watch.still_s > STUCK_S:
-                return
+def _recorded(watches: tuple[Watch, ...]) -> Recording:
+    return Recording(tuple(watch.trace("counter") for watch in watches))
 
 
 def _text(path: Path) -> str:
@@ -243,7 +191,7 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _machine(root: Path) -> str:
+def machine_digest(root: Path) -> str:
     """Which machine it is, without saying so: CPUs have no number that a user may read, and baselines are committed.
 
     Made from the machine's id as systemd advises (machine-id(5)): from a digest alone nobody finds the id.

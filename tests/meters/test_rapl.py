@@ -153,10 +153,10 @@ def test_joules_per_token_of_an_engine_on_the_cpu_are_its_packages_over_its_toke
     requests = 4 * len(marks)
     measured = Measured(began_ns, marks[-1][1], requests, 8 * requests, 8 * requests, marks=tuple(marks))
     seen = BoardsRound(measured, (began_ns, marks[-1][1]), recording, states, meter.states())
-    void, notes = metering.judge(seen, states, ours=1)
+    load = Load("metered/tiny/batch=4", ((8, 8),) * 4, seed=1)
+    told, void = metering.judge(seen, load, states, ours=1)
     assert void is None
-    assert any("a package counts the joules of all its cores" in note for note in notes)
-    told = metering.value(seen, Load("metered/tiny/batch=4", ((8, 8),) * 4, seed=1))
+    assert any("a package counts the joules of all its cores" in note for note in told.notes)
     assert told.values["mean_power_w"] == pytest.approx(150, rel=0.005)
     assert told.values["joules_per_output_token"] == pytest.approx(150 / (4 * 8 / 0.02), rel=0.005)
     assert {facts.power_limit_w for facts in told.boards.values()} == {205}
