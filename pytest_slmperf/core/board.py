@@ -153,7 +153,7 @@ class BoardFacts:
     """What joules hold for: whoever compares them with others needs the same board, as it was set then."""
 
     source: str
-    """`counter`, `integrated power` or `power samples`."""
+    """`counter`, `integrated power`, `power samples` or `zeus`."""
     power_limit_w: float | None = None
     simulated: bool = False
     """Whether a stand-in driver answered, so that nothing of it is real."""

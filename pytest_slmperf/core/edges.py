@@ -18,8 +18,10 @@ RESOLUTION_J = 0.001
 STUCK_S = 1.0
 """A board under load moves its counter at least ten times in this."""
 
-Source: TypeAlias = Literal["counter", "integrated power", "power samples"]
-"""Where joules come from: an energy counter; means of power, or its momentary values, added up over time."""
+Source: TypeAlias = Literal["counter", "integrated power", "power samples", "zeus"]
+"""Where joules come from: an energy counter; means of power, or its momentary values, added up over time; what Zeus has
+of a device, which may be any of them.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,9 @@ GAIN = 0.05 / math.sqrt(3)
 INTEGRATED_FLOOR = 0.01
 """Least error of power that was integrated: the readings are means of a second, and hold for a period each."""
 SAMPLED_FLOOR = 0.03
-"""Least error where each reading sees 25 ms of every 100: in step with the load, it sees the same part each time."""
+"""Least error where each reading sees 25 ms of every 100: in step with the load, it sees the same part each time. And
+through Zeus, which doesn't say what it reads.
+"""
 AVERAGE_LAG_S = 0.55
 """A mean of the last second, up to a period of 0.1 s old, is that much late."""
 PAUSE_LIMIT = 0.02
@@ -207,7 +209,7 @@ def energy_of(traces: Sequence[EnergyTrace], work: Sequence[Work], terms: Terms 
         fault = judge_trace(trace)
         if fault:
             return NoEnergy(f"{trace.board}: {fault.reason}")
-        read = _by_counter if trace.source == "counter" else _by_power
+        read = _by_counter if trace.source in ("counter", "zeus") else _by_power
         one = read(trace, tally, span, terms)
         if isinstance(one, NoEnergy):
             return NoEnergy(f"{trace.board}: {one.reason}")
@@ -316,7 +318,7 @@ def _by_counter(trace: EnergyTrace, tally: Tally, span: tuple[float, float], ter
     uncertainty = Uncertainty(
         edge=math.hypot(begin.standard_ns * weights[0], end.standard_ns * weights[1]) / length_ns,
         tokens=math.hypot(*(tally.done(at.at_ns).loose_ns for at in (begin, end))) / length_ns,
-        sensor=_alias(trace, begin, end, tally),
+        sensor=math.hypot(_alias(trace, begin, end, tally), SAMPLED_FLOOR if trace.source == "zeus" else 0.0),
     )
     return _board(trace, end.new.joules - begin.new.joules, (begin.at_ns, end.at_ns), tally, uncertainty, terms)
 

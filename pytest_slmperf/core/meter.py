@@ -32,7 +32,7 @@ class EnergyMeter:
     boards: tuple[str, ...]
     """UUIDs of the boards whose joules are counted."""
     source: str | None
-    """Where their joules come from: `counter`, `integrated power` or `power samples`; None where there are none."""
+    """Where their joules come from: `counter`, `integrated power`, `power samples` or `zeus`. None: there are none."""
     simulated: bool
     """Whether a stand-in driver answers."""
     missing: str
