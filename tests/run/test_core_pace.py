@@ -5,6 +5,7 @@ from itertools import chain, repeat
 
 import pytest
 from foreign_engine import SPINNING, install
+from patience import tries
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import Load, RoundPolicy
@@ -80,6 +81,7 @@ def test_what_was_usual_can_be_forgotten():
     assert pace.now([CORE]) == {CORE: 1.0}
 
 
+@pytest.mark.alone
 def test_a_case_that_stays_slow_is_void_once_and_then_measured_at_that_pace(tmp_path, monkeypatch):
     """A machine that goes on at another pace, after a fast spell too, doesn't make every later case void."""
     install(tmp_path, "spinning", SPINNING)
@@ -88,7 +90,7 @@ def test_a_case_that_stays_slow_is_void_once_and_then_measured_at_that_pace(tmp_
     pace = Pace(lambda: next(fast), sleep=lambda _: None)
     policy = RoundPolicy(rounds=1, round_s=0.02, answer_limit_s=20, void_retries=0)
     loads = [Load(name, ((8, 4),), seed=1) for name in ("first", "second")]
-    for _ in range(5):  # others at work on this machine may void a round before the pace is asked for
+    for _ in tries():
         terms = {"arm": "candidate", "index": 0, "cores": (CORE,), "quantiles": ()}
         record = run_launch(EngineSpec("spinning", "tiny"), loads, policy, pace=pace, **terms)
         if record.cases["second"].void is None:
@@ -148,7 +150,7 @@ def test_a_launch_repeats_a_round_beside_a_slow_core(tmp_path, monkeypatch):
     """The report lists the void round, and the case has all its rounds."""
     install(tmp_path, "spinning", SPINNING)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    for _ in range(5):  # others at work on this machine may void the round before the pace is asked for
+    for _ in tries():
         pace = Clock(USUAL_NS, USUAL_NS, 260_000).pace()
         record = run_launch(
             EngineSpec("spinning", "tiny"),

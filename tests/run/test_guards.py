@@ -11,6 +11,7 @@ import pytest
 from foreign_engine import SPINNING, install
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import tries
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import Load, RoundPolicy
@@ -266,7 +267,7 @@ def measured_on(spec, core, policy=POLICY):
 
 def measured_until_named(spec, core, culprit):
     """A case and all that it says of others. Where many are at work on this machine, some launches name only them."""
-    for _ in range(5):
+    for _ in tries():
         case = measured_on(spec, core)
         said = [*(void.reason for void in case.void_rounds), *case.notes]
         if any(f"(pid {culprit}, " in words for words in said):
@@ -322,7 +323,7 @@ def test_a_case_whose_observed_rounds_stay_void_has_no_values(tmp_path, monkeypa
     install(tmp_path, "disturbed", DISTURBED)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     spec, core = EngineSpec("disturbed", "tiny"), max(os.sched_getaffinity(0))
-    for _ in range(5):  # others at work on this machine may void a round before
+    for _ in tries():
         case = measured_on(spec, core, replace(POLICY, observed_s=0.1))
         if case.void is None or case.void.startswith("the observed"):
             break
