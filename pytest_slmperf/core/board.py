@@ -3,12 +3,13 @@
 Guards judge by causes and never by the result. What can't be seen is said, and never taken for good.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import pairwise
-from statistics import fmean
-from typing import Literal, TypeAlias
+from statistics import fmean, pstdev
+from typing import Any, Literal, TypeAlias
 
 NS_PER_S = 1e9
 MIB = 2**20
@@ -131,6 +132,15 @@ class Limits:
     clock: float = 0.01
     """Share by which the mean clock may differ from the stated one."""
     power_limit: float = 0.001
+    power_capped: float = 0.05
+    """Share of the rounds by which the time under the power limit may differ from the stated one. A board that is held
+    back was seen to lose a fifth of its clock, and joules with it: of a twentieth of the time that is 1 % of them, as
+    much as another clock may make.
+    """
+    power_capped_errors: float = 3.0
+    """Standard errors of the launches by which it may differ at any rate: near its limit a board is held back now more
+    and now less.
+    """
     temperature_marked_c: float = 3
     temperature_void_c: float = 10
     """Change while joules are counted: hotter silicon draws more."""
@@ -157,6 +167,22 @@ class BoardFacts:
     power_limit_w: float | None = None
     simulated: bool = False
     """Whether a stand-in driver answered, so that nothing of it is real."""
+    power_capped: tuple[float, ...] = ()
+    """Share of a round in which the power limit held it back, launch by launch; empty where its driver doesn't tell."""
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> "BoardFacts":
+        """From what a file keeps of it: the fields as JSON has them."""
+        return cls(**{**stored, "power_capped": tuple(stored.get("power_capped", ()))})
+
+
+def of_all_launches(launches: Iterable[Mapping[str, BoardFacts]]) -> dict[str, BoardFacts]:
+    """By UUID what the joules of all these launches hold for: the last one's word, and every launch's share."""
+    found: dict[str, BoardFacts] = {}
+    for uuid, facts in (item for boards in launches for item in boards.items()):
+        earlier = found[uuid].power_capped if uuid in found else ()
+        found[uuid] = replace(facts, power_capped=(*earlier, *facts.power_capped))
+    return found
 
 
 def seen_processes(pids: Mapping[int, str]) -> Mapping[int, str] | None:
@@ -227,6 +253,25 @@ def another_clock(now_mhz: float, was_mhz: float, limits: Limits = Limits()) -> 
     if abs(now_mhz / was_mhz - 1) <= limits.clock:
         return None
     return f"its clock was {now_mhz:,.0f} MHz in the mean, and {was_mhz:,.0f} MHz for the baseline"
+
+
+def another_power_cap(
+    here: Mapping[str, BoardFacts], there: Mapping[str, BoardFacts], limits: Limits = Limits()
+) -> str | None:
+    """Why joules of the same boards can't be compared: the power limit held one back for another share of the time.
+    None where it didn't, or where a driver doesn't tell. How far shares scatter is what the stored launches say.
+    """
+    for uuid, facts in here.items():
+        now, was = facts.power_capped, there[uuid].power_capped if uuid in there else ()
+        if not now or not was:
+            continue
+        error = pstdev(was) * math.sqrt(1 / len(now) + 1 / len(was))
+        if abs(fmean(now) - fmean(was)) > max(limits.power_capped, limits.power_capped_errors * error):
+            return (
+                f"{uuid}: its power limit held it back for {fmean(now):.1%} of the rounds, and for {fmean(was):.1%} of "
+                "the baseline's"
+            )
+    return None
 
 
 def _void(guard: str, reason: str) -> Finding:

@@ -13,7 +13,16 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import NormalDist, fmean, stdev
 
-from pytest_slmperf.core.board import BoardRound, BoardSample, Effect, Finding, Stated, judge_board, void
+from pytest_slmperf.core.board import (
+    BoardRound,
+    BoardSample,
+    Effect,
+    Finding,
+    Stated,
+    judge_board,
+    power_cap_share,
+    void,
+)
 from pytest_slmperf.core.edges import Edge, EnergyTrace, Source, judge_trace
 from pytest_slmperf.core.meter import Around, Recording
 from pytest_slmperf.core.tally import NS_PER_S, STEP_SWING, Tally, Work
@@ -224,6 +233,8 @@ class RoundEnergy:
     energy: Energy | NoEnergy
     findings: Mapping[str, tuple[Finding, ...]]
     """By board."""
+    power_capped: Mapping[str, float]
+    """By board: share of the round in which its power limit held it back. None of those whose driver doesn't tell."""
 
     @property
     def void(self) -> Finding | None:
@@ -255,6 +266,7 @@ def energy_of_round(
     counted = {one.board: one for one in energy.boards} if isinstance(energy, Energy) else {}
     steady_ns = work[0].started_ns + terms.lead_in_s * NS_PER_S if work else 0.0
     findings: dict[str, tuple[Finding, ...]] = {}
+    capped: dict[str, float] = {}
     for board in around.before:
         faults = (judge_trace(trace) for trace in recording.traces if trace.board == board)
         samples = recording.samples.get(board, ())
@@ -262,7 +274,10 @@ def energy_of_round(
         implausible = judge_plausibility(counted[board], samples) if board in counted else None
         judged = judge_board(seen, stated=stated.get(board, Stated()), ours=ours)
         findings[board] = (*filter(None, faults), *judged, *filter(None, [implausible]))
-    found = RoundEnergy(energy, findings)
+        share = power_cap_share(seen)
+        if share is not None:
+            capped[board] = share
+    found = RoundEnergy(energy, findings, capped)
     voided = found.void
     return replace(found, energy=NoEnergy(voided.reason)) if voided else found
 

@@ -211,7 +211,7 @@ def _measurement(case: str, entry: Mapping[str, Any], samples: Mapping[str, Any]
         void=entry["void"],
         void_rounds=tuple(VoidRound(**void) for void in entry["void_rounds"]),
         notes=tuple(entry["notes"]),
-        boards={uuid: BoardFacts(**board) for uuid, board in entry["boards"].items()},
+        boards={uuid: BoardFacts.of(board) for uuid, board in entry["boards"].items()},
     )
 
 

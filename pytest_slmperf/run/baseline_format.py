@@ -7,7 +7,7 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import Any
 
 from pytest_slmperf.core.baseline import BaselineFile, Retirement, StoredCase, StoredMetric, StoredRecording
 from pytest_slmperf.core.board import BoardFacts
@@ -90,7 +90,7 @@ def parse(text: bytes, where: str) -> BaselineFile:
     found = document.get("format") if isinstance(document, dict) else None
     if isinstance(found, int) and found > FORMAT:
         raise BaselineError(
-            f"{where}: $.format: {found}, written by a newer pytest-slmperf; this one reads up to {FORMAT}: upgrade it"
+            f"{where}: $.format: {schema.short(str(found))}, written by a newer pytest-slmperf; this one reads up to {FORMAT}: upgrade it"
         )
     broken = schema.violation("baseline", document)
     if broken:
@@ -108,28 +108,9 @@ def _document(text: bytes, where: str) -> Any:  # noqa: ANN401 - JSON whose sche
     if not text.strip():
         raise _damaged(where, "$: the file is empty")
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=_no_twins, parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        raise _damaged(where, f"$: not UTF-8 at byte {error.start}") from error
-    except json.JSONDecodeError as error:
-        conflict = " (git's conflict markers: keep one side)" if b"\n<<<<<<< " in text else ""
-        place = f"line {error.lineno}, column {error.colno}"
-        raise _damaged(where, f"$: not JSON at {place}: {error.msg}{conflict}") from error
-    except (ValueError, RecursionError) as error:
+        return schema.parsed(text)
+    except ValueError as error:
         raise _damaged(where, f"$: {error}") from error
-
-
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    mapping = dict(pairs)
-    if len(mapping) != len(pairs):
-        names = [name for name, _ in pairs]
-        twin = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twin!r} occurs twice in one object")
-    return mapping
-
-
-def _no_constant(literal: str) -> NoReturn:
-    raise ValueError(f"{literal} is no JSON, and no sample has such a value")
 
 
 def _case_of(case: Mapping[str, Any], name: str, where: str) -> StoredCase:
@@ -148,7 +129,7 @@ def _point_of(point: Mapping[str, Any], at: tuple[str | int, ...], where: str) -
         by=point["by"],
         versions=point["versions"],
         retired=Retirement(retired["when"], retired["reason"], retired["by"]) if retired else None,
-        boards={uuid: BoardFacts(**board) for uuid, board in point.get("boards", {}).items()},
+        boards={uuid: BoardFacts.of(board) for uuid, board in point.get("boards", {}).items()},
     )
 
 
@@ -170,4 +151,4 @@ def _metric_of(stored: Mapping[str, Any], name: str, at: tuple[str | int, ...], 
 def _damaged(where: str, what: str) -> BaselineError:
     restore = f"git checkout -- {shlex.quote(where)}"
     way_out = f"take it from git ({restore}), or delete it and record: pytest --slmperf --slmperf-accept"
-    return BaselineError(f"{where}: {what}; {way_out}")
+    return BaselineError(f"{where}: {schema.short(what)}; {way_out}")

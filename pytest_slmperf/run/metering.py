@@ -165,7 +165,12 @@ class Metering:
         values |= {name: quantity.value for name, quantity in energy.metrics().items()}
         unmeasured |= {name: "there was none of it in the window" for name in ENERGY if name not in values}
         boards = {
-            one.board: BoardFacts(one.source, self._limits_w.get(one.board), self._facts.simulated)
+            one.board: BoardFacts(
+                one.source,
+                self._limits_w.get(one.board),
+                self._facts.simulated,
+                tuple(round(share, 4) for uuid, share in found.power_capped.items() if uuid == one.board),
+            )
             for one in energy.boards
         }
         return EnergyRound(values, unmeasured, (*notes, _described(energy)), boards), None

@@ -3,7 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pytest_slmperf.core.board import BoardFacts, another_board, another_clock, another_setting
+from pytest_slmperf.core.board import (
+    BoardFacts,
+    another_board,
+    another_clock,
+    another_power_cap,
+    another_setting,
+    of_all_launches,
+)
 from pytest_slmperf.core.launch import CaseRecord, Load
 from pytest_slmperf.core.metrics import CLOCK
 from pytest_slmperf.core.outcome import FreshSamples
@@ -89,7 +96,7 @@ class OngoingCase:
 
     def _boards(self) -> tuple[Mapping[str, BoardFacts], Mapping[str, BoardFacts]]:
         """What the joules of now and those of the baseline hold for; both empty where one of them has none."""
-        now = {uuid: facts for block in self.blocks for uuid, facts in block["candidate"][1].boards.items()}
+        now = of_all_launches(block["candidate"][1].boards for block in self.blocks)
         was = self.stored.measurement.boards if self.stored.measurement else {}
         return (now, was) if now and was else ({}, {})
 
@@ -107,6 +114,9 @@ class OngoingCase:
             return Status.INCOMPARABLE, self.another_board, ""
         if setting := another_setting(now, was):
             return Status.VOID, setting, "set it back as it was, or record again"
+        if held_back := another_power_cap(now, was):
+            way_out = "find what it needs another power for (nvidia-smi -q -d PERFORMANCE,POWER), or record again"
+            return Status.VOID, held_back, way_out
         clocks = self.sample("candidate", CLOCK), self.stored.measurement and self.stored.measurement.samples.get(CLOCK)
         if now and clocks[0] and clocks[1] and (clock := another_clock(clocks[0].median, clocks[1].median)):
             return Status.VOID, clock, "find what changed its clock (nvidia-smi -q -d CLOCK), or record again"
@@ -144,7 +154,7 @@ class OngoingCase:
                     for name, some in parts.items()
                 ),
             ),
-            boards={uuid: board for _, record in records for uuid, board in record.boards.items()},
+            boards=of_all_launches(record.boards for _, record in records),
         )
 
 

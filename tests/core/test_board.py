@@ -1,6 +1,7 @@
 """Guards of a board: each cause, what it does to the joules, and whom it names."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -14,10 +15,12 @@ from pytest_slmperf.core.board import (
     Stated,
     another_board,
     another_clock,
+    another_power_cap,
     another_setting,
     beside,
     judge_board,
     mps_serves,
+    of_all_launches,
     power_cap_share,
     seen_processes,
     void,
@@ -218,6 +221,38 @@ def test_joules_of_a_board_that_was_set_otherwise_are_not_compared(there, words)
 @pytest.mark.parametrize("there", [BOARD, {"GPU-a": BoardFacts("counter", None)}, {"GPU-b": BOARD["GPU-a"]}])
 def test_joules_of_a_board_as_it_was_are_compared(there):
     assert another_setting(BOARD, there) is None
+
+
+def capped(*shares):
+    return {"GPU-a": BoardFacts("counter", 700.0, power_capped=shares)}
+
+
+NEAR_ITS_LIMIT = tuple(0.2 + 0.1 * (-1) ** launch for launch in range(20))
+
+
+@pytest.mark.parametrize(
+    ("now", "was", "apart"),
+    [
+        pytest.param(capped(0.3, 0.32), capped(*[0.0] * 20), "for 31.0% of the rounds, and for 0.0% of the", id="more"),
+        pytest.param(capped(0.0), capped(*[0.4] * 20), "for 0.0% of the rounds, and for 40.0% of the", id="less"),
+        pytest.param(capped(0.04), capped(*[0.0] * 20), None, id="within the bound"),
+        pytest.param(capped(0.45, 0.3), capped(*NEAR_ITS_LIMIT), None, id="as far as launches scatter"),
+        pytest.param(capped(0.6, 0.5), capped(*NEAR_ITS_LIMIT), "for 55.0% of the rounds", id="beyond that"),
+        pytest.param(capped(), capped(*[0.4] * 20), None, id="not told"),
+        pytest.param(capped(0.4), {"GPU-b": BoardFacts("counter")}, None, id="another board"),
+    ],
+)
+def test_time_under_the_power_limit_is_compared_with_the_baselines(now, was, apart):
+    """Within a twentieth of the rounds, and as far as launches scatter."""
+    found = another_power_cap(now, was)
+    assert (found is None) is (apart is None)
+    assert found is None or apart in found
+
+
+def test_what_all_launches_say_of_a_board_holds_every_launchs_share_and_comes_back_from_json():
+    facts = of_all_launches([capped(0.1), {}, capped(0.2)])
+    assert facts == capped(0.1, 0.2)
+    assert BoardFacts.of(json.loads(json.dumps(asdict(facts["GPU-a"])))) == facts["GPU-a"]
 
 
 def test_a_clock_may_differ_by_one_percent():

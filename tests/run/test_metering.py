@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 from nvml_fixtures import driver, stub  # noqa: F401
 
+from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.metrics import BOARD, ENERGY, metric
+from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.core.workload import StaticBatch
@@ -172,23 +174,60 @@ def test_a_hidden_gpu_is_not_read(launch, monkeypatch):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
-def test_a_board_that_stays_throttled_makes_every_gated_metric_of_its_case_void(driver, tmp_path):  # noqa: F811
-    driver(f"load {tmp_path / 'load'} 100 500", "period 0.02", "throttle hw_thermal 0", real=True)
-    sweep = Sweep("metered", StaticBatch(8, 8), batch_size=[4], gate={"output_throughput": 0.05, "mean_power_w": 0.05})
-    spec = EngineSpec("fake", "tiny", options={"load_log": str(tmp_path / "load"), "real_time": True})
-    metering = open_nvml(window_s=0.1, lead_in_s=LEAD_IN_S)
-    progress = Progress(Screen())
-    held = HeldDevices(wait_s=0, say=progress.remark)
-    bench = Bench(
-        fingerprint.simulated(), lambda *_: Reference(reason="nothing is stored"), progress, Device("simulated"), held
-    )
-    around = replace(bench.surroundings(sweep, metering), pause=lambda _: None)
-    policy = RoundPolicy(rounds=1, round_s=0.02, void_retries=0)
-    brief = Brief(sweep, (Configuration(spec, tuple(sweep.cases(["tiny"]))),), "gate", policy, 20, 16)
-    (case,) = Campaign(brief, around).run().cases.values()
-    metering.close()
-    assert {verdict.status for verdict in case.verdicts.values()} == {Status.VOID}
-    assert all("it was hot" in verdict.reason for verdict in case.verdicts.values())
+METERED = Sweep("metered", StaticBatch(8, 8), batch_size=[4], gate={"output_throughput": 0.05, "mean_power_w": 0.05})
+
+
+@pytest.fixture
+def gate(driver, tmp_path):  # noqa: F811 - a fixture's name
+    """Gates a case on a board of this scenario; gives its verdicts. `stored` is what the baseline says."""
+
+    def run(*statements, stored=lambda *_: Reference(reason="nothing is stored")):
+        driver(f"load {tmp_path / 'load'} 100 500", "period 0.02", *statements, real=True)
+        spec = EngineSpec("fake", "tiny", options={"load_log": str(tmp_path / "load"), "real_time": True})
+        metering = open_nvml(window_s=0.1, lead_in_s=LEAD_IN_S)
+        progress = Progress(Screen())
+        held = HeldDevices(wait_s=0, say=progress.remark)
+        bench = Bench(fingerprint.simulated(), stored, progress, Device("simulated"), held)
+        around = replace(bench.surroundings(METERED, metering), pause=lambda _: None)
+        policy = RoundPolicy(rounds=1, round_s=0.02, void_retries=0)
+        brief = Brief(METERED, (Configuration(spec, tuple(METERED.cases(["tiny"]))),), "gate", policy, 20, 16)
+        (case,) = Campaign(brief, around).run().cases.values()
+        metering.close()
+        return case.verdicts
+
+    return run
+
+
+def test_a_board_that_stays_throttled_makes_every_gated_metric_of_its_case_void(gate):
+    verdicts = gate("throttle hw_thermal 0")
+    assert {verdict.status for verdict in verdicts.values()} == {Status.VOID}
+    assert all("it was hot" in verdict.reason for verdict in verdicts.values())
+
+
+@pytest.mark.parametrize(
+    "uncounted",
+    [
+        pytest.param([], id="counted"),
+        pytest.param(
+            ["fail field:74 NOT_SUPPORTED", "fail DeviceGetViolationStatus NOT_SUPPORTED"], id="seen in the mask"
+        ),
+    ],
+)
+def test_a_board_that_its_power_limit_holds_back_as_it_did_not_for_the_baseline_has_void_joules(gate, uncounted):
+    def stored(case, key):
+        samples = {"mean_power_w": Sample.of([[420.0]] * 20)}
+        boards = {"GPU-00000000-0000-4000-8000-000000000000": BoardFacts("counter", 700.0, power_capped=(0.0,) * 20)}
+        return Reference(Measurement(case, key, samples, boards=boards), {"mean_power_w": 0.05})
+
+    verdict = gate("throttle sw_power_cap 0", *uncounted, stored=stored)["mean_power_w"]
+    assert (verdict.status, verdict.judged) == (Status.VOID, True)
+    assert "held it back for 100.0% of the rounds, and for 0.0% of the baseline's" in verdict.reason
+
+
+@pytest.mark.parametrize(("statement", "share"), [("throttle sw_power_cap 0 - 0.4", 0.4), ("driver 580.65.06", 0.0)])
+def test_a_launch_keeps_how_long_the_power_limit_held_its_board_back(launch, statement, share):
+    (facts,) = launch(statement).boards.values()
+    assert facts.power_capped == (pytest.approx(share, abs=0.02),)
 
 
 class Screen:
