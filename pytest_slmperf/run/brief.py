@@ -42,6 +42,8 @@ class Brief:
     budget_s: float | None = None
     record: str = "pytest --slmperf --slmperf-accept"
     """The command that records, for the way out of what has no baseline."""
+    record_sweep: str = "pytest --slmperf --slmperf-accept"
+    """The same of this sweep alone, for the way out of what is meant to be slower."""
     supported: bool = False
     """Recordings take the tolerance that the noise needs, so that a stored one may be larger than the suite's."""
     slack: float = 1.0
@@ -51,6 +53,12 @@ class Brief:
     def design(self) -> Literal["stored", "interleaved"]:
         """Interleaved where there is another arm to measure."""
         return "interleaved" if any(one.baseline for one in self.configurations) else "stored"
+
+    def way_to_accept(self, spec: EngineSpec) -> str:
+        """What to do about a loss that is meant to be. One that is planted is never recorded."""
+        if spec.planted_loss:
+            return f"a loss of {spec.planted_loss:.0%} is planted on purpose, and never recorded: take `slowed` away"
+        return f"if it is meant to be so: {self.record_sweep}"
 
 
 @dataclass(frozen=True)
@@ -105,3 +113,5 @@ class Surroundings:
     unmetered: Mapping[str, str] = field(default_factory=dict)
     """Metrics that no meter tells here, each with the reason, where that skips their tests and isn't red."""
     pause: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    """Seconds, by which a budget is spent."""

@@ -5,7 +5,6 @@ The first decisive look at a metric is final. A case whose gated metrics are all
 """
 
 import random
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +17,7 @@ from pytest_slmperf.core.metrics import ENERGY, metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.result import Fresh
 from pytest_slmperf.core.sample import BadSample, Measurement, Sample
-from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Sweep
+from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Case, Sweep
 from pytest_slmperf.core.tolerance import SMALLEST_SUPPORTED, supported_tolerance
 from pytest_slmperf.core.verdict import Status, Verdict
 from pytest_slmperf.engines.lengths import workload_key
@@ -31,6 +30,7 @@ BOARD_OPTIONS = ("device_index",)
 METHOD = 1
 """How values are measured. Counted up where a change makes old samples incomparable with new ones."""
 _NOT_HERE = "where it can't be measured, [[tool.slmperf.machine]] may leave it out of the sweep's gate"
+LARGER = "give it a larger budget"
 LONGER_BY = 4
 """Launches, before it is asked again."""
 VOID_PAUSE_S = 2.0
@@ -76,7 +76,9 @@ class Campaign:
         self._orders: dict[Configuration, list[tuple[str, EngineSpec]]] = {}
         """Orders of the arms that the next block turns round."""
         self._pause_s = VOID_PAUSE_S
-        self._began = time.monotonic()
+        self._dropped = ""
+        """The arm of the launch that the spent budget left without the other arm's."""
+        self._began = around.clock()
         self._seconds = 0.0
 
     def run(self) -> SweepOutcome:
@@ -128,11 +130,11 @@ class Campaign:
 
     @contextmanager
     def _on_the_bill(self) -> Iterator[None]:
-        began = time.monotonic()
+        began = self._around.clock()
         try:
             yield
         finally:
-            self._seconds += time.monotonic() - began
+            self._seconds += self._around.clock() - began
 
     def outcome(self) -> SweepOutcome:
         """What there is by now; also of a campaign that was interrupted."""
@@ -171,7 +173,10 @@ class Campaign:
         cases = [case for case in configuration.cases if case.name not in unfit]
         if not cases:
             return
-        records = {arm: self._launch(arm, spec, ()) for arm, spec in configuration.arms}
+        records = self._launch_arms(configuration.arms, [])
+        if len(records) < len(configuration.arms):
+            self._cases.extend(self._never_started(case, configuration) for case in cases)
+            return
         keys = {arm: case_key(self._brief.sweep, record) for arm, record in records.items()}
         if self._brief.mode == "accept" and (why := self._around.unfit(keys["candidate"])):
             raise UsageError(f"nothing can be recorded: {why}")
@@ -187,6 +192,20 @@ class Campaign:
             self._cases.append(
                 OngoingCase(case, configuration, load, keys, stored, wanted=self._first_wanted(stored), note=note)
             )
+
+    def _never_started(self, case: Case, configuration: Configuration) -> OngoingCase:
+        """A case that the budget leaves undecided before its engine could say what it is. Raises UsageError for a
+        recording, which would lack it.
+        """
+        spent = f"the budget was spent before {configuration.candidate.engine} was started"
+        if self._brief.mode == "accept":
+            raise UsageError(f"nothing can be recorded: {spent}: {case.name}")
+        keys: dict[str, dict[str, object]] = {
+            arm: {"engine": spec.engine, "model": spec.model_name} for arm, spec in configuration.arms
+        }
+        nothing = Reference(status=Status.INCONCLUSIVE, reason=spent, way_out=LARGER)
+        load = Load(case.name, (), seed=0)  # of an unknown context, and never sent
+        return OngoingCase(case, configuration, load, keys, nothing, wanted=self._first_wanted(nothing))
 
     def _record_longer(self) -> None:
         """More launches of each case that could not be recorded as it is, for its noise: more bound it better, and a
@@ -244,7 +263,7 @@ class Campaign:
             done = self._launches - self._told_from
             self._around.progress.planned(done + expected, done)
             void = [self._block(turn, [case for case in due if case.configuration is turn]) for turn in turns]
-            if any(void) and any(case.missing for case in due):
+            if any(void) and any(case.missing for case in due) and not self._over_budget():
                 self._around.pause(self._pause_s)
                 self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
             elif not any(void):
@@ -255,19 +274,18 @@ class Campaign:
 
     def _over_budget(self) -> bool:
         budget = self._brief.budget_s
-        return budget is not None and time.monotonic() - self._began > budget
+        return budget is not None and self._around.clock() - self._began >= budget
 
     def _block(self, configuration: Configuration, due: list[OngoingCase]) -> bool:
         """One launch of each arm. A case's block counts where it is valid in every arm.
 
-        Returns whether the block of some case is void.
+        Returns whether the block of some case is void. One that the budget leaves without an arm is dropped, whatever
+        came out of it: the clock ended it, and no value did.
         """
-        arms = self._order(configuration)
-        loads = [case.load for case in due]
-        records = {}
-        for arm, spec in arms:
-            self._draw.shuffle(loads)
-            records[arm] = self._launch(arm, spec, loads)
+        records = self._launch_arms(self._order(configuration), [case.load for case in due])
+        if len(records) < len(configuration.arms):
+            self._dropped = next(iter(records), "")
+            return False
         for case in due:
             block = {arm: (record.index, record.cases[case.name]) for arm, record in records.items()}
             void = any(record.void for _, record in block.values())
@@ -283,6 +301,16 @@ class Campaign:
         self._draw.shuffle(arms)
         self._orders[configuration] = arms
         return arms
+
+    def _launch_arms(self, arms: Sequence[tuple[str, EngineSpec]], loads: list[Load]) -> dict[str, LaunchRecord]:
+        """A launch of each arm, in this order; of fewer where the budget is spent before. None is cut off by it."""
+        records: dict[str, LaunchRecord] = {}
+        for arm, spec in arms:
+            if self._over_budget():
+                break
+            self._draw.shuffle(loads)
+            records[arm] = self._launch(arm, spec, loads)
+        return records
 
     def _launch(self, arm: str, spec: EngineSpec, loads: Sequence[Load]) -> LaunchRecord:
         self._around.progress.launching(spec, [load.case for load in loads], arm)
@@ -338,6 +366,8 @@ class Campaign:
             if self._brief.mode == "gate" and others and (tighter or not self._brief.supported):
                 listed = ", ".join(f"{stored:.1%}" for stored in others)
                 notes.append(f"the suite asks for {asked:.1%} of {name}, and {listed} is stored and used: record again")
+        if self._dropped:
+            notes.append(f"the last launch of the {self._dropped} is not used: the budget was spent before the other's")
         return tuple(dict.fromkeys(notes))
 
     def _arms_of(self, case: OngoingCase, name: str, start: int = 0) -> tuple[Sample | None, Sample | None]:
@@ -373,9 +403,7 @@ class Campaign:
             policy = gate.confirmation(self._policy(self._gated(case)[name]))
             confirmed = gate.confirm(first, gate.judge(metric(name), baseline, fresh, policy))
             if confirmed.status is Status.REGRESSED and self._brief.design == "stored":
-                confirmed = replace(
-                    confirmed, way_out=f"if it is meant to be so: {self._brief.record} -k {self._brief.sweep.name}"
-                )
+                confirmed = replace(confirmed, way_out=self._brief.way_to_accept(case.configuration.candidate))
             case.verdicts[name] = confirmed
 
     # -- results
@@ -440,7 +468,7 @@ class Campaign:
         elif stored and not case.stored.measurement:
             found = case.stored.status, case.stored.reason, case.stored.way_out
         elif not case.blocks:
-            found = Status.INCONCLUSIVE, "the run ended before the first launch", "give it a larger budget"
+            found = Status.INCONCLUSIVE, "the run ended before the first launch", LARGER
         elif not stored and case.measured("candidate", name) and not case.measured("baseline", name):
             why = case.measurement("baseline").unmeasured.get(name, "no launch measured it")
             found = Status.NO_BASELINE, f"the other arm holds no {name}: {why}", ""
@@ -452,7 +480,7 @@ class Campaign:
             reason = f"the baseline of {case.name} holds no {name}"
             found = Status.NO_BASELINE, reason, f"record it: {self._brief.record}"
         elif name not in case.verdicts:
-            found = Status.INCONCLUSIVE, "the run ended before the first look", "give it a larger budget"
+            found = Status.INCONCLUSIVE, "the run ended before the first look", LARGER
         return found
 
 

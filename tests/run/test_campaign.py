@@ -52,8 +52,14 @@ class Script:
     pauses: list[float] = field(default_factory=list)
     plans: list[tuple[int, int]] = field(default_factory=list)
     facts: EngineFacts = FACTS
+    now_s: float = 0.0
+    """Every launch takes a second."""
+
+    def clock(self):
+        return self.now_s
 
     def launch(self, spec, loads, *, arm, index, policy):  # noqa: ARG002 - the launcher's protocol
+        self.now_s += 1
         self.asked.append((spec.model, arm, tuple(load.case for load in loads)))
         cases = {load.case: self._record(arm, load.case, index) for load in loads}
         return LaunchRecord(arm, index, spec, self.facts, {"engine": "1"}, "2026-01-01T00:00:00+00:00", 0.1, cases)
@@ -105,6 +111,7 @@ def campaign(
         progress=script,
         unfit=unfit or (lambda _: None),
         pause=script.pauses.append,
+        clock=script.clock,
     )
     return Campaign(brief, around, order_seed=1)
 
@@ -207,7 +214,57 @@ def test_a_spent_budget_ends_what_is_undecided():
     script = Script()
     outcome = play(script, budget_s=0.0)
     assert set(statuses(outcome).values()) == {Status.INCONCLUSIVE}
-    assert len(script.asked) == 1
+    assert script.asked == []
+    verdict = outcome.cases[ONE].verdicts["output_throughput"]
+    assert verdict.reason == "the budget was spent before e was started"
+    assert outcome.cases[ONE].measurement.key == {"engine": "e", "model": "m"}
+
+
+ONE_EACH = Sweep("decode", StaticBatch(8, 8), batch_size=[1], gate={"output_throughput": 0.05})
+EACH = [f"decode/{model}/batch=1" for model in "abc"]
+
+
+@pytest.mark.parametrize(("budget_s", "launched"), [(2, 2), (2.5, 3), (7, 7), (11.5, 12)])
+def test_no_launch_begins_when_the_budget_is_spent(budget_s, launched):
+    """Neither to prime an engine nor within a turn of them; a launch that has begun is brought to its end."""
+    script = Script()
+    outcome = play(script, sweep=ONE_EACH, models=("a", "b", "c"), find=stored(names=EACH), budget_s=budget_s)
+    assert len(script.asked) == outcome.launches == launched
+    assert statuses(outcome) == dict.fromkeys(EACH, Status.INCONCLUSIVE)
+
+
+def test_what_is_decided_when_the_budget_is_spent_stands():
+    """The look of a case whose last launch was made is free, although the turn was not finished."""
+    script = Script()
+    outcome = play(script, sweep=ONE_EACH, models=("a", "b", "c"), find=stored(names=EACH), budget_s=3 + 7 * 3 + 1)
+    assert len(script.asked) == 3 + 7 * 3 + 1
+    assert sorted(statuses(outcome).values()) == [Status.INCONCLUSIVE, Status.INCONCLUSIVE, Status.UNCHANGED]
+
+
+def test_a_launch_that_the_budget_leaves_without_the_other_arm_is_not_used():
+    """It is told, and no sample has it."""
+    script = Script()
+    outcome = play(script, arms=2, budget_s=2 + 3)
+    assert len(script.asked) == 2 + 3
+    case = outcome.cases[ONE]
+    assert len(case.measurement.samples["output_throughput"].launches) == 1
+    assert len(case.baseline.samples["output_throughput"].launches) == 1
+    arm = script.asked[-1][1]
+    assert f"the last launch of the {arm} is not used: the budget was spent before the other's" in outcome.notes
+    assert not any("is not used" in note for note in play(Script(), arms=2, budget_s=2 + 4).notes)
+
+
+def test_a_void_launch_is_not_waited_for_when_the_budget_is_spent():
+    """Nothing is made after the pause."""
+    script = Script(lambda *_: None)
+    play(script, budget_s=2)
+    assert script.pauses == []
+
+
+def test_nothing_is_recorded_of_what_the_budget_left_out():
+    """A recording would lack the engines that were never started."""
+    with pytest.raises(UsageError, match="nothing can be recorded: the budget was spent before e was started"):
+        play(Script(), mode="accept", budget_s=0.0)
 
 
 def test_a_case_without_a_baseline_is_measured_a_little():
@@ -483,7 +540,7 @@ def test_a_spent_budget_leaves_no_fresh_launches():
     running = campaign(script, budget_s=0.0)
     running.run()
     assert running.fresh("m").missing == "the budget is spent"
-    assert len(script.asked) == 1
+    assert script.asked == []
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
