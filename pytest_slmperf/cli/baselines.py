@@ -119,7 +119,7 @@ def _prune(given: argparse.Namespace) -> int:
         for spec in sweep.specs:
             path = store.path_of(run.machine, spec.engine, sweep.sweep)
             measured.setdefault(path, set()).update(sweep.names_on(spec.engine))
-    _say_changes(store.prune({path: cases for path, cases in measured.items() if path.exists()}))
+    _say_changes(store.prune({path: cases for path, cases in measured.items() if store.has(path)}))
     engines = {spec.engine for sweep in run.sweeps for spec in sweep.specs}
     left = [path for engine in sorted(engines) for path in store.paths(run.machine, engine) if path not in measured]
     _say(

@@ -1,7 +1,6 @@
 """`slmperf compare A B`: judge one recording by another across drivers, devices, engines, their versions or dtypes."""
 
 import argparse
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from pytest_slmperf.core.errors import SlmperfError, UsageError
 from pytest_slmperf.core.side import Side, of_files, of_run
 from pytest_slmperf.report import comparison as rendered
 from pytest_slmperf.report import document
+from pytest_slmperf.run import schema
 from pytest_slmperf.run.store import read_baseline
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def _read(path: Path) -> Side:
 def _is_report(path: Path) -> bool:
     """Whether a file says that it is a report. What is neither is told so here, and not what is wrong with it."""
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        content = schema.parsed(path.read_bytes())
+    except ValueError as error:
         raise UsageError(f"{path}: no JSON: {error}; {WANTED}") from error
     if isinstance(content, dict) and content.get("format") == document.FORMAT:
         return True

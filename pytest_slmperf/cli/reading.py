@@ -1,10 +1,10 @@
 """Reads a JSON report that a user names."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 from pytest_slmperf.core.errors import SlmperfError, UsageError
+from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import RunOutcome
 from pytest_slmperf.report import document
 from pytest_slmperf.run import schema
@@ -17,10 +17,10 @@ def read_report(path: Path) -> RunOutcome:
     is no report, or one of a later version.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        content = schema.parsed(path.read_bytes())
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise SlmperfError(f"{path}: no JSON report: {error}") from error
     ours = isinstance(content, dict) and content.get("format") == document.FORMAT
     if not ours or content.get("version") == document.VERSION:
@@ -28,10 +28,17 @@ def read_report(path: Path) -> RunOutcome:
         if broken:
             raise SlmperfError(f"{path}: no JSON report: {broken}")
     try:
-        return document.outcome(content)
+        run = document.outcome(content)
+        for name in _metrics(run):
+            metric(name)
     except SlmperfError as error:
-        raise SlmperfError(f"{path}: {error}") from error
+        raise SlmperfError(f"{path}: {schema.short(str(error))}") from error
+    return run
 
 
-def _no_constant(literal: str) -> NoReturn:
-    raise ValueError(f"{literal} is no JSON")
+def _metrics(run: RunOutcome) -> Iterator[str]:
+    """Everything that a run says it measured or gates."""
+    for sweep in run.sweeps:
+        yield from sweep.asked
+        for case in sweep.cases.values():
+            yield from (*case.measurement.samples, *case.verdicts)

@@ -71,7 +71,10 @@ class BaselineFile:
     cases: Mapping[str, StoredCase]
 
 
-def case_order(case: str) -> tuple[str | int, ...]:
-    """Sorts the names of cases with numbers by their value: batch=4 comes before batch=16."""
-    parts = re.split(r"([0-9]+)", case)
-    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts))
+def case_order(case: str) -> tuple[object, ...]:
+    """Sorts the names of cases with numbers by their value: batch=4 comes before batch=16.
+
+    Numbers may have more digits than Python makes an int of.
+    """
+    parts = re.split(r"0*([0-9]+)", case)
+    return tuple((len(part), part) if place % 2 else part for place, part in enumerate(parts))

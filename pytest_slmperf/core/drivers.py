@@ -61,7 +61,7 @@ def _recorded(files: list[BaselineFile]) -> Iterator[Recorded]:
         before = file
 
 
-def version_order(driver: str) -> tuple[str | int, ...]:
+def version_order(driver: str) -> tuple[object, ...]:
     """Sorts versions by their numbers: 580.65 comes before 580.105."""
     return case_order(driver)
 

@@ -2,6 +2,8 @@
 
 import math
 
+BEYOND = "a whole number beyond 1e308 is none to count with"
+
 
 def flaw(value: object) -> str | None:
     """Why a text is none of UTF-8, or a number none that a float holds, as `inf is no finite number`; None where it is.
@@ -17,5 +19,5 @@ def flaw(value: object) -> str | None:
         try:
             return None if math.isfinite(value) else f"{value} is no finite number"
         except OverflowError:
-            return "a whole number beyond 1e308 is none to count with"
+            return BEYOND
     return None

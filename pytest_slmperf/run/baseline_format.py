@@ -90,7 +90,8 @@ def parse(text: bytes, where: str) -> BaselineFile:
     found = document.get("format") if isinstance(document, dict) else None
     if isinstance(found, int) and found > FORMAT:
         raise BaselineError(
-            f"{where}: $.format: {schema.short(str(found))}, written by a newer pytest-slmperf; this one reads up to {FORMAT}: upgrade it"
+            f"{where}: $.format: {schema.short(str(found))}, written by a newer pytest-slmperf; this one reads up to "
+            f"{FORMAT}: upgrade it"
         )
     broken = schema.violation("baseline", document)
     if broken:

@@ -67,6 +67,10 @@ class BaselineStore:
         paths = sorted(path for path in self.root.glob("*/*/*.json") if not path.name.startswith("."))
         return tuple(Stored(path, read_baseline(path)) for path in paths)
 
+    def has(self, path: Path) -> bool:
+        """Whether there is such a file. Raises BaselineError for one that can't be read."""
+        return _read(path) is not None
+
     def paths(self, machine: Machine, engine: str) -> tuple[Path, ...]:
         """Every file of a machine and an engine, whatever the suite."""
         return tuple(sorted(self._folder(machine).glob(f"{_prefix(engine)}*.json")))
