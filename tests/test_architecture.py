@@ -18,6 +18,7 @@ HOMES = {
     "huggingface_hub": {"engines/transformers.py"},
     "jsonschema_rs": {"run/schema.py"},
     "pynvml": {"meters/nvml.py"},
+    "zeus": {"meters/zeus.py"},
     "safetensors": {"engines/transformers.py"},
     "tabulate": {"report/table.py"},
     "torch": {"engines/transformers.py"},

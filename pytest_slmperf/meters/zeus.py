@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -150,6 +151,11 @@ class ZeusMeter:
 
     def _watches(self) -> Iterator[Watch]:
         return (Watch(source.board, partial(self._look, source)) for source in self._sources)
+
+
+def zeus_is_installed() -> bool:
+    """Whether there is a Zeus to ask; importing it takes seconds."""
+    return find_spec("zeus") is not None
 
 
 def _recorded(watches: tuple[Watch, ...]) -> Recording:

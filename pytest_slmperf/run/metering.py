@@ -19,6 +19,7 @@ from pytest_slmperf.core.protocol import Measured
 from pytest_slmperf.core.tally import Work, work_of
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace
 from pytest_slmperf.meters.rapl import RaplMeter
+from pytest_slmperf.meters.zeus import ZeusMeter, zeus_is_installed
 from pytest_slmperf.run.devices import VISIBLE, boards_at
 from pytest_slmperf.run.guards import Void
 
@@ -70,7 +71,7 @@ class Metering:
         self.lead_in_s = lead_in_s
         self.missing = "" if meter else f"{VISIBLE} hides every GPU"
         """Why there are no joules to be had, or an empty text."""
-        self._devices = devices
+        self.devices = devices
         self._meter = meter
         self._facts = MeterFacts("", (), {}, simulated=False)
         self._limits_w: Mapping[str, float | None] = {}
@@ -109,7 +110,7 @@ class Metering:
 
     def not_of(self, device: str) -> str:
         """Why an engine on this device has no joules here, or an empty text."""
-        if not self.missing and device.partition(":")[0] not in self._devices:
+        if not self.missing and device.partition(":")[0] not in self.devices:
             return f"the engine ran on {device}, and the meter reads {', '.join(self._facts.boards)}"
         return self.missing
 
@@ -218,8 +219,10 @@ class BoardsRound:
 def open_nvml(*, window_s: float, lead_in_s: float, index: int = 0) -> Metering:
     """The board that an engine takes with this `device_index`: by default the first that CUDA may see."""
     boards = boards_at(index)
-    meter = NvmlMeter(boards, pace=pace_for(window_s)) if boards else None
-    return Metering(meter, window_s=window_s, lead_in_s=lead_in_s)
+    if not boards:
+        return Metering(None, window_s=window_s, lead_in_s=lead_in_s)
+    metering = Metering(NvmlMeter(boards, pace=pace_for(window_s)), window_s=window_s, lead_in_s=lead_in_s)
+    return or_zeus(metering, gpus=(index,))
 
 
 def pace_for(window_s: float) -> Pace:
@@ -235,7 +238,23 @@ def pace_for(window_s: float) -> Pace:
 
 def open_rapl(*, window_s: float, lead_in_s: float, root: Path = Path("/")) -> Metering:
     """The packages of this machine's CPU; `root` holds its /sys."""
-    return Metering(RaplMeter(root=root), window_s=window_s, lead_in_s=lead_in_s, devices=("cpu",))
+    return or_zeus(Metering(RaplMeter(root=root), window_s=window_s, lead_in_s=lead_in_s, devices=("cpu",)))
+
+
+def or_zeus(metering: Metering, *, gpus: tuple[int, ...] = ()) -> Metering:
+    """This, or where it has no joules what Zeus has, if that is installed: of these GPUs, or else of the whole chip."""
+    if metering.source.source or not zeus_is_installed():
+        return metering
+    for wanted in dict.fromkeys((gpus, ())):
+        other = Metering(
+            ZeusMeter(wanted), window_s=metering.window_s, lead_in_s=metering.lead_in_s, devices=metering.devices
+        )
+        if not other.missing:
+            metering.close()
+            return other
+        if metering.missing:
+            metering.missing += f"; {other.missing}"
+    return metering
 
 
 def _taken(state: BoardState) -> bool:
