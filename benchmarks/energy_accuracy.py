@@ -5,21 +5,32 @@ takes seconds and the true energy is known. The load decodes: steps of 23 ms, 43
 their second. The counter is updated every 100 ms, give or take 1 ms; a call takes so long, give or take 30 %, and its
 value is of any moment of it. `edge` is the error of the meter (rms), `plain` that of two plain looks. `stated` is the
 meter's own standard uncertainty, and `covered` how often its 95 % interval holds the truth. `bursts` adds
-prefills: 300 W for a while, at odd times. A part-time sensor sees 25 ms of every 100.
+prefills: 300 W for a while, at odd times. A part-time sensor sees 25 ms of every 100. Two looks are up to an update
+further apart than the table says: at a multiple of the counter's period, most of their errors would cancel.
+
+`zeus` is the real package, where it is installed (pip install --group zeus): ZeusMonitor's joules from begin_window to
+end_window, over the tokens between the middles of these two calls, which is the best that can be made of them. It knows
+no virtual clock and needs none: of its own times nothing is used.
 
 With --cpu it measures, in real time, what the meter costs: CPU time as a share of a core, and one look.
 """
 
 import argparse
+import importlib.util
 import math
 import os
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, TypeVar
 
 for folder in (".", "tests/nvml_stub"):
     sys.path.insert(0, str(Path(__file__).parents[1] / folder))
@@ -32,6 +43,7 @@ from pytest_slmperf.core.tally import BATCH_SWING, STEP_SWING, Work  # noqa: E40
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace  # noqa: E402
 
 NS = 1_000_000_000
+Value = TypeVar("Value")
 TOKENS = 64
 LEAD_IN_S = 0.1
 BURSTS = ("wave 0.7071 0.06 300", "wave 1.1313 0.04 300 0.2", "wave 2.3719 0.05 300 0.5")
@@ -74,9 +86,11 @@ SETTINGS = (
 class Errors:
     """Of many windows."""
 
-    edge: list[float]
-    plain: list[float]
-    stated: list[float]
+    edge: list[float] = field(default_factory=list)
+    plain: list[float] = field(default_factory=list)
+    zeus: list[float] = field(default_factory=list)
+    """Empty where it is not installed."""
+    stated: list[float] = field(default_factory=list)
     covered: int = 0
     none: int = 0
 
@@ -100,6 +114,7 @@ class Bench:
         self.meter = NvmlMeter(pace=pace, seen_s=setting.seen_s, clock=self.clock.now_ns, sleep=self._oversleep)
         self.meter.open()
         self._handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        self._zeus = zeus_monitor()
 
     def close(self) -> None:
         """End the session."""
@@ -122,16 +137,30 @@ class Bench:
         else:
             errors.none += 1
         self.clock.sleep(self._draw.uniform(0, 0.1))
-        begin_ns, begin_mj = self._look()
-        self.clock.sleep(seconds)
-        end_ns, end_mj = self._look()
-        value = (end_mj - begin_mj) / 1000 / ((end_ns - begin_ns) / self._work_ns * TOKENS)
-        errors.plain.append(value / self._truth(begin_ns, end_ns) - 1)
+        begin_ns, begin_mj = self._timed(self._look)
+        self.clock.sleep(seconds + self._draw.uniform(0, 0.1))
+        end_ns, end_mj = self._timed(self._look)
+        errors.plain.append(self._error((end_mj - begin_mj) / 1000, begin_ns, end_ns))
+        if self._zeus:
+            self.clock.sleep(self._draw.uniform(0, 0.1))
+            begin_ns, _ = self._timed(lambda: self._zeus.begin_window("window", sync_execution=False))
+            self.clock.sleep(seconds + self._draw.uniform(0, 0.1))
+            end_ns, measured = self._timed(lambda: self._zeus.end_window("window", sync_execution=False))
+            errors.zeus.append(self._error(measured.total_energy, begin_ns, end_ns))
 
-    def _look(self) -> tuple[float, int]:
+    def _look(self) -> int:
+        read: int = pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
+        return read
+
+    def _timed(self, call: Callable[[], Value]) -> tuple[float, Value]:
+        """The middle of a call, and what it answered."""
         before = self.clock.now_ns()
-        read = pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
-        return (before + self.clock.now_ns()) / 2, read
+        answer = call()
+        return (before + self.clock.now_ns()) / 2, answer
+
+    def _error(self, joules: float, from_ns: float, to_ns: float) -> float:
+        """Of so many joules over the tokens between two instants."""
+        return joules / ((to_ns - from_ns) / self._work_ns * TOKENS) / self._truth(from_ns, to_ns) - 1
 
     def _oversleep(self, seconds: float) -> None:
         self.clock.sleep(seconds + self._draw.uniform(0.00005, 0.0003))
@@ -157,22 +186,54 @@ def rms(values: Sequence[float]) -> float:
     return math.sqrt(sum(value**2 for value in values) / len(values)) if values else math.nan
 
 
-def accuracy(windows: int, lengths: Sequence[float]) -> None:
+def zeus_monitor() -> Any:
+    """Zeus on the board that this process sees first, or None where it is not installed."""
+    if importlib.util.find_spec("zeus") is None:
+        return None
+    from zeus.monitor import ZeusMonitor  # noqa: PLC0415
+
+    warnings.filterwarnings("ignore", "The energy consumption of one or more GPUs was measured as zero")
+    return ZeusMonitor(gpu_indices=[0], cpu_indices=[])
+
+
+def errors_of(setting: Setting, length: float, windows: int) -> Errors:
+    """One cell of the table."""
+    errors = Errors()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), setting, seed=int(1000 * length))
+        for _ in range(windows):
+            bench.window(length, errors)
+        bench.close()
+    return errors
+
+
+def cells(
+    windows: int, settings: Sequence[Setting], lengths: Sequence[float]
+) -> Iterator[tuple[Setting, float, Errors]]:
+    """Each in a process of its own: Zeus keeps its session of the driver, and so its scenario, to a process's end."""
+    asked = list(product(settings, lengths))
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        found = pool.map(errors_of, *zip(*asked, strict=True), [windows] * len(asked))
+        for (setting, length), errors in zip(asked, found, strict=True):
+            yield setting, length, errors
+
+
+def told(errors: Sequence[float]) -> str:
+    """Root mean square and largest."""
+    return f"{rms(errors):7.3%} {max(map(abs, errors)):6.2%}" if errors else f"{'-':>7} {'-':>6}"
+
+
+def accuracy(windows: int, settings: Sequence[Setting], lengths: Sequence[float]) -> None:
     """Print the table."""
-    print(f"{'':26} {'window':>6}  {'edge':>7} {'worst':>6} {'stated':>7} {'covered':>7}   {'plain':>7} {'worst':>6}")
-    for setting in SETTINGS:
-        for length in lengths:
-            with tempfile.TemporaryDirectory() as folder:
-                bench, errors = Bench(Path(folder), setting, seed=int(1000 * length)), Errors([], [], [])
-                for _ in range(windows):
-                    bench.window(length, errors)
-                bench.close()
-            print(
-                f"{setting.name:26} {length:4g} s  {rms(errors.edge):7.3%} {max(map(abs, errors.edge)):6.2%} "
-                f"{rms(errors.stated):7.3%} {errors.covered / len(errors.edge):7.1%}   {rms(errors.plain):7.3%} "
-                f"{max(map(abs, errors.plain)):6.2%}{f'  ({errors.none} without)' if errors.none else ''}",
-                flush=True,
-            )
+    three = "   ".join(f"{name:>7} {'worst':>6}" for name in ("edge", "plain", "zeus"))
+    print(f"{'':26} {'window':>6}  {three}   {'stated':>7} {'covered':>7}")
+    for setting, length, errors in cells(windows, settings, lengths):
+        three = "   ".join(map(told, (errors.edge, errors.plain, errors.zeus)))
+        print(
+            f"{setting.name:26} {length:4g} s  {three}   {rms(errors.stated):7.3%} "
+            f"{errors.covered / len(errors.edge):7.1%}{f'  ({errors.none} without)' if errors.none else ''}",
+            flush=True,
+        )
 
 
 def cost(seconds: float) -> None:
@@ -203,12 +264,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("windows", nargs="?", type=int, default=1000)
     parser.add_argument("--seconds", type=float, nargs="*", default=[1, 2, 3, 5, 10, 30])
+    parser.add_argument("--only", default="", metavar="TEXT", help="only settings with this in their name")
     parser.add_argument("--cpu", action="store_true", help="only what the meter costs, in real time")
     given = parser.parse_args()
     if given.cpu:
         cost(10)
     else:
-        accuracy(given.windows, given.seconds)
+        accuracy(given.windows, [one for one in SETTINGS if given.only in one.name], given.seconds)
 
 
 if __name__ == "__main__":
