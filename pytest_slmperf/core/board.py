@@ -169,6 +169,10 @@ class BoardFacts:
     """Whether a stand-in driver answered, so that nothing of it is real."""
     power_capped: tuple[float, ...] = ()
     """Share of a round in which the power limit held it back, launch by launch; empty where its driver doesn't tell."""
+    idle_w: float | None = None
+    """What it took before the first engine was started."""
+    idle_error_w: float | None = None
+    """Standard uncertainty of that."""
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> "BoardFacts":

@@ -11,13 +11,14 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean, median, pstdev, stdev
 
 from pytest_slmperf.core.board import (
     BoardRound,
     BoardSample,
     Effect,
     Finding,
+    Limits,
     Stated,
     judge_board,
     power_cap_share,
@@ -25,6 +26,7 @@ from pytest_slmperf.core.board import (
 )
 from pytest_slmperf.core.edges import Edge, EnergyTrace, Source, judge_trace
 from pytest_slmperf.core.meter import Around, Recording
+from pytest_slmperf.core.sample import Measurement
 from pytest_slmperf.core.tally import NS_PER_S, STEP_SWING, Tally, Work
 
 COVERAGE = 0.95
@@ -43,6 +45,8 @@ PAUSE_LIMIT = 0.02
 """Share of a window without work from which it is no steady load."""
 PLAUSIBLE = 0.1
 """Share by which a counter and power readings of one board may differ under load. Idle, they may differ by far more."""
+MEDIAN_ERROR = math.sqrt(math.pi / 2)
+"""Standard error of a median over that of a mean, of many values that are normally distributed."""
 ENDS_TRIED = 100
 """Edges that are tried as a window's begin and as its end."""
 
@@ -142,28 +146,6 @@ class Energy:
             "mean_power_w": _sum([(one, one.joules, one.seconds) for one in boards]),
         }
         return {name: quantity for name, quantity in found.items() if quantity}
-
-    def net_of_idle(self, idle_w: Mapping[str, Quantity]) -> Quantity | None:
-        """Joules per output token beyond what the boards take idle; for the report, never for the gate.
-
-        `idle_w` is by board. None where one lacks its idle power, or no token was made.
-        """
-        if any(one.board not in idle_w for one in self.boards):
-            return None
-        gross = _sum([(one, one.joules, one.output_tokens) for one in self.boards])
-        idle = [(one, idle_w[one.board]) for one in self.boards]
-        if gross is None:
-            return None
-        spent = sum(quantity.value * one.seconds / one.output_tokens for one, quantity in idle)
-        doubt = math.hypot(
-            *(quantity.value * quantity.uncertainty.random * one.seconds / one.output_tokens for one, quantity in idle)
-        )
-        net, was = gross.value - spent, gross.uncertainty
-        if net <= 0:
-            return None
-        larger = gross.value / net
-        sensor = math.hypot(was.sensor * larger, doubt / net)
-        return Quantity(net, Uncertainty(was.edge * larger, was.tokens * larger, sensor, was.gain))
 
 
 def _sum(parts: Sequence[tuple[BoardEnergy, float, float]]) -> Quantity | None:
@@ -299,25 +281,59 @@ def judge_plausibility(one: BoardEnergy, samples: Sequence[BoardSample]) -> Find
     )
 
 
-def idle_power(trace: EnergyTrace) -> Quantity | NoEnergy:
+def idle_power(trace: EnergyTrace, samples: Sequence[BoardSample] = ()) -> Quantity | NoEnergy:
     """Mean power while nothing runs, in W: what `net_of_idle` subtracts.
 
-    The counter of an idle board may be off by a factor (zeus issue 181: 187 J where the power readings add up to
-    327 J), so what is net of it is for the report alone.
+    `samples` are what the board said meanwhile. The counter of an idle board may be off by a factor (zeus issue 181:
+    187 J where the power readings add up to 327 J), so the difference of the two bounds the error, and what is net of
+    it is for the report alone.
     """
     fault = judge_trace(trace)
     if fault:
         return NoEnergy(fault.reason)
+    busy = max((sample.utilisation for sample in samples if sample.utilisation), default=0.0)
+    if busy > Limits().idle_utilisation:
+        return NoEnergy(f"it was not idle: {busy:.0%} busy")
     if trace.powers:
         told = [one.watts for one in trace.powers]
-        return Quantity(fmean(told), Uncertainty(0.0, 0.0, SAMPLED_FLOOR))
+        return Quantity(fmean(told), Uncertainty(0.0, 0.0, math.hypot(SAMPLED_FLOOR, pstdev(told) / fmean(told))))
     if len(trace.edges) < 2:
         return NoEnergy(f"its energy counter moved {len(trace.edges)} times, and two moves are needed")
     begin, end = trace.edges[0], trace.edges[-1]
     length_ns = end.at_ns - begin.at_ns
     edge = math.hypot(begin.standard_ns, end.standard_ns) / length_ns
     watts = (end.new.joules - begin.new.joules) / length_ns * NS_PER_S
-    return Quantity(watts, Uncertainty(edge, 0.0, 0.0))
+    readings = [sample.power_w for sample in samples if sample.power_w]
+    apart = math.hypot(fmean(readings) - watts, pstdev(readings)) / watts if readings else 0.0
+    return Quantity(watts, Uncertainty(edge, 0.0, apart / math.sqrt(3)))
+
+
+@dataclass(frozen=True, slots=True)
+class NetOfIdle:
+    """Joules per output token beyond what the boards take idle; for the report, never for the gate."""
+
+    joules_per_output_token: float
+    """The median over the launches."""
+    error: float
+    """Its standard uncertainty, in J: that of the idle power, and of a median of so many launches that scatter so."""
+
+
+def net_of_idle(measurement: Measurement) -> NetOfIdle | None:
+    """What a case's joules are net of the idle power of its boards, or None where that, or joules, weren't measured.
+
+    Where there are several boards, their windows are taken for alike.
+    """
+    facts, samples = measurement.boards.values(), measurement.samples
+    idle_w = [one.idle_w for one in facts if one.idle_w is not None]
+    tokens, power = samples.get("joules_per_output_token"), samples.get("mean_power_w")
+    if not facts or len(idle_w) < len(facts) or not tokens or not power:
+        return None
+    pairs = [(median(joules), median(watts)) for joules, watts in zip(tokens.launches, power.launches, strict=False)]
+    net = [joules * (1 - math.fsum(idle_w) / watts) for joules, watts in pairs]
+    error_w = math.hypot(*(one.idle_error_w or 0.0 for one in facts))
+    of_idle = median(joules / watts for joules, watts in pairs) * error_w
+    of_launches = MEDIAN_ERROR * stdev(net) / math.sqrt(len(net)) if len(net) > 1 else 0.0
+    return NetOfIdle(median(net), math.hypot(of_idle, of_launches)) if median(net) > 0 else None
 
 
 def _by_counter(trace: EnergyTrace, tally: Tally, span: tuple[float, float], terms: Terms) -> BoardEnergy | NoEnergy:

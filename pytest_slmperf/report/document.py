@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pytest_slmperf.core.board import BoardFacts
+from pytest_slmperf.core.energy import net_of_idle
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SlmperfError
 from pytest_slmperf.core.machine import Machine
@@ -199,6 +200,7 @@ def _measurement_document(measurement: Measurement, tolerances: Mapping[str, flo
         ],
         "notes": list(measurement.notes),
         "boards": {uuid: asdict(board) for uuid, board in measurement.boards.items()},
+        "net_of_idle": asdict(net) if (net := net_of_idle(measurement)) else None,
     }
 
 

@@ -232,7 +232,8 @@ def measure_noise(wanted: Wanted, boards: Sequence[int | str], held: HeldDevices
     try:
         with closing(held), ExitStack() as opened:
             held.hold([device_of(spec.engine, spec.options)])
-            metering = Metering(meter, window_s=settings.window_s, lead_in_s=settings.lead_in_s) if meter else None
+            window_s, lead_in_s = settings.window_s, settings.lead_in_s
+            metering = Metering(meter, window_s=window_s, lead_in_s=lead_in_s, idle_s=0) if meter else None
             if metering:
                 opened.callback(metering.close)
             began = time.monotonic()

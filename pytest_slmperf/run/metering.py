@@ -9,7 +9,16 @@ from pathlib import Path
 from statistics import fmean
 
 from pytest_slmperf.core.board import BoardFacts, BoardRound, BoardState, Stated, beside, judge_board
-from pytest_slmperf.core.energy import COVERAGE_FACTOR, Energy, NoEnergy, Terms, energy_of_round
+from pytest_slmperf.core.energy import (
+    COVERAGE_FACTOR,
+    BoardEnergy,
+    Energy,
+    NoEnergy,
+    Quantity,
+    Terms,
+    energy_of_round,
+    idle_power,
+)
 from pytest_slmperf.core.engine import Served
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.launch import Load, tokens
@@ -32,6 +41,9 @@ LEAST_LOOKS = 6
 """At the counters and at everything else, in a window however short."""
 SETTLE_S = 1.5
 """So long after the end of an engine its board is free: the driver's utilisation is a mean of a second at most."""
+IDLE_S = 2.0
+"""So long an idle board is looked at: twenty moves of its counter, and two means of its power. No longer than a window.
+"""
 CLOCK_SLACK_NS = 100_000_000
 """By which a batch may begin before the question for it, or end after the answer: a simulated clock is off by far more.
 """
@@ -64,11 +76,17 @@ class Metering:
         *,
         window_s: float,
         lead_in_s: float,
+        idle_s: float | None = None,
         devices: Collection[str] = METERED_DEVICES,
     ) -> None:
-        """`devices` are those on which an engine draws its power from what is read."""
+        """`idle_s` is how long the idle power is measured, before the first engine is started: by default IDLE_S, and
+        no longer than a window; 0 leaves it out.
+        `devices` are those on which an engine draws its power from what is read.
+        """
         self.window_s = window_s
         self.lead_in_s = lead_in_s
+        self._idle_s = min(IDLE_S, window_s) if idle_s is None else idle_s
+        self._idle_w: dict[str, Quantity] = {}
         self.missing = "" if meter else f"{VISIBLE} hides every GPU"
         """Why there are no joules to be had, or an empty text."""
         self.devices = devices
@@ -104,9 +122,23 @@ class Metering:
         until = time.monotonic() + SETTLE_S
         while True:
             states = self._meter.states()
-            if time.monotonic() > until or not any(map(_taken, states.values())):
+            taken = any(map(_taken, states.values()))
+            if not taken and self._idle_s:
+                self._measure_idle_power(self._meter)
+                continue
+            if not taken or time.monotonic() > until:
                 return states
             time.sleep(SETTLE_S / LEAST_LOOKS)
+
+    def _measure_idle_power(self, meter: Meter) -> None:
+        """Once: after a load a board takes more for seconds than it takes idle."""
+        meter.start()
+        time.sleep(self._idle_s)
+        self._idle_s, recording = 0.0, meter.stop()
+        for trace in recording.traces:
+            power = idle_power(trace, recording.samples.get(trace.board, ()))
+            if isinstance(power, Quantity):
+                self._idle_w[trace.board] = power
 
     def not_of(self, device: str) -> str:
         """Why an engine on this device has no joules here, or an empty text."""
@@ -165,16 +197,19 @@ class Metering:
             return nothing, None if energy.lasting else Void("window", energy.reason)
         values |= {name: quantity.value for name, quantity in energy.metrics().items()}
         unmeasured |= {name: "there was none of it in the window" for name in ENERGY if name not in values}
-        boards = {
-            one.board: BoardFacts(
-                one.source,
-                self._limits_w.get(one.board),
-                self._facts.simulated,
-                tuple(round(share, 4) for uuid, share in found.power_capped.items() if uuid == one.board),
-            )
-            for one in energy.boards
-        }
+        boards = {one.board: self._facts_of(one, found.power_capped) for one in energy.boards}
         return EnergyRound(values, unmeasured, (*notes, _described(energy)), boards), None
+
+    def _facts_of(self, one: BoardEnergy, power_capped: Mapping[str, float]) -> BoardFacts:
+        idle = self._idle_w.get(one.board)
+        return BoardFacts(
+            one.source,
+            self._limits_w.get(one.board),
+            self._facts.simulated,
+            power_capped=(round(power_capped[one.board], 4),) if one.board in power_capped else (),
+            idle_w=round(idle.value, 3) if idle else None,
+            idle_error_w=round(idle.value * idle.uncertainty.random, 3) if idle else None,
+        )
 
     def close(self) -> None:
         """End the session."""

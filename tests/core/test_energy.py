@@ -2,24 +2,25 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
-from pytest_slmperf.core.board import SLOWDOWNS, BoardSample, BoardState, Effect
+from pytest_slmperf.core.board import SLOWDOWNS, BoardFacts, BoardSample, BoardState, Effect
 from pytest_slmperf.core.edges import Edge, EnergyTrace, PowerReading, Reading, judge_trace
 from pytest_slmperf.core.energy import (
     GAIN,
     Energy,
     NoEnergy,
-    Quantity,
     Terms,
-    Uncertainty,
     energy_of,
     energy_of_round,
     idle_power,
     judge_plausibility,
+    net_of_idle,
 )
 from pytest_slmperf.core.meter import Around, Recording
+from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.core.tally import BATCH_SWING, STEP_SWING, Work
 
 NS = 1_000_000_000
@@ -107,14 +108,41 @@ def test_several_boards_are_one_meter_with_one_uncertainty():
     assert both.value * both.uncertainty.random == pytest.approx(math.hypot(*absolute))
 
 
-def test_net_of_idle_is_less_and_less_certain():
-    found = energy_of([counter(watts=400)], steps())
-    idle = Quantity(100.0, Uncertainty(0, 0, 0.02))
-    net = found.net_of_idle({"GPU-a": idle})
-    assert net.value == pytest.approx(300 / (64 / 0.02))
-    assert net.uncertainty.random > per_token(found).uncertainty.random
-    assert found.net_of_idle({}) is None
-    assert found.net_of_idle({"GPU-a": Quantity(500.0, Uncertainty(0, 0, 0))}) is None
+def of_launches(*boards, joules=(0.125,) * 4, watts=(400.0,) * 4):
+    """A case of several launches, with its boards."""
+    samples = {"joules_per_output_token": joules, "mean_power_w": watts}
+    return Measurement(
+        "a",
+        {},
+        {name: Sample.of([[value] for value in values]) for name, values in samples.items()},
+        boards={f"GPU-{place}": board for place, board in enumerate(boards)},
+    )
+
+
+IDLE = BoardFacts("counter", idle_w=100.0, idle_error_w=4.0)
+
+
+def test_net_of_idle_is_what_the_boards_take_beyond_it():
+    """Each launch by its own power, the idle power's error and the launches' scatter in one."""
+    assert net_of_idle(of_launches(IDLE)).joules_per_output_token == pytest.approx(0.125 * 0.75)
+    assert net_of_idle(of_launches(IDLE)).error == pytest.approx(0.125 * 0.01)
+    assert net_of_idle(of_launches(IDLE, IDLE)).joules_per_output_token == pytest.approx(0.125 * 0.5)
+    assert net_of_idle(of_launches(IDLE, IDLE)).error == pytest.approx(0.125 * 0.01 * math.sqrt(2))
+    wide = net_of_idle(of_launches(IDLE, joules=(0.12, 0.13, 0.12, 0.13)))
+    assert wide.error > net_of_idle(of_launches(IDLE)).error
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(of_launches(), id="no board"),
+        pytest.param(of_launches(IDLE, BoardFacts("counter")), id="one board's idle power isn't known"),
+        pytest.param(of_launches(BoardFacts("counter", idle_w=500.0)), id="more idle than under load"),
+        pytest.param(replace(of_launches(IDLE), samples={}), id="no joules"),
+    ],
+)
+def test_where_idle_power_is_not_known_nothing_is_net_of_it(case):
+    assert net_of_idle(case) is None
 
 
 @pytest.mark.parametrize(
@@ -128,11 +156,27 @@ def test_idle_power_is_that_from_edge_to_edge_or_the_mean_of_its_readings(trace,
     assert idle_power(trace).value == pytest.approx(watts)
 
 
+@pytest.mark.parametrize(("read_w", "error"), [(90.0, 0.0), (157.0, 67 / 90 / math.sqrt(3)), (None, 0.0)])
+def test_idle_power_is_as_unsure_as_counter_and_readings_differ(read_w, error):
+    """Of an idle board they may tell two stories, of which neither is known to be the true one."""
+    found = idle_power(counter(watts=90), [BoardSample(at * NS, power_w=read_w) for at in range(3)])
+    assert found.value == pytest.approx(90)
+    assert found.uncertainty.random == pytest.approx(error, abs=0.001)
+
+
+BUSY = [BoardSample(NS, utilisation=0.4)]
+
+
 @pytest.mark.parametrize(
-    ("trace", "reason"), [(counter(until_ms=100), "moved 1 times"), (counter(failure="it is lost"), "it is lost")]
+    ("trace", "samples", "reason"),
+    [
+        (counter(until_ms=100), [], "moved 1 times"),
+        (counter(failure="it is lost"), [], "it is lost"),
+        (counter(), BUSY, "it was not idle: 40% busy"),
+    ],
 )
-def test_idle_power_that_was_not_seen_has_a_reason(trace, reason):
-    assert reason in idle_power(trace).reason
+def test_idle_power_that_was_not_seen_has_a_reason(trace, samples, reason):
+    assert reason in idle_power(trace, samples).reason
 
 
 @pytest.mark.parametrize(("read_w", "marked"), [(400.0, False), (430.0, False), (300.0, True), (None, False)])

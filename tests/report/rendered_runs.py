@@ -141,7 +141,8 @@ VERSIONS = st.dictionaries(TEXT, TEXT, max_size=3)
 SAMPLES = st.lists(st.lists(FINITE, min_size=1, max_size=3), min_size=1, max_size=4).map(Sample.of)
 VOIDS = st.builds(VoidRound, st.integers(0, 99), TEXT, TEXT)
 SHARES = st.lists(st.floats(0, 1), max_size=3).map(tuple)
-BOARDS = st.builds(BoardFacts, st.sampled_from(get_args(Source)), st.none() | FINITE, st.booleans(), SHARES)
+MAYBE = st.none() | FINITE
+BOARDS = st.builds(BoardFacts, st.sampled_from(get_args(Source)), MAYBE, st.booleans(), SHARES, MAYBE, MAYBE)
 FRESH = st.builds(
     FreshSamples,
     st.lists(st.integers(0, 99), min_size=1, max_size=3).map(tuple),

@@ -7,6 +7,7 @@ import pytest
 from nvml_fixtures import driver, stub  # noqa: F401
 
 from pytest_slmperf.core.board import BoardFacts
+from pytest_slmperf.core.energy import net_of_idle
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.metrics import BOARD, ENERGY, metric
@@ -56,7 +57,7 @@ def launch(driver, tmp_path):  # noqa: F811 - a fixture's name
         later = [one for one in statements if "{then}" in one]
         one = driver(f"load {log} 100 500", "period 0.02", *(one for one in statements if one not in later), real=True)
         terms = {"window_s": window_s, "lead_in_s": LEAD_IN_S}
-        metering = Metering(Eventful(one, later, window_s), **terms) if later else open_nvml(**terms)
+        metering = Metering(Eventful(one, later, window_s), idle_s=0, **terms) if later else open_nvml(**terms)
         told = {"load_log": str(log), "real_time": True} if real_time else {}
         try:
             record = run_launch(
@@ -172,6 +173,18 @@ def test_a_hidden_gpu_is_not_read(launch, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert "hides every GPU" in launch().unmeasured["mean_power_w"]
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_the_boards_idle_power_is_measured_before_the_engine_starts_and_is_no_metric(launch):
+    case = launch()
+    (facts,) = case.boards.values()
+    assert facts.idle_w == pytest.approx(100, rel=0.02)
+    assert 0 <= facts.idle_error_w < 5
+    assert not any("idle" in name for name in (*case.values, *case.unmeasured))
+    net = net_of_idle(
+        Measurement(CASE, {}, {name: Sample.of([value]) for name, value in case.values.items()}, boards=case.boards)
+    )
+    assert net.joules_per_output_token == pytest.approx(320 / TOKENS_PER_S, rel=0.07)
 
 
 METERED = Sweep("metered", StaticBatch(8, 8), batch_size=[4], gate={"output_throughput": 0.05, "mean_power_w": 0.05})
