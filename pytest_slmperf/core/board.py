@@ -70,6 +70,7 @@ class BoardSample:
     processes: Mapping[int, str] | None = None
     power_w: float | None = None
     """As the driver reads it: a mean of the last second on most boards."""
+    memory_clock_mhz: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -476,6 +477,7 @@ def beside(samples: Sequence[BoardSample]) -> dict[str, float]:
         "gpu_utilisation": [sample.utilisation for sample in samples],
         "gpu_memory_used_bytes": [sample.memory_used_bytes for sample in samples],
         "sm_clock_mhz": [sample.sm_clock_mhz for sample in samples],
+        "memory_clock_mhz": [sample.memory_clock_mhz for sample in samples],
         "gpu_temperature_c": [sample.temperature_c for sample in samples],
     }
     told = {name: [value for value in values if value is not None] for name, values in columns.items()}

@@ -47,6 +47,7 @@ SCALARS = {
         Metric("gpu_memory_used_bytes", "B", DOWN, "memory in use on the boards, the mean of a round"),
         Metric("peak_gpu_memory_used_bytes", "B", DOWN, "memory in use on the boards, the most that a look found"),
         Metric("sm_clock_mhz", "MHz", UP, "clock of the SMs, the mean of a round"),
+        Metric("memory_clock_mhz", "MHz", UP, "clock of the boards' memory, the mean of a round"),
         Metric("gpu_temperature_c", "°C", DOWN, "temperature of the GPU, the mean of a round"),
     )
 }
@@ -57,7 +58,7 @@ CLOCK = "sm_clock_mhz"
 """Joules at another clock are not compared."""
 BOARD = (
     "gpu_utilisation", "sm_activity", "gpu_memory_used_bytes", "peak_gpu_memory_used_bytes", CLOCK,
-    "gpu_temperature_c",
+    "memory_clock_mhz", "gpu_temperature_c",
 )  # fmt: skip
 """What the same driver says beside it."""
 

@@ -343,6 +343,7 @@ class NvmlMeter:
             memory_used_bytes=memory and memory[0],
             processes=self._processes(board, untold),
             power_w=None if power_mw is None else power_mw * MILLI,
+            memory_clock_mhz=told("memory clock", "nvmlDeviceGetClockInfo", board.handle, self._nvml.NVML_CLOCK_MEM),
         )
 
     def _memory(self, board: _Board, untold: dict[str, str]) -> tuple[int, int] | None:

@@ -193,12 +193,16 @@ def test_joules_of_another_board_are_reported_and_not_gated():
 
 
 def test_beside_the_joules_are_means_of_what_was_told():
-    samples = [replace(SAMPLE, utilisation=0.5, temperature_c=None), replace(SAMPLE, memory_used_bytes=4096 * MIB)]
+    samples = [
+        replace(SAMPLE, utilisation=0.5, temperature_c=None, memory_clock_mhz=2619),
+        replace(SAMPLE, memory_used_bytes=4096 * MIB),
+    ]
     assert beside(samples) == {
         "gpu_utilisation": pytest.approx(0.7),
         "gpu_memory_used_bytes": 3072 * MIB,
         "peak_gpu_memory_used_bytes": 4096 * MIB,
         "sm_clock_mhz": 1980,
+        "memory_clock_mhz": 2619,
         "gpu_temperature_c": 55,
     }
     assert beside([]) == {}

@@ -106,12 +106,15 @@ def test_a_mig_instance_is_measured_as_its_board_and_that_is_said(meter):
 
 
 def test_beside_the_joules_are_utilisation_clocks_temperature_and_sm_activity(meter):
-    one, nvml, _ = meter("power 0 400", "utilisation 0 90", "sm_clock 0 1755", "temperature 0 61")
+    one, nvml, _ = meter(
+        "power 0 400", "utilisation 0 90", "sm_clock 0 1755", "memory_clock 0 2600", "temperature 0 61"
+    )
     _, _, recording = measured(one, nvml)
     (samples,) = recording.samples.values()
     assert len(samples) >= 9
     assert {(one.utilisation, one.sm_clock_mhz, one.temperature_c) for one in samples} == {(0.9, 1755, 61)}
     assert {one.power_w for one in samples} == {400}
+    assert {one.memory_clock_mhz for one in samples} == {2600}
     assert list(recording.sm_activity.values()) == [pytest.approx(0.72)]
 
 
