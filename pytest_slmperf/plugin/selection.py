@@ -45,14 +45,32 @@ def _declared(config: pytest.Config) -> set[Path]:
     return {root / path for path in found}
 
 
-def ignores_paths(config: pytest.Config) -> bool:
-    """Whether `--ignore` or `--ignore-glob` was given, beside what the project's `addopts` leave out of every run."""
+def ignored(config: pytest.Config) -> tuple[str, ...]:
+    """`--ignore` and `--ignore-glob` as they were given, beside what the project's `addopts` leave out of every run."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     names = {"ignore": "--ignore", "ignore_glob": "--ignore-glob"}
     for option in names.values():
-        parser.add_argument(option, action="append")
+        parser.add_argument(option, action="append", default=[])
     always, _ = parser.parse_known_args(config.getini("addopts"))
-    return any(len(getattr(config.option, name) or ()) > len(getattr(always, name) or ()) for name in names)
+    return tuple(
+        f"{option}={value}"
+        for name, option in names.items()
+        for value in (getattr(config.option, name) or [])[len(getattr(always, name)) :]
+    )
+
+
+def chosen(config: pytest.Config) -> tuple[str, ...]:
+    """Words of a command line that choose the same tests again, in the same project; -k is not among them."""
+    option = config.option
+    root = {"-c": option.inifilename, "--rootdir": option.rootdir}
+    return (
+        *(word for name, value in root.items() if value for word in (name, str(value))),
+        *option.file_or_dir,
+        *(("-m", option.markexpr) if option.markexpr else ()),
+        *(f"--deselect={prefix}" for prefix in option.deselect or ()),
+        *ignored(config),
+        *(("--lf",) if getattr(option, "lf", False) else ()),
+    )
 
 
 def covers_project(config: pytest.Config) -> bool:

@@ -20,7 +20,7 @@ from pytest_slmperf.plugin.ledger import AssertionLedger
 from pytest_slmperf.plugin.output import WatchedOutput, watch
 from pytest_slmperf.plugin.progress import progress_for
 from pytest_slmperf.plugin.roster import XDIST_GROUP, Roster, collected_as
-from pytest_slmperf.plugin.selection import coordinates, ignores_paths, names_files, selection_of
+from pytest_slmperf.plugin.selection import chosen, coordinates, ignored, names_files, selection_of
 from pytest_slmperf.report import document, files, junit, terminal
 from pytest_slmperf.run.accept import could_be_accepted
 from pytest_slmperf.run.measuring import Measuring
@@ -93,6 +93,8 @@ def _options(config: pytest.Config) -> Options:
         tier=given.slmperf_tier,
         budget_s=given.slmperf_budget * 60 if given.slmperf_budget else None,
         reports=tuple(Path(path) for path in given.slmperf_report),
+        chosen=chosen(config),
+        keyword=given.keyword,
     )
 
 
@@ -372,8 +374,8 @@ class SlmperfSession:
     def _selective(self, session: pytest.Session) -> bool:
         """Whether only a part of the collected suites runs."""
         option = self.config.option
-        chosen = (option.keyword, option.markexpr, getattr(option, "lf", False), getattr(option, "stepwise", False))
-        part = names_files(self.config) or ignores_paths(self.config) or any(chosen) or self._deselected
+        selected = (option.keyword, option.markexpr, getattr(option, "lf", False), getattr(option, "stepwise", False))
+        part = names_files(self.config) or bool(ignored(self.config)) or any(selected) or self._deselected
         return part or self.resumes or session.testsfailed > 0
 
     def pytest_report_collectionfinish(self) -> list[str]:

@@ -69,6 +69,7 @@ def brief(
         max_launches=most_launches(options, settings),
         budget_s=budget_s,
         record=options.record,
+        record_sweep=options.record_only(sweep.name),
         supported=settings.tolerance == "supported",
         slack=2.0 if options.tier == "quick" else 1.0,
     )

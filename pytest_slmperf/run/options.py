@@ -35,6 +35,10 @@ class Options:
     tier: Literal["quick", "gate", "full"] = "gate"
     budget_s: float | None = None
     reports: tuple[Path, ...] = ()
+    chosen: tuple[str, ...] = ()
+    """Words of a command line that choose the same tests again, without -k."""
+    keyword: str = ""
+    """The expression of -k."""
 
     def __post_init__(self) -> None:
         given: dict[str, object] = {
@@ -50,9 +54,16 @@ class Options:
 
     @property
     def record(self) -> str:
-        """The command that records what this one measures."""
+        """The command that records what this one measures; without a loss that it plants."""
+        return self._record(self.keyword)
+
+    def record_only(self, sweep: str) -> str:
+        """The same of one sweep."""
+        return self._record(f"({self.keyword}) and {sweep}" if self.keyword not in ("", sweep) else sweep)
+
+    def _record(self, keyword: str) -> str:
         pairs = "".join(f",{name}={value}" for name, value in self.engine_options.items() if name != "slowed")
-        words = ["pytest", "--slmperf"]
+        words = ["pytest", "--slmperf", *self.chosen, *(("-k", keyword) if keyword else ())]
         if self.engine:
             words.append(f"--slmperf-engine={self.engine}{f':{pairs[1:]}' if pairs else ''}")
         if self.baselines:

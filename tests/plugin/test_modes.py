@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -62,11 +63,50 @@ def test_recording_refuses_a_tolerance_that_the_noise_does_not_support(fresh):
     assert fresh.gate(engine=NOISY).ret == 0
 
 
-def test_the_command_that_records_can_be_copied(fresh):
-    """A folder's name with a space is quoted in it."""
-    result = fresh.gate("-k", "throughput and 16", "--slmperf-baselines", "my baselines")
-    result.assert_outcomes(failed=1, passed=1, deselected=3)
-    assert f"--slmperf-engine={ENGINE} '--slmperf-baselines=my baselines' --slmperf-accept" in prose(result)
+SELECTIONS = [
+    ("-k", "throughput and 16"),
+    ("test_suite.py::test_throughput[batch16]",),
+    ("--deselect=test_suite.py::test_first_token", "--deselect=test_suite.py::test_throughput[batch1]"),
+    ("--ignore=other", "-m", "slmperf", "."),
+]
+
+
+@pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["one process", "workers"])
+@pytest.mark.parametrize("selection", SELECTIONS, ids=[words[0] for words in SELECTIONS])
+def test_the_command_that_records_can_be_copied(fresh, selection, workers):
+    """Pasted into a shell, it measures what was measured; a folder's name with a space is quoted in it."""
+    fresh.apart(
+        *selection, *workers, "--slmperf-report=report.json", "--slmperf-baselines=my baselines", keep=("xdist",)
+    )
+    measured = [case["case"] for case in _report(fresh)["sweeps"][0]["cases"]]
+    (said,) = {
+        verdict["way_out"].partition(";")[0]
+        for case in _report(fresh)["sweeps"][0]["cases"]
+        for verdict in case["verdicts"].values()
+    }
+    command = shlex.split(said.removeprefix("record it: pytest "))
+    assert f"--slmperf-engine={ENGINE}" in command
+    assert fresh.plain(*command, "--slmperf-report=report.json").ret == 0
+    assert [case["case"] for case in _report(fresh)["sweeps"][0]["cases"]] == measured
+    assert (fresh.path / "my baselines").is_dir()
+
+
+def test_a_planted_loss_is_not_offered_to_be_recorded(project):
+    """What regressed by a loss of its own says so; any other names the command that accepts it."""
+    planted = _way_out(project, SLOWED)
+    assert planted == "a loss of 20% is planted on purpose, and never recorded: take `slowed` away"
+    stored = json.loads(project.baseline().read_text())
+    for case in stored["cases"].values():
+        case["key"]["option.level"] = 800
+    project.baseline().write_text(json.dumps(stored))
+    meant = _way_out(project, f"{ENGINE},level=800")
+    assert meant.startswith("if it is meant to be so: pytest --slmperf -k '(throughput and 16) and decode' --slmperf-")
+
+
+def _way_out(project, engine) -> str:
+    project.gate("-k", "throughput and 16", "--slmperf-report=report.json", engine=engine)
+    (case,) = _report(project)["sweeps"][0]["cases"]
+    return case["verdicts"]["output_throughput"]["way_out"]
 
 
 def test_a_planted_loss_is_never_recorded(fresh):

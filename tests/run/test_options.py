@@ -46,3 +46,31 @@ def test_a_suite_is_refused_it_too(given, name):
     """What a suite asks of an engine is held to the same as a command line."""
     with pytest.raises(UsageError, match=f"^'{name}' of an engine: "):
         EngineSpec(**{"engine": "fake", "model": "tiny", **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "record", "record_only"),
+    [
+        ({}, "pytest --slmperf --slmperf-accept", "pytest --slmperf -k decode --slmperf-accept"),
+        (
+            {"chosen": ("a.py::x[1]",), "engine": "fake", "baselines": Path("my b")},
+            "pytest --slmperf 'a.py::x[1]' --slmperf-engine=fake '--slmperf-baselines=my b' --slmperf-accept",
+            "pytest --slmperf 'a.py::x[1]' -k decode --slmperf-engine=fake '--slmperf-baselines=my b' --slmperf-accept",
+        ),
+        (
+            {"keyword": "batch1 or batch4"},
+            "pytest --slmperf -k 'batch1 or batch4' --slmperf-accept",
+            "pytest --slmperf -k '(batch1 or batch4) and decode' --slmperf-accept",
+        ),
+        (
+            {"keyword": "decode", "engine": "fake", "engine_options": {"seed": 1, "slowed": 0.3}},
+            "pytest --slmperf -k decode --slmperf-engine=fake:seed=1 --slmperf-accept",
+            "pytest --slmperf -k decode --slmperf-engine=fake:seed=1 --slmperf-accept",
+        ),
+    ],
+    ids=["everything", "one test", "a keyword", "a planted loss"],
+)
+def test_the_command_that_records_measures_the_same(given, record, record_only):
+    """It names the same tests, engine and folder, quoted for a shell, and leaves a planted loss out."""
+    assert Options(**given).record == record
+    assert Options(**given).record_only("decode") == record_only
