@@ -36,6 +36,10 @@ REASON_BITS: Mapping[Throttle, int] = {
 }
 
 
+ECC, XIDS = "ECC errors", "Xid events"
+"""What a state calls them where they are not told."""
+
+
 class Effect(StrEnum):
     """What a finding does to the joules of a round."""
 
@@ -418,6 +422,10 @@ def _health(seen: BoardRound) -> list[Finding]:
     new = seen.after.xids[len(seen.before.xids) :]
     if new:
         findings.append(_void("xid", f"the driver reported Xid {', '.join(map(str, new))}"))
+    unseen = [f"{what} ({seen.after.untold[what]})" for what in (ECC, XIDS) if what in seen.after.untold]
+    if unseen:
+        told = f"this board tells nothing of {' and '.join(unseen)}: none would have been noticed"
+        findings.append(Finding("blind", Effect.NOTE, told))
     return findings
 
 

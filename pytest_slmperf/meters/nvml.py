@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from pytest_slmperf.core.board import REASON_BITS, BoardSample, BoardState, Throttle, seen_processes
+from pytest_slmperf.core.board import ECC, REASON_BITS, XIDS, BoardSample, BoardState, Throttle, seen_processes
 from pytest_slmperf.core.edges import STUCK_S, Edge, EnergyTrace, PowerReading, Reading, Source
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.meter import MeterFacts, Recording
@@ -93,6 +93,8 @@ class _Board:
     source: Source | None = None
     missing: str = ""
     xids: list[int] = field(default_factory=list)
+    deaf: dict[str, str] = field(default_factory=dict)
+    """Why no Xid is heard of, where none is."""
 
 
 @dataclass(slots=True)
@@ -228,12 +230,13 @@ class NvmlMeter:
 
     def _listen(self) -> None:
         """For Xid events, on the boards that report them."""
-        nvml = self._nvml
-        with suppress(nvml.NVMLError, AttributeError):
-            self._events = nvml.nvmlEventSetCreate()
-            for board in self._boards:
-                with suppress(nvml.NVMLError):
-                    nvml.nvmlDeviceRegisterEvents(board.handle, nvml.nvmlEventTypeXidCriticalError, self._events)
+        nvml, untold = self._nvml, dict[str, str]()
+        self._events = self._told(untold, XIDS, "nvmlEventSetCreate")
+        for board in self._boards:
+            board.deaf = untold or board.deaf
+            if self._events is not None:
+                asked = (board.handle, nvml.nvmlEventTypeXidCriticalError, self._events)
+                self._told(board.deaf, XIDS, "nvmlDeviceRegisterEvents", *asked)
 
     # -- asking
 
@@ -315,7 +318,7 @@ class NvmlMeter:
             max_sm_clock_mhz=told("clock limit", "nvmlDeviceGetMaxClockInfo", handle, nvml.NVML_CLOCK_SM),
             temperature_c=self._temperature(board, untold),
             throttled_ns=self._throttled_ns(board),
-            uncorrected_ecc_errors=told("ECC errors", "nvmlDeviceGetTotalEccErrors", handle, *ecc),
+            uncorrected_ecc_errors=told(ECC, "nvmlDeviceGetTotalEccErrors", handle, *ecc),
             xids=tuple(board.xids),
             utilisation=self._utilisation(board, untold),
             memory_used_bytes=memory and memory[0],
@@ -323,7 +326,7 @@ class NvmlMeter:
             processes=self._processes(board, untold),
             mig=None if mig is None else bool(mig[0]),
             persistence=None if persistence is None else bool(persistence),
-            untold=untold,
+            untold=untold | board.deaf,
         )
 
     def _sample(self, board: _Board) -> BoardSample:

@@ -169,6 +169,13 @@ def test_what_can_not_be_seen_is_said_with_the_reason_and_what_stood_in():
     assert "nothing stood in" in finding.reason
 
 
+def test_errors_that_a_board_does_not_report_are_said_to_be_unseen():
+    untold = {"ECC errors": "this board does not support it", "Xid events": "this user may not ask for it"}
+    (finding,) = judge_board(seen(after={"untold": untold}))
+    assert finding.effect is Effect.NOTE
+    assert "ECC errors (this board does not support it) and Xid events (this user may not" in finding.reason
+
+
 def test_a_clock_that_can_not_be_read_is_compared_with_none_and_said():
     (finding,) = judge_board(seen(sm_clock_mhz=None), stated=Stated(sm_clock_mhz=1980))
     assert finding.guard == "blind"

@@ -310,6 +310,10 @@ def test_a_fault_of_the_counter_leaves_no_joules_and_names_its_cause(meter, stat
             ["process 4321 0.5 - compute 9000", "fail DeviceGetComputeRunningProcesses NO_PERMISSION"],
             NOTHING, "foreign", "MiB were in use before our own start",
         ),
+        (
+            ["utilisation 0 40", "fail DeviceGetComputeRunningProcesses NO_PERMISSION"],
+            NOTHING, "foreign", "the board was 40% busy before our own start (who, can't be seen: this user may not",
+        ),
         (["sm_clock 0 1605"], Stated(sm_clock_mhz=1980), "clock", "1,605 MHz in the mean, not 1,980 MHz"),
         (["power_limit 0 500"], Stated(power_limit_w=700), "power limit", "500 W before the round, not 700 W"),
         (["power_limit 0 700", "power_limit 4 500"], NOTHING, "power limit", "500 W after the round"),
@@ -343,6 +347,9 @@ def test_a_guard_voids_on_the_stand_in_driver_and_names_its_culprit(meter, state
         (["missing DeviceGetFieldValues"], {"blind"}),
         (["fail field:269 NOT_SUPPORTED", "fail field:270 NOT_SUPPORTED"], {"blind"}),
         (["missing DeviceGetTemperatureV", "missing DeviceGetMemoryInfo_v2", "gpm off"], set()),
+        (["ecc off"], {"blind"}),
+        (["fail EventSetCreate NOT_SUPPORTED"], {"blind"}),
+        (["fail DeviceRegisterEvents NO_PERMISSION"], {"blind"}),
     ],
 )
 def test_what_does_not_void_is_marked_and_the_joules_stand(meter, statements, expected):
@@ -351,6 +358,22 @@ def test_what_does_not_void_is_marked_and_the_joules_stand(meter, statements, ex
     assert {finding.guard for finding in findings} == expected
     assert void(findings) is None
     assert joules_per_token(energy).value == pytest.approx(400 * 0.023 / 64, rel=0.002)
+
+
+def test_an_engine_whose_id_here_is_another_than_the_drivers_is_taken_for_ours(meter):
+    """A container sees other ids than the driver may tell: who came with our own start is ours, and who came later not."""
+    one, nvml, _ = meter("power 0 400")
+    idle = nvml.states()
+    one.say("process 70001 1 - compute 512 python")
+    for later, foreign in ((), False), (("process 80001 7 - compute 512 python",), True):
+        before, began = nvml.states(), one.now_ns()
+        for statement in later:
+            one.say(statement)
+        recording = nvml.watch(5)
+        around = Around(idle, before, nvml.states())
+        found = energy_of_round(recording, steps(began, one.now_ns()), around, ours={4711})
+        assert (found.void is not None) is foreign
+    assert "python (pid 80001) came in the middle" in found.void.reason
 
 
 def test_a_board_without_any_reading_leaves_the_others_without_joules_too(meter):

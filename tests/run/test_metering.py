@@ -158,6 +158,13 @@ def test_without_permission_joules_are_unmeasured_with_the_reason(launch):
     assert "this user may not ask for it (NO_PERMISSION)" in case.unmeasured["joules_per_output_token"]
 
 
+def test_what_could_not_be_seen_of_the_board_is_said_in_the_notes(launch):
+    notes = launch("fail DeviceGetComputeRunningProcesses NO_PERMISSION", "ecc off").notes
+    assert any("who is on the board can't be seen (this user may not ask for it" in note for note in notes)
+    assert any("its memory and utilisation said that it was free" in note for note in notes)
+    assert any("this board tells nothing of ECC errors" in note for note in notes)
+
+
 def test_without_a_driver_joules_are_unmeasured_with_the_reason(launch):
     case = launch("init DRIVER_NOT_LOADED")
     assert "the NVIDIA driver is not loaded" in case.unmeasured["joules_per_output_token"]
