@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy  # noqa: F401, ICN001 - pytester forgets what a run imported, and numpy can't be imported twice
 import pytest
+from metered import metered_baselines  # noqa: F401 - a fixture
 from projects import ENGINE, SETTINGS, SUITE, Project, without
 
 import pytest_slmperf.plugin.session  # noqa: F401 - for the same reason, and because it takes a second

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import nvml_standin
+import pytest
+from nvml_fixtures import skip_unless_built
 from projects import Project
 
 ENGINE = "fake:real_time=true,load_log=load,noise=0.001,seed=1"
@@ -55,6 +57,56 @@ def test_energy(metered, batch_size):
     assert point.joules_per_output_token <= point.baseline.joules_per_output_token
 """
 
+EVENTS = '''
+"""Beside a run: what happens to the board and its engine a moment after its meter has begun to look, each time."""
+
+import ctypes
+import os
+import signal
+import threading
+import time
+from itertools import count
+from pathlib import Path
+
+AMID_S, LASTS_S = 0.05, 0.3  # after the meter's start, while the load goes on
+
+
+def meter():
+    return next((one for one in threading.enumerate() if one.name == "slmperf-nvml" and one.is_alive()), None)
+
+
+def engines():
+    told = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [int(child) for child in told if "bootstrap.py" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+def happen(events, epoch_ns):
+    driver = ctypes.CDLL("libnvidia-ml.so.1")
+    driver.nvmlstub_say.restype = ctypes.c_char_p
+    for number in count(1):
+        while not (looking := meter()):
+            time.sleep(0.002)
+        then = (time.monotonic_ns() - epoch_ns) / 1e9 + AMID_S
+        for event in events:
+            if event == "engine pauses":
+                time.sleep(AMID_S)
+                paused = engines()
+                for told in (signal.SIGSTOP, signal.SIGCONT):
+                    for engine in paused:
+                        os.kill(engine, told)
+                    time.sleep(LASTS_S)
+            else:
+                said = event.format(then=then, later=then + LASTS_S, number=number)
+                assert driver.nvmlstub_say(said.encode()) is None, said
+        looking.join()
+
+
+def pytest_configure():
+    epoch_ns = int(Path("scenario").read_text().split()[1])
+    events = Path("events").read_text().splitlines()
+    threading.Thread(target=happen, args=(events, epoch_ns), daemon=True).start()
+'''
+
 
 class MeteredProject(Project):
     """A folder with a suite that gates joules."""
@@ -64,13 +116,33 @@ class MeteredProject(Project):
         self.write("pyproject.toml", SETTINGS)
         self.write("test_suite.py", SUITE)
 
-    def run(self, *args: str, scenario: Iterable[str] = (), idle_w: float = IDLE_W, busy_w: float = BUSY_W) -> str:
+    def settings(self, *lines: str) -> None:
+        """Add fields to [tool.slmperf], or set them otherwise."""
+        names = {line.partition(" =")[0] for line in lines}
+        kept = [line for line in SETTINGS.splitlines() if line.partition(" =")[0] not in names]
+        self.write("pyproject.toml", "\n".join(kept).replace("[tool.slmperf]", "\n".join(["[tool.slmperf]", *lines])))
+
+    def happens(self, *events: str) -> None:
+        """What happens in the middle of each energy round: `engine pauses`, or a statement of the driver's scenario, in
+        which `{then}` is when, `{later}` is a moment after, and `{number}` counts the rounds.
+        """
+        self.write("events", "\n".join(events))
+        self.write("conftest.py", EVENTS)
+
+    def run(
+        self,
+        *args: str,
+        scenario: Iterable[str] = (),
+        idle_w: float = IDLE_W,
+        busy_w: float = BUSY_W,
+        engine: str = ENGINE,
+    ) -> str:
         """What `pytest --slmperf` says; the last line is its exit code."""
         (self.path / "load").unlink(missing_ok=True)
         statements = [f"load {self.path / 'load'} {idle_w} {busy_w}", "period 0.02", *scenario]
         environment = nvml_standin.environment(nvml_standin.write_scenario(self.path / "scenario", statements))
         done = subprocess.run(
-            self.command(*args, engine=ENGINE),
+            self.command(*args, engine=engine),
             cwd=self.path,
             env={**os.environ, **environment, "COLUMNS": "200"},
             capture_output=True,
@@ -79,3 +151,13 @@ class MeteredProject(Project):
             check=False,
         )
         return f"{done.stdout}{done.stderr}\nexit code {done.returncode}"
+
+
+@pytest.fixture(scope="session")
+def metered_baselines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of baselines of the suite above, with joules, recorded once."""
+    skip_unless_built()
+    project = MeteredProject(tmp_path_factory.mktemp("metered"))
+    said = project.run("--slmperf-accept")
+    assert said.endswith("exit code 0"), said
+    return project.path / "baselines"

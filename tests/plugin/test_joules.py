@@ -4,32 +4,21 @@ import shutil
 from pathlib import Path
 
 import pytest
-from metered import BASELINE, BUSY_W, IDLE_W, SETTINGS, MeteredProject
-from nvml_fixtures import skip_unless_built
+from metered import BASELINE, BUSY_W, IDLE_W, MeteredProject
 
 pytest.importorskip("pynvml")
 JOULES = "metered/opt-125m/batch=4 joules_per_output_token"
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of baselines with joules, recorded once."""
-    skip_unless_built()
-    project = MeteredProject(tmp_path_factory.mktemp("metered"))
-    said = project.run("--slmperf-accept")
-    assert said.endswith("exit code 0"), said
-    return project.path / "baselines"
-
-
 @pytest.fixture
-def project(recorded: Path, tmp_path: Path) -> MeteredProject:
-    """A project with that baseline."""
-    shutil.copytree(recorded, tmp_path / "baselines")
+def project(metered_baselines: Path, tmp_path: Path) -> MeteredProject:
+    """A project with a baseline."""
+    shutil.copytree(metered_baselines, tmp_path / "baselines")
     return MeteredProject(tmp_path)
 
 
-def test_a_recording_keeps_the_board_that_its_joules_hold_for(recorded):
-    text = (recorded.parent / BASELINE).read_text()
+def test_a_recording_keeps_the_board_that_its_joules_hold_for(metered_baselines):
+    text = (metered_baselines.parent / BASELINE).read_text()
     assert '"GPU-00000000-0000-4000-8000-000000000000": {' in text
     assert '"simulated": true' in text
     assert '"sm_clock_mhz": {' in text
@@ -57,7 +46,7 @@ def test_joules_of_another_board_are_reported_and_not_gated(project):
 
 
 def test_without_a_driver_joules_are_red_with_the_reason_and_throughput_is_gated(project):
-    project.write("pyproject.toml", SETTINGS.replace("rounds = 2", "rounds = 2\nmissing_meter = 'red'"))
+    project.settings("missing_meter = 'red'")
     said = project.run(scenario=["init DRIVER_NOT_LOADED"])
     assert said.endswith("exit code 1"), said
     assert f"unmeasured: {JOULES} - no joules of NVIDIA boards: the NVIDIA driver is not loaded" in said
