@@ -13,7 +13,7 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineUnavailable, SlmperfError, UsageError
 from pytest_slmperf.engines import registry
 from pytest_slmperf.report import doctor as rendered
-from pytest_slmperf.run.doctor import Wanted, diagnose
+from pytest_slmperf.run.doctor import ANSWER_S, Wanted, diagnose
 from pytest_slmperf.run.options import planted_loss
 from pytest_slmperf.run.settings import Settings, read_settings
 
@@ -39,7 +39,7 @@ def add(verbs: "Verbs") -> None:
         type=_seconds,
         default=DEFAULT_S,
         metavar="N",
-        help=f"for the noise; 0 leaves it out; default: {DEFAULT_S:g}",
+        help=f"for the noise, and for an answer of the engine; 0 leaves the noise out; default: {DEFAULT_S:g}",
     )
     add_baselines(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON document in place of the lines")
@@ -55,6 +55,7 @@ def _run(given: argparse.Namespace) -> int:
         settings=settings,
         baselines=baselines_of(given, settings),
         noise_s=given.seconds if default or given.engine else 0.0,
+        answer_s=max(ANSWER_S, given.seconds),
     )
     diagnosis = diagnose(wanted, say=lambda line: sys.stderr.write(f"slmperf: {line}\n"))
     output.write(rendered.text(diagnosis) if given.json else "\n".join(rendered.lines(diagnosis)) + "\n")

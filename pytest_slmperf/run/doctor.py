@@ -17,6 +17,7 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import (
     BaselineError,
     DeviceBusy,
+    EngineHung,
     EngineUnavailable,
     LaunchError,
     MeterUnavailable,
@@ -26,6 +27,7 @@ from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPoli
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.meter import Meter, MeterFacts, Recording
 from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.shapes import SHAPES, parameters
 from pytest_slmperf.engines import registry
 from pytest_slmperf.meters.boards import mps_daemon_runs
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace
@@ -39,6 +41,7 @@ from pytest_slmperf.run.settings import Settings
 from pytest_slmperf.run.store import BaselineStore
 
 NS_PER_S = 1e9
+BYTES_PER_GB = 1e9
 GPU = "cuda"
 CPU_S, PACKAGES_S, BOARD_S = 1.0, 0.5, 1.5
 """How long the CPU is looked at, then its energy counters, and then the board."""
@@ -47,6 +50,11 @@ LONGER_S = 5.0
 NAMED = 2
 """Processes, of those that keep the CPU busy: the first ones."""
 EVERY_MOVE = Pace(edge_every_s=0.0, sample_every_s=0.2, cpu_share=1.0)
+ANSWER_S = 30.0
+"""How long an engine may leave a question unanswered, beside what its weights take."""
+ANSWER_S_PER_GB = 100.0
+"""Of weights in float32, on top: ten batches of a warm-up, the longest answer, were seen to take as long on one thread
+of a busy machine."""
 CASE = "doctor"
 LENGTHS = ((32, 32),)
 """Of the load whose noise is measured: prompt and output tokens of its one request."""
@@ -68,6 +76,8 @@ class Wanted:
     baselines: Path
     noise_s: float
     """How long engines are launched, at most; 0 leaves the noise out."""
+    answer_s: float = ANSWER_S
+    """How long an engine may leave a question unanswered, beside what its weights take."""
 
 
 def diagnose(wanted: Wanted, say: Callable[[str], object]) -> Diagnosis:
@@ -82,16 +92,18 @@ def diagnose(wanted: Wanted, say: Callable[[str], object]) -> Diagnosis:
     lines = [*cpu_lines(here, watch_cpu(CPU_S), spec.threads), look_at_packages(PACKAGES_S, settings.window_s)]
     # Beside an engine on the CPU, the first board that CUDA may see.
     boards, noise = boards_at(device.index), Noise()
-    watch, missing = look_at_board(boards, BOARD_S)
+    watch, missing = look_at_board(boards, BOARD_S) if boards else (None, "")
     if wanted.noise_s:
         say(f"launching {_named(spec)} again and again for {wanted.noise_s:g} s")
         held = HeldDevices(wait_s=min(settings.lock_wait_s, wanted.noise_s), say=say)
         noise = measure_noise(wanted, boards if watch and device.kind != HOST else (), held)
     if watch:
         lines += board_lines(replace(watch, loaded=noise.loaded), window_s=settings.window_s)
-    else:
+    elif boards:
         needed, absent = device.kind == GPU, nothing_installed(missing)
         lines.append(no_board(missing, needed=needed, absent=absent, plugged_in=board_is_plugged_in()))
+    else:
+        lines.append(hidden_board(device.index, os.environ[VISIBLE], needed=device.kind == GPU))
     stored = stored_line(wanted.baselines, machine, spec.engine)
     return Diagnosis(machine, (*lines, *noise.lines, found_engines(wanted.default), stored))
 
@@ -141,12 +153,18 @@ def look_at_packages(seconds: float, window_s: float, *, root: Path = Path("/"))
 
 def look_at_board(boards: Sequence[int | str], seconds: float) -> tuple[BoardWatch | None, str]:
     """A look at the board, or None and why there is none."""
-    if not boards:
-        return None, f"{VISIBLE} hides every GPU"
     try:
         return watch_board(NvmlMeter(boards, pace=EVERY_MOVE), seconds), ""
     except MeterUnavailable as error:
         return None, str(error)
+
+
+def hidden_board(index: int, visible: str, *, needed: bool) -> Line:
+    """What is said where a variable of this value shows no GPU of this number. `needed`: the engine is to run on it."""
+    said = f'{VISIBLE}="{visible}" {f"shows no GPU {index}" if index else "hides every GPU"}'
+    if needed:
+        return Line("gpu", Grade.BLOCKS, said, f"unset it, or name the GPU's number in it: {VISIBLE}=0")
+    return Line("gpu", Grade.NOT_SEEN, f"{said}; a CPU's throughput can be gated without")
 
 
 def watch_board(meter: NvmlMeter, seconds: float) -> BoardWatch:
@@ -182,8 +200,8 @@ def board_is_plugged_in(root: Path = Path("/")) -> bool:
 
 
 def nothing_installed(missing: str) -> bool:
-    """Whether nothing is installed that could read a board, or none may be seen: then nothing is broken."""
-    return any(word in missing for word in ("LIBRARY_NOT_FOUND", "pip install", VISIBLE))
+    """Whether nothing is installed that could read a board: then nothing is broken."""
+    return any(word in missing for word in ("LIBRARY_NOT_FOUND", "pip install"))
 
 
 # -- at work
@@ -241,6 +259,8 @@ def measure_noise(wanted: Wanted, boards: Sequence[int | str], held: HeldDevices
             lines = noise_lines(records, what, time.monotonic() - began, settings.max_launches)
     except DeviceBusy as error:
         return Noise((Line("noise", Grade.WARNING, f"not measured: {error}", "look again when it has ended"),))
+    except EngineHung as error:
+        return Noise((_hung(wanted, error),))
     except (LaunchError, UsageError) as error:
         return Noise((Line("noise", Grade.BLOCKS, f"{what}: {error}"),))
     traces = [trace for recording in (meter.recordings if meter else ()) for trace in recording.traces]
@@ -257,7 +277,7 @@ def _launches(wanted: Wanted, cores: tuple[int, ...] | None, metering: Metering 
         round_s=settings.round_s,
         observed_requests=0,
         void_retries=settings.void_retries,
-        answer_limit_s=settings.answer_limit_s,
+        answer_limit_s=answer_limit_s(wanted),
     )
     energy = EnergyTerms(metering, gated=False) if metering else None
     cores_pace = pace.Pace()
@@ -281,6 +301,31 @@ def _launches(wanted: Wanted, cores: tuple[int, ...] | None, metering: Metering 
         if index:
             longest_s = max(longest_s, time.monotonic() - began)
             yield record
+
+
+def answer_limit_s(wanted: Wanted) -> float:
+    """How long an engine may leave a question unanswered: no longer than a run allows it."""
+    allowance_s = ANSWER_S_PER_GB * weights_bytes(wanted.spec.model) / BYTES_PER_GB
+    return min(wanted.settings.answer_limit_s, wanted.answer_s + allowance_s)
+
+
+def weights_bytes(model: str) -> int:
+    """What a model's weights take in float32, or its folder's files; 0 where neither is known."""
+    if model in SHAPES:
+        return 4 * parameters(SHAPES[model])
+    try:
+        return sum(file.stat().st_size for file in Path(model).expanduser().iterdir() if file.is_file())
+    except (OSError, RuntimeError):  # no folder, or nobody's home
+        return 0
+
+
+def _hung(wanted: Wanted, error: EngineHung) -> Line:
+    """An engine that gave no answer, and how long it was waited for."""
+    limit_s = answer_limit_s(wanted)
+    allowed = f"{wanted.answer_s:g} s, and {limit_s - wanted.answer_s:.0f} s for its weights"
+    waited = allowed if limit_s > wanted.answer_s else f"{limit_s:g} s"
+    slow = f"if it is only slow, wait longer: --seconds={4 * wanted.answer_s:g}"
+    return Line("noise", Grade.BLOCKS, f"{_named(wanted.spec)} did not answer (waited {waited}): {error}", slow)
 
 
 def noise_lines(records: Sequence[CaseRecord], what: str, seconds: float, max_launches: int) -> Iterator[Line]:

@@ -83,9 +83,8 @@ def test_a_gpu_that_the_engine_needs_and_may_not_see_blocks(doctor, monkeypatch)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     code, out, _ = doctor("--seconds=0", "--engine=ctranslate2:device=cuda")
     assert code == 1
-    assert "CUDA_VISIBLE_DEVICES hides every GPU" in next(
-        line for line in out.splitlines() if line.startswith("blocks    gpu")
-    )
+    said = 'CUDA_VISIBLE_DEVICES="" hides every GPU → unset it'
+    assert said in next(line for line in out.splitlines() if line.startswith("blocks    gpu"))
 
 
 @pytest.mark.parametrize(

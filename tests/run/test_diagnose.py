@@ -22,14 +22,16 @@ from pytest_slmperf.run.devices import Device, HeldDevices, boards_at
 from pytest_slmperf.run.doctor import (
     EVERY_MOVE,
     Wanted,
+    answer_limit_s,
     board_is_plugged_in,
-    look_at_board,
+    hidden_board,
     look_at_packages,
     measure_noise,
     noise_lines,
     nothing_installed,
     watch_board,
     watch_cpu,
+    weights_bytes,
 )
 from pytest_slmperf.run.settings import Settings
 
@@ -238,9 +240,25 @@ def test_the_board_is_the_engines_as_cuda_counts_them(monkeypatch, visible, inde
     assert boards_at(Device("cuda", index).index) == boards
 
 
-def test_hidden_boards_are_not_asked():
-    """What hides them is the reason."""
-    assert look_at_board((), 0.1) == (None, "CUDA_VISIBLE_DEVICES hides every GPU")
+@pytest.mark.parametrize(
+    ("index", "visible", "needed", "grade", "said"),
+    [
+        (0, "", True, BLOCKS, 'CUDA_VISIBLE_DEVICES="" hides every GPU'),
+        (
+            0,
+            "-1",
+            False,
+            NOT_SEEN,
+            'CUDA_VISIBLE_DEVICES="-1" hides every GPU; a CPU\'s throughput can be gated without',
+        ),
+        (2, "0,1", True, BLOCKS, 'CUDA_VISIBLE_DEVICES="0,1" shows no GPU 2'),
+    ],
+)
+def test_a_hidden_board_is_told_as_such(index, visible, needed, grade, said):
+    """What hides it is the reason, and installing a driver no way out."""
+    line = hidden_board(index, visible, needed=needed)
+    assert (line.grade, line.said) == (grade, said)
+    assert line.todo == ("unset it, or name the GPU's number in it: CUDA_VISIBLE_DEVICES=0" if needed else "")
 
 
 def test_a_board_on_the_bus_is_seen_without_its_driver(tmp_path):
@@ -336,6 +354,42 @@ def test_an_engine_that_fails_blocks():
     (line,) = measure_noise(wanted(fault="raises"), (), nobody_else()).lines
     assert (line.topic, line.grade) == ("noise", BLOCKS)
     assert line.said.startswith("fake tiny-2x128: ")
+
+
+@pytest.mark.parametrize("batch", [0, 1], ids=["start", "first batch"])
+def test_an_engine_that_hangs_blocks_after_a_short_while(batch):
+    """It is given up long before a run would, and the line says how long it was waited for."""
+    began = time.monotonic()
+    (line,) = measure_noise(replace(wanted(fault="hangs", fault_batch=batch), answer_s=1.5), (), nobody_else()).lines
+    assert time.monotonic() - began < 30
+    assert (line.topic, line.grade) == ("noise", BLOCKS)
+    assert line.said.startswith("fake tiny-2x128 did not answer (waited 1.5 s, and ")
+    assert line.todo == "if it is only slow, wait longer: --seconds=6"
+
+
+@pytest.mark.parametrize(
+    ("model", "answer_s", "allowed_s", "limit_s"),
+    [
+        ("anything", 30, 600, 30),
+        ("opt-125m", 30, 600, 80),
+        ("opt-125m", 120, 600, 170),
+        ("opt-6.7b", 30, 600, 600),
+        ("opt-125m", 30, 10, 10),
+    ],
+)
+def test_how_long_an_engine_is_waited_for_grows_with_its_weights(model, answer_s, allowed_s, limit_s):
+    """A large model takes its time to load and to warm up; no answer is waited for longer than in a run."""
+    spec = EngineSpec("fake", model)
+    asked = Wanted(spec, None, Settings(answer_limit_s=allowed_s), Path("baselines"), noise_s=30, answer_s=answer_s)
+    assert answer_limit_s(asked) == pytest.approx(limit_s, abs=1)
+
+
+def test_the_weights_in_a_folder_are_its_files(tmp_path):
+    """A model that is given by path is as large as what lies there."""
+    (tmp_path / "model.bin").write_bytes(bytes(1000))
+    (tmp_path / "config.json").write_bytes(bytes(24))
+    assert weights_bytes(str(tmp_path)) == 1024
+    assert weights_bytes(str(tmp_path / "nothing")) == 0
 
 
 def test_one_launch_tells_nothing_of_noise():
