@@ -361,7 +361,7 @@ def test_what_does_not_void_is_marked_and_the_joules_stand(meter, statements, ex
 
 
 def test_an_engine_whose_id_here_is_another_than_the_drivers_is_taken_for_ours(meter):
-    """A container sees other ids than the driver may tell: who came with our own start is ours, and who came later not."""
+    """A container sees other ids than the driver may tell: who came with our own start is ours, who came later not."""
     one, nvml, _ = meter("power 0 400")
     idle = nvml.states()
     one.say("process 70001 1 - compute 512 python")
