@@ -88,8 +88,8 @@ class Launcher(Protocol):
 class Watcher(Protocol):
     """Is told how far a campaign is."""
 
-    def planned(self, launches: int, spent: int) -> None:
-        """`launches` are expected in all by now, of which `spent` are done."""
+    def planned(self, left: Mapping[tuple[str, str], int], spent: int) -> None:
+        """So many launches of each (arm, model) are expected from now on, beside the `spent` ones."""
         ...
 
     def launching(self, spec: EngineSpec, cases: Sequence[str], arm: str) -> None:

@@ -57,14 +57,7 @@ def brief(
         sweep=sweep,
         configurations=measured,
         mode=options.mode,
-        policy=RoundPolicy(
-            rounds=settings.rounds,
-            round_s=settings.round_s,
-            observed_requests=max(LEAST_OBSERVED, *map(needed, sweep.quantiles)),
-            observed_s=settings.round_s,
-            void_retries=settings.void_retries,
-            answer_limit_s=settings.answer_limit_s,
-        ),
+        policy=round_policy(sweep, settings),
         baseline_launches=settings.baseline_launches,
         max_launches=most_launches(options, settings),
         budget_s=budget_s,
@@ -72,6 +65,18 @@ def brief(
         record_sweep=options.record_only(sweep.name),
         supported=settings.tolerance == "supported",
         slack=2.0 if options.tier == "quick" else 1.0,
+    )
+
+
+def round_policy(sweep: Sweep, settings: Settings) -> RoundPolicy:
+    """How a launch measures a case of the sweep."""
+    return RoundPolicy(
+        rounds=settings.rounds,
+        round_s=settings.round_s,
+        observed_requests=max(LEAST_OBSERVED, *map(needed, sweep.quantiles)),
+        observed_s=settings.round_s,
+        void_retries=settings.void_retries,
+        answer_limit_s=settings.answer_limit_s,
     )
 
 
@@ -119,7 +124,7 @@ class Bench:
             launch=start,
             stored=self.find,
             loads=load_of,
-            fits=self._too_large,
+            fits=self.too_large,
             progress=self.progress,
             unfit=lambda key: on_another_device(key, self.machine),
         )
@@ -149,7 +154,8 @@ class Bench:
                 f"{self.machine.device}: its samples belong to another machine"
             )
 
-    def _too_large(self, sweep: Sweep, case: Case, spec: EngineSpec) -> str | None:
+    def too_large(self, sweep: Sweep, case: Case, spec: EngineSpec) -> str | None:
+        """Why a case surely doesn't fit this machine, or None."""
         memory_gib = self.machine.fields.get("gpu_memory_gib" if self.machine.kind == "cuda" else "memory_gib")
         total = float(memory_gib) * 2**30 if isinstance(memory_gib, (int, float)) else math.inf
         return fitting.too_large(sweep.workload, case, spec, memory_bytes=total)

@@ -257,11 +257,12 @@ class Campaign:
                 return
             turns = list(dict.fromkeys(case.configuration for case in due))
             self._draw.shuffle(turns)
-            expected = sum(
-                len(turn.arms) * max(case.missing for case in due if case.configuration is turn) for turn in turns
-            )
-            done = self._launches - self._told_from
-            self._around.progress.planned(done + expected, done)
+            left = {
+                (arm, spec.model_name): max(case.missing for case in due if case.configuration is turn)
+                for turn in turns
+                for arm, spec in turn.arms
+            }
+            self._around.progress.planned(left, self._launches - self._told_from)
             void = [self._block(turn, [case for case in due if case.configuration is turn]) for turn in turns]
             if any(void) and any(case.missing for case in due) and not self._over_budget():
                 self._around.pause(self._pause_s)

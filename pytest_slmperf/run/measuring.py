@@ -350,7 +350,8 @@ class Measuring:
             arms=2 if self._other_python else 1,
             settings=self.settings,
             max_launches=briefing.most_launches(self.options, self.settings),
-            simulated=self._machine.kind == "simulated",
+            engine=self.default_engine,
+            device=self._machine.kind,
         )
         lines = []
         for sweep in self._coverage.selected:
@@ -361,7 +362,17 @@ class Measuring:
             if why := here.nothing_left(self._unmetered(sweep, here)):
                 lines.append(f"slmperf: {here.name}: skipped: {why}")
                 continue
-            lines.extend(plan.lines(here, cases, replace(spending, joules=metered)))
+            dtype = self.settings.dtype
+            too_large = [
+                case
+                for case in cases
+                if self._bench.too_large(here, case, EngineSpec(self.default_engine, case.model, dtype))
+            ]
+            if too_large:
+                lines.append(f"slmperf: {here.name}: too large here: {', '.join(case.name for case in too_large)}")
+            fitting = [case for case in cases if case not in too_large]
+            policy = briefing.round_policy(here, self.settings)
+            lines.extend(plan.lines(here, fitting, replace(spending, joules=metered), policy) if fitting else ())
         return lines
 
     @property

@@ -1,19 +1,27 @@
 """What a run will take, said before it begins."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from pytest_slmperf.core import gate
+from pytest_slmperf.core import gate, roofline
+from pytest_slmperf.core.errors import SuiteError
+from pytest_slmperf.core.launch import RoundPolicy
+from pytest_slmperf.core.machine import SIMULATED
+from pytest_slmperf.core.shapes import SHAPES
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Case, Sweep
+from pytest_slmperf.engines.lengths import draw_lengths
 from pytest_slmperf.run.brief import Mode
 from pytest_slmperf.run.metering import UPDATE_S
+from pytest_slmperf.run.progress import duration
 from pytest_slmperf.run.settings import Settings
+from pytest_slmperf.worker.pace import STEADY_STEPS, STEP_SHARE
 
 REPORT_LAUNCHES = 5
 """Launches of a case that has no baseline: enough for a figure with bounds, and so for a stated limit."""
-STARTUP_S = 1.0
-UNTIMED = 2.0
-"""A case takes about twice the time of its timed rounds: warm-up and observed rounds are as long again."""
+STARTUP_S = 0.5
+"""Of an engine whose model weighs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +32,16 @@ class Spending:
     arms: int
     settings: Settings
     max_launches: int
-    simulated: bool
-    """By an engine whose time costs none."""
+    engine: str
+    device: Literal["cpu", "cuda", "simulated"]
+    """That it runs on; simulated time costs none."""
     joules: bool = False
     """Whether they are counted, in a round of its own for each case."""
+
+    @property
+    def rates(self) -> roofline.Rates:
+        """Of the device."""
+        return roofline.ANY_GPU if self.device == "cuda" else roofline.CPU_THREAD.of_threads(self.settings.threads)
 
     def launches(self, *, gated: bool) -> tuple[int, int]:
         """The fewest and the most launches of a configuration, in each arm, without a confirmation.
@@ -69,27 +83,63 @@ def first_launches(mode: Mode, policy: gate.Policy, baseline_launches: int, *, g
     return gate.first_launches(policy) if stored or policy.design == "interleaved" else REPORT_LAUNCHES
 
 
-def lines(sweep: Sweep, cases: Sequence[Case], spending: Spending) -> list[str]:
-    """A sweep's cases, launches and time. The time holds where a batch is shorter than a round; a simulated one costs
-    none, and isn't said.
+def lines(sweep: Sweep, cases: Sequence[Case], spending: Spending, policy: RoundPolicy) -> list[str]:
+    """A sweep's cases, launches and time: `about` so long where that is known within a factor of two or so, and
+    `at least` so long where it isn't, as of a model that is none of the table. What is simulated takes none.
     """
     models = len({case.model for case in cases})
-    timed_s = spending.settings.rounds * spending.settings.round_s
-    energy_s = spending.settings.lead_in_s + spending.settings.window_s + 2 * UPDATE_S if spending.joules else 0.0
-    turn_s = spending.arms * (models * STARTUP_S + len(cases) * (UNTIMED * timed_s + energy_s))
     fewest, most = spending.launches(gated=bool(sweep.tolerances))
     span = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     arms = " in each of two arms" if spending.arms > 1 else ""
-    took = "" if spending.simulated else f", about {_span(fewest * turn_s, most * turn_s)}"
+    time = _time(sweep, cases, spending, policy)
     return [
         f"slmperf: {sweep.name}: {len(cases)} case{'s' * (len(cases) != 1)}: {', '.join(case.name for case in cases)}",
-        f"slmperf: {sweep.name}: {span} launches{arms} of {models} model{'s' * (models != 1)}{took}",
+        f"slmperf: {sweep.name}: {span} launches{arms} of {models} model{'s' * (models != 1)}{time}",
     ]
 
 
-def _span(least_s: float, most_s: float) -> str:
-    return _duration(least_s) if least_s == most_s else f"{_duration(least_s)} to {_duration(most_s)}"
+def _time(sweep: Sweep, cases: Sequence[Case], spending: Spending, policy: RoundPolicy) -> str:
+    if spending.device == SIMULATED:
+        return ""
+    batches = {case: _batch_s(sweep, case, spending) for case in cases}
+    starts_s = sum(_start_s(model, spending) for model in {case.model for case in cases})
+    cases_s = sum(_case_s(batch_s or 0.0, case, spending, policy) for case, batch_s in batches.items())
+    fewest, most = (
+        duration(spending.arms * (starts_s + launches * (starts_s + cases_s)))  # one start more, to prime
+        for launches in spending.launches(gated=bool(sweep.tolerances))
+    )
+    if None in batches.values() or (spending.engine, spending.device) != ("ctranslate2", "cpu"):
+        return f", at least {fewest}"
+    return f", about {fewest}" if fewest == most else f", about {fewest} to {most}"
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+def _batch_s(sweep: Sweep, case: Case, spending: Spending) -> float | None:
+    """Seconds that a batch takes; None where nothing is known of the model, the type or the requests."""
+    shape = SHAPES.get(case.model)
+    if shape is None:
+        return None
+    try:
+        lengths, _ = draw_lengths(sweep.workload, case.batch_size, shape.context)
+        return roofline.batch_s(shape, spending.settings.dtype, lengths, spending.rates)
+    except SuiteError:
+        return None
+
+
+def _start_s(model: str, spending: Spending) -> float:
+    shape = SHAPES.get(model)
+    try:
+        return STARTUP_S + (roofline.load_s(shape, spending.settings.dtype, spending.rates) if shape else 0.0)
+    except SuiteError:
+        return STARTUP_S
+
+
+def _case_s(batch_s: float, case: Case, spending: Spending, policy: RoundPolicy) -> float:
+    """Seconds that a launch spends on a case: a batch for its peak of memory, warm-up, timed and observed rounds, and
+    joules. Whatever is to last for some time lasts for a batch at least.
+    """
+    warm_up_s = STEADY_STEPS * max(batch_s, STEP_SHARE * policy.round_s)
+    timed_s = policy.rounds * max(batch_s, policy.round_s)
+    observed_s = max(policy.observed_s, batch_s * math.ceil(policy.observed_requests / case.batch_size))
+    settings = spending.settings
+    energy_s = max(settings.lead_in_s, batch_s) + max(settings.window_s + 2 * UPDATE_S, batch_s)
+    return batch_s + warm_up_s + timed_s + observed_s + (energy_s if spending.joules else 0.0)

@@ -1,7 +1,8 @@
 """Where long work is: one line that is rewritten in a terminal, sparse lines in a log."""
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from pytest_slmperf.core.engine import EngineSpec
@@ -9,6 +10,10 @@ from pytest_slmperf.core.engine import EngineSpec
 QUIET_S = 15.0
 """A log gets a line at most this often."""
 REDRAW_S = 0.2
+
+
+Launched = tuple[str, str]
+"""The arm and the model of a launch."""
 
 
 class Screen(Protocol):
@@ -27,23 +32,33 @@ class Screen(Protocol):
 class Progress:
     """Tells where a run is. Lives as long as the run."""
 
-    def __init__(self, screen: Screen) -> None:
+    def __init__(self, screen: Screen, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._screen = screen
-        self._began = time.monotonic()
+        self._clock = clock
         self._written = float("-inf")
-        self._launches = 0
+        self._left: Counter[Launched] = Counter()
+        """Launches that are expected to begin."""
+        self._took_s: dict[Launched, float] = {}
+        """The last launch of each: the fewer cases are left of one, the shorter it gets."""
+        self._launched: Launched | None = None
+        """What is measured now; None where an engine is only primed."""
+        self._launched_at = 0.0
         self._spent = 0
         self._engine = ""
         self._drawn = False
 
-    def planned(self, launches: int, spent: int) -> None:
-        """`launches` are expected in all by now, of which `spent` are done."""
-        self._launches, self._spent = launches, spent
+    def planned(self, left: Mapping[Launched, int], spent: int) -> None:
+        """So many launches are expected from now on, beside the `spent` ones."""
+        self._left, self._spent = Counter(left), spent
 
     def launching(self, spec: EngineSpec, cases: Sequence[str], arm: str) -> None:
-        """A launch begins."""
-        if not self._spent:
-            self._began = time.monotonic()
+        """A launch begins; one without cases primes its engine."""
+        now = self._clock()
+        if self._launched:
+            self._took_s[self._launched] = now - self._launched_at
+        self._launched, self._launched_at = ((arm, spec.model_name) if cases else None), now
+        if self._launched:
+            self._left[self._launched] -= 1
         self._spent += 1
         self._engine = f"{spec.engine} {spec.model_name}" + (" (the other arm)" if arm == "baseline" else "")
         self._tell(f"launch {self._spent}{self._of()}", cases[0] if cases else "starting")
@@ -58,24 +73,36 @@ class Progress:
 
     def done(self) -> None:
         """A campaign has ended: clear the line that was rewritten."""
-        self._launches = self._spent = 0
+        self._left.clear()
+        self._took_s.clear()
+        self._launched, self._spent = None, 0
         if self._drawn:
             self._screen.show("", replace=True)
             self._drawn = False
 
     def _tell(self, where: str, case: str) -> None:
-        now = time.monotonic()
+        now = self._clock()
         rewrites = self._screen.rewrites
         if now - self._written < (REDRAW_S if rewrites else QUIET_S):
             return
         self._written, self._drawn = now, rewrites
-        self._screen.show(f"slmperf: {self._engine}: {where}: {case}{self._left(now)}", replace=rewrites)
+        self._screen.show(f"slmperf: {self._engine}: {where}: {case}{self._left_of_time(now)}", replace=rewrites)
 
     def _of(self) -> str:
-        return f" of about {self._launches}" if self._launches >= self._spent else ""
+        expected = self._spent + self._left.total()
+        return f" of about {expected}" if self._left.total() or self._launched else ""
 
-    def _left(self, now: float) -> str:
-        done, left = self._spent - 1, self._launches - self._spent + 1
-        if done < 1 or left < 1:
+    def _left_of_time(self, now: float) -> str:
+        """From when each engine was measured once; what primes an engine measures nothing, and is shorter."""
+        coming = +self._left
+        if self._launched is None or not coming.keys() | {self._launched} <= self._took_s.keys():
             return ""
-        return f", about {left * (now - self._began) / done:.0f} s left"
+        this_s = max(0.0, self._took_s[self._launched] - (now - self._launched_at))
+        return f", about {duration(this_s + sum(n * self._took_s[one] for one, n in coming.items()))} left"
+
+
+def duration(seconds: float) -> str:
+    """Coarsely: `45 s`, `12 min`, `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

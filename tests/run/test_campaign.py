@@ -70,8 +70,8 @@ class Script:
             return CaseRecord(case, {}, void_rounds=(VoidRound(index, "contended", "somebody"),), void="contended")
         return CaseRecord(case, {"output_throughput": (value, value)})
 
-    def planned(self, launches, spent):
-        self.plans.append((launches, spent))
+    def planned(self, left, spent):
+        self.plans.append((spent + sum(left.values()), spent))
 
     def launching(self, spec, cases, arm):
         """Nobody looks."""

@@ -9,7 +9,8 @@ from test_measuring import QUIET, measuring
 
 from pytest_slmperf.core.lookup import Against
 from pytest_slmperf.core.sweep import Sweep
-from pytest_slmperf.core.workload import StaticBatch
+from pytest_slmperf.core.workload import StaticBatch, TraceLengths
+from pytest_slmperf.run.briefing import round_policy
 from pytest_slmperf.run.plan import Spending, lines
 from pytest_slmperf.run.settings import Settings
 
@@ -51,9 +52,70 @@ def test_a_gate_is_taken_to_have_a_baseline(tmp_path):
     assert "8 to 12 launches of" in run.plan_lines()[1]
 
 
+ON_A_CORE = Spending("accept", arms=1, settings=Settings(), max_launches=16, engine="ctranslate2", device="cpu")
+
+
+def said(sweep, spending=ON_A_CORE, models=("tiny-2x128",)):
+    """What follows the number of launches and models."""
+    policy = round_policy(sweep, spending.settings)
+    return lines(sweep, sweep.cases(models), spending, policy)[1].partition(", ")[2]
+
+
+def minutes(text):
+    """The first time of a text."""
+    number, unit = re.search(r"([0-9.]+) (s|min|h)", text).groups()
+    return float(number) * {"s": 1 / 60, "min": 1, "h": 60}[unit]
+
+
+def decode(batch_size, **of):
+    return Sweep("decode", StaticBatch(128, 128), batch_size=batch_size, gate={"output_throughput": 0.05}, **of)
+
+
+def test_a_batch_that_outlasts_a_round_takes_its_time():
+    """A small model's rounds are of the length that is set; OPT-125M's batches last for seconds, on one core."""
+    gated = replace(ON_A_CORE, mode="gate")
+    assert said(decode([1]), gated) == "about 10 s to 19 s"
+    assert said(decode([1, 4]), gated, ["opt-125m"]) == "about 19 min to 37 min"
+    assert said(decode([1, 4, 16, 64]), gated, ["opt-125m"]) == "about 2.4 h to 4.9 h"
+    threads = replace(gated, settings=Settings(threads=8))
+    assert minutes(said(decode([1, 4]), threads, ["opt-125m"])) < 20 / 3
+
+
+@pytest.mark.parametrize(
+    ("of", "models"),
+    [
+        pytest.param({}, ["mine"], id="model given by path"),
+        pytest.param({"device": "cuda"}, ["opt-125m"], id="GPU"),
+        pytest.param({"engine": "transformers"}, ["opt-125m"], id="another engine"),
+        pytest.param({"settings": Settings(dtype="fp4")}, ["opt-125m"], id="another type"),
+    ],
+)
+def test_where_little_is_known_the_time_is_at_least_so_long(of, models):
+    """The rounds last as long as is set, whatever the engine does."""
+    assert re.fullmatch(r"at least [0-9.]+ (s|min)", said(decode([1, 4]), replace(ON_A_CORE, **of), models))
+    assert minutes(said(decode([1, 4]), replace(ON_A_CORE, **of), models)) > 20 * 2 * 0.5 / 60
+
+
+def test_lengths_of_a_trace_take_their_time():
+    """They are drawn as the run draws them; a trace of which nothing fits says nothing."""
+    traced = decode([4], percentiles=[99])
+    traced = replace(traced, workload=StaticBatch(lengths=TraceLengths()))
+    assert said(traced, models=["opt-125m"]).startswith("about ")
+    assert said(replace(traced, workload=StaticBatch(4000, 4000)), models=["opt-125m"]).startswith("at least ")
+
+
+def test_a_percentile_takes_the_requests_that_it_needs():
+    """Each launch observes so many, batch by batch."""
+    assert minutes(said(decode([1], percentiles=[99]))) > 2 * minutes(said(decode([1])))
+
+
 def test_joules_take_their_time():
     """Where they are counted, each case takes lead-in, window and two moves of a counter more in each launch."""
-    spending = Spending("accept", arms=1, settings=Settings(rounds=5, round_s=0.1), max_launches=16, simulated=False)
-    cases = GATED.cases(["m"])
-    assert "about 40 s" in lines(GATED, cases, spending)[1]
-    assert "about 2 min" in lines(GATED, cases, replace(spending, joules=True))[1]
+    assert minutes(said(decode([1]), replace(ON_A_CORE, joules=True))) == pytest.approx(
+        minutes(said(decode([1]))) + 20 * (1.5 + 3 + 0.2) / 60, abs=1
+    )
+
+
+def test_two_arms_take_twice_the_time():
+    """Each has its launches, and one to prime it."""
+    assert minutes(said(decode([1]), replace(ON_A_CORE, arms=2))) == pytest.approx(2 * minutes(said(decode([1]))), 0.2)
