@@ -89,8 +89,8 @@ def test_requests_of_one_length_make_windows_wrong_until_their_first_lengths_are
 
 @pytest.mark.parametrize("phase_s", [0.0, 0.03, 0.06, 0.09])
 def test_static_batches_are_measured_over_whole_ones(watched, driver, phase_s):
-    """A batch draws more at its begin than at its end, so that a window from anywhere is wrong by what it cuts of one. So
-    many are served that a window can begin and end where a batch does.
+    """A batch draws more at its begin than at its end, so that a window from anywhere is wrong by what it cuts. As
+    many are served as let a window begin and end where a batch does.
     """
     batch_s, prefill, more_w = 2.4, 0.15, 300
     driver(f"power 0 {WATTS}")
