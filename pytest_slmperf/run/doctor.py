@@ -1,5 +1,6 @@
 """Gathers what a diagnosis of this machine needs: looks at it while it rests, then launches an engine a few times."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -305,8 +306,11 @@ def _launches(wanted: Wanted, cores: tuple[int, ...] | None, metering: Metering 
 
 def answer_limit_s(wanted: Wanted) -> float:
     """How long an engine may leave a question unanswered: no longer than a run allows it."""
-    allowance_s = ANSWER_S_PER_GB * weights_bytes(wanted.spec.model) / BYTES_PER_GB
-    return min(wanted.settings.answer_limit_s, wanted.answer_s + allowance_s)
+    return min(wanted.settings.answer_limit_s, wanted.answer_s + _allowance_s(wanted))
+
+
+def _allowance_s(wanted: Wanted) -> int:
+    return math.ceil(ANSWER_S_PER_GB * weights_bytes(wanted.spec.model) / BYTES_PER_GB)
 
 
 def weights_bytes(model: str) -> int:
@@ -321,11 +325,9 @@ def weights_bytes(model: str) -> int:
 
 def _hung(wanted: Wanted, error: EngineHung) -> Line:
     """An engine that gave no answer, and how long it was waited for."""
-    limit_s = answer_limit_s(wanted)
-    allowed = f"{wanted.answer_s:g} s, and {limit_s - wanted.answer_s:.0f} s for its weights"
-    waited = allowed if limit_s > wanted.answer_s else f"{limit_s:g} s"
-    slow = f"if it is only slow, wait longer: --seconds={4 * wanted.answer_s:g}"
-    return Line("noise", Grade.BLOCKS, f"{_named(wanted.spec)} did not answer (waited {waited}): {error}", slow)
+    allowed = f"it was given {wanted.answer_s:g} s, and {_allowance_s(wanted):.0f} s for its weights"
+    longer = f"if it is only slow, wait longer: --seconds={4 * wanted.answer_s:g}"
+    return Line("noise", Grade.BLOCKS, f"{_named(wanted.spec)}: {error}", f"{longer}; {allowed}")
 
 
 def noise_lines(records: Sequence[CaseRecord], what: str, seconds: float, max_launches: int) -> Iterator[Line]:

@@ -363,8 +363,8 @@ def test_an_engine_that_hangs_blocks_after_a_short_while(batch):
     (line,) = measure_noise(replace(wanted(fault="hangs", fault_batch=batch), answer_s=1.5), (), nobody_else()).lines
     assert time.monotonic() - began < 30
     assert (line.topic, line.grade) == ("noise", BLOCKS)
-    assert line.said.startswith("fake tiny-2x128 did not answer (waited 1.5 s, and ")
-    assert line.todo == "if it is only slow, wait longer: --seconds=6"
+    assert line.said.startswith("fake tiny-2x128: fake (tiny-2x128, float32) gave no answer for 2.5 s while ")
+    assert line.todo == "if it is only slow, wait longer: --seconds=6; it was given 1.5 s, and 1 s for its weights"
 
 
 @pytest.mark.parametrize(
