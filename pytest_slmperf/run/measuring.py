@@ -369,7 +369,7 @@ class Measuring:
                 if self._bench.too_large(here, case, EngineSpec(self.default_engine, case.model, dtype))
             ]
             if too_large:
-                lines.append(f"slmperf: {here.name}: too large here: {', '.join(case.name for case in too_large)}")
+                lines.append(f"slmperf: {here.name}: skipped, too large: {', '.join(case.name for case in too_large)}")
             fitting = [case for case in cases if case not in too_large]
             policy = briefing.round_policy(here, self.settings)
             lines.extend(plan.lines(here, fitting, replace(spending, joules=metered), policy) if fitting else ())

@@ -52,6 +52,18 @@ def test_a_gate_is_taken_to_have_a_baseline(tmp_path):
     assert "8 to 12 launches of" in run.plan_lines()[1]
 
 
+def test_cases_that_do_not_fit_are_told_apart(tmp_path):
+    """They are launched nowhere, and take no time."""
+    long = Sweep("long", StaticBatch(2000, 2000), batch_size=[1, 4], model=["opt-125m", "qwen3-4b"])
+    run = measuring(tmp_path)
+    run.select(long, None)
+    assert run.plan_lines() == [
+        "slmperf: long: skipped, too large: long/opt-125m/batch=1, long/opt-125m/batch=4",
+        "slmperf: long: 2 cases: long/qwen3-4b/batch=1, long/qwen3-4b/batch=4",
+        "slmperf: long: 5 launches of 1 model",
+    ]
+
+
 ON_A_CORE = Spending("accept", arms=1, settings=Settings(), max_launches=16, engine="ctranslate2", device="cpu")
 
 
