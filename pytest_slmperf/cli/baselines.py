@@ -51,6 +51,7 @@ def add(verbs: "Verbs") -> None:
     taken.add_argument("report", type=Path, metavar="REPORT")
     taken.add_argument("cases", nargs="*", metavar="CASE", help="only these; default: every gated case")
     taken.add_argument("--tolerance", choices=TOLERANCES, help="default: what [tool.slmperf] says, or else asked")
+    taken.add_argument("--older", action="store_true", help="also in place of a recording that was made later")
     taken.set_defaults(run=_accept)
 
     out = own.add_parser("retire", parents=[which], help="no longer compare with a recording, and say why")
@@ -86,6 +87,7 @@ def _accept(given: argparse.Namespace) -> int:
         recorded=run.started_at,
         commit=run.commit,
         by=fingerprint.by(),
+        older=given.older,
     )
     _say_changes(accept(_store(given, may_be_new=True), run.machine, run.sweeps, terms, given.cases))
     return 0

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 
 from pytest_slmperf.core.board import BoardFacts
@@ -50,7 +51,7 @@ class StoredRecording:
 
 @dataclass(frozen=True)
 class StoredCase:
-    """The recordings of one case, oldest first, all of the same key."""
+    """The recordings of one case, in the order in which they were accepted, all of the same key."""
 
     key: Mapping[str, Scalar]
     points: tuple[StoredRecording, ...]
@@ -69,6 +70,16 @@ class BaselineFile:
     engine: str
     suite: str
     cases: Mapping[str, StoredCase]
+
+
+def instant(recorded: str) -> datetime:
+    """When a recording was made, from ISO 8601; without an offset it is UTC."""
+    text = recorded.upper().replace(":60", ":59")  # a leap second, which RFC 3339 has and Python has not
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:  # the year 0
+        when = datetime.min.replace(tzinfo=UTC)
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def case_order(case: str) -> tuple[object, ...]:

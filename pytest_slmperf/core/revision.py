@@ -4,7 +4,15 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pytest_slmperf.core.baseline import PLANTED, BaselineFile, Retirement, StoredCase, StoredMetric, StoredRecording
+from pytest_slmperf.core.baseline import (
+    PLANTED,
+    BaselineFile,
+    Retirement,
+    StoredCase,
+    StoredMetric,
+    StoredRecording,
+    instant,
+)
 from pytest_slmperf.core.errors import BaselineError, UsageError
 from pytest_slmperf.core.lookup import Difference, key_differences, scalar
 from pytest_slmperf.core.machine import SIMULATED, Machine, Role
@@ -34,6 +42,8 @@ class Recording:
     commit: str | None = None
     by: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    older: bool = False
+    """Take it although a newer recording is in force."""
 
 
 def updated(file: BaselineFile | None, machine: Machine, engine: str, suite: str, recording: Recording) -> BaselineFile:
@@ -55,6 +65,7 @@ def updated(file: BaselineFile | None, machine: Machine, engine: str, suite: str
     points, refused = {}, []
     for measurement in recording.measurements:
         try:
+            _refuse_older(measurement.case, file, recording)
             points[measurement.case] = _point(measurement, machine, engine, recording)
         except BaselineError as error:
             refused.append(str(error))
@@ -69,6 +80,17 @@ def updated(file: BaselineFile | None, machine: Machine, engine: str, suite: str
         earlier = tuple(one for one in earlier if not _is_same_recording(one, point))
         cases[measurement.case] = StoredCase(key, (*earlier, point)[-POINTS_KEPT:])
     return BaselineFile(machine, engine, suite, cases)
+
+
+def _refuse_older(case: str, file: BaselineFile | None, recording: Recording) -> None:
+    """Whether its key is another doesn't matter: what is in force would be lost all the same."""
+    stored = file.cases.get(case) if file else None
+    newest = stored.current if stored else None
+    if newest and not recording.older and instant(newest.recorded) > instant(recording.recorded):
+        raise BaselineError(
+            f"{case}: this was recorded {recording.recorded}, and what is in force later, {newest.recorded}: retire "
+            "that, or put the older one in its place: slmperf baselines accept REPORT.json --older"
+        )
 
 
 def _is_same_recording(stored: StoredRecording, accepted: StoredRecording) -> bool:

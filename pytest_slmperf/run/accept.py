@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.diff import Diff
@@ -28,6 +29,8 @@ class Terms:
     """ISO 8601 in UTC: when it was measured."""
     commit: str | None = None
     by: str = ""
+    older: bool = False
+    """Take it although a newer recording is in force."""
 
 
 def accept(
@@ -46,6 +49,19 @@ def accept(
     unknown = sorted(set(only) - measured)
     if unknown:
         raise UsageError(f"not measured: {', '.join(unknown)}; measured were {', '.join(sorted(measured)) or 'none'}")
+    tolerances, refused = _settled(machine, sweeps, terms, only)
+    if refused:
+        raise BaselineError("\n".join(["nothing is recorded:", *refused]))
+    recordings = list(_recordings(sweeps, tolerances, terms))
+    if not recordings:
+        raise BaselineError("nothing is recorded: no gated case was measured; a sweep's gate={…} names what is gated")
+    return store.accept(machine, recordings)
+
+
+def _settled(
+    machine: Machine, sweeps: Sequence[SweepOutcome], terms: Terms, only: Collection[str] = ()
+) -> tuple[dict[tuple[str, str], float], list[str]]:
+    """The tolerances of what can be recorded, by (case, metric), and why the rest can't."""
     tolerances: dict[tuple[str, str], float] = {}
     refused: list[str] = []
     for sweep in sweeps:
@@ -60,20 +76,36 @@ def accept(
                     refused.append(taken)
                 else:
                     tolerances[case.case, name] = taken
-    if refused:
-        raise BaselineError("\n".join(["nothing is recorded:", *refused]))
-    recordings = list(_recordings(sweeps, tolerances, terms))
-    if not recordings:
-        raise BaselineError("nothing is recorded: no gated case was measured; a sweep's gate={…} names what is gated")
-    return store.accept(machine, recordings)
+    return tolerances, refused
 
 
-def could_be_accepted(run: RunOutcome) -> bool:
-    """Whether a run that was refused may be accepted later, under other settings: it is whole, and long enough."""
-    gated = [(case, name) for sweep in run.sweeps for case in sweep.cases.values() for name in sweep.asked]
-    samples = [case.measurement.samples.get(name) for case, name in gated if not case.measurement.void]
-    enough = all(sample and len(sample.launches) >= LEAST_LAUNCHES for sample in samples)
-    return run.complete and len(samples) == len(gated) > 0 and enough
+class Remedy(Enum):
+    """What lets a run be accepted that was refused."""
+
+    OTHER_TOLERANCE = auto()
+    """The tolerances that its noise supports."""
+    OTHER_CAUSE = auto()
+    """Its samples are good: where it was to be stored, something stood in the way."""
+
+
+def remedy(run: RunOutcome, policy: gate.Policy) -> Remedy | None:
+    """What lets a refused run be accepted as it is; None where only other samples do, or an own decision of its suite.
+
+    `policy` is how later gates will judge.
+    """
+    if not run.complete or run.tier == "quick":
+        return None
+    for supported, found in ((False, Remedy.OTHER_CAUSE), (True, Remedy.OTHER_TOLERANCE)):
+        tolerances, refused = _settled(run.machine, run.sweeps, Terms(policy, supported, run.started_at))
+        if tolerances and not refused:
+            return found
+    return None
+
+
+def holds_more(kept: RunOutcome, run: RunOutcome) -> bool:
+    """Whether a run has gated cases of the same machine beside all those of another."""
+    cases, others = ({case for sweep in one.sweeps if sweep.asked for case in sweep.cases} for one in (kept, run))
+    return kept.machine == run.machine and cases > others
 
 
 def refuse_part(run: RunOutcome) -> None:
@@ -152,5 +184,7 @@ def _recordings(
             of_engine = [one for one in measurements if str(one.key.get("engine")) == engine]
             names = {one.case for one in of_engine}
             gated = {at: tolerance for at, tolerance in tolerances.items() if at[0] in names}
-            recording = Recording(of_engine, gated, terms.recorded, terms.commit, terms.by, sweep.versions)
+            recording = Recording(
+                of_engine, gated, terms.recorded, terms.commit, terms.by, sweep.versions, older=terms.older
+            )
             yield engine, sweep.sweep, recording

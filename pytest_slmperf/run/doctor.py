@@ -325,6 +325,9 @@ def weights_bytes(model: str) -> int:
 
 def _hung(wanted: Wanted, error: EngineHung) -> Line:
     """An engine that gave no answer, and how long it was waited for."""
+    if wanted.settings.answer_limit_s < wanted.answer_s + _allowance_s(wanted):
+        longer = "if it is only slow, raise answer_limit_s in [tool.slmperf]"
+        return Line("noise", Grade.BLOCKS, f"{_named(wanted.spec)}: {error}", longer)
     allowed = f"it was given {wanted.answer_s:g} s, and {_allowance_s(wanted):.0f} s for its weights"
     longer = f"if it is only slow, wait longer: --seconds={4 * wanted.answer_s:g}"
     return Line("noise", Grade.BLOCKS, f"{_named(wanted.spec)}: {error}", f"{longer}; {allowed}")

@@ -122,6 +122,20 @@ def test_accept_again_says_what_moved(baselines, report):
     assert "(+10.0%, better; 20×3 → 20×3 launches×rounds)" in said
 
 
+def test_accept_of_an_older_report_is_refused_unless_it_is_meant(baselines, report):
+    """A report from before what is in force names both dates and stores nothing; `--older` takes it."""
+    newer = replace(run(case(SMALL)), started_at="2026-01-02T00:00:00+00:00")
+    older = replace(run(case(SMALL, median=4400.0)), started_at="2026-01-01T23:30:00-00:00")
+    baselines("accept", report(newer))
+    code, said = baselines("accept", report(older))
+    assert code == 1
+    assert f"{SMALL}: this was recorded {older.started_at}, and what is in force later, {newer.started_at}" in said
+    assert len(stored().cases[SMALL].points) == 1
+    code, said = baselines("accept", report(older), "--older")
+    assert (code, said.startswith(f"moved: {SMALL} ")) == (0, True), said
+    assert stored().cases[SMALL].current.recorded == older.started_at
+
+
 def test_accept_takes_what_the_run_itself_refused(baselines, report):
     """That a run could not store a case on its own terms doesn't keep others from being taken out of its report."""
     refused = ("nothing is recorded:\nanother case",)

@@ -22,6 +22,7 @@ from baseline_files import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_slmperf.core.baseline import instant
 from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.diff import diff
 from pytest_slmperf.core.errors import BaselineError, UsageError
@@ -54,6 +55,58 @@ def test_accepting_a_recording_twice_stores_it_once():
     again = measurement(output_throughput=sample(4100.0, seed=4100))
     assert accepted(file, again) == file
     assert len(accepted(retired(file, CASE, RETIREMENT), again).cases[CASE].points) == 3
+
+
+def recorded_at(when, file=None, *, median=4000.0, key=KEY, older=False):
+    """The file with a recording of this date accepted."""
+    measured = measurement(key=key, output_throughput=sample(median, seed=int(median)))
+    return updated(file, MACHINE, "ctranslate2", "decode", replace(recording(measured), recorded=when, older=older))
+
+
+MORNING, NOON = "2026-03-01T09:00:00Z", "2026-03-01T12:00:00Z"
+
+
+@pytest.mark.parametrize("key", [KEY, {**KEY, "dtype": "int8"}], ids=["same key", "another key"])
+def test_an_older_recording_overtakes_no_newer_one(key):
+    """What is in force and was made later is not replaced in silence, also where another key would drop it."""
+    file = recorded_at(NOON, recorded_at(MORNING))
+    with pytest.raises(BaselineError) as caught:
+        recorded_at("2026-03-01T11:59:59Z", file, median=3000.0, key=key)
+    assert str(caught.value).startswith(
+        f"{CASE}: this was recorded 2026-03-01T11:59:59Z, and what is in force later, {NOON}: retire that, or "
+    )
+    taken = recorded_at(MORNING, file, median=3000.0, key=key, older=True).cases[CASE]
+    assert taken.current.recorded == MORNING
+    assert taken.current is taken.points[-1]
+
+
+def test_an_older_recording_overtakes_none_that_was_made_after_a_retirement():
+    """Once a recording is retired and another made, accepting the first again is no way back to it."""
+    file = recorded_at(NOON, retired(recorded_at(MORNING), CASE, RETIREMENT), median=4100.0)
+    with pytest.raises(BaselineError, match=f"what is in force later, {NOON}"):
+        recorded_at(MORNING, file)
+
+
+def test_an_older_recording_may_follow_a_newer_one_that_is_retired():
+    """What is retired is not in force, so it is not overtaken."""
+    file = retired(recorded_at(NOON), CASE, RETIREMENT)
+    assert recorded_at(MORNING, file, median=3000.0).cases[CASE].current.recorded == MORNING
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ("2026-03-01T12:00:00+02:00", "2026-03-01T11:00:00Z"),
+        ("2026-03-01t09:00:00z", "2026-03-01T09:00:00.5Z"),
+        ("2026-12-31T23:59:59Z", "2027-01-01T00:00:00+00:00"),
+        ("2026-12-31T23:59:60Z", "2027-01-01T00:00:00Z"),
+        ("0000-01-01T00:00:00Z", "0001-01-02T00:00:01+23:59"),
+        ("2026-03-01", "2026-03-01T00:00:01Z"),
+    ],
+)
+def test_dates_are_compared_as_instants(earlier, later):
+    """However a date is written: with an offset, in small letters, with a leap second, in the year 0."""
+    assert instant(earlier) < instant(later)
 
 
 def test_other_cases_stay_as_they_are():
