@@ -185,6 +185,11 @@ static double replay_joules(const Board *board, double at) {
     return passes * pass + series_area(&board->replay, 0, at - passes * board->replay_s);
 }
 
+double board_told(const Board *board, Replayed column, double at, double otherwise) {
+    const Series *series = &board->told[column];
+    return series->count ? series_value(series, at - floor(at / board->replay_s) * board->replay_s) : otherwise;
+}
+
 static double joules_between(Board *board, double from, double to) {
     double joules = series_area(&board->power_w, from, to);
     for (size_t i = 0; i < board->waves.count; i++) {

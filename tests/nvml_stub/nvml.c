@@ -482,6 +482,15 @@ EXPORT int nvmlDeviceGetVbiosVersion(Handle handle, char *version, unsigned size
     return text(&call, version, size, "%s", call.error ? "" : call.board->vbios);
 }
 
+static double power_usage_w(Board *board, double at) {
+    double watts = board_power_w(board, at, board->instant ? POWER_INSTANT_S : POWER_AVERAGE_S);
+    return board_told(board, POWER_USAGE, at, watts);
+}
+
+static double temperature_c(const Board *board, double at) {
+    return board_told(board, TEMPERATURE, at, series_value(&board->temperature_c, at));
+}
+
 #define CONSTANT(NAME, VALUE)                                  \
     EXPORT int NAME(Handle handle, unsigned *value) {          \
         Call call = begin(__func__, handle);                   \
@@ -500,12 +509,19 @@ CONSTANT(nvmlDeviceGetRetiredPagesPendingStatus, 0)
 CONSTANT(nvmlDeviceGetEnforcedPowerLimit, 1000 * series_value(&call.board->limit_w, call.at))
 CONSTANT(nvmlDeviceGetPowerManagementLimit, 1000 * series_value(&call.board->limit_w, call.at))
 CONSTANT(nvmlDeviceGetPowerManagementDefaultLimit, 1000 * call.board->default_limit_w)
-CONSTANT(nvmlDeviceGetPowerUsage,
-         1000 * board_power_w(call.board, call.at, call.board->instant ? POWER_INSTANT_S : POWER_AVERAGE_S))
+CONSTANT(nvmlDeviceGetPowerUsage, 1000 * power_usage_w(call.board, call.at))
 
 EXPORT int nvmlDeviceGetCudaComputeCapability(Handle handle, int *major, int *minor) {
     Call call = begin_any(__func__, handle);
     if (!call.error) *major = 9, *minor = 0;
+    return end(&call);
+}
+
+/* Zeus asks for it: whether the board is a part of a Grace Hopper. */
+EXPORT int nvmlDeviceGetC2cModeInfoV(Handle handle, void *info) {
+    (void)info;
+    Call call = begin(__func__, handle);
+    if (!call.error) call.error = NOT_SUPPORTED;
     return end(&call);
 }
 
@@ -544,6 +560,7 @@ static void field(const Call *call, FieldValue *value) {
     value->result = failure_of(symbol, board, call->at);
     if (value->result) return;
     bool whole_board = !value->scope;
+    double watts;
     switch (value->field) {
     case FIELD_ECC_CURRENT: put(value, board->ecc); break;
     case FIELD_SBE:
@@ -555,14 +572,16 @@ static void field(const Call *call, FieldValue *value) {
     case FIELD_SW_THERMAL: put_long(value, throttled_ns(call, SW_THERMAL)); break;
     case FIELD_HW_THERMAL: put_long(value, throttled_ns(call, HW_THERMAL)); break;
     case FIELD_POWER_BRAKE: put_long(value, throttled_ns(call, POWER_BRAKE)); break;
-    case FIELD_MEMORY_TEMPERATURE: put(value, series_value(&board->temperature_c, call->at) + 5); break;
+    case FIELD_MEMORY_TEMPERATURE: put(value, temperature_c(board, call->at) + 5); break;
     case FIELD_TOTAL_ENERGY:
     case FIELD_ENERGY: put_long(value, (double)board_counter_mj(board, call->at)); break;
     case FIELD_POWER_AVERAGE:
-        if (whole_board) put(value, 1000 * board_power_w(board, call->at, POWER_AVERAGE_S));
+        watts = board_told(board, POWER_AVERAGE, call->at, board_power_w(board, call->at, POWER_AVERAGE_S));
+        if (whole_board) put(value, 1000 * watts);
         break;
     case FIELD_POWER_INSTANT:
-        if (whole_board) put(value, 1000 * board_power_w(board, call->at, POWER_INSTANT_S));
+        watts = board_told(board, POWER_INSTANT, call->at, board_power_w(board, call->at, POWER_INSTANT_S));
+        if (whole_board) put(value, 1000 * watts);
         break;
     case FIELD_POWER_MIN: put(value, 200e3); break;
     case FIELD_POWER_MAX:
@@ -611,8 +630,11 @@ EXPORT int nvmlDeviceGetPowerManagementLimitConstraints(Handle handle, unsigned 
 
 static int clock_mhz(Call *call, int type, unsigned *mhz, bool most) {
     if (!call->error && (type < 0 || type > 3)) call->error = INVALID_ARGUMENT;
-    double sm = call->error ? 0 : most ? call->board->max_sm_mhz : series_value(&call->board->sm_mhz, call->at);
-    double memory = call->error ? 0 : series_value(&call->board->memory_mhz, call->at);
+    if (call->error) return end(call);
+    const Board *board = call->board;
+    double sm = series_value(&board->sm_mhz, call->at), memory = series_value(&board->memory_mhz, call->at);
+    sm = most ? board->max_sm_mhz : board_told(board, SM_CLOCK, call->at, sm);
+    memory = most ? memory : board_told(board, MEMORY_CLOCK, call->at, memory);
     return number(call, mhz, type == 2 ? memory : sm);
 }
 
@@ -645,6 +667,7 @@ static int reasons(Call *call, unsigned long long *mask) {
             if (board_throttles(call->board, (Throttle)kind, call->at)) *mask |= REASON[kind];
         }
         if (*mask & (REASON[HW_THERMAL] | REASON[POWER_BRAKE])) *mask |= REASON[HW_SLOWDOWN];
+        *mask = (unsigned long long)board_told(call->board, REASONS, call->at, (double)*mask);
     }
     return end(call);
 }
@@ -674,14 +697,14 @@ EXPORT int nvmlDeviceGetViolationStatus(Handle handle, int policy, ViolationTime
 EXPORT int nvmlDeviceGetTemperatureV(Handle handle, Temperature *temperature) {
     Call call = begin(__func__, handle);
     if (!call.error && temperature->version != (sizeof(Temperature) | 1u << 24)) call.error = ARGUMENT_VERSION_MISMATCH;
-    if (!call.error) temperature->temperature = (int)series_value(&call.board->temperature_c, call.at);
+    if (!call.error) temperature->temperature = (int)temperature_c(call.board, call.at);
     return end(&call);
 }
 
 EXPORT int nvmlDeviceGetTemperature(Handle handle, int sensor, unsigned *celsius) {
     Call call = begin(__func__, handle);
     if (!call.error && sensor != 0) call.error = INVALID_ARGUMENT;
-    if (!call.error) *celsius = (unsigned)series_value(&call.board->temperature_c, call.at);
+    if (!call.error) *celsius = (unsigned)temperature_c(call.board, call.at);
     return end(&call);
 }
 
@@ -692,7 +715,7 @@ EXPORT int nvmlDeviceGetTemperatureThreshold(Handle handle, int threshold, unsig
 }
 
 static double utilisation(Board *board, double at) {
-    if (!board->load_path[0]) return series_value(&board->utilisation, at);
+    if (!board->load_path[0]) return board_told(board, UTILISATION, at, series_value(&board->utilisation, at));
     return 100 * board_load_s(board, at - UTILISATION_S, at) / UTILISATION_S;
 }
 

@@ -121,50 +121,90 @@ static bool point(const Line *line, Series *series) {
     return true;
 }
 
-static bool replay(Board *board, const Line *line) {
-    FILE *file = fopen(line->word[1], "r");
-    if (!file) return wrong("%s can't be opened", line->word[1]);
-    bool ticks = line->count == 3;
-    if (ticks && strcmp(line->word[2], "ticks")) {
-        fclose(file);
-        return wrong("%s is not ticks", line->word[2]);
+typedef struct {
+    const char *path;
+    bool joules, ticks;
+    int column[REPLAYED], columns; /* from the third on */
+    size_t rows, room;             /* of joules or watts */
+    double first, last, before;
+} Recording;
+
+static const char *const COLUMNS[] = {
+    "power_usage", "power_average", "power_instant", "sm_clock", "memory_clock", "temperature", "reasons", "utilisation",
+};
+
+static bool recording_head(Recording *recording, char *text) {
+    char *first = strsep(&text, ","), *second = strsep(&text, ",");
+    recording->joules = second && !strcmp(second, "joules");
+    if (strcmp(first, "seconds") || !second || (!recording->joules && strcmp(second, "watts"))) {
+        return wrong("%s begins with neither seconds,joules nor seconds,watts", recording->path);
     }
-    char text[256];
-    bool joules = false, fine = true, header = true;
-    double first = 0, last = 0, before = 0, at = 0, value = 0;
-    size_t rows = 0, room = 0;
+    for (char *name; (name = strsep(&text, ","));) {
+        if (recording->columns == REPLAYED) return wrong("%s has too many columns", recording->path);
+        if (!choice(name, COLUMNS, REPLAYED, &recording->column[recording->columns++])) return false;
+    }
+    return true;
+}
+
+static bool recorded(Board *board, Recording *recording, double at, double value) {
+    bool joules = recording->joules;
+    if (recording->rows && (at <= recording->last || (joules && value < recording->before))) {
+        return wrong("the times%s must rise", joules ? " and joules" : "");
+    }
+    if (!recording->rows) recording->first = at;
+    double begin = recording->last - recording->first, length = at - recording->last;
+    if (joules && recording->rows) series_add(&board->replay, begin, (value - recording->before) / length, false);
+    if (!joules) series_add(&board->replay, at - recording->first, value, false);
+    if (recording->ticks) {
+        grow((void **)&board->replay_ticks, &recording->room, recording->rows, sizeof(double));
+        board->replay_ticks[recording->rows] = at - recording->first;
+    }
+    recording->rows++, recording->last = at, recording->before = value;
+    return true;
+}
+
+/* An empty cell was not read at this time. What else is told before the first joules is of no pass. */
+static bool recording_row(Board *board, Recording *recording, char *text) {
+    double at, value;
+    char *first = strsep(&text, ","), *cell = strsep(&text, ",");
+    if (!number(first, &at)) return false;
+    if (!cell) return wrong("there is nothing but a time");
+    if (*cell && (!number(cell, &value) || !recorded(board, recording, at, value))) return false;
+    int column = 0;
+    for (; (cell = strsep(&text, ",")); column++) {
+        if (column == recording->columns) return wrong("it has more cells than the head");
+        if (!*cell || !recording->rows) continue;
+        Series *series = &board->told[recording->column[column]];
+        if (!number_from(cell, 0, &value)) return false;
+        at -= recording->first;
+        if (series->count && at <= series->points[series->count - 1].at) return wrong("the times must rise");
+        series_add(series, at, value, false);
+        at += recording->first;
+    }
+    return true;
+}
+
+static bool replay(Board *board, const Line *line) {
+    Recording recording = {.path = line->word[1], .ticks = line->count == 3};
+    if (recording.ticks && strcmp(line->word[2], "ticks")) return wrong("%s is not ticks", line->word[2]);
+    FILE *file = fopen(recording.path, "r");
+    if (!file) return wrong("%s can't be opened", recording.path);
+    char text[512], what[sizeof problem];
+    bool fine = true, header = true;
     for (int row = 1; fine && fgets(text, sizeof text, file); row++) {
         text[strcspn(text, "\r\n")] = 0;
         if (!text[0] || text[0] == '#') continue;
-        if (header) {
-            header = false;
-            joules = !strcmp(text, "seconds,joules");
-            fine = joules || !strcmp(text, "seconds,watts");
-            if (!fine) wrong("%s begins with neither seconds,joules nor seconds,watts", line->word[1]);
-            continue;
+        if (header) fine = recording_head(&recording, text);
+        else if (!recording_row(board, &recording, text)) {
+            snprintf(what, sizeof what, "%s", problem);
+            fine = wrong("%.150s, row %d: %.250s", recording.path, row, what);
         }
-        char *comma = strchr(text, ',');
-        if (comma) *comma = 0;
-        fine = comma && number(text, &at) && number(comma + 1, &value);
-        if (!fine) {
-            wrong("%s, row %d: not two numbers", line->word[1], row);
-        } else if (rows && (at <= last || (joules && value < before))) {
-            fine = wrong("%s, row %d: the times%s must rise", line->word[1], row, joules ? " and joules" : "");
-        } else {
-            if (!rows) first = at;
-            if (joules && rows) series_add(&board->replay, last - first, (value - before) / (at - last), false);
-            if (!joules) series_add(&board->replay, at - first, value, false);
-            if (ticks) {
-                grow((void **)&board->replay_ticks, &room, rows, sizeof(double));
-                board->replay_ticks[rows] = at - first;
-            }
-            rows++, last = at, before = value;
-        }
+        header = false;
     }
     fclose(file);
     if (!fine) return false;
-    if (rows < 2) return wrong("%s has fewer than two rows", line->word[1]);
-    board->replay_s = last - first;
+    if (recording.rows < 2) return wrong("%s has fewer than two rows", recording.path);
+    board->replay_s = recording.last - recording.first;
     return true;
 }
 
@@ -489,6 +529,7 @@ void scenario_free(void) {
             &board->utilisation, &board->used_mib, &board->ecc_uncorrected, &board->load, &board->replay,
         };
         for (size_t s = 0; s < sizeof series / sizeof *series; s++) free(series[s]->points);
+        for (int column = 0; column < REPLAYED; column++) free(board->told[column].points);
         free(board->waves.items), free(board->throttles.items), free(board->processes.items), free(board->xids.items);
         free(board->resets.items), free(board->stuck.items), free(board->lost.items);
         free(board->records.items), free(board->engines.items), free(board->ends.items), free(board->replay_ticks);

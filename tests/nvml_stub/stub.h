@@ -82,6 +82,11 @@ typedef struct {
     double load;
 } LoadRecord;
 
+/* What a recording may hold beside joules or watts, in a column each. */
+typedef enum {
+    POWER_USAGE, POWER_AVERAGE, POWER_INSTANT, SM_CLOCK, MEMORY_CLOCK, TEMPERATURE, REASONS, UTILISATION, REPLAYED
+} Replayed;
+
 typedef struct {
     unsigned index;
     char name[TEXT], uuid[TEXT], vbios[TEXT];
@@ -117,6 +122,7 @@ typedef struct {
     Series replay; /* watts over one pass */
     double *replay_ticks;
     double replay_s;
+    Series told[REPLAYED]; /* what else was recorded in that time */
 
     long long tick_known; /* of a part-time sensor: joules summed up to this tick */
     double tick_joules;
@@ -170,6 +176,7 @@ bool within(Span span, double at);
 double board_joules(Board *board, double at); /* truly, since the epoch */
 uint64_t board_counter_mj(Board *board, double at);
 double board_power_w(Board *board, double at, double window_s); /* as the sensor says: mean of a window before its update */
+double board_told(const Board *board, Replayed column, double at, double otherwise); /* as recorded, where it was */
 long long board_update(const Board *board, double at);          /* number of the last update; -1: none yet */
 double board_update_at(const Board *board, long long number);
 double board_throttled_s(const Board *board, Throttle kind, double at);

@@ -338,7 +338,12 @@ def test_what_is_said_wrongly_or_without_a_session_is_refused(driver):
         ("time,power\n0,1\n", "begins with neither"),
         ("seconds,watts\n0,1\n0,2\n", "row 3: the times must rise"),
         ("seconds,joules\n0,5\n1,4\n", "row 3: the times and joules must rise"),
-        ("seconds,watts\n0,1\n1;2\n", "row 3: not two numbers"),
+        ("seconds,joules,volts\n0,5,1\n1,6,1\n", "volts is none of power_usage, power_average"),
+        ("seconds,joules,sm_clock\n0,5,1\n0,,1\n", "row 3: the times must rise"),
+        ("seconds,joules,sm_clock\n0,5,1\n1,6,fast\n", "row 3: fast is not a number"),
+        ("seconds,joules,sm_clock\n0,5,1\n1,6,1,1\n", "row 3: it has more cells than the head"),
+        ("seconds,joules,sm_clock\n0,5,1\n1\n", "row 3: there is nothing but a time"),
+        ("seconds,watts\n0,1\n1;2\n", "row 3: 1;2 is not a number"),
     ],
 )
 def test_a_wrong_recording_fails_the_init(driver, tmp_path, capfd, content, message):
