@@ -13,7 +13,7 @@ from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
 from pytest_slmperf.core.revision import LEAST_LAUNCHES, Recording
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
-from pytest_slmperf.core.tolerance import supported_tolerance
+from pytest_slmperf.core.tolerance import SMALLEST_SUPPORTED, supported_tolerance
 from pytest_slmperf.run.store import BaselineStore
 
 
@@ -71,7 +71,7 @@ def _settled(
                 refused.append(f"{case.case}: {unfit}")
                 continue
             for name, asked in sweep.asked.items():
-                taken = settled_tolerance(case, name, asked, terms)
+                taken = _tolerance(case, name, asked, terms)
                 if isinstance(taken, str):
                     refused.append(taken)
                 else:
@@ -144,7 +144,40 @@ def on_another_device(key: Mapping[str, object], machine: Machine) -> str | None
     return f"this version knows nothing of the device {device} that a stored baseline could hold for"
 
 
-def settled_tolerance(case: CaseOutcome, name: str, asked: float, terms: Terms) -> float | str:
+@dataclass(frozen=True)
+class Settled:
+    """What a metric can be gated with by its noise, against what was asked for."""
+
+    asked: float
+    supported: float | None
+    """The smallest tolerance that its noise supports; None where even the largest is too little."""
+    or_more: bool
+    """Take what the noise supports where that is more than was asked for."""
+
+    @property
+    def most(self) -> float:
+        """The largest tolerance that may be taken."""
+        return LARGEST_TOLERANCE if self.or_more else min(self.asked, LARGEST_TOLERANCE)
+
+    @property
+    def tolerance(self) -> float | None:
+        """What it will be gated with; None where it can't be recorded."""
+        if self.supported is None or self.supported > self.most:
+            return None
+        return max(self.supported, min(self.asked, LARGEST_TOLERANCE))
+
+    @property
+    def too_noisy(self) -> bool:
+        """Whether it can't be recorded for its noise: less than SMALLEST_SUPPORTED no machine supports."""
+        return self.tolerance is None and self.most >= SMALLEST_SUPPORTED
+
+
+def settled(sample: Sample, name: str, asked: float, policy: gate.Policy, *, or_more: bool) -> Settled:
+    """How a metric's noise and the tolerance that is asked of it go together, for gates by this policy."""
+    return Settled(asked, supported_tolerance(sample, metric(name), policy), or_more)
+
+
+def _tolerance(case: CaseOutcome, name: str, asked: float, terms: Terms) -> float | str:
     """The tolerance that a metric will be gated with, or why there is none."""
     sample = case.measurement.samples.get(name)
     at = f"{case.case} {name}"
@@ -152,18 +185,18 @@ def settled_tolerance(case: CaseOutcome, name: str, asked: float, terms: Terms) 
         return f"{at}: unmeasured: {case.measurement.unmeasured.get(name, 'no launch measured it')}"
     if len(sample.launches) < LEAST_LAUNCHES:
         return f"{at}: {len(sample.launches)} launches; a baseline needs {LEAST_LAUNCHES}, as --slmperf-accept measures"
-    supported = supported_tolerance(sample, metric(name), terms.policy)
-    if supported is None or supported > LARGEST_TOLERANCE:
+    found = settled(sample, name, asked, terms.policy, or_more=terms.supported)
+    if found.tolerance is not None:
+        return found.tolerance
+    if found.supported is None:
         return (
             f"{at}: its noise leaves even a tolerance of {LARGEST_TOLERANCE:.0%} undecided: pin the engine, free the "
             f"machine of other work, or take the metric out of gate={{…}} here{_drift(sample, name)}"
         )
-    if supported <= asked or terms.supported:
-        return max(supported, min(asked, LARGEST_TOLERANCE))
     return (
-        f"{at}: a tolerance of {supported:.1%} is supported by its noise and the {gate.DAY_SD:.1%} between two days of "
-        f"a machine, and {asked:.1%} is asked for: write gate={{{name!r}: {supported:g}}} in the suite, or "
-        'tolerance = "supported" in [tool.slmperf]'
+        f"{at}: a tolerance of {found.supported:.1%} is supported by its noise and the {gate.DAY_SD:.1%} between two "
+        f"days of a machine, and {asked:.1%} is asked for: write gate={{{name!r}: {found.supported:g}}} in the suite, "
+        'or tolerance = "supported" in [tool.slmperf]'
     )
 
 

@@ -18,9 +18,9 @@ from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.result import Fresh
 from pytest_slmperf.core.sample import BadSample, Measurement, Sample
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Case, Sweep
-from pytest_slmperf.core.tolerance import SMALLEST_SUPPORTED, supported_tolerance
 from pytest_slmperf.core.verdict import Status, Verdict
 from pytest_slmperf.engines.lengths import workload_key
+from pytest_slmperf.run.accept import settled
 from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
 from pytest_slmperf.run.ongoing import OngoingCase
 from pytest_slmperf.run.plan import first_launches, longest_recording
@@ -230,11 +230,8 @@ class Campaign:
         """Whether its noise keeps it from being recorded; a tolerance that no machine supports is not its noise."""
         for name, asked in self._brief.sweep.tolerances.items():
             sample = case.sample("candidate", name)
-            allowed = LARGEST_TOLERANCE if self._brief.supported else asked
-            if sample is None or allowed < SMALLEST_SUPPORTED:
-                continue
-            supported = supported_tolerance(sample, metric(name), self._policy(DEFAULT_TOLERANCE))
-            if supported is None or supported > allowed:
+            policy, or_more = self._policy(DEFAULT_TOLERANCE), self._brief.supported
+            if sample is not None and settled(sample, name, asked, policy, or_more=or_more).too_noisy:
                 return True
         return False
 
