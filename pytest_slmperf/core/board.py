@@ -53,7 +53,7 @@ class Finding:
     """What a guard found."""
 
     guard: str
-    """`reset`, `stuck`, `unreadable`, `throttled`, `power cap`, `foreign`, `clock`, `power limit`, `board`, `ecc`,
+    """`reset`, `stuck`, `unreadable`, `throttled`, `power cap`, `foreign`, `power limit`, `board`, `ecc`,
     `xid`, `temperature`, `mig`, `persistence`, `implausible` or `blind`."""
     effect: Effect
     reason: str
@@ -121,12 +121,6 @@ class BoardRound:
         """What slowed it down, look by look."""
         return [sample.throttles for sample in self.during if sample.throttles is not None]
 
-    @property
-    def sm_clock_mhz(self) -> float | None:
-        """In the mean."""
-        told = [sample.sm_clock_mhz for sample in self.during if sample.sm_clock_mhz]
-        return fmean(told) if told else None
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -135,10 +129,10 @@ class Limits:
     slowed: float = 0.001
     """Share of the round in which the board was slowed down by heat or its hardware."""
     clock: float = 0.01
-    """Share by which the mean clock may differ from the stated one."""
+    """Share by which the mean clock may differ from the baseline's."""
     power_limit: float = 0.001
     power_capped: float = 0.05
-    """Share of the rounds by which the time under the power limit may differ from the stated one. A board that is held
+    """Share of the rounds by which the time under the power limit may differ from the baseline's. A board that is held
     back was seen to lose a fifth of its clock, and joules with it: of a twentieth of the time that is 1 % of them, as
     much as another clock may make.
     """
@@ -152,15 +146,6 @@ class Limits:
     idle_memory_bytes: int = 768 * MIB
     """More in use before our own start is somebody's; a driver keeps up to 600 MiB for itself."""
     idle_utilisation: float = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Stated:
-    """What a comparison expects of a board; None where it expects nothing."""
-
-    power_limit_w: float | None = None
-    sm_clock_mhz: float | None = None
-    """Mean during a round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,21 +189,22 @@ def seen_processes(pids: Mapping[int, str]) -> Mapping[int, str] | None:
 def judge_board(
     seen: BoardRound,
     *,
-    stated: Stated = Stated(),
+    power_limit_w: float | None = None,
     ours: Collection[int] = (),
     limits: Limits = Limits(),
 ) -> tuple[Finding, ...]:
     """What is to be said of one board and one round.
 
-    `ours` are processes known to be ours. Those that came between our start and the round are taken for ours too, since
-    a container may see other ids than the driver tells.
+    `power_limit_w` is what it was when the meter was opened, where known. `ours` are processes known to be ours. Those
+    that came between our start and the round are taken for ours too, since a container may see other ids than the
+    driver tells.
     """
     return (
         *_foreign(seen, ours, limits),
         *_slowed(seen, limits),
         *_held_back(seen),
         *_health(seen),
-        *_settings(seen, stated, limits),
+        *_settings(seen, power_limit_w, limits),
         *_temperature(seen, limits),
     )
 
@@ -429,9 +415,11 @@ def _health(seen: BoardRound) -> list[Finding]:
     return findings
 
 
-def _settings(seen: BoardRound, stated: Stated, limits: Limits) -> list[Finding]:
+def _settings(seen: BoardRound, power_limit_w: float | None, limits: Limits) -> list[Finding]:
     before, after = seen.before, seen.after
-    findings = [*_power_limit(seen, stated, limits), *_clock(seen, stated, limits)]
+    findings = _power_limit(seen, power_limit_w, limits)
+    if seen.during and not any(sample.sm_clock_mhz for sample in seen.during):
+        findings.append(_marked("blind", "its clock can't be read, so it is compared with none"))
     if before.uuid != after.uuid:
         findings.append(_void("board", f"the round began on {before.uuid} and ended on {after.uuid}"))
     if before.mig or after.mig:
@@ -442,25 +430,14 @@ def _settings(seen: BoardRound, stated: Stated, limits: Limits) -> list[Finding]
     return findings
 
 
-def _power_limit(seen: BoardRound, stated: Stated, limits: Limits) -> list[Finding]:
-    expected = stated.power_limit_w or seen.before.power_limit_w
+def _power_limit(seen: BoardRound, opened_w: float | None, limits: Limits) -> list[Finding]:
+    expected = opened_w or seen.before.power_limit_w
     for state, when in ((seen.before, "before"), (seen.after, "after")):
         limit_w = state.power_limit_w
         if expected and limit_w and abs(limit_w / expected - 1) > limits.power_limit:
             return [_void("power limit", f"its power limit was {limit_w:.4g} W {when} the round, not {expected:.4g} W")]
-    if stated.power_limit_w and seen.before.power_limit_w is None:
+    if opened_w and seen.before.power_limit_w is None:
         return [_marked("blind", "its power limit can't be read, so it is compared with none")]
-    return []
-
-
-def _clock(seen: BoardRound, stated: Stated, limits: Limits) -> list[Finding]:
-    expected, mean = stated.sm_clock_mhz, seen.sm_clock_mhz
-    if not expected:
-        return []
-    if mean is None:
-        return [_marked("blind", "its clock can't be read, so it is compared with none")]
-    if abs(mean / expected - 1) > limits.clock:
-        return [_void("clock", f"its clock was {mean:,.0f} MHz in the mean, not {expected:,.0f} MHz")]
     return []
 
 

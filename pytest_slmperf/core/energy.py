@@ -19,7 +19,6 @@ from pytest_slmperf.core.board import (
     Effect,
     Finding,
     Limits,
-    Stated,
     judge_board,
     power_cap_share,
     void,
@@ -232,14 +231,14 @@ def energy_of_round(
     work: Sequence[Work],
     around: Around,
     *,
-    stated: Mapping[str, Stated] = {},
+    limits_w: Mapping[str, float | None] = {},
     ours: Collection[int] = (),
     terms: Terms = Terms(),
 ) -> RoundEnergy:
     """The joules of all boards of a meter while this work was done, and what is to be said of each board.
 
-    `stated` is what is expected of a board, by UUID; `ours` are processes known to be ours. A board that could not be
-    read, or that a guard voids, leaves all without joules.
+    `limits_w` are the boards' power limits when the meter was opened, where known; `ours` are processes known to be
+    ours. A board that could not be read, or that a guard voids, leaves all without joules.
     """
     energy = energy_of(recording.traces, work, terms)
     if recording.missing:
@@ -254,7 +253,7 @@ def energy_of_round(
         samples = recording.samples.get(board, ())
         seen = BoardRound(around.idle[board], around.before[board], around.after[board], samples, steady_ns)
         implausible = judge_plausibility(counted[board], samples) if board in counted else None
-        judged = judge_board(seen, stated=stated.get(board, Stated()), ours=ours)
+        judged = judge_board(seen, power_limit_w=limits_w.get(board), ours=ours)
         findings[board] = (*filter(None, faults), *judged, *filter(None, [implausible]))
         share = power_cap_share(seen)
         if share is not None:

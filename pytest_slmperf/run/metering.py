@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
-from pytest_slmperf.core.board import BoardFacts, BoardRound, BoardState, Stated, beside, judge_board
+from pytest_slmperf.core.board import BoardFacts, BoardRound, BoardState, beside, judge_board
 from pytest_slmperf.core.energy import (
     COVERAGE_FACTOR,
     BoardEnergy,
@@ -180,7 +180,7 @@ class Metering:
             seen.recording,
             _work(seen.measured, load),
             Around(idle, seen.before, seen.after),
-            stated={uuid: Stated(self._limits_w.get(uuid)) for uuid in self._facts.boards},
+            limits_w=self._limits_w,
             ours={ours},
             terms=Terms(lead_in_s=self.lead_in_s, least_s=SHORTEST_WINDOW * self.window_s),
         )

@@ -11,7 +11,7 @@ import nvml_standin
 import pytest
 from decoding import NS, steps
 
-from pytest_slmperf.core.board import Effect, Stated, void
+from pytest_slmperf.core.board import Effect, void
 from pytest_slmperf.core.energy import Energy, NoEnergy, Terms, energy_of, energy_of_round
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.meter import Around
@@ -20,7 +20,6 @@ from pytest_slmperf.meters.nvml import NvmlMeter, Pace, visible_devices
 pytest.importorskip("pynvml")
 STEADY = Pace(cpu_share=1000)
 """Without the care for this machine's CPU, which a virtual clock knows nothing of."""
-NOTHING = Stated()
 
 
 @pytest.fixture
@@ -38,13 +37,13 @@ def meter(driver):
         one.close()
 
 
-def measured(driver, meter, seconds=5.0, *, stated=NOTHING):
+def measured(driver, meter, seconds=5.0, *, opened_w=None):
     """A round under a steady load: its joules, and what the guards say of the first board."""
     idle = before = meter.states()
     first, began = next(iter(before)), driver.now_ns()
     recording = meter.watch(seconds)
     work = steps(began, driver.now_ns())
-    found = energy_of_round(recording, work, Around(idle, before, meter.states()), stated={first: stated})
+    found = energy_of_round(recording, work, Around(idle, before, meter.states()), limits_w={first: opened_w})
     return found.energy, list(found.findings[first]), recording
 
 
@@ -297,34 +296,33 @@ def test_a_fault_of_the_counter_leaves_no_joules_and_names_its_cause(meter, stat
 
 
 @pytest.mark.parametrize(
-    ("statements", "stated", "guard", "reason"),
+    ("statements", "opened_w", "guard", "reason"),
     [
-        (["throttle hw_thermal 3 4"], NOTHING, "throttled", "hardware slowed it down because it was hot, for 20"),
-        (["throttle sw_thermal 3 3.02"], NOTHING, "throttled", "its driver slowed it down"),
-        (["throttle power_brake 3 4", "missing DeviceGetFieldValues"], NOTHING, "throttled", "power brake"),
-        (["throttle hw_slowdown 3 5"], NOTHING, "throttled", "two looks in a row"),
-        (["process 4321 0.5 - compute 512 train.py"], NOTHING, "foreign", "train.py (pid 4321) was on the board"),
-        (["process 4321 3 5 compute 512 train.py"], NOTHING, "foreign", "train.py (pid 4321) came in the middle"),
-        (["process 4321 3 - graphics"], NOTHING, "foreign", "(pid 4321) came in the middle"),
+        (["throttle hw_thermal 3 4"], None, "throttled", "hardware slowed it down because it was hot, for 20"),
+        (["throttle sw_thermal 3 3.02"], None, "throttled", "its driver slowed it down"),
+        (["throttle power_brake 3 4", "missing DeviceGetFieldValues"], None, "throttled", "power brake"),
+        (["throttle hw_slowdown 3 5"], None, "throttled", "two looks in a row"),
+        (["process 4321 0.5 - compute 512 train.py"], None, "foreign", "train.py (pid 4321) was on the board"),
+        (["process 4321 3 5 compute 512 train.py"], None, "foreign", "train.py (pid 4321) came in the middle"),
+        (["process 4321 3 - graphics"], None, "foreign", "(pid 4321) came in the middle"),
         (
             ["process 4321 0.5 - compute 9000", "fail DeviceGetComputeRunningProcesses NO_PERMISSION"],
-            NOTHING, "foreign", "MiB were in use before our own start",
+            None, "foreign", "MiB were in use before our own start",
         ),
         (
             ["utilisation 0 40", "fail DeviceGetComputeRunningProcesses NO_PERMISSION"],
-            NOTHING, "foreign", "the board was 40% busy before our own start (who, can't be seen: this user may not",
+            None, "foreign", "the board was 40% busy before our own start (who, can't be seen: this user may not",
         ),
-        (["sm_clock 0 1605"], Stated(sm_clock_mhz=1980), "clock", "1,605 MHz in the mean, not 1,980 MHz"),
-        (["power_limit 0 500"], Stated(power_limit_w=700), "power limit", "500 W before the round, not 700 W"),
-        (["power_limit 0 700", "power_limit 4 500"], NOTHING, "power limit", "500 W after the round"),
-        (["ecc_uncorrected 0 0", "ecc_uncorrected 4 1"], NOTHING, "ecc", "1 uncorrected"),
-        (["xid 4 48"], NOTHING, "xid", "Xid 48"),
-        (["temperature 0 40", "temperature 8 80 ramp"], NOTHING, "temperature", "while joules were counted"),
+        (["power_limit 0 500"], 700, "power limit", "500 W before the round, not 700 W"),
+        (["power_limit 0 700", "power_limit 4 500"], None, "power limit", "500 W after the round"),
+        (["ecc_uncorrected 0 0", "ecc_uncorrected 4 1"], None, "ecc", "1 uncorrected"),
+        (["xid 4 48"], None, "xid", "Xid 48"),
+        (["temperature 0 40", "temperature 8 80 ramp"], None, "temperature", "while joules were counted"),
     ],
 )  # fmt: skip
-def test_a_guard_voids_on_the_stand_in_driver_and_names_its_culprit(meter, statements, stated, guard, reason):
+def test_a_guard_voids_on_the_stand_in_driver_and_names_its_culprit(meter, statements, opened_w, guard, reason):
     one, nvml, _ = meter("power 0 400", *statements)
-    energy, findings, _ = measured(one, nvml, stated=stated)
+    energy, findings, _ = measured(one, nvml, opened_w=opened_w)
     finding = void(findings)
     assert finding is not None
     assert finding.guard == guard
@@ -348,6 +346,7 @@ def test_a_guard_voids_on_the_stand_in_driver_and_names_its_culprit(meter, state
         (["fail field:269 NOT_SUPPORTED", "fail field:270 NOT_SUPPORTED"], {"blind"}),
         (["missing DeviceGetTemperatureV", "missing DeviceGetMemoryInfo_v2", "gpm off"], set()),
         (["ecc off"], {"blind"}),
+        (["fail DeviceGetClockInfo NO_PERMISSION"], {"blind"}),
         (["fail EventSetCreate NOT_SUPPORTED"], {"blind"}),
         (["fail DeviceRegisterEvents NO_PERMISSION"], {"blind"}),
     ],
