@@ -1,7 +1,9 @@
 """A suite that gates joules per token, as a whole run on the stand-in driver."""
 
+import json
 import shutil
 from pathlib import Path
+from statistics import median
 
 import pytest
 from metered import BASELINE, BUSY_W, IDLE_W, MeteredProject
@@ -28,6 +30,20 @@ def test_unchanged_joules_are_green(project):
     said = project.run()
     assert said.endswith("exit code 0"), said
     assert "2 unchanged" in said
+
+
+def test_joules_net_of_idle_stand_in_the_report_and_in_no_verdict(project):
+    said = project.run("--slmperf-report=report.json")
+    assert said.endswith("exit code 0"), said
+    (sweep,) = json.loads((project.path / "report.json").read_text())["sweeps"]
+    (case,) = sweep["cases"]
+    (board,) = case["boards"].values()
+    gross = median(rounds[0] for rounds in case["samples"]["joules_per_output_token"]["launches"])
+    power = median(rounds[0] for rounds in case["samples"]["mean_power_w"]["launches"])
+    assert board["idle_w"] == pytest.approx(IDLE_W, rel=0.05)
+    assert case["net_of_idle"]["joules_per_output_token"] == pytest.approx(gross * (1 - IDLE_W / power), rel=0.1)
+    assert 0 < case["net_of_idle"]["error"] < 0.2 * gross
+    assert set(case["verdicts"]) == {"output_throughput", "joules_per_output_token"}
 
 
 def test_half_as_many_watts_again_are_red_for_joules_alone(project):
