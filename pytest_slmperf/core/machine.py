@@ -41,6 +41,7 @@ ROLES: Mapping[str, Role] = {
     "smt": Role.PART_OF_DEVICE,
     "virtualisation": Role.PART_OF_DEVICE,
     "hostname": Role.IGNORED,  # a container draws a new one for every run
+    "compile_caches": Role.IGNORED,  # the first recording fills them
 }
 """A field that isn't here is worth a note."""
 

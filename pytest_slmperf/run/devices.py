@@ -74,7 +74,9 @@ def machine_of(device: Device) -> Machine:
     if device.kind == SIMULATED:
         return fingerprint.simulated()
     host = fingerprint.with_variables(fingerprint.probe(), os.environ)
-    return fingerprint.with_board(host, _described(device)) if device.kind == "cuda" else host
+    if device.kind != "cuda":
+        return host
+    return fingerprint.with_compile_caches(fingerprint.with_board(host, _described(device)), os.environ)
 
 
 def _described(device: Device) -> boards.Board:

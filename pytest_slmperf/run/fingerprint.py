@@ -8,6 +8,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from pytest_slmperf.core.machine import SIMULATED, Machine, Scalar
@@ -61,7 +62,15 @@ _WHO = frozenset({"ADDR", "ADDRESS", "HOST", "HOSTNAME", "IP", "PORT", "USER"})
 _OF_ONE_RUN = ("COMM_ID", "RUN_ID")
 """At the end of the name of one that is another in every run."""
 _ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+|\.\S*:\d+$")
+_DRAWN = re.compile(r"(?=[a-z]*[0-9])(?=[0-9]*[a-z])[a-z0-9]{16,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}|eyj", re.IGNORECASE)
+"""In a value: letters and digits without a word, as keys, tokens and UUIDs have them, whatever its variable is."""
 _LONGEST = 100
+_COMPILE_CACHES = {  # what says where each lies, and where it lies by default
+    "cuda": ("CUDA_CACHE_PATH", "~/.nv/ComputeCache"),
+    "torch": ("TORCHINDUCTOR_CACHE_DIR", "{tmp}/torchinductor_{user}"),
+    "triton": ("TRITON_CACHE_DIR", "~/.triton/cache"),
+    "vllm": ("VLLM_CACHE_ROOT", "~/.cache/vllm"),
+}
 
 
 def probe(root: Path = Path("/")) -> Machine:
@@ -104,11 +113,27 @@ def with_board(host: Machine, board: Board) -> Machine:
     return Machine(name, board.driver, {**host.fields, "cpu": host.device, **board.fields})
 
 
+def with_compile_caches(machine: Machine, environ: Mapping[str, str]) -> Machine:
+    """The machine with the names of the compilers' caches that hold something before the first launch, or `none`.
+
+    How long a first start takes hangs on them, and nothing that is gated: a launch that doesn't count fills them.
+    """
+    home, tmp = environ.get("HOME", "/nowhere"), environ.get("TMPDIR", "/tmp")  # noqa: S108 - where torch puts it
+    filled = []
+    for name, (variable, default) in _COMPILE_CACHES.items():
+        place = environ.get(variable) or default.format(tmp=tmp, user=environ.get("USER", ""))
+        folder = Path(place.replace("~", home, 1) if place.startswith("~") else place)
+        with suppress(OSError):
+            filled += [name] if any(folder.iterdir()) else []
+    fields = {**machine.fields, "compile_caches": ", ".join(filled) or "none"}
+    return Machine(machine.device, machine.driver, fields)
+
+
 def with_variables(machine: Machine, environ: Mapping[str, str]) -> Machine:
     """The machine with the variables that engines and their libraries read, as `env.NAME`.
 
-    Left out are names that speak of secrets, hosts and people, and values that are paths or addresses: they lead to a
-    person's folder or a machine, and a measurement doesn't depend on where something lies.
+    Left out are names that speak of secrets, hosts and people, and values that look like a key, a path or an address:
+    they lead to a person's folder or a machine, and a measurement doesn't depend on where something lies.
     """
     found = {f"env.{name}": value for name, value in sorted(environ.items()) if _recordable(name, value)}
     return Machine(machine.device, machine.driver, {**machine.fields, **found})
@@ -119,7 +144,7 @@ def _recordable(name: str, value: str) -> bool:
         return False
     if any(word in name.upper() for word in _SECRET) or _WHO & {*name.upper().split("_")}:
         return False
-    if name.upper().endswith(_OF_ONE_RUN) or _ADDRESS.search(value):
+    if name.upper().endswith(_OF_ONE_RUN) or _ADDRESS.search(value) or _DRAWN.search(value):
         return False
     return len(value) <= _LONGEST and value.isprintable() and not set(value) & set("/\\@")
 

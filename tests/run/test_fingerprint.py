@@ -276,6 +276,9 @@ def test_a_gpu_that_a_stand_in_tells_of_is_simulated(tree):
         ("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True,max_split_size_mb:128"),
         ("CT2_USE_MKL", "0"),
         ("OMP_PROC_BIND", "true"),
+        ("TORCH_CUDA_ARCH_LIST", "7.0;8.0;9.0+PTX"),
+        ("VLLM_ATTENTION_BACKEND", "TRITON_ATTN_VLLM_V1"),
+        ("NCCL_IB_HCA", "mlx5_0,mlx5_1,mlx5_2,mlx5_3"),
     ],
 )
 def test_variables_that_engines_read_are_kept(tree, name, value):
@@ -306,6 +309,11 @@ def test_variables_that_engines_read_are_kept(tree, name, value):
         ("OMP_NUM_THREADS", "64"),
         ("VLLM_NOTE", "x" * 200),
         ("VLLM_NOTE", "a\x1b[31m"),
+        ("VLLM_EXTRA", "sk-proj-Ab3dE5gH7jK9mN1pQ3sT5vW7"),
+        ("VLLM_HUB", "hf_aBcDeFgHiJkLmN0pQrStUvWxYz123456"),
+        ("TORCH_LOGIN", "9f86d081884c7d659a2feaa0c55ad015"),
+        ("VLLM_SESSION", "eyJhbGciOiJIUzI.eyJzdWIiOiIx.c2lnbmVk"),
+        ("NCCL_NOTE", "0b7e4a52-1c9d-4e0f-a1b2-c3d4e5f60718"),
         ("HOME", "1"),
         ("AWS_SECRET_ACCESS_KEY", "1"),
     ],
@@ -314,3 +322,16 @@ def test_secrets_people_and_places_are_not_kept(tree, name, value):
     """Nor what a launch sets anew, nor what an engine doesn't read."""
     host = fingerprint.probe(tree(NEOVERSE))
     assert fingerprint.with_variables(host, {name: value}) == host
+
+
+def test_compile_caches_that_hold_something_are_named(tree, tmp_path):
+    """By name alone: where they lie is nobody's business, and a difference means nothing."""
+    host = fingerprint.probe(tree(NEOVERSE))
+    environ = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path / "tmp"), "USER": "jane", "VLLM_CACHE_ROOT": "~/elsewhere"}
+    cold = fingerprint.with_compile_caches(host, environ)
+    assert cold.fields["compile_caches"] == "none"
+    for folder in (".triton/cache/a", "tmp/torchinductor_jane/b", "elsewhere", ".cache/vllm/c"):
+        (tmp_path / folder).mkdir(parents=True)
+    warm = fingerprint.with_compile_caches(host, environ)
+    assert warm.fields["compile_caches"] == "torch, triton"
+    assert not cold.differences(warm, Role.MUST_MATCH, Role.PART_OF_DEVICE, Role.NOTE)
