@@ -8,6 +8,7 @@ import pytest
 
 from pytest_slmperf.core.errors import SlmperfError
 from pytest_slmperf.plugin.selection import covers_project, selection_of
+from pytest_slmperf.run.unjudged import nothing_judged
 
 if TYPE_CHECKING:
     from pytest_slmperf.plugin.session import SlmperfSession
@@ -17,10 +18,11 @@ NAME = "slmperf::whole-run"
 
 class RunCheck(pytest.Item):
     """Runs last. In a whole run it is red for a sweep that nothing measured, for a gated case that no test looks at or
-    a gated metric that none asserts, for a verdict of a fixture that no test asks, for a stale baseline and where no
-    case was measured at all; under a selection it only says so, and of a metric also where a test of its sweep failed
-    and may not have come to the assertion. In any run it is red for a measurement that failed and that no test failed
-    for. In a recording run it stores what was measured first, and is red where that is refused.
+    a gated metric that none asserts, for a verdict of a fixture that no test asks, for a stale baseline, for settings
+    of a sweep that there isn't and where no case was measured at all; under a selection it only says so, and of a
+    metric also where a test of its sweep failed and may not have come to the assertion. In any run it is red for a
+    measurement that failed and that no test failed for, and where nothing that was measured was judged. In a recording
+    run it stores what was measured first, and is red where that is refused.
     """
 
     def __init__(self, *, active: SlmperfSession, whole: bool, **rest: Any) -> None:  # noqa: ANN401 - pytest's
@@ -68,14 +70,29 @@ class RunCheck(pytest.Item):
             found = [*found, *measuring.not_looked_at()]
         if self.whole and not tests_failed and covers_project(self.config):
             found, orphaned = [*found, *orphaned], []
-        measuring.remark(*not_reached, *orphaned, *([] if self.whole else found))
-        red = found if self.whole else []
+        misspelt, elsewhere = self._not_swept()
+        measuring.remark(*not_reached, *orphaned, *elsewhere, *([] if self.whole else found))
+        red = [*found, *misspelt] if self.whole else []
         if not tests_failed:
-            red = [*measuring.problems, *red]
+            red = [*measuring.problems, *red, *nothing_judged(measuring.outcome())]
         for line in red:
             active.problem(line)
         if red:
             raise RunIncomplete("\n".join(red))
+
+    def _not_swept(self) -> tuple[list[str], list[str]]:
+        """What `[tool.slmperf]` sets of sweeps that no suite declares: what is red, and what is only said.
+
+        A run of a part of the project's folders doesn't know the sweeps of the others.
+        """
+        measuring = self._active.measuring
+        outcome = measuring.outcome()
+        declared = {*self._active.declared, *(sweep.sweep for sweep in outcome.sweeps)}
+        unknown = measuring.settings.undeclared(declared, outcome.machine) if self.whole else []
+        if not covers_project(self.config):
+            return [], [one.line for one in unknown if one.close]
+        red = [one.line for one in unknown if one.holds and measuring.options.mode != "report"]
+        return red, [one.line for one in unknown if one.line not in red]
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], _style: object = None) -> str:
         """The message alone: there is no line of a suite to show."""

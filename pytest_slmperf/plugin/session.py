@@ -13,7 +13,7 @@ import pytest
 
 from pytest_slmperf.core.errors import NotJudged, SlmperfError, UsageError
 from pytest_slmperf.core.point import Ledger
-from pytest_slmperf.plugin import ACTIVE, METER_FIXTURE, benchmark, binding_of, measures
+from pytest_slmperf.plugin import ACTIVE, METER_FIXTURE, benchmark, binding_of, measures, unrecorded
 from pytest_slmperf.plugin.check import NAME, RunCheck
 from pytest_slmperf.plugin.failures import Failures, tell_apart
 from pytest_slmperf.plugin.ledger import AssertionLedger
@@ -22,7 +22,6 @@ from pytest_slmperf.plugin.progress import progress_for
 from pytest_slmperf.plugin.roster import XDIST_GROUP, Roster, collected_as
 from pytest_slmperf.plugin.selection import chosen, coordinates, ignored, names_files, selection_of
 from pytest_slmperf.report import document, files, junit, terminal
-from pytest_slmperf.run.accept import could_be_accepted
 from pytest_slmperf.run.measuring import Measuring
 from pytest_slmperf.run.options import Options, parse_against, parse_engine
 from pytest_slmperf.run.settings import Settings, read_settings
@@ -218,7 +217,9 @@ class SlmperfSession:
                 self._written.append(path)
         if self.outcome().problems:
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
-        self._keep_unrecorded()
+        self._remarks += unrecorded.keep(
+            self.config, self.measuring.options, self.outcome(), self.measuring.settings.later_gates
+        )
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
@@ -232,29 +233,6 @@ class SlmperfSession:
         if self._is_controller:
             return self._from_worker is None or self._from_worker.complete
         return self._check is None or self._check.ran
-
-    def _keep_unrecorded(self) -> None:
-        """Of a recording that was refused, keep what took so long: once the cause is mended, it can be accepted."""
-        options, outcome = self.measuring.options, self.outcome()
-        told = any(path.suffix == ".json" for path in options.reports)
-        cache = getattr(self.config, "cache", None)  # None under `-p no:cacheprovider`
-        if options.mode != "accept" or not cache:
-            return
-        try:
-            path = cache.mkdir("slmperf") / "unrecorded.json"
-            if outcome.recorded:
-                path.unlink(missing_ok=True)  # older than what is in force now
-                return
-            if told or not could_be_accepted(outcome):
-                return
-            files.write_report(outcome, path)
-        except (OSError, SlmperfError) as error:
-            self._remarks.append(f"what was measured could not be kept: {error}")
-        else:
-            self._remarks.append(
-                f"what was measured is kept in {path}: slmperf baselines accept {path}, once the cause is mended, or "
-                "with --tolerance supported"
-            )
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - xdist's, which has no types

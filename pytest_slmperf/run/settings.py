@@ -11,7 +11,7 @@ from pytest_slmperf.core import gate
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.flaw import flaw
 from pytest_slmperf.core.machine import Machine
-from pytest_slmperf.core.sweep import MISSING_METER, Sweep
+from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, MISSING_METER, Sweep
 
 TOLERANCES = ("asked", "supported")
 MOST_LAUNCHES = 200
@@ -89,6 +89,17 @@ class MachineSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Undeclared:
+    """A sweep that is set for a machine and that no suite declares."""
+
+    line: str
+    holds: bool
+    """Whether it is of the table that holds on this machine."""
+    close: bool
+    """Whether a declared sweep has almost this name."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that is set for a project. A flag on the command line wins over what is set here."""
 
@@ -118,10 +129,28 @@ class Settings:
 
     def sweep_on(self, name: str, machine: Machine) -> Mapping[str, Any]:
         """What this machine's settings say of a sweep; empty where they say nothing."""
-        for kind in self.machine:
-            if kind.matches(machine):
-                return kind.sweep.get(name, {})
-        return {}
+        kind = self._holding(machine)
+        return kind.sweep.get(name, {}) if kind else {}
+
+    def _holding(self, machine: Machine) -> MachineSettings | None:
+        return next((kind for kind in self.machine if kind.matches(machine)), None)
+
+    def undeclared(self, sweeps: Collection[str], machine: Machine) -> list[Undeclared]:
+        """What is set of sweeps that are none of these; `machine` is the present one."""
+        holding = self._holding(machine)
+        found = []
+        for place, kind in enumerate(self.machine):
+            for name in sorted(kind.sweep.keys() - set(sweeps)):
+                close = get_close_matches(name, sorted(sweeps), n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(sweeps)) or 'none'}"
+                line = f"[tool.slmperf] machine[{place}] sets sweep.{name}, and no suite here declares it; {hint}"
+                found.append(Undeclared(line, holds=kind is holding, close=bool(close)))
+        return found
+
+    @property
+    def later_gates(self) -> gate.Policy:
+        """How a gate will judge by what is recorded now; each metric then has its own tolerance."""
+        return gate.Policy(tolerance=DEFAULT_TOLERANCE, max_launches=self.max_launches, design="stored")
 
     def without_meter(self, sweep: Sweep, machine: Machine) -> str:
         """`red` or `skip`: what becomes of a sweep's joules on this machine where nothing tells them.

@@ -44,6 +44,17 @@ def test_the_first_machine_that_matches_decides(tmp_path):
     assert settings.sweep_on("decode", Machine("NVIDIA H100", "580.65")) == {"model": ["opt-1.3b"]}
 
 
+def test_sweeps_that_nobody_declares_are_told_apart():
+    """By whether their table holds on this machine, and by whether they look like a slip."""
+    machines = [{"when": {"device": "H100"}, "sweep": {"gpu": {}, "decoed": {}}}, {"sweep": {"decode": {}, "cpu": {}}}]
+    found = settings_of({"machine": machines}, "here").undeclared({"decode", "prefill"}, LAPTOP)
+    assert [(one.line.partition(" sets ")[2], one.holds, one.close) for one in found] == [
+        ("sweep.decoed, and no suite here declares it; did you mean 'decode'?", False, True),
+        ("sweep.gpu, and no suite here declares it; there are decode, prefill", False, False),
+        ("sweep.cpu, and no suite here declares it; there are decode, prefill", True, False),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
