@@ -53,11 +53,16 @@ def launch(driver, tmp_path):  # noqa: F811 - a fixture's name
     """Measures one launch on a board of this scenario, with its joules; `{then}` is amid the energy round."""
     log = tmp_path / "load"
 
-    def measure(*statements, gated=True, window_s=0.3, real_time=True, void_retries=4, **options):
+    def measure(*statements, gated=True, window_s=0.3, real_time=True, void_retries=4, boards=(), **options):
         later = [one for one in statements if "{then}" in one]
         one = driver(f"load {log} 100 500", "period 0.02", *(one for one in statements if one not in later), real=True)
         terms = {"window_s": window_s, "lead_in_s": LEAD_IN_S}
-        metering = Metering(Eventful(one, later, window_s), idle_s=0, **terms) if later else open_nvml(**terms)
+        if later:
+            metering = Metering(Eventful(one, later, window_s), idle_s=0, **terms)
+        elif boards:
+            metering = Metering(NvmlMeter(boards, pace=pace_for(window_s)), **terms)
+        else:
+            metering = open_nvml(**terms)
         told = {"load_log": str(log), "real_time": True} if real_time else {}
         try:
             record = run_launch(
@@ -156,6 +161,16 @@ def test_without_permission_joules_are_unmeasured_with_the_reason(launch):
     assert case.void is None
     assert "output_throughput" in case.values
     assert "this user may not ask for it (NO_PERMISSION)" in case.unmeasured["joules_per_output_token"]
+
+
+def test_several_boards_are_one_meter_of_which_each_is_guarded(launch):
+    """Their joules and memory are added up, and whatever one of them is void for, all are."""
+    alone, both = launch("boards 2"), launch("boards 2", boards=(0, 1))
+    for name in ("joules_per_output_token", "mean_power_w", "gpu_memory_used_bytes"):
+        assert both.values[name][0] == pytest.approx(2 * alone.values[name][0], rel=0.1)
+    assert set(both.boards) == {f"GPU-00000000-0000-4000-8000-00000000000{index}" for index in (0, 1)}
+    hot = launch("boards 2", "board 1", "throttle hw_thermal 0", boards=(0, 1), void_retries=0)
+    assert hot.void_rounds[0].reason.startswith("GPU-00000000-0000-4000-8000-000000000001: ")
 
 
 def test_what_could_not_be_seen_of_the_board_is_said_in_the_notes(launch):
