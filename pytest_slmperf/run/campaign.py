@@ -22,7 +22,7 @@ from pytest_slmperf.core.verdict import Status, Verdict
 from pytest_slmperf.engines.lengths import workload_key
 from pytest_slmperf.run.accept import settled
 from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
-from pytest_slmperf.run.ongoing import OngoingCase
+from pytest_slmperf.run.ongoing import OngoingCase, Phase
 from pytest_slmperf.run.plan import first_launches, longest_recording
 
 BOARD_OPTIONS = ("device_index",)
@@ -111,7 +111,7 @@ class Campaign:
         for case in self._cases:
             if case.case.model == model:
                 case.again = OngoingCase(
-                    case.case, case.configuration, case.load, case.keys, case.stored, wanted, judged=False
+                    case.case, case.configuration, case.load, case.keys, case.stored, wanted, Phase.UNJUDGED
                 )
                 again.append(case.again)
         self._told_from, self._pause_s = self._launches, VOID_PAUSE_S
@@ -189,9 +189,8 @@ class Campaign:
             stored = (
                 self._around.stored(case.name, keys["candidate"]) if self._brief.design == "stored" else Reference()
             )
-            self._cases.append(
-                OngoingCase(case, configuration, load, keys, stored, wanted=self._first_wanted(stored), note=note)
-            )
+            wanted = self._first_wanted(stored)
+            self._cases.append(OngoingCase(case, configuration, load, keys, stored, wanted, self._first_phase, note))
 
     def _never_started(self, case: Case, configuration: Configuration) -> OngoingCase:
         """A case that the budget leaves undecided before its engine could say what it is. Raises UsageError for a
@@ -205,7 +204,7 @@ class Campaign:
         }
         nothing = Reference(status=Status.INCONCLUSIVE, reason=spent, way_out=LARGER)
         load = Load(case.name, (), seed=0)  # of an unknown context, and never sent
-        return OngoingCase(case, configuration, load, keys, nothing, wanted=self._first_wanted(nothing))
+        return OngoingCase(case, configuration, load, keys, nothing, self._first_wanted(nothing), self._first_phase)
 
     def _record_longer(self) -> None:
         """More launches of each case that could not be recorded as it is, for its noise: more bound it better, and a
@@ -234,6 +233,10 @@ class Campaign:
             if sample is not None and settled(sample, name, asked, policy, or_more=or_more).too_noisy:
                 return True
         return False
+
+    @property
+    def _first_phase(self) -> Phase:
+        return Phase.LOOKING if self._brief.mode == "gate" else Phase.UNJUDGED
 
     def _first_wanted(self, stored: Reference) -> int:
         return first_launches(
@@ -324,10 +327,7 @@ class Campaign:
 
     def _look(self, case: OngoingCase) -> None:
         """Judge what is undecided, and ask for more launches where that may decide it."""
-        if not case.judged or self._brief.mode != "gate" or case.exhausted or len(case.blocks) == case.looked_at:
-            return
-        case.looked_at = len(case.blocks)
-        if case.fresh_from is not None:
+        if case.phase is not Phase.LOOKING or case.exhausted:
             return
         more = 0
         for name, tolerance in self._gated(case).items():
@@ -379,8 +379,7 @@ class Campaign:
     def _ask_for_confirmation(self) -> bool:
         suspects = [case for case in self._cases if self._suspected(case)]
         for case in suspects:
-            case.fresh_from = len(case.blocks)
-            case.wanted = len(case.blocks) + gate.fresh_launches(self._policy(DEFAULT_TOLERANCE))
+            case.confirm_by(gate.fresh_launches(self._policy(DEFAULT_TOLERANCE)))
         return bool(suspects)
 
     @staticmethod
@@ -390,7 +389,7 @@ class Campaign:
     def _confirm(self, case: OngoingCase) -> None:
         if case.fresh_from is None:
             return
-        case.confirmed = True
+        case.phase = Phase.CONFIRMED
         for name in self._suspected(case):
             baseline, fresh = self._arms_of(case, name, case.fresh_from)
             first = case.verdicts[name]
@@ -447,7 +446,7 @@ class Campaign:
                 status, name, meaning.unit, meaning.higher_is_better, reason=reason, way_out=way_out, judged=judged
             )
         decided = case.verdicts[name]
-        if decided.status is Status.REGRESSED and not case.confirmed:
+        if decided.status is Status.REGRESSED and case.phase is not Phase.CONFIRMED:
             reason = "it looked regressed, and the run ended before it was confirmed"
             return replace(decided, status=Status.INCONCLUSIVE, reason=reason)
         if decided.status is Status.INCONCLUSIVE and case.missing:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 
 from pytest_slmperf.core.board import (
     BoardFacts,
@@ -23,6 +24,19 @@ VOID_ALLOWANCE = 4
 """Launches that may be void for a case before the case is."""
 
 
+class Phase(Enum):
+    """How far the gate is with a case."""
+
+    UNJUDGED = auto()
+    """It has no look: the run judges nothing, or the launches are made for a knee or a frontier."""
+    LOOKING = auto()
+    """It looks as launches come in, and asks for more of them."""
+    CONFIRMING = auto()
+    """It waits for the fresh launches of what looked regressed; nothing is `regressed` yet, however many there are."""
+    CONFIRMED = auto()
+    """It has judged the fresh launches."""
+
+
 @dataclass
 class OngoingCase:
     """The blocks of a case that were measured, and what the gate has said of them so far."""
@@ -34,19 +48,16 @@ class OngoingCase:
     """By arm."""
     stored: Reference
     wanted: int
+    """Valid blocks, with those that there are."""
+    phase: Phase
     note: str | None = None
     blocks: list[dict[str, tuple[int, CaseRecord]]] = field(default_factory=list)
     """Valid blocks in time order; a block has a record for each arm, with the launch's index."""
     voids: list[dict[str, tuple[int, CaseRecord]]] = field(default_factory=list)
     """Blocks with a void launch in some arm: listed, and not used."""
     verdicts: dict[str, Verdict] = field(default_factory=dict)
-    looked_at: int = 0
-    judged: bool = True
-    """Whether the gate looks at it."""
     fresh_from: int | None = None
     """Block at which the confirmation began."""
-    confirmed: bool = False
-    """Whether the fresh launches were judged; until then nothing is `regressed`, however many there are."""
     again: "OngoingCase | None" = None
     """The same case in launches made for a knee or a frontier that looked regressed; the gate doesn't look at them."""
 
@@ -64,6 +75,11 @@ class OngoingCase:
     def missing(self) -> int:
         """Launches that it still wants, in each arm."""
         return 0 if self.exhausted else max(0, self.wanted - len(self.blocks))
+
+    def confirm_by(self, launches: int) -> None:
+        """Want so many fresh launches in each arm, by which alone what looked regressed is confirmed."""
+        self.phase, self.fresh_from = Phase.CONFIRMING, len(self.blocks)
+        self.wanted = self.fresh_from + launches
 
     def launched(self, arm: str) -> list[tuple[int, CaseRecord]]:
         """Every launch of an arm in time order: the void ones and those made again, too."""
