@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_typ
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Served
 from pytest_slmperf.core.launch import Load
 
-VERSION = 2
+VERSION = 3
 """Counted up with every change to a message."""
 
 
@@ -39,6 +39,8 @@ class Hello:
     """The worker runs, and could import what it needs."""
 
     python: str
+    pid: int
+    """Of the engine's process, which isn't the one that was started."""
 
 
 @dataclass(frozen=True, slots=True)

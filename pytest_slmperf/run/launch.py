@@ -76,7 +76,7 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
     The engine is pinned to `cores`, and this process keeps off them; with None neither is pinned. `progress` is told
     (case, round, rounds) before each plain round. With `energy` each case gets a round of its own around which a meter
     counts joules. `pace` is what the cores' pace is held to, by default of this launch alone. Whatever happens, the
-    engine's process group is dead at the end.
+    engine and all that it has started are dead at the end.
 
     Raises EngineUnavailable, EngineFailed, EngineDied or EngineHung, and UsageError for fewer cores than threads.
     """

@@ -25,6 +25,8 @@ PACKAGE = BOOTSTRAP.parent.parent
 HELLO_LIMIT_S = 60.0
 """An interpreter that has not said hello by then is none of ours, whatever the policy allows an engine."""
 STOP_LIMIT_S = 5.0
+END_LIMIT_S = 10.0
+"""So long the guard may take to end what the engine has started; a driver may hold a process on a GPU for seconds."""
 OUTPUT_LIMIT = 1 << 20
 """Bytes of output that are kept on disk; of more, the last part is."""
 OUTPUT_KEPT = 1 << 16
@@ -43,9 +45,10 @@ _SIGNAL_HINTS: Mapping[int, str] = {
 
 
 class EngineProcess:
-    """One engine's process, in a session and process group of its own. Whatever happens, the group is dead after it.
+    """One engine's process and its guard, which ends as the engine does; see worker/bootstrap.py.
 
-    Raises EngineUnavailable where the interpreter cannot be started.
+    Whatever happens, the engine is dead after it, and all that it has started. Raises EngineUnavailable where the
+    interpreter cannot be started.
     """
 
     def __init__(self, spec: EngineSpec, *, launch: str, cores: tuple[int, ...] | None) -> None:
@@ -55,6 +58,7 @@ class EngineProcess:
         self._cores = cores or ()
         self._received = bytearray()
         self.pid = 0
+        """The engine's own process and process group, known from its hello on."""
         self.doing = "starting"
         """What it was asked to do, for messages: `serving decode/opt-125m/batch=64, round 3 of 4`."""
 
@@ -64,7 +68,7 @@ class EngineProcess:
         self._from, self._to = read_end, write_end
         os.set_blocking(write_end, False)  # a stopped engine reads nothing, and must not stop us
         self._output: IO[bytes] = tempfile.TemporaryFile(prefix="slmperf-", buffering=0)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self._pidfd: int | None = None
         try:
             self._spawn(theirs_to_read, theirs_to_write)
@@ -81,10 +85,10 @@ class EngineProcess:
         # Appending, it may be cut short here while it grows there.
         fcntl.fcntl(output, fcntl.F_SETFL, fcntl.fcntl(output, fcntl.F_GETFL) | os.O_APPEND)
         cores = ",".join(map(str, self._cores))
-        command = [self._python, str(BOOTSTRAP), str(PACKAGE), str(read_fd), str(write_fd), str(os.getpid()), cores]
+        command = [self._python, str(BOOTSTRAP), str(PACKAGE), str(read_fd), str(write_fd), cores]
         self.started_ns = time.monotonic_ns()
         try:
-            self._process = subprocess.Popen(
+            self._guard = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
@@ -98,9 +102,8 @@ class EngineProcess:
                 f"{self._who}: {self._python} cannot be started ({error.strerror}); "
                 "name a Python interpreter, 3.11 or newer"
             ) from error
-        self.pid = self._process.pid
-        with suppress(OSError):  # a kernel without it: then the end of the pipe says when the process has ended
-            self._pidfd = os.pidfd_open(self.pid)
+        with suppress(OSError):  # a kernel without it: then the end of the pipe says when the engine has ended
+            self._pidfd = os.pidfd_open(self._guard.pid)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -114,12 +117,14 @@ class EngineProcess:
     def hello(self, limit_s: float) -> Hello:
         """Wait for the interpreter. Raises EngineUnavailable unless it is one that can run the worker."""
         try:
-            return self._answer(Hello, min(limit_s, HELLO_LIMIT_S))
+            hello = self._answer(Hello, min(limit_s, HELLO_LIMIT_S))
         except (EngineDied, EngineHung) as error:
             raise EngineUnavailable(
                 f"{self._who}: {self._python} does not run our worker; it must be a Python interpreter, 3.11 or newer\n"
                 f"{error}"
             ) from error
+        self.pid = hello.pid
+        return hello
 
     def ask(self, message: Message, answer: type[M], limit_s: float) -> M:
         """Send the message and wait for its answer.
@@ -209,17 +214,17 @@ class EngineProcess:
                 return EngineFailed(said.format("failed", ""))
 
     def _death(self) -> LaunchError:
-        how = _how_it_ended(self._ended())
+        how = _how_it_ended(self._ended(END_LIMIT_S))  # the pipe is closed a little before that
         return EngineDied(f"{self._who} died while {self.doing}: {how}{self._last_words()}")
 
-    def _ended(self) -> os.waitid_result | None:
-        """How it ended. It stays a zombie, so that its group's id stays its own until the group is dead."""
-        deadline = time.monotonic() + 1.0  # the pipe may be closed a moment before the process has ended
-        while time.monotonic() < deadline:
-            status = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+    def _ended(self, limit_s: float) -> os.waitid_result | None:
+        """How guard and engine ended, or None where they run on. The guard stays a zombie, and its ids its own."""
+        deadline = time.monotonic() + limit_s
+        while self._guard is not None and time.monotonic() < deadline:
+            status = os.waitid(os.P_PID, self._guard.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
             if status is not None:
                 return status
-            time.sleep(0.005)
+            time.sleep(0.002)
         return None
 
     @property
@@ -255,10 +260,12 @@ class EngineProcess:
         ended.poll(STOP_LIMIT_S * 1000)
 
     def _end(self) -> None:
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        if self._guard is not None:
+            with suppress(ProcessLookupError, ChildProcessError):  # whoever ignores SIGCHLD has nothing to wait for
+                os.kill(self._guard.pid, signal.SIGTERM)  # not send_signal, which would reap it
+                self._ended(END_LIMIT_S)
+                os.killpg(self._guard.pid, signal.SIGKILL)  # a program that isn't Python knows nothing of guarding
+            self._guard.wait()
         for descriptor in (self._from, self._to, self._pidfd):
             if descriptor is not None:
                 os.close(descriptor)

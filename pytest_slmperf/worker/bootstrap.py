@@ -1,6 +1,9 @@
 """The first thing that runs in an engine's process, started by its path with any Python interpreter.
 
-    python bootstrap.py PACKAGE_DIR READ_FD WRITE_FD PARENT_PID CORES
+    python bootstrap.py PACKAGE_DIR READ_FD WRITE_FD CORES
+
+What is started stays behind as the guard, and the engine's process is its child: so nothing that the engine starts can
+leave it, and all of that ends when the engine ends or the launch is gone.
 
 That interpreter's environment need not have this package installed, and must not see the rest of ours (its own
 ctranslate2 is to be imported, not the one that lies beside this file), so the package is registered under its name
@@ -14,34 +17,98 @@ import os
 import select
 import signal
 import sys
+from contextlib import suppress
 
 OLDEST = (3, 11)
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_CHILD_SUBREAPER = 36
+ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
-def die_with(parent_pid: int) -> None:
-    """Be killed when the thread that started this process ends, however it ends: a batch reads no pipe."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:  # it ended before the kernel was asked
+def guard(engine: int, read_fd: int) -> None:
+    """Wait until the engine's process has ended, the launch is gone or asks for the end. Then end all, and this too.
+
+    It ends as the engine did: with the same exit code, or by the same signal. Sleeps until one of these happens, so
+    that it takes nothing of a round. Nobody but the launch holds the other end of the pipe, so its end is seen there,
+    without reading what the engine is to read.
+    """
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    for number in (signal.SIGCHLD, *ENDING):
+        signal.signal(number, lambda *_: None)  # heard by its byte in the pipe
+    heard = select.poll()
+    heard.register(read_fd, 0)  # the hang-up alone
+    heard.register(woken, select.POLLIN)
+    status = reap(engine)
+    while status is None:
+        if any(descriptor == read_fd for descriptor, _ in heard.poll()) or ENDING & set(os.read(woken, 1024)):
+            break
+        status = reap(engine)
+    end_all()
+    end_as(status)
+
+
+def reap(engine: int) -> "int | None":
+    """Take note of every child that has ended. Returns the engine's status, if it was among them."""
+    found = None
+    with suppress(ChildProcessError):
+        child, status = os.waitpid(-1, os.WNOHANG)
+        while child:
+            found = status if child == engine else found
+            child, status = os.waitpid(-1, os.WNOHANG)
+    return found
+
+
+def end_all() -> None:
+    """Kill every process that descends from this one: who loses its parent becomes a child of this one."""
+    with suppress(ChildProcessError):  # so the kernel says that none is left
+        os.waitpid(-1, os.WNOHANG)
+        while any(list(map(kill, children()))):  # each of them, and not only the first
+            os.waitpid(-1, 0)
+
+
+def children() -> "list[int]":
+    """Ids of this process's children, those included that have ended and were not reaped."""
+    found = []
+    for entry in filter(str.isdecimal, os.listdir("/proc")):  # noqa: PTH208 - a quarter of the time of a Path
+        with suppress(OSError), open("/proc/" + entry + "/stat", "rb") as file:  # noqa: PTH123
+            parent = file.read().rpartition(b")")[2].split()[1]
+            if int(parent) == os.getpid():
+                found.append(int(entry))
+    return found
+
+
+def kill(process: int) -> bool:
+    """Kill a process. Returns whether that was allowed: one that has become another user's is left."""
+    try:
+        os.kill(process, signal.SIGKILL)
+    except PermissionError:
+        return False
+    return True
+
+
+def end_as(status: "int | None") -> None:
+    """End as the process with this wait status did."""
+    if status is not None and os.WIFSIGNALED(status):
+        prctl(PR_SET_DUMPABLE, 0)  # one core dump is enough
+        with suppress(OSError):  # SIGKILL has no other action
+            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(1 if status is None else os.WEXITSTATUS(status))
+
+
+def die_with(parent: int) -> None:
+    """Be killed when this process's parent ends, however it ends: a batch reads no pipe."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the kernel was asked
         os._exit(1)
 
 
-def guard_group(read_fd: int, write_fd: int) -> int:
-    """Start a process that kills this one's whole group when the launch is gone, and return its id.
-
-    The kernel ends this process with its parent, but not what an engine has started: a server's workers, say. Nobody
-    but the launch holds the other end of the pipe, so its end is seen there, without reading what others are to read.
-    """
-    guard = os.fork()
-    if guard:
-        return guard
-    os.close(write_fd)  # or the launch would never see that the engine has died
-    gone = select.poll()
-    gone.register(read_fd, 0)  # the hang-up alone
-    gone.poll()
-    os.killpg(os.getpgrp(), signal.SIGKILL)
-    os._exit(1)
+def prctl(option: int, value: int) -> None:
+    """Set something of this process that only Linux has."""
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def register(package_dir: str) -> None:
@@ -56,12 +123,18 @@ def register(package_dir: str) -> None:
     spec.loader.exec_module(module)
 
 
-def main(package_dir: str, read_fd: str, write_fd: str, parent_pid: str, cores: str) -> None:
-    """Tie this process to its parent and its cores, then hand over to the worker."""
-    die_with(int(parent_pid))
-    guard = guard_group(int(read_fd), int(write_fd))
+def main(package_dir: str, read_fd: str, write_fd: str, cores: str) -> None:
+    """Leave a guard behind, go to the engine's cores, then hand over to the worker."""
     if sys.version_info < OLDEST:
         sys.exit("pytest-slmperf needs Python {}.{} or newer".format(*OLDEST))
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    parent = os.getpid()
+    engine = os.fork()
+    if engine:
+        os.close(int(write_fd))  # or the launch would never see that the engine has died
+        guard(engine, int(read_fd))
+    die_with(parent)
+    os.setsid()  # what concerns the engine's group is none of the guard's
     if cores:
         os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
     for inherited in (read_fd, write_fd):  # an engine's own children must not keep the pipe open
@@ -71,8 +144,6 @@ def main(package_dir: str, read_fd: str, write_fd: str, parent_pid: str, cores: 
     from pytest_slmperf.worker.conversation import converse  # noqa: PLC0415 - importable only now
 
     converse(int(read_fd), int(write_fd))
-    os.kill(guard, signal.SIGKILL)  # nobody is left to be guarded, and a child that nobody waits for would stay
-    os.waitpid(guard, 0)
 
 
 if __name__ == "__main__":

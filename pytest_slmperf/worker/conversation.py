@@ -41,7 +41,7 @@ def converse(read_fd: int, write_fd: int) -> None:
     """Answer messages until Stop, the end of the pipe or a failure."""
     faulthandler.enable()  # a crash in native code then says where, in the lines that the launch shows
     with open(read_fd, "rb") as asked, open(write_fd, "wb", buffering=0) as told:
-        _send(told, Hello(python=sys.version.split()[0]))
+        _send(told, Hello(python=sys.version.split()[0], pid=os.getpid()))
         start = _receive(asked)
         if not isinstance(start, Start):
             return

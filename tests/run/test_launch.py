@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import venv
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -333,7 +333,7 @@ def test_an_engine_without_an_answer_is_killed_after_the_limit():
 
 def test_an_engine_that_reads_nothing_is_killed_after_the_limit(tmp_path):
     """A load that is larger than the pipe doesn't fit into it, and nobody waits for ever."""
-    hello = encode(Hello("3.11")).decode()
+    hello = encode(Hello("3.11", 1)).decode()
     deaf = script(tmp_path, f"import os, sys, time; os.write(int(sys.argv[4]), {hello!r}.encode()); time.sleep(60)")
     large = replace(fake(), python=deaf, options={"name": "x" * (1 << 18)})
     with pytest.raises(EngineHung, match="no answer for 1 s while loading the model"):
@@ -383,7 +383,7 @@ def test_another_python_needs_none_of_our_packages(tmp_path):
 
 def test_a_worker_of_another_version_is_refused(tmp_path):
     other = script(tmp_path, """import os, sys; os.write(int(sys.argv[4]), b'{"slmperf": 99, "kind": "hello"}\\n')""")
-    with pytest.raises(EngineFailed, match=r"speaks protocol 99, where this pytest-slmperf speaks 2.* run again"):
+    with pytest.raises(EngineFailed, match=r"speaks protocol 99, where this pytest-slmperf speaks 3.* run again"):
         launch(replace(fake(), python=other))
 
 
@@ -405,28 +405,33 @@ def _interpreter(version):
 # -- nothing is left behind
 
 PARENT = f"""
-import signal
+import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.run.launch import run_launch
-spec = EngineSpec("fake", "tiny", options={{"fault": "hangs", "fault_batch": 6}})  # the first after the warm-up
+spec = EngineSpec(sys.argv[1], "tiny", options={{"fault": "hangs", "fault_batch": 6}})  # the first after the warm-up
 run_launch(spec, [{LOAD!r}], RoundPolicy(), arm="candidate", index=0, cores=None, quantiles=(),
            progress=lambda *_: print("in the first round", flush=True))
 """
 
 
 @contextmanager
-def hanging_launch(*paths):
+def hanging_launch(*paths, engine="fake"):
     """(a process whose launch is in a round that never ends, the id of the engine's process)"""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*paths, PACKAGE.parent)))}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", PARENT], env=environment, **pipes) as parent:
-        assert parent.stdout.readline() == b"in the first round\n"
-        time.sleep(0.1)
-        (engine,) = children(parent.pid)
-        yield parent, engine
-        parent.kill()
+    with subprocess.Popen([sys.executable, "-c", PARENT, engine], env=environment, **pipes) as parent:
+        try:
+            assert parent.stdout.readline() == b"in the first round\n"
+            time.sleep(0.1)
+            (guard,) = children(parent.pid)
+            (process,) = (
+                child for child in children(guard) if b"bootstrap" in Path(f"/proc/{child}/cmdline").read_bytes()
+            )
+            yield parent, process
+        finally:
+            parent.kill()
 
 
 @pytest.fixture
@@ -456,30 +461,76 @@ def test_a_launch_that_is_terminated_takes_its_engine_along(hanging):
     assert gone(engine)
 
 
-@pytest.fixture
-def engines_child(tmp_path):
-    """The file that gets the id of a process that an engine starts, where this folder is on its path."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import subprocess, sys\n"
-        "if 'bootstrap' in sys.orig_argv[1]:\n"
-        "    child = subprocess.Popen(['sleep', '60'])\n"
-        f"    open({str(tmp_path / 'child')!r}, 'w').write(str(child.pid))\n"
-    )
+STARTING = """
+import os
+from pathlib import Path
+from pytest_slmperf.engines import fake
+
+class Engine:
+    def __init__(self, spec):
+        self._engine = fake.create(spec)
+        self.serve, self.stop = self._engine.serve, self._engine.stop
+    def start(self):
+        told, tell = os.pipe()
+        child = os.fork()
+        if not child:
+            {leave}
+            os.write(tell, str(os.getpid()).encode())
+            os.execvp("sleep", ["sleep", "60"])
+        {wait}
+        Path(__file__).with_name("child").write_bytes(os.read(told, 20))
+        return self._engine.start()
+"""
+"""The fake engine, which starts a process of its own first."""
+WAYS = {
+    "child": ("pass", "pass"),
+    "session": ("os.setsid()", "pass"),
+    "daemon": ("os.setsid(); os.fork() and os._exit(0)", "os.waitpid(child, 0)"),
+}
+"""What such a process does to leave the engine's process group, and then the engine itself."""
+
+
+@pytest.fixture(params=WAYS)
+def engines_child(request, tmp_path, monkeypatch):
+    """The file that gets the id of the process that the engine `starting` starts."""
+    leave, wait = WAYS[request.param]
+    install(tmp_path, "starting", STARTING.format(leave=leave, wait=wait))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return tmp_path / "child"
 
 
-def test_what_an_engine_has_started_dies_with_it(engines_child, monkeypatch):
-    """Its whole process group is killed, also where the engine itself ends well."""
-    monkeypatch.setenv("PYTHONPATH", str(engines_child.parent))
-    launch()
-    assert gone(int(engines_child.read_text()))
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({}, None),
+        ({"fault": "raises", "fault_batch": 2}, EngineFailed),
+        ({"fault": "dies", "fault_batch": 2}, EngineDied),
+        ({"fault": "hangs", "fault_batch": 2}, EngineHung),
+    ],
+)
+def test_what_an_engine_has_started_dies_with_it(options, error, engines_child):
+    """However the engine ends, and wherever its processes have gone."""
+    spec = EngineSpec("starting", "tiny", options=options)
+    with pytest.raises(error) if error else nullcontext():
+        launch(spec, policy=replace(POLICY, answer_limit_s=2.0))
+    assert gone(int(engines_child.read_text()), within_s=0.5)
 
 
 def test_what_an_engine_has_started_dies_with_a_launch_that_is_killed(engines_child):
-    """The kernel ends the engine alone; its group is ended all the same."""
-    with hanging_launch(engines_child.parent) as (parent, _):
+    """The kernel tells nobody but the guard, which ends the engine and all that it has started."""
+    with hanging_launch(engines_child.parent, engine="starting") as (parent, engine):
         parent.send_signal(signal.SIGKILL)
+        assert gone(engine)
         assert gone(int(engines_child.read_text()))
+
+
+def test_an_engine_whose_guard_is_killed_does_not_live_on():
+    with hanging_launch() as (parent, engine):
+        (guard,) = children(parent.pid)
+        os.kill(guard, signal.SIGKILL)
+        assert gone(engine)
+        _, stderr = parent.communicate(timeout=5)
+        assert b"EngineDied" in stderr
 
 
 def test_an_error_in_the_launch_itself_leaves_no_engine():

@@ -1,6 +1,7 @@
 """The worker starts in any interpreter and loads nothing that only the launch needs."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -47,7 +48,12 @@ def test_our_own_site_packages_do_not_get_onto_its_path(loaded):
     assert str(PACKAGE.parent) not in path
 
 
-def test_a_worker_whose_parent_is_gone_ends_at_once():
-    nobody = "1"
-    started = subprocess.run([sys.executable, str(BOOTSTRAP), str(PACKAGE), "0", "1", nobody, ""], check=False)
+def test_a_worker_whose_launch_is_gone_ends_at_once():
+    read_end, launchs_end = os.pipe()
+    os.close(launchs_end)
+    command = [sys.executable, str(BOOTSTRAP), str(PACKAGE), str(read_end), "1", ""]
+    try:
+        started = subprocess.run(command, pass_fds=(read_end,), check=False, timeout=10, stdout=subprocess.DEVNULL)
+    finally:
+        os.close(read_end)
     assert started.returncode == 1
