@@ -22,6 +22,8 @@ REPORT_LAUNCHES = 5
 """Launches of a case that has no baseline: enough for a figure with bounds, and so for a stated limit."""
 STARTUP_S = 0.5
 """Of an engine whose model weighs nothing."""
+COLD_STEPS = 1
+"""Of a warm-up, before its pace is steady."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def _case_s(batch_s: float, case: Case, spending: Spending, policy: RoundPolicy)
     """Seconds that a launch spends on a case: a batch for its peak of memory, warm-up, timed and observed rounds, and
     joules. Whatever is to last for some time lasts for a batch at least.
     """
-    warm_up_s = STEADY_STEPS * max(batch_s, STEP_SHARE * policy.round_s)
+    warm_up_s = (COLD_STEPS + STEADY_STEPS) * max(batch_s, STEP_SHARE * policy.round_s)
     timed_s = policy.rounds * max(batch_s, policy.round_s)
     observed_s = max(policy.observed_s, batch_s * math.ceil(policy.observed_requests / case.batch_size))
     settings = spending.settings
