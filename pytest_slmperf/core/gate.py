@@ -280,11 +280,23 @@ def _autocorrelation(*arms: Sequence[float]) -> float:
     """Correlation of a launch with the next one of its arm, pooled over the arms."""
     products = squares = 0.0
     for arm in arms:
-        centre = sum(arm) / len(arm)
-        off = [value - centre for value in arm]
+        costs = _undisturbed(arm)
+        centre = sum(costs) / len(costs)
+        off = [cost - centre for cost in costs]
         products += sum([p * q for p, q in pairwise(off)])
         squares += sum([p * p for p in off])
     return products / squares if squares > len(arms) * _ROUNDING**2 else 0.0
+
+
+def _undisturbed(costs: Sequence[float]) -> list[float]:
+    """The costs, none farther above their median than the best is below it.
+
+    A machine is slowed by others, and never sped up: what lies beyond that was disturbed. Unclipped, two slow launches
+    in a row among twenty quiet ones would look like a drift, and four as if all were worth a single one.
+    """
+    ordered = sorted(costs)
+    limit = 2 * ranks.middle(ordered) - ordered[0]
+    return [min(cost, limit) for cost in costs]
 
 
 def drift_of(*arms: Sequence[float]) -> str:

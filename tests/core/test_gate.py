@@ -266,6 +266,30 @@ def test_a_drifting_session_decides_less_and_is_named():
     assert "drift" in drifted.reason
 
 
+def shortly_slowed(calm, slow, at):
+    """Costs of launches of which some in a row were slowed by a fifth."""
+    lost = [scaled([launch], 0.8)[0] if at <= i < at + slow else launch for i, launch in enumerate(calm)]
+    return gate.costs_of(Sample.of(lost), higher_is_better=True)
+
+
+@pytest.mark.parametrize("slow", [2, 3])
+def test_a_slow_minute_is_no_drift(slow):
+    """Two or three slow launches in a row leave a stored comparison its certainty, wherever they lie."""
+    calm = launches(20, 0.01, seed=5)
+    for at in range(21 - slow):
+        costs = shortly_slowed(calm, slow, at)
+        assert gate.neighbour_inflation(costs) < 3
+        assert not gate.drift_of(costs)
+
+
+@pytest.mark.parametrize("slow", [10, 13, 16])
+def test_a_change_of_pace_is_a_drift(slow):
+    """Where half of the launches or more are slower, no minute was slow: neighbours resemble each other."""
+    costs = shortly_slowed(launches(20, 0.01, seed=5), slow, 0)
+    assert "drift" in gate.drift_of(costs)
+    assert gate.neighbour_inflation(costs) > 10
+
+
 def test_drift_does_not_blind_interleaved_blocks():
     """Blocks that drift together by far more than the tolerance still show a change within them."""
     drift = [0.02 * i for i in range(14)]
