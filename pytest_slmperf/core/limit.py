@@ -8,6 +8,8 @@ from pytest_slmperf.core.metrics import Metric
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.verdict import Status, Verdict, quantity
 
+_STATED = "; limit "
+
 
 def judge_against_number(
     metric: Metric, sample: Sample, limit: float, *, at_least: bool, confidence: float = 0.95
@@ -19,19 +21,25 @@ def judge_against_number(
     """
     values = sorted(ranks.middle(sorted(rounds)) for rounds in sample.launches)
     verdict = Verdict(Status.INCONCLUSIVE, metric.name, metric.unit, metric.higher_is_better)
-    wanted = f"limit {'at least' if at_least else 'at most'} {quantity(limit)} {metric.unit}"
+    wanted = f"{_STATED}{'at least' if at_least else 'at most'} {quantity(limit)} {metric.unit}"
     index = ranks.critical(ranks.sign_distribution(len(values)), 1 - confidence)
     if index is None:
         needed = math.ceil(math.log(1 - confidence) / math.log(0.5))
-        reason = f"{len(values)} launches bound nothing with {confidence:.0%} confidence; {needed} are needed; {wanted}"
+        reason = f"{len(values)} launches bound nothing with {confidence:.0%} confidence; {needed} are needed{wanted}"
         return replace(verdict, reason=reason, way_out=f"Measure at least {needed} launches.")
     low, high = values[index], values[-1 - index]
     figures = (
         f"median launch {quantity(sample.median)} {metric.unit}, {confidence:.0%} bounds "
-        f"{quantity(low)}…{quantity(high)}, {sample.shape} launches×rounds; {wanted}"
+        f"{quantity(low)}…{quantity(high)}, {sample.shape} launches×rounds{wanted}"
     )
     if (low >= limit) if at_least else (high <= limit):
         return replace(verdict, status=Status.UNCHANGED, reason=f"within the limit: {figures}")
     if (high < limit) if at_least else (low > limit):
         return replace(verdict, status=Status.REGRESSED, reason=f"beyond the limit: {figures}")
     return replace(verdict, reason=f"too close to the limit to tell: {figures}", way_out="Measure more launches.")
+
+
+def stated(verdict: Verdict) -> str:
+    """`at most 200 ms`: the limit that a verdict is of, with which its reason ends; empty where it names none."""
+    _, found, limit = verdict.reason.rpartition(_STATED)
+    return limit if found else ""

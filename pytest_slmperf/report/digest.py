@@ -7,6 +7,8 @@ from statistics import median
 
 from pytest_slmperf.core.comparison import Mean
 from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import SuiteError
+from pytest_slmperf.core.limit import stated
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
@@ -125,6 +127,15 @@ def claim_failures(run: RunOutcome) -> list[Finding]:
     return by_cause((one_line(f"{claim.case} {claim.metric}"), claim) for claim in run.claims)
 
 
+def asserted(claim: Verdict) -> str:
+    """What a test asserted beside the gate: `at most 200 ms` of a stated limit, and of a curve that it is as stored."""
+    try:
+        metric(claim.metric)
+    except SuiteError:
+        return "as the baseline"
+    return stated(claim) or "a limit"
+
+
 def by_cause(verdicts: Iterable[tuple[str, Verdict]]) -> list[Finding]:
     """What did not pass of verdicts, each with what it concerns: grouped by verdict, reason and way out."""
     groups: dict[tuple[Status, str, str], list[str]] = {}
@@ -144,24 +155,44 @@ def by_cause(verdicts: Iterable[tuple[str, Verdict]]) -> list[Finding]:
 
 
 def void_rounds(sweep: SweepOutcome) -> list[Finding]:
-    """Rounds that a guard threw away in this run, grouped by guard, each with its first reason."""
+    """Rounds that a guard threw away in this run, grouped by guard: with the first reason of each, unless that is said
+    of a case or a metric anyhow, and then with the cases.
+    """
     groups: dict[str, list[tuple[str, VoidRound]]] = {}
     for case in sweep.cases.values():
         for measurement in _measured_now(sweep, case):
             for void in measurement.void_rounds:
                 groups.setdefault(void.guard, []).append((short(case.case, sweep), void))
+    told = "\n".join(_told(sweep))
     found = []
     for guard, voids in groups.items():
         case_name, first = voids[0]
         what = f"{len(voids)} {'round' if len(voids) == 1 else 'rounds'} void, {guard}"
-        found.append(Finding(f"{what} (first: {first.reason}, launch {first.launch} of {case_name})", ()))
+        if first.reason in told:
+            found.append(Finding(what, tuple(dict.fromkeys(name for name, _ in voids))))
+        else:
+            found.append(Finding(f"{what} (first: {first.reason}, launch {first.launch} of {case_name})", ()))
     return found
 
 
+def _told(sweep: SweepOutcome) -> Iterator[str]:
+    """The reasons that are told of a sweep's cases and metrics."""
+    for case in sweep.cases.values():
+        yield from (verdict.reason for verdict in case.verdicts.values())
+        yield case.measurement.void or ""
+        yield from case.measurement.unmeasured.values()
+
+
 def void_cases(sweep: SweepOutcome) -> list[Finding]:
-    """Cases without a valid measurement, grouped by reason."""
-    void = ((case.measurement.void, short(case.case, sweep)) for case in sweep.cases.values() if case.measurement.void)
-    return _grouped("void", void)
+    """Cases without a valid measurement, grouped by reason; without those whose verdicts say so."""
+
+    def fails(case: CaseOutcome) -> bool:
+        return any(verdict.judged and verdict.status is Status.VOID for verdict in case.verdicts.values())
+
+    cases = [case for case in sweep.cases.values() if not (judges(sweep) and fails(case))]
+    return _grouped(
+        "void", ((case.measurement.void, short(case.case, sweep)) for case in cases if case.measurement.void)
+    )
 
 
 def unmeasured(sweep: SweepOutcome) -> list[Finding]:

@@ -91,13 +91,20 @@ def _sweep_lines(sweep: SweepOutcome, width: int, markup: Markup) -> Iterator[st
 
 
 def _claim_lines(run: RunOutcome, width: int, markup: Markup) -> Iterator[str]:
-    headers = ("verdict", "case", "metric")
-    rows = [(claim.status, digest.one_line(claim.case), digest.one_line(claim.metric)) for claim in run.claims]
-    drawn = table(headers, rows)
-    if _fits(drawn, width):
-        yield from table(headers, [(_coloured(status, markup), *named) for status, *named in rows])
+    def drawn(of: Markup) -> list[str]:
+        rows = [
+            (
+                _coloured(claim.status, of),
+                *map(digest.one_line, (claim.case, digest.asserted(claim), claim.metric)),
+            )
+            for claim in run.claims
+        ]
+        return table(("verdict", "case", "asserted", "metric"), rows)
+
+    if _fits(drawn(plain), width):
+        yield from drawn(markup)
     else:
-        yield from (_cut(line, width) for line in drawn)
+        yield from (_cut(line, width) for line in drawn(plain))
     failures = digest.claim_failures(run)
     if failures:
         yield ""

@@ -99,6 +99,44 @@ def test_void_rounds_are_grouped_by_guard():
     assert "12 rounds void, contended (first: process 0 took 40 % of a core, launch 0 of opt-125m/batch=4)" in text
 
 
+def test_a_reason_that_voids_a_case_is_said_once():
+    """Of a case that a gate judges by its verdicts, of any other by itself; its void rounds name the cases alone."""
+    reason = "another process took 40 % of a core"
+    void = f"round 2 of 4 stayed void (tried 5 times): {reason}"
+
+    def case(batch):
+        done = case_outcome(batch)
+        rounds = tuple(VoidRound(launch, "contended", reason) for launch in range(5))
+        verdicts = {
+            name: replace(verdict, status=Status.VOID, reason=void, effect=None)
+            for name, verdict in done.verdicts.items()
+        }
+        measurement = replace(done.measurement, void=void, void_rounds=rounds)
+        return replace(done, measurement=measurement, verdicts=verdicts)
+
+    sweep = sweep_outcome(case(4), case(16))
+    gated = rendered(run_outcome(sweep), 200)
+    assert gated.count(reason) == 1
+    assert f"4 void - {void}: opt-125m/batch=4 output_throughput" in gated
+    assert "10 rounds void, contended: opt-125m/batch=4, opt-125m/batch=16" in gated
+    recorded = rendered(run_outcome(replace(sweep, mode="accept")), 200)
+    assert recorded.count(reason) == 1
+    assert f"void: {void}: opt-125m/batch=4, opt-125m/batch=16" in recorded
+
+
+def test_what_is_asserted_beside_the_gate_is_named():
+    """A stated limit is told from a curve: neither is a gated metric that is unchanged."""
+    claims = (
+        claim("median_ttft_ms", Status.UNCHANGED, reason="within the limit: median launch 3 ms; limit at most 2000 ms"),
+        claim("p99_ttft_ms", Status.VOID, reason="its board was hot"),
+        claim("knee", Status.UNCHANGED, case="decode/opt-125m", reason="batch 16 → batch 16"),
+    )
+    drawn = lines(run_outcome(sweep_outcome(case_outcome(4)), claims=claims), 80)
+    assert any(re.fullmatch(r"unchanged +\S+/batch=4 +at most 2000 ms +median_ttft_ms", line) for line in drawn)
+    assert any(re.fullmatch(r"void +\S+/batch=4 +a limit +p99_ttft_ms", line) for line in drawn)
+    assert any(re.fullmatch(r"unchanged +decode/opt-125m +as the baseline +knee", line) for line in drawn)
+
+
 def test_void_rounds_of_a_stored_baseline_are_of_another_day():
     """The other arm's void rounds are counted where it was measured now, and not where it was stored."""
     case = case_outcome(4)
@@ -176,7 +214,7 @@ def test_what_is_asserted_beside_the_gate_has_a_table(width):
     drawn = lines(run, width)
     text = " ".join(" ".join(drawn).split())
     assert "slmperf: asserted beside the gate" in text
-    assert "regressed decode/opt-125m/batch=4 median_ttft_ms unchanged decode/opt-125m knee" in text
+    assert "regressed decode/opt-125m/batch=4 at most 1 ms median_ttft_ms unchanged decode/opt-125m as the" in text
     assert "1 regressed - beyond the limit: median launch 3 ms; limit at most 1 ms: decode/opt-125m/batch=4" in text
     assert "    Measure more launches." in drawn
     assert drawn[-1].startswith("3 unchanged, 1 regressed; ")
