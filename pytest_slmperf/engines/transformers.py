@@ -53,6 +53,11 @@ KERNEL_VARIABLES = frozenset(
 )
 """Environment variables by which torch and its libraries choose kernels and memory: recorded where they are set."""
 
+NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What torch says of memory that ran out where it has no class of its own for that: of the host's, and of a GPU's beside
+its allocator.
+"""
+
 Library = Any
 """torch or transformers, imported only when an engine starts; to a type checker without them they have no types."""
 Ids = Any
@@ -117,6 +122,8 @@ class Transformers:
         self._torch, self._transformers = _libraries()
         self._device = self._chosen_device()
         self._torch.set_num_threads(self._spec.threads)
+        if self._device == "cuda":  # or what asks for no GPU in particular would take half a gigabyte of the first
+            self._torch.cuda.set_device(self._options.device_index)
         shape = None if weights.is_path(self._spec.model) else shape_of(self._spec.model)
         folder = own_model(Path(self._spec.model).expanduser()) if shape is None else random_model(shape, self._cache)
         self._model = self._loaded(folder, shape)
@@ -308,9 +315,8 @@ def _ready(batch: Sequence[Request], model: Library, torch: Library, transformer
 
 def _translated(error: Exception, failed: str) -> Exception:
     """Memory that ran out, of a device or of the host, as MemoryError; all else as EngineFailed."""
-    # torch has a class of its own for a device's memory, and for the host's a RuntimeError like any other.
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if out_of_memory or "DefaultCPUAllocator: can't allocate memory" in str(error):
+    if out_of_memory or any(words in str(error) for words in NO_MEMORY):
         return MemoryError(f"{failed}: {error}")
     return EngineFailed(f"{failed}: {error or type(error).__name__}")
 

@@ -26,6 +26,7 @@ from pytest_slmperf.engines.ctranslate2 import CTranslate2, write_model
 from pytest_slmperf.engines.transformers import (
     KERNEL_VARIABLES,
     Transformers,
+    _translated,
     configuration,
     create,
     random_model,
@@ -320,6 +321,34 @@ def test_a_batch_that_memory_does_not_hold_is_a_memory_error(tiny):
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
     assert tiny.serve(requests((8, 4)), observe=False).output_tokens == (4,)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported", MemoryError),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", MemoryError),
+        ("CUDA error: an illegal memory access was encountered", EngineFailed),
+    ],
+)
+def test_a_gpus_memory_that_ran_out_beside_the_allocator_is_a_memory_error(words, kind):
+    """A context or a library that finds no room is told from a GPU that fails."""
+    assert type(_translated(RuntimeError(words), "it failed")) is kind
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_on_a_gpu_a_batch_ends_with_its_work_and_tells_its_peak(cache):
+    """Nothing is left to do for the GPU when the clock is read, and its allocator held the weights at least."""
+    engine = Transformers(of("tiny-4x256", "float16", device="cuda"), cache=cache)
+    assert engine.start().device == "cuda"
+    batch = requests((16, 64), (8, 4))
+    engine.serve(batch, observe=False)
+    served = engine.serve(batch, observe=True)
+    returned_ns = time.monotonic_ns()
+    torch.cuda.synchronize()
+    assert time.monotonic_ns() - returned_ns < (served.ended_ns - served.started_ns) / 10
+    assert served.peak_memory_bytes > sum(tensor.nbytes for tensor in engine._model.parameters())
+    assert [len(stamps) for stamps in served.token_ns] == [64, 4]
 
 
 # -- models of a user's own
