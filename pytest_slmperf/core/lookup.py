@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from pytest_slmperf.core.baseline import PLANTED, BaselineFile, StoredRecording
@@ -25,6 +25,12 @@ class Against:
         if not (name and equals and value):
             raise UsageError(f"{text!r} is not KEY=VALUE, as in driver=580.65")
         return cls(name, value)
+
+    def machine(self, here: Machine) -> Machine:
+        """The machine whose baseline is asked for."""
+        if self.field == "device":
+            return replace(here, device=self.value)
+        return replace(here, driver=self.value) if self.field == "driver" else here
 
     def means(self, stored: object) -> bool:
         """Whether a stored value is the one asked for; a device or driver also by the name of its folder."""

@@ -8,7 +8,7 @@ import shlex
 import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_slmperf.core.baseline import BaselineFile, Retirement
@@ -55,11 +55,7 @@ class BaselineStore:
         With `against` naming another device or driver, that one's file. Raises BaselineError for a file that can't be
         read.
         """
-        if against and against.field == "device":
-            machine = replace(machine, device=against.value)
-        if against and against.field == "driver":
-            machine = replace(machine, driver=against.value)
-        path = self.path_of(machine, engine, suite)
+        path = self.path_of(against.machine(machine) if against else machine, engine, suite)
         return _of_suite(_read(path), path, engine, suite)
 
     def files(self) -> tuple[Stored, ...]:

@@ -47,21 +47,25 @@ class StoredCases:
         if isinstance(found, Comparable):
             return Reference(found.measurement, found.tolerances, found.point.versions, notes=found.notes)
         if isinstance(found, Incomparable):
-            field = found.fields[0]
-            one = (
-                f"compare across it: --slmperf-against={shlex.quote(f'{field.field}={field.stored}')}"
-                if len(found.fields) == 1 and field.stored is not None
-                else ""
-            )
             return Reference(
                 status=Status.INCOMPARABLE,
                 reason=f"the baseline holds for something else: {found.reason}",
-                way_out="; ".join(filter(None, (one, self._record, AB))),
+                way_out="; ".join(filter(None, (self._across(found), self._record, AB))),
             )
-        path = self._store.path_of(self._machine, engine, suite)
+        path = self._store.path_of(
+            self._against.machine(self._machine) if self._against else self._machine, engine, suite
+        )
         elsewhere = self._store.elsewhere(self._machine, engine, suite)
         reason = ". ".join(filter(None, (f"{found.reason} in {path}", elsewhere)))
         return Reference(status=Status.NO_BASELINE, reason=reason, way_out=f"{self._record}; {AB}")
+
+    def _across(self, found: Incomparable) -> str:
+        """The option that compares all the same; empty where there is none, since one field may differ and no more."""
+        first, *others = found.fields
+        another = self._against and self._against.field != first.field
+        if others or another or first.stored is None:
+            return ""
+        return f"compare across it: --slmperf-against={shlex.quote(f'{first.field}={first.stored}')}"
 
     def _file(self, suite: str, engine: str) -> BaselineFile | None:
         if (suite, engine) not in self._files:
