@@ -63,7 +63,7 @@ def device_lock(
         raise DeviceBusy(f"the lock {path} of {device} can't be taken: {error.strerror or error}") from error
     try:
         _acquire(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, device, path, wait_s=wait_s, say=tell)
-        _write_holder(_holder_file(path), "one job or more on GPUs, the last of them " if shared else "")
+        _write_holder(_holder_file(path), "one job or more that share it, the last of them " if shared else "")
         yield
     finally:
         os.close(descriptor)

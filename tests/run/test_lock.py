@@ -88,7 +88,9 @@ def test_those_that_share_a_device_hold_it_together_and_keep_out_whoever_wants_i
     both = [device_lock("cpu", wait_s=0, shared=True, folder=tmp_path) for _ in range(2)]
     with both[0], both[1]:
         alone = device_lock("cpu", wait_s=0, folder=tmp_path)
-        with pytest.raises(DeviceBusy, match=f"in use by one job or more on GPUs, the last of them pid {os.getpid()}"):
+        with pytest.raises(
+            DeviceBusy, match=f"in use by one job or more that share it, the last of them pid {os.getpid()}"
+        ):
             alone.__enter__()
     with (
         device_lock("cpu", wait_s=0, folder=tmp_path),
