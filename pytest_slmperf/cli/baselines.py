@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 from pytest_slmperf.cli import output
 from pytest_slmperf.cli.arguments import add_baselines, baselines_of
 from pytest_slmperf.cli.reading import read_report
-from pytest_slmperf.core import gate
 from pytest_slmperf.core.baseline import Retirement, StoredRecording, case_order
 from pytest_slmperf.core.diff import Diff
 from pytest_slmperf.core.drivers import Recorded, tracks, version_order
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.metrics import metric
-from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE
 from pytest_slmperf.core.verdict import quantity
 from pytest_slmperf.report.digest import interval
 from pytest_slmperf.report.table import table
@@ -82,7 +80,7 @@ def _accept(given: argparse.Namespace) -> int:
     refuse_part(run)
     settings = read_settings(Path.cwd())
     terms = Terms(
-        policy=gate.Policy(tolerance=DEFAULT_TOLERANCE, max_launches=settings.max_launches, design="stored"),
+        policy=settings.later_gates,
         supported=(given.tolerance or settings.tolerance) == "supported",
         recorded=run.started_at,
         commit=run.commit,

@@ -10,14 +10,13 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from pytest_slmperf.core import gate
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import BaselineError, SlmperfError, UsageError
 from pytest_slmperf.core.metrics import BOARD, ENERGY
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome
 from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.core.result import Fresh, Result
-from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Sweep
+from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.engines import registry
 from pytest_slmperf.run import briefing, fingerprint, plan
 from pytest_slmperf.run.accept import Terms
@@ -428,7 +427,7 @@ class Measuring:
                 "\n".join(["nothing is recorded, since the measurement is not whole:", *self._problems])
             )
         terms = Terms(
-            policy=gate.Policy(tolerance=DEFAULT_TOLERANCE, max_launches=self.settings.max_launches, design="stored"),
+            policy=self.settings.later_gates,
             supported=self.settings.tolerance == "supported",
             recorded=self._started_at,
             commit=self._commit,
