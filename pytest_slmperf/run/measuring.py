@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import BaselineError, SlmperfError, UsageError
-from pytest_slmperf.core.metrics import BOARD, ENERGY
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome
 from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.core.result import Fresh, Result
@@ -24,7 +23,7 @@ from pytest_slmperf.run.brief import Configuration
 from pytest_slmperf.run.campaign import Campaign
 from pytest_slmperf.run.coverage import Coverage, MeasuredSweep
 from pytest_slmperf.run.devices import HeldDevices, device_of, machine_of
-from pytest_slmperf.run.metering import Metering, open_nvml, open_rapl
+from pytest_slmperf.run.joules import Joules
 from pytest_slmperf.run.options import PYTHON, Options, planted_loss
 from pytest_slmperf.run.stored import StoredCases
 
@@ -35,9 +34,6 @@ if TYPE_CHECKING:
     from pytest_slmperf.core.verdict import Verdict
     from pytest_slmperf.run.progress import Progress
     from pytest_slmperf.run.settings import Settings
-
-
-OF_A_GPU = "a GPU's driver tells it, and the engine runs on a CPU"
 
 
 class Measuring:
@@ -77,6 +73,8 @@ class Measuring:
         self._machine = machine_of(self._device)
         self._devices = HeldDevices(wait_s=settings.lock_wait_s, say=progress.remark)
         self._held.callback(self._devices.close)
+        self._joules = Joules(settings, self._machine, self._device)
+        self._held.callback(self._joules.close)
         self._stored = StoredCases(
             options.baselines or root / settings.baselines,
             self._machine,
@@ -197,6 +195,11 @@ class Measuring:
             f"measure({sweep.name!r}, …) takes an engine, several engines, or the fixture slm_engine itself"
         )
 
+    @property
+    def energy_meter(self) -> EnergyMeter:
+        """See the fixture `energy_meter`."""
+        return self._joules.metering.source
+
     def compare(self, sweep: Sweep, baseline: EngineSpec, candidate: EngineSpec) -> Result:
         """Measure two engines side by side, launches interleaved, and judge the second by the first."""
         arms = (Configuration(candidate, sweep.cases([candidate.model_name]), baseline),)
@@ -231,10 +234,13 @@ class Measuring:
         )
         beside = tuple(one.baseline for one in configurations if one.baseline)
         brief = briefing.brief(here, configurations, self.options, self.settings, budget_s=self._budget_left())
-        metering = self._metering if self._coverage.counts_joules(sweep, here) else None
-        around = replace(self._bench.surroundings(here, metering), unmetered=self._unmetered(sweep, here))
-        if metering and self.options.mode == "accept" and not around.unmetered.keys() >= set(here.metered):
-            self._refuse_unmetered(here, metering.source)
+        metered = self._coverage.counts_joules(sweep, here)
+        around = replace(
+            self._bench.surroundings(here, self._joules.metering if metered else None),
+            unmetered=self._joules.unmetered(here) if metered else {},
+        )
+        if metered and self.options.mode == "accept":
+            self._joules.check_recordable(here)
         running = Campaign(brief, around, order_seed=self.settings.order_seed)
         failure: BaseException | None = None
         try:
@@ -261,31 +267,6 @@ class Measuring:
             )
             self._coverage.remember(repr(specs), MeasuredSweep(sweep, outcome, running, failure))
 
-    @cached_property
-    def _metering(self) -> Metering:
-        """Opened once, and kept to the end of the run: a driver that nobody uses may unload."""
-        window_s, lead_in_s = self.settings.window_s, self.settings.lead_in_s
-        if self._machine.kind == "cpu":
-            metering = open_rapl(window_s=window_s, lead_in_s=lead_in_s)
-        else:
-            metering = open_nvml(window_s=window_s, lead_in_s=lead_in_s, index=self._device.index)
-        self._held.callback(metering.close)
-        return metering
-
-    @property
-    def energy_meter(self) -> EnergyMeter:
-        """See the fixture `energy_meter`."""
-        return self._metering.source
-
-    def _unmetered(self, sweep: Sweep, here: Sweep) -> Mapping[str, str]:
-        """Metrics that no meter tells here, each with the reason, where that skips their tests and isn't red."""
-        if not self._coverage.counts_joules(sweep, here) or self.settings.without_meter(here, self._machine) == "red":
-            return {}
-        missing = self.energy_meter.missing
-        if missing:
-            return dict.fromkeys((*ENERGY, *BOARD), missing)
-        return dict.fromkeys(BOARD, OF_A_GPU) if self._machine.kind == "cpu" else {}
-
     def _budget_left(self) -> float | None:
         budget = self.options.budget_s
         return None if budget is None else max(0.0, budget - (time.monotonic() - self._began))
@@ -293,18 +274,6 @@ class Measuring:
     def _refuse_planted(self, specs: Iterable[EngineSpec]) -> None:
         if self.options.mode == "accept" and any(spec.planted_loss for spec in specs):
             raise UsageError("a loss that is planted on purpose is never recorded: take `slowed` away")
-
-    def _refuse_unmetered(self, here: Sweep, meter: EnergyMeter) -> None:
-        """Before 20 launches, not after: raises UsageError where no joules can be recorded."""
-        why = meter.missing
-        if meter.simulated and not self._machine.simulated:
-            why = f"a stand-in driver tells them, so they are simulated, and {self._machine.device} is a real machine"
-        if why:
-            skip = ', or record the rest with missing_meter="skip"' if meter.missing else ""
-            raise UsageError(
-                f"nothing can be recorded: {here.name} gates {', '.join(here.metered)}, and {why}. Take them out of "
-                f"gate={{…}} on this machine{skip}"
-            )
 
     def _hold_devices(self, here: Sweep, specs: Iterable[EngineSpec]) -> None:
         """One job measures on a device at a time. Raises UsageError for joules of two devices, side by side."""
@@ -358,7 +327,7 @@ class Measuring:
             models = here.model or ("(its fixture's model)",)
             cases = [case for case in here.cases(models) if self._coverage.wants(sweep, case)]
             metered = self._coverage.counts_joules(sweep, here)
-            if why := here.nothing_left(self._unmetered(sweep, here)):
+            if why := here.nothing_left(self._joules.unmetered(here) if metered else {}):
                 lines.append(f"slmperf: {here.name}: skipped: {why}")
                 continue
             dtype = self.settings.dtype
