@@ -112,32 +112,25 @@ class Metering:
         return EnergyMeter(facts.boards, ", ".join(sources) or None, facts.simulated, missing)
 
     def idle(self) -> Mapping[str, BoardState]:
-        """Every board before an engine is started; none where there is no meter.
-
-        The launch before leaves its memory and its share of a second's utilisation for a moment: a board that seems to
-        be somebody else's is looked at again for SETTLE_S.
+        """Every board before an engine is started; none where there is no meter. Before the first one their idle power
+        is measured.
         """
         if self._meter is None:
             return {}
-        until = time.monotonic() + SETTLE_S
-        while True:
-            states = self._meter.states()
-            taken = any(map(_taken, states.values()))
-            if not taken and self._idle_s:
-                self._measure_idle_power(self._meter)
-                continue
-            if not taken or time.monotonic() > until:
-                return states
-            time.sleep(SETTLE_S / LEAST_LOOKS)
+        states = _settled(self._meter)
+        if self._idle_s and not any(map(_taken, states.values())):
+            self._measure_idle_power(self._meter)
+            states = _settled(self._meter)
+        self._idle_s = 0.0  # only once: after a load a board takes more for seconds than it takes idle
+        return states
 
     def _measure_idle_power(self, meter: Meter) -> None:
-        """Once: after a load a board takes more for seconds than it takes idle."""
         meter.start()
         time.sleep(self._idle_s)
-        self._idle_s, recording = 0.0, meter.stop()
+        recording, states = meter.stop(), meter.states()
         for trace in recording.traces:
             power = idle_power(trace, recording.samples.get(trace.board, ()))
-            if isinstance(power, Quantity):
+            if isinstance(power, Quantity) and not _taken(states[trace.board]):
                 self._idle_w[trace.board] = power
 
     def not_of(self, device: str) -> str:
@@ -290,6 +283,20 @@ def or_zeus(metering: Metering, *, gpus: tuple[int, ...] = ()) -> Metering:
         if metering.missing:
             metering.missing += f"; {other.missing}"
     return metering
+
+
+def _settled(meter: Meter) -> Mapping[str, BoardState]:
+    """The boards before an engine is started.
+
+    The launch before leaves its memory and its share of a second's utilisation for a moment: a board that seems to be
+    somebody else's is looked at again for SETTLE_S.
+    """
+    until = time.monotonic() + SETTLE_S
+    while True:
+        states = meter.states()
+        if time.monotonic() > until or not any(map(_taken, states.values())):
+            return states
+        time.sleep(SETTLE_S / LEAST_LOOKS)
 
 
 def _taken(state: BoardState) -> bool:

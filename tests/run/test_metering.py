@@ -209,6 +209,30 @@ def test_the_boards_idle_power_is_measured_before_the_engine_starts_and_is_no_me
     assert net.joules_per_output_token == pytest.approx(320 / TOKENS_PER_S, rel=0.07)
 
 
+class Counting(NvmlMeter):
+    """A meter that knows how often it was started."""
+
+    started = 0
+
+    def start(self):
+        self.started += 1
+        super().start()
+
+
+@pytest.mark.parametrize(("statements", "times"), [((), 1), (("process 4321 0 3 compute 900 miner",), 0)])
+def test_idle_power_is_measured_once_before_the_first_engine_or_never(driver, statements, times):  # noqa: F811
+    """Not after a load, and not where somebody else is on the board then."""
+    one = driver("power 0 90", "period 0.02", "utilisation 0 0", *statements, real=True)
+    meter = Counting(pace=pace_for(0.1))
+    metering = Metering(meter, window_s=0.1, lead_in_s=0.0)
+    for _ in range(2):
+        metering.idle()
+        while statements and one.seconds() < 3.5:
+            one.sleep(0.1)
+    metering.close()
+    assert meter.started == times
+
+
 METERED = Sweep("metered", StaticBatch(8, 8), batch_size=[4], gate={"output_throughput": 0.05, "mean_power_w": 0.05})
 
 
