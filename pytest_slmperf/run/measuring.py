@@ -15,7 +15,6 @@ from pytest_slmperf.core.errors import BaselineError, SlmperfError, UsageError
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome
 from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.core.result import Fresh, Result
-from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.engines import registry
 from pytest_slmperf.run import briefing, fingerprint, plan
 from pytest_slmperf.run.accept import Terms
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_slmperf.core.meter import EnergyMeter
+    from pytest_slmperf.core.sweep import Sweep
     from pytest_slmperf.core.verdict import Verdict
     from pytest_slmperf.run.progress import Progress
     from pytest_slmperf.run.settings import Settings
