@@ -31,12 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             output.write("")  # what argparse wrote, too
     except SlmperfError as error:
-        sys.stderr.write(f"slmperf: {error}\n")
+        output.remark(f"slmperf: {error}\n")
         if isinstance(error, output.Unwritable):
             output.give_up()
         return WRONG_USAGE if isinstance(error, UsageError) else FAILED
     except KeyboardInterrupt:
-        sys.stderr.write("slmperf: interrupted\n")
+        output.remark("slmperf: interrupted\n")
         return INTERRUPTED
     except BrokenPipeError:  # `slmperf … | head`: whoever read has seen enough, but maybe not the verdict
         output.give_up()

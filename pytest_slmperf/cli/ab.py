@@ -138,5 +138,4 @@ class _Stderr:
         return sys.stderr.isatty()
 
     def show(self, line: str, *, replace: bool) -> None:
-        sys.stderr.write(f"\r\x1b[K{line}" if replace else f"{line}\n")
-        sys.stderr.flush()
+        output.remark(f"\r\x1b[K{line}" if replace else f"{line}\n")

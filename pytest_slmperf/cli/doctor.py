@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +56,7 @@ def _run(given: argparse.Namespace) -> int:
         noise_s=given.seconds if default or given.engine else 0.0,
         answer_s=max(ANSWER_S, given.seconds),
     )
-    diagnosis = diagnose(wanted, say=lambda line: sys.stderr.write(f"slmperf: {line}\n"))
+    diagnosis = diagnose(wanted, say=lambda line: output.remark(f"slmperf: {line}\n"))
     output.write(rendered.text(diagnosis) if given.json else "\n".join(rendered.lines(diagnosis)) + "\n")
     return 0 if diagnosis.fit else 1
 

@@ -1,8 +1,9 @@
-"""Writes what a verb answers to standard output, at once: whatever becomes of it is known while it can be told."""
+"""Writes what a verb answers, at once: whatever becomes of it is known while it can be told."""
 
 import os
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from pytest_slmperf.core.errors import SlmperfError
 
@@ -32,7 +33,20 @@ def prepare() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def remark(text: str) -> None:
+    """Say something beside the answer, on standard error. Where that takes nothing, the answer is still wanted."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
+
+
 def give_up() -> None:
     """Leave what is still buffered to nobody: the interpreter would try again at its end, and complain."""
     if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout)
+
+
+def _discard(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

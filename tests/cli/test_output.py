@@ -18,6 +18,7 @@ from pytest_slmperf.run.store import BaselineStore
 CASE = "decode/opt-125m/batch=1"
 FOLDER = "baselines/nvidia-h100/580.65"
 AB = ("ab", "same", "same", "--engine=fake", "--batch-size=4", "--budget=0.001")
+PROGRAM = [sys.executable, "-c", "import sys; from pytest_slmperf.cli import main; sys.exit(main())"]
 VERBS = {
     "help": ("--help",),
     "version": ("--version",),
@@ -31,19 +32,19 @@ VERBS = {
 
 
 @pytest.fixture
-def cli(tmp_path):
+def cli(tmp_path, monkeypatch):
     """Runs the program in a project with a baseline, where output is buffered as usual, unless cli otherwise."""
     sample = Sample.of([[4000.0 + launch] * 3 for launch in range(20)])
     measured = Measurement(CASE, {"engine": "vllm"}, {"output_throughput": sample})
     recording = Recording([measured], {(CASE, "output_throughput"): 0.03}, "2026-01-01T00:00:00Z")
     BaselineStore(tmp_path / "baselines").accept(Machine("NVIDIA H100", "580.65"), [("vllm", "decode", recording)])
-    program = [sys.executable, "-c", "import sys; from pytest_slmperf.cli import main; sys.exit(main())"]
+    monkeypatch.chdir(tmp_path)
 
     def run(words, stdout, **environment):
         """The exit code, and what was printed on standard error."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         done = subprocess.run(
-            [*program, *words], cwd=tmp_path, stdout=stdout, stderr=subprocess.PIPE, encoding="utf-8", check=False,
+            [*PROGRAM, *words], stdout=stdout, stderr=subprocess.PIPE, encoding="utf-8", check=False,
             env={**inherited, **environment},
         )  # fmt: skip
         return done.returncode, done.stderr
@@ -76,12 +77,30 @@ def test_a_reader_that_went_away_is_no_news(cli, words):
 
 def test_an_output_that_is_closed_is_told_before_anything_is_measured(tmp_path):
     """`slmperf ab … >&-` measures nothing: nobody could read what came of it."""
-    program = "import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-    own = "import sys; from pytest_slmperf.cli import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", program, "-c", own, *AB], cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False
-    )
+    command = ["/bin/sh", "-c", '"$@" >&-', "sh", *PROGRAM, *AB]
+    done = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "slmperf: standard output is closed\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("doctor", "--seconds=0", "--engine=fake", "--json"), (0, 1)),
+        (("compare", FOLDER, FOLDER), (0,)),
+        (("compare", "nowhere", FOLDER), (4,)),
+        (AB, (1,)),
+    ],
+    ids=["doctor", "compare", "wrong usage", "ab"],
+)
+@pytest.mark.parametrize("stderr", ["full", "closed"])
+@pytest.mark.usefixtures("cli")
+def test_the_answer_comes_although_nothing_can_be_said_beside_it(words, code, stderr):
+    """A standard error that is full or closed costs neither the answer nor the exit code."""
+    redirect = {"full": "2>/dev/full", "closed": "2>&-"}[stderr]
+    command = ["/bin/sh", "-c", f'"$@" {redirect}', "sh", *PROGRAM, *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    assert done.returncode in code
+    assert bool(done.stdout) == (code != (4,))
 
 
 def test_reports_are_written_although_the_output_is_not(cli, tmp_path):
