@@ -54,8 +54,8 @@ KERNEL_VARIABLES = frozenset(
 """Environment variables by which torch and its libraries choose kernels and memory: recorded where they are set."""
 
 NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What torch says of memory that ran out where it has no class of its own for that: of the host's, and of a GPU's beside
-its allocator.
+"""What torch says of memory that ran out where it has no class of its own for that: the host's, and a GPU's beside its
+allocator.
 """
 
 Library = Any

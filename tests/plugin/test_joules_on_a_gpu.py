@@ -1,0 +1,117 @@
+"""A suite that gates joules of an engine on a GPU, as whole runs over the stand-in driver: recorded, gated, refused.
+
+Each batch lasts a tenth of a second, so that what else this machine does is a small share of it.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from metered import BUSY_W, IDLE_W, SETTINGS, SUITE
+from nvml_fixtures import skip_unless_built
+from onchip import OTHER_BOARD, OnChipProject
+
+pytest.importorskip("pynvml")
+ENGINE = "onchip:real_time=true,load_log=load,noise=0.001,seed=1"
+DEVICE = "simulated-nvidia-h100-80gb-hbm3"
+BASELINE = f"baselines/{DEVICE}/580.65.06/onchip-metered.json"
+JOULES = "metered/opt-125m/batch=4 joules_per_output_token"
+
+
+class GpuProject(OnChipProject):
+    """A folder with that suite, and the engine's package."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        settings = SETTINGS.replace("round_s = 0.02", "round_s = 0.1").replace("rounds = 2", "rounds = 1")
+        self.write("pyproject.toml", settings.replace("[tool.slmperf]", "[tool.slmperf]\nvoid_retries = 10"))
+        self.write("test_suite.py", SUITE.replace("0.03", "0.1"))
+
+    def on(self, *args: str, scenario: tuple[str, ...] = (), watts: float = 1) -> str:
+        """What `pytest --slmperf` says on a board with so many times the watts; the last line is its exit code."""
+        (self.path / "load").unlink(missing_ok=True)
+        load = f"load {self.path / 'load'} {watts * IDLE_W} {watts * BUSY_W}"
+        return self.run(
+            *args,
+            scenario=(load, "period 0.02", *scenario),
+            engine=ENGINE,
+            environment={"ONCHIP_LEVEL": "100"},
+        )
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a baseline and the report of its recording."""
+    skip_unless_built()
+    project = GpuProject(tmp_path_factory.mktemp("gpu"))
+    said = project.on("--slmperf-accept", "--slmperf-report=report.json")
+    assert said.endswith("exit code 0"), said
+    return project.path
+
+
+@pytest.fixture
+def project(recorded: Path, tmp_path: Path) -> GpuProject:
+    """A project with that baseline."""
+    shutil.copytree(recorded / "baselines", tmp_path / "baselines")
+    return GpuProject(tmp_path)
+
+
+def test_what_is_recorded_holds_for_a_simulated_gpu_alone(recorded):
+    """Its device's name says so, and so does the board that its joules come from."""
+    file = json.loads((recorded / BASELINE).read_text())
+    assert file["machine"]["device"] == "simulated NVIDIA H100 80GB HBM3"
+    (point,) = next(iter(file["cases"].values()))["points"]
+    assert [board["simulated"] for board in point["boards"].values()] == [True]
+    assert [path.name for path in (recorded / "baselines").iterdir()] == [DEVICE]
+
+
+def test_unchanged_joules_are_green(project):
+    said = project.on()
+    assert said.endswith("exit code 0"), said
+    assert "2 unchanged" in said
+
+
+def test_half_as_many_watts_again_are_red_for_joules_alone(project):
+    said = project.on(watts=1.5)
+    assert said.endswith("exit code 1"), said
+    assert f"regressed: {JOULES}" in said
+    assert "1 unchanged, 1 regressed" in said
+
+
+def test_joules_of_another_board_are_reported_and_not_gated(project):
+    said = project.on("-rs", scenario=(OTHER_BOARD,), watts=1.5)
+    assert said.endswith("exit code 0"), said
+    assert "1 unchanged" in said
+    assert "joules are reported and not gated" in said
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("init LIB_RM_VERSION_MISMATCH", "was updated, and the machine not rebooted"),
+        ("init NO_PERMISSION", "this user may not ask for it"),
+        ("lost 0", "the GPU is lost"),
+        ("missing *", "this driver is too old for it"),
+        ("powr 0 400", "the driver refuses the question"),
+    ],
+)
+def test_a_gpu_of_which_nothing_can_be_known_is_refused_at_once(project, fault, says):
+    said = project.on(scenario=(fault,))
+    assert said.endswith("exit code 4"), said
+    assert says in said
+
+
+def test_relabelled_as_a_real_gpus_it_is_not_recorded(recorded, tmp_path):
+    """A report whose machine was renamed by hand: its joules still say that a stand-in told them."""
+    text = (recorded / "report.json").read_text().replace("simulated NVIDIA", "NVIDIA")
+    (tmp_path / "report.json").write_text(text)
+    shutil.copy(recorded / "pyproject.toml", tmp_path)
+    program = "import sys; from pytest_slmperf.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "baselines", "accept", "report.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done
+    assert "its joules are simulated: a stand-in driver told them" in done.stdout + done.stderr
+    assert not (tmp_path / "baselines").exists()
