@@ -17,6 +17,8 @@ from pytest_slmperf.run.lock import device_lock
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"
+MOST_DIGITS = 9
+"""Of a GPU's number: with more of them it is none, and the engine says so."""
 HOST = "cpu"
 """The lock of all cores: see `pytest_slmperf.run.lock`."""
 
@@ -49,7 +51,7 @@ def device_of(engine: str, options: Mapping[str, object]) -> Device:
     """
     asked = str(options.get("device", registry.default_device(engine)))
     kind, _, number = asked.partition(":")
-    index = int(number) if number.isdecimal() else options.get("device_index", 0)
+    index = int(number) if number.isdecimal() and len(number) <= MOST_DIGITS else options.get("device_index", 0)
     if kind == "auto":
         kind = "cuda" if _visible() != () and boards.count() else "cpu"
     if kind != "cuda":

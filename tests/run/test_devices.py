@@ -39,6 +39,7 @@ def gpus(driver, monkeypatch):  # noqa: F811 - a fixture's name
         ("of another package", {}, Device("cpu")),
         ("of another package", {"device": "cuda:1"}, Device("cuda", 1)),
         ("of another package", {"device": "tpu"}, Device("tpu")),
+        ("of another package", {"device": f"cuda:{'9' * 5000}"}, Device("cuda")),
     ],
 )
 @pytest.mark.usefixtures("gpus")
