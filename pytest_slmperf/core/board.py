@@ -365,7 +365,7 @@ def _slowed(seen: BoardRound, limits: Limits) -> list[Finding]:
     # One look may find it while the clocks change, which is no fault.
     if not findings and any("hw_slowdown" in one and "hw_slowdown" in other for one, other in pairwise(masks)):
         findings.append(_void("throttled", "its hardware slowed it down, in two looks in a row"))
-    uncounted = ", ".join(sorted(SLOWDOWNS.keys() - counted.keys()))
+    uncounted = ", ".join(sorted({*SLOWDOWNS, "sw_power_cap"} - counted.keys()))
     if uncounted and not masks:
         findings.append(_marked("blind", f"this driver tells nothing of {uncounted}: it would not have been noticed"))
     elif uncounted:

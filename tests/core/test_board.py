@@ -162,6 +162,14 @@ def test_what_can_not_be_seen_is_said_with_the_reason_and_what_stood_in():
     assert "nothing stood in" in finding.reason
 
 
+def test_time_under_the_power_limit_that_is_not_told_is_said_to_be_unseen():
+    """Else it would be compared with none in silence."""
+    counted = {"throttled_ns": {kind: 0 for kind in COUNTED if kind != "sw_power_cap"}}
+    (finding,) = judge_board(seen(before=counted, after=counted, throttles=None))
+    assert (finding.guard, finding.effect) == ("blind", Effect.MARKED)
+    assert "sw_power_cap" in finding.reason
+
+
 def test_errors_that_a_board_does_not_report_are_said_to_be_unseen():
     untold = {"ECC errors": "this board does not support it", "Xid events": "this user may not ask for it"}
     (finding,) = judge_board(seen(after={"untold": untold}))
