@@ -106,6 +106,8 @@ def lookup(
         return NoBaseline(
             f"every recording of it is retired, the last one because: {last.reason if last else 'unknown'}"
         )
+    if not file.machine.simulated and any(board.simulated for board in stored.current.boards.values()):
+        return NoBaseline(f"a stand-in for a driver told its joules, and {file.machine.device} is a real machine")
     differing = _differences(stored.key, key, file.machine, machine, against)
     if differing:
         return Incomparable(differing)

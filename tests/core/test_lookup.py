@@ -20,6 +20,7 @@ from baseline_files import (
 )
 from hypothesis import given
 
+from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.lookup import Against, Comparable, Incomparable, NoBaseline, lookup
 from pytest_slmperf.core.machine import Machine, Role
@@ -54,6 +55,15 @@ def test_every_differing_field_is_named():
 def test_an_unknown_case_has_no_baseline(file):
     """Without a file, or without the case in it, there is no baseline."""
     assert lookup(file, "decode/opt-1.3b/batch=1", KEY, MACHINE) == NoBaseline("nothing is recorded for it")
+
+
+def test_joules_of_a_stand_in_are_no_baseline_of_a_real_machine():
+    """Recording refuses them; a file whose machine was renamed by hand holds them all the same."""
+    file = stored()
+    renamed = replace(file.cases[CASE].points[0], boards={"GPU-1": BoardFacts("counter", 700.0, simulated=True)})
+    file = replace(file, cases={CASE: replace(file.cases[CASE], points=(renamed,))})
+    found = lookup(file, CASE, KEY, MACHINE)
+    assert found == NoBaseline("a stand-in for a driver told its joules, and NVIDIA H100 is a real machine")
 
 
 def test_a_note_does_not_stop_a_comparison():
