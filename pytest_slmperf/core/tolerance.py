@@ -6,7 +6,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pytest_slmperf.core import ranks
-from pytest_slmperf.core.gate import DAY_SD, Policy, costs_of, levels_of, margin_of, neighbour_inflation
+from pytest_slmperf.core.drift import neighbour_inflation
+from pytest_slmperf.core.gate import DAY_SD, Policy, costs_of, levels_of, margin_of
 from pytest_slmperf.core.metrics import Metric
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.spending import quantile

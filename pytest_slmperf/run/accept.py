@@ -6,6 +6,7 @@ from enum import Enum, auto
 
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.diff import Diff
+from pytest_slmperf.core.drift import drift_of
 from pytest_slmperf.core.errors import BaselineError, UsageError
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import metric
@@ -202,7 +203,7 @@ def _tolerance(case: CaseOutcome, name: str, asked: float, terms: Terms) -> floa
 
 def _drift(sample: Sample, name: str) -> str:
     """What is to be added where it's not the spread that is too large: launches that follow each other bound little."""
-    drift = gate.drift_of(gate.costs_of(sample, higher_is_better=metric(name).higher_is_better))
+    drift = drift_of(gate.costs_of(sample, higher_is_better=metric(name).higher_is_better))
     return f"{drift}: the clock or a neighbour changed meanwhile, so record again" if drift else ""
 
 

@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pytest_slmperf.core import gate, ranks
+from pytest_slmperf.core.drift import drift_of, neighbour_inflation
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.gate import Policy
 from pytest_slmperf.core.limit import judge_against_number
@@ -278,16 +279,16 @@ def test_a_slow_minute_is_no_drift(slow):
     calm = launches(20, 0.01, seed=5)
     for at in range(21 - slow):
         costs = shortly_slowed(calm, slow, at)
-        assert gate.neighbour_inflation(costs) < 3
-        assert not gate.drift_of(costs)
+        assert neighbour_inflation(costs) < 3
+        assert not drift_of(costs)
 
 
 @pytest.mark.parametrize("slow", [10, 13, 16])
 def test_a_change_of_pace_is_a_drift(slow):
     """Where half of the launches or more are slower, no minute was slow: neighbours resemble each other."""
     costs = shortly_slowed(launches(20, 0.01, seed=5), slow, 0)
-    assert "drift" in gate.drift_of(costs)
-    assert gate.neighbour_inflation(costs) > 10
+    assert "drift" in drift_of(costs)
+    assert neighbour_inflation(costs) > 10
 
 
 def test_drift_does_not_blind_interleaved_blocks():
