@@ -72,13 +72,13 @@ class BaselineFile:
     cases: Mapping[str, StoredCase]
 
 
-def instant(recorded: str) -> datetime:
-    """When a recording was made, from ISO 8601; without an offset it is UTC."""
+def instant(recorded: str) -> datetime | None:
+    """When a recording was made, from ISO 8601, without an offset in UTC; None for what is no date."""
     text = recorded.upper().replace(":60", ":59")  # a leap second, which RFC 3339 has and Python has not
     try:
         when = datetime.fromisoformat(text)
-    except ValueError:  # the year 0
-        when = datetime.min.replace(tzinfo=UTC)
+    except ValueError:
+        return None
     return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 

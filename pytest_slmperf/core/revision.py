@@ -86,7 +86,10 @@ def _refuse_older(case: str, file: BaselineFile | None, recording: Recording) ->
     """Whether its key is another doesn't matter: what is in force would be lost all the same."""
     stored = file.cases.get(case) if file else None
     newest = stored.current if stored else None
-    if newest and not recording.older and instant(newest.recorded) > instant(recording.recorded):
+    if newest is None or recording.older:
+        return
+    made, in_force = instant(recording.recorded), instant(newest.recorded)
+    if made and in_force and made < in_force:  # what is no date is refused where it is written
         raise BaselineError(
             f"{case}: this was recorded {recording.recorded}, and what is in force later, {newest.recorded}: retire "
             "that, or put the older one in its place: slmperf baselines accept REPORT.json --older"
