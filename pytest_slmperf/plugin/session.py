@@ -5,29 +5,29 @@ from __future__ import annotations
 import json
 import signal
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import SkipTest
 
 import pytest
 
-from pytest_slmperf.core.errors import NotJudged, SlmperfError, UsageError
+from pytest_slmperf.core.errors import SlmperfError
 from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.plugin import ACTIVE, METER_FIXTURE, benchmark, binding_of, measures, unrecorded
 from pytest_slmperf.plugin.check import NAME, RunCheck
-from pytest_slmperf.plugin.failures import Failures, tell_apart
+from pytest_slmperf.plugin.command_line import options_of, refuse_lost_settings
+from pytest_slmperf.plugin.failures import Failures
 from pytest_slmperf.plugin.ledger import AssertionLedger
 from pytest_slmperf.plugin.output import WatchedOutput, watch
+from pytest_slmperf.plugin.phases import Phases
 from pytest_slmperf.plugin.progress import progress_for
 from pytest_slmperf.plugin.roster import XDIST_GROUP, Roster, collected_as
-from pytest_slmperf.plugin.selection import chosen, coordinates, ignored, names_files, selection_of
-from pytest_slmperf.report import document, files, junit, terminal
+from pytest_slmperf.plugin.selection import coordinates, ignored, names_files, selection_of
+from pytest_slmperf.report import document, files, terminal
 from pytest_slmperf.run.measuring import Measuring
-from pytest_slmperf.run.options import Options, parse_against, parse_engine
-from pytest_slmperf.run.settings import Settings, read_settings
+from pytest_slmperf.run.settings import read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from pathlib import Path
     from types import FrameType
 
     from pytest_slmperf.core.outcome import RunOutcome
@@ -40,8 +40,8 @@ def activate(config: pytest.Config) -> None:
         raise pytest.UsageError("python -O removes the assertions; run without it, and without PYTHONOPTIMIZE")
     ledger, roster = AssertionLedger(), Roster()
     try:
-        _refuse_lost_settings(config)
-        options = _options(config)
+        refuse_lost_settings(config)
+        options = options_of(config)
         for path in options.reports:
             files.check_report_path(path)
         measuring = Measuring(
@@ -57,44 +57,9 @@ def activate(config: pytest.Config) -> None:
     _one_worker_measures(config)
     session = SlmperfSession(config, measuring, ledger, roster)
     config.pluginmanager.register(session, ACTIVE)
+    failures = Failures(whole=getattr(config.option, "fulltrace", False))
+    config.pluginmanager.register(Phases(measuring, ledger, roster, failures), "slmperf-phases")
     benchmark.register(config, session.outcome)
-
-
-def _refuse_lost_settings(config: pytest.Config) -> None:
-    """pytest takes the path of an option that it does not know yet for a test, and may find another root by it."""
-    here = config.invocation_params.dir
-    if here == config.rootpath:
-        return
-    if read_settings(here) not in (Settings(), read_settings(config.rootpath)):
-        raise UsageError(
-            f"{here / 'pyproject.toml'} has [tool.slmperf], and pytest took {config.rootpath} for the root: write "
-            "options with =, as in --slmperf-baselines=DIR, or name the root: --rootdir=."
-        )
-
-
-def _options(config: pytest.Config) -> Options:
-    given = config.option
-    if getattr(given, "setuponly", False):
-        raise UsageError("--setup-only and --setup-plan run no test, so that nothing would be gated")
-    if given.slmperf_accept and given.slmperf_no_gate:
-        raise UsageError("--slmperf-accept and --slmperf-no-gate exclude each other")
-    if given.slmperf_accept and given.slmperf_against:
-        raise UsageError("--slmperf-accept records this machine as it is; it takes no --slmperf-against")
-    if given.slmperf_accept and given.slmperf_tier == "quick":
-        raise UsageError("--slmperf-accept records every case; it takes no --slmperf-tier quick")
-    engine, engine_options = parse_engine(given.slmperf_engine)
-    return Options(
-        mode="accept" if given.slmperf_accept else "report" if given.slmperf_no_gate else "gate",
-        engine=engine,
-        engine_options=engine_options,
-        baselines=Path(given.slmperf_baselines) if given.slmperf_baselines else None,
-        against=parse_against(given.slmperf_against),
-        tier=given.slmperf_tier,
-        budget_s=given.slmperf_budget * 60 if given.slmperf_budget else None,
-        reports=tuple(Path(path) for path in given.slmperf_report),
-        chosen=chosen(config),
-        keyword=given.keyword,
-    )
 
 
 def _one_worker_measures(config: pytest.Config) -> None:
@@ -109,19 +74,9 @@ def _one_worker_measures(config: pytest.Config) -> None:
     config.option.dist = "loadgroup"
 
 
-def _skipped(unjudged: NotJudged) -> BaseException:
-    """A skip that a report shows at the test, not here."""
-    return pytest.skip.Exception(str(unjudged), _use_item_location=True)
-
-
 def _told(outcome: RunOutcome) -> tuple[bool, bool]:
     """How much a worker has to tell: the one that measures has sweeps, and the one that ran the check is complete."""
     return bool(outcome.sweeps), outcome.complete
-
-
-def _fail_for(complaint: str | None) -> None:
-    if complaint:
-        raise pytest.fail.Exception(complaint, pytrace=False) from None
 
 
 def _keep_together(item: pytest.Item) -> None:
@@ -156,7 +111,6 @@ class SlmperfSession:
         self._lost = False
         """A worker died, and what it measured never came here."""
         self._measuring_workers: set[str] = set()
-        self._failures = Failures(whole=getattr(config.option, "fulltrace", False))
         self._check: RunCheck | None = None
         self._deselected = False
         self._from_worker: RunOutcome | None = None
@@ -359,91 +313,6 @@ class SlmperfSession:
     def pytest_report_collectionfinish(self) -> list[str]:
         """The plan, before anything is measured."""
         return [] if self._is_controller else self.measuring.plan_lines()
-
-    # -- tests
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Know whose turn it is, also where a test is repeated."""
-        self.roster.running = item
-        try:
-            return (yield)
-        finally:
-            self.roster.running = None
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_setup(self) -> Generator[None, Any, Any]:
-        """See _phase. What a fixture makes, a test may ask."""
-        __tracebackhide__ = True
-        result = yield from self._phase()
-        self.ledger.keep()
-        return result
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        """See _phase; a verdict that nobody asks fails its test, too."""
-        __tracebackhide__ = True
-        try:
-            result = yield from self._phase()
-        except BaseException:
-            self.ledger.cut_off()
-            raise
-        finally:
-            self._record_properties(item)
-        _fail_for(self.ledger.unasked())
-        return result
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_teardown(self) -> Generator[None, Any, Any]:
-        """As of a call: nobody asks after it."""
-        __tracebackhide__ = True
-        result = yield from self._phase()
-        _fail_for(self.ledger.unasked())
-        return result
-
-    def _phase(self) -> Generator[None, Any, Any]:
-        """A verdict that is not judged skips its test; one whose error is caught fails it, whatever follows."""
-        __tracebackhide__ = True
-        self.ledger.begin()
-        try:
-            result = yield
-        except NotJudged as unjudged:
-            _fail_for(self.ledger.caught())
-            raise _skipped(unjudged) from None
-        except (pytest.skip.Exception, pytest.xfail.Exception, SkipTest):
-            _fail_for(self.ledger.caught())
-            raise
-        _fail_for(self.ledger.caught())
-        return result
-
-    def _record_properties(self, item: pytest.Item) -> None:
-        at = coordinates(item)
-        if at is None:
-            return
-        for size in sorted(at.batch_sizes) if at.batch_sizes else (None,):
-            for outcome in self.measuring.case_outcomes(at.sweep, at.model, size):
-                item.user_properties.extend(junit.properties(outcome))
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_makereport(
-        self, item: pytest.Item, call: pytest.CallInfo[None]
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """An error of ours is shown with the suite's line and its message, and once.
-
-        Of a subtest pytest asks for a report while its test runs on: no phase ends with what it raised.
-        """
-        self._failures.before(call)
-        raised = call.excinfo.value if call.excinfo else None
-        if call.excinfo and isinstance(raised, NotJudged):
-            raised = _skipped(raised)
-            call.excinfo = pytest.ExceptionInfo.from_exc_info((type(raised), raised, call.excinfo.tb))
-        elif isinstance(raised, AssertionError):
-            self.ledger.reported(raised)
-        report = yield
-        shown = call.excinfo.value if call.excinfo else None
-        tell_apart(item, report, raised=raised, shown=shown)
-        self._failures.after(report, shown)
-        return report
 
     # -- reporting
 
