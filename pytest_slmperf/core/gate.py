@@ -1,9 +1,10 @@
 """The judgement: has a metric become worse than its baseline by more than the tolerance, as far as launches can tell.
 
 Everything is done on costs: the logarithm of a value, turned so that more is worse. One launch is one number, the
-median of its rounds. Two one-sided questions are asked of the shift between the arms, each with an error level of its
-own: `regressed` needs a shift surely beyond half the tolerance and an estimate beyond all of it, a pass needs one
-surely within the tolerance. What is neither is `inconclusive`. docs/statistics.md argues each constant.
+median of its rounds. The shift between the arms is estimated, and bounded with two certainties: `regressed` needs a
+loss at all to be sure, one beyond half the tolerance to be likely, and an estimate beyond all of it; a pass needs twice
+the tolerance to be surely excluded, and the tolerance itself likely. What is neither is `inconclusive`.
+docs/statistics.md argues each constant.
 """
 
 import math
@@ -87,6 +88,20 @@ def looks(policy: Policy) -> tuple[int, ...]:
     if policy.single_look or cap <= FIRST_LOOK:
         return (cap,)
     return (*range(FIRST_LOOK, cap, LOOK_EVERY), cap)
+
+
+@lru_cache(maxsize=1024)
+def levels_of(policy: Policy, baseline: int, candidate: int) -> tuple[float, float]:
+    """This look's share of what is to be sure and what is to be likely, given the looks that came before it."""
+    before = [look for look in looks(policy) if look < candidate]
+    cap = max(policy.max_launches, candidate)
+
+    def information(launches: int) -> float:
+        return launches if policy.design == "interleaved" else 1 / (1 / baseline + 1 / launches)
+
+    times = tuple(information(look) / information(cap) for look in (*before, candidate))
+    likely = look_level(LIKELY, times)
+    return likely if policy.confirming else look_level(SURE, times), likely
 
 
 def first_launches(policy: Policy) -> int:
@@ -341,17 +356,3 @@ def _seen(verdict: Verdict) -> str:
 
 def _ratio(shift: float) -> float:
     return math.exp(shift) if shift < _LARGEST_SHIFT else math.inf
-
-
-@lru_cache(maxsize=1024)
-def levels_of(policy: Policy, baseline: int, candidate: int) -> tuple[float, float]:
-    """This look's share of what is to be sure and what is to be likely, given the looks that came before it."""
-    before = [look for look in looks(policy) if look < candidate]
-    cap = max(policy.max_launches, candidate)
-
-    def information(launches: int) -> float:
-        return launches if policy.design == "interleaved" else 1 / (1 / baseline + 1 / launches)
-
-    times = tuple(information(look) / information(cap) for look in (*before, candidate))
-    likely = look_level(LIKELY, times)
-    return likely if policy.confirming else look_level(SURE, times), likely
