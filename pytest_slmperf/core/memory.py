@@ -89,6 +89,8 @@ ROTARY_POSITIONS = 2_048
 HOLES = 0.45
 """What glibc's allocator leaves free between a batch's blocks, as a share of these: those that are freed are too small
 for what follows."""
+MOST_HOLES = 6
+"""Of the caches, which are one size: so many of their blocks are free at most, however many layers have one."""
 MAPPED_FROM = 32 * MIB
 """It always gives a block of this size a mapping of its own, and then there is no hole."""
 LEFT_FROM_PREFILL = 0.3
@@ -165,7 +167,8 @@ def predicted_peak(
     cache = _cache_bytes(shape, batch_size, seen)
     activations = _activation_bytes(shape, batch_size * prefilled, prefilled, quantised=quantised)
     prefill = _cache_bytes(shape, batch_size, prefilled) + activations
-    decode = (1 + HOLES) * cache + LEFT_FROM_PREFILL * activations
+    holes = min(HOLES, MOST_HOLES / (2 * shape.layers)) * cache  # keys and values of a layer are a block each
+    decode = cache + holes + LEFT_FROM_PREFILL * activations
     rotary = 0 if shape.family is Family.OPT else 2 * shape.layers * ROTARY_POSITIONS * shape.head_dim * 4
     logits = batch_size * shape.vocabulary * 4
     return PredictedPeak(

@@ -203,17 +203,19 @@ def _qwen2_5(name: str, *, layers: int, hidden: int, heads: int, ffn: int) -> Sh
     )
 
 
-def _qwen3(name: str, *, layers: int, hidden: int, heads: int, ffn: int) -> Shape:
+def _qwen3(  # noqa: PLR0913 - a row of the table below
+    name: str, *, layers: int, hidden: int, heads: int, ffn: int, kv_heads: int = 8, vocabulary: int = 151_936
+) -> Shape:
     return Shape(
         name=name,
         family=Family.QWEN3,
         layers=layers,
         hidden=hidden,
         heads=heads,
-        kv_heads=8,
+        kv_heads=kv_heads,
         head_dim=128,
         ffn=ffn,
-        vocabulary=151_936,
+        vocabulary=vocabulary,
         context=40_960,
         rope_base=1_000_000,
     )
@@ -261,6 +263,8 @@ SHAPES = {
         _opt("tiny-2x64", layers=2, hidden=64, heads=1, vocabulary=512),
         _opt("tiny-2x128", layers=2, hidden=128, heads=2, vocabulary=1_024),
         _opt("tiny-4x256", layers=4, hidden=256, heads=4, vocabulary=4_096),
+        # A large cache, and little to compute: 96 KiB of float32 for each token.
+        _qwen3("tiny-24x32", layers=24, hidden=32, heads=4, kv_heads=4, ffn=64, vocabulary=512),
         # The models of arXiv 2404.03353.
         _opt("opt-125m", layers=12, hidden=768, heads=12),
         replace(_opt("opt-350m", layers=24, hidden=1_024, heads=16), embedding=512, norm_first=False),

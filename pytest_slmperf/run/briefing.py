@@ -23,6 +23,8 @@ from pytest_slmperf.run.pace import Pace
 from pytest_slmperf.run.progress import Progress
 from pytest_slmperf.run.settings import Settings
 
+ONCE_A_LAUNCH = {"peak_memory_bytes", "startup_s"}
+"""Metrics that a launch has one value of, however many rounds it times."""
 LEAST_OBSERVED = 2
 """Requests that a launch observes where only medians are wanted, so that none rests on a single request."""
 
@@ -69,9 +71,10 @@ def brief(
 
 
 def round_policy(sweep: Sweep, settings: Settings) -> RoundPolicy:
-    """How a launch measures a case of the sweep."""
+    """How a launch measures a case of the sweep: with one round where nothing is gated that rounds repeat."""
+    gated = sweep.tolerances.keys()
     return RoundPolicy(
-        rounds=settings.rounds,
+        rounds=1 if gated and gated <= ONCE_A_LAUNCH else settings.rounds,
         round_s=settings.round_s,
         observed_requests=max(LEAST_OBSERVED, *map(needed, sweep.quantiles)),
         observed_s=settings.round_s,

@@ -14,3 +14,18 @@ def test_as_many_requests_are_observed_as_the_declared_quantiles_need(percentile
     """A low quantile needs as many as the high one that mirrors it."""
     sweep = Sweep("decode", StaticBatch(8, 8), batch_size=[1], percentiles=percentiles)
     assert brief(sweep, (), Options(), Settings(), budget_s=None).policy.observed_requests == requests
+
+
+@pytest.mark.parametrize(
+    ("gate", "rounds"),
+    [
+        (["peak_memory_bytes"], 1),
+        (["peak_memory_bytes", "startup_s"], 1),
+        (["peak_memory_bytes", "output_throughput"], 4),
+        ([], 4),
+    ],
+)
+def test_what_a_launch_tells_once_takes_one_round(gate, rounds):
+    """A sweep that gates memory alone doesn't time rounds that nothing is judged by; one without a gate keeps them."""
+    sweep = Sweep("memory", StaticBatch(8, 8), batch_size=[1], gate=gate)
+    assert brief(sweep, (), Options(), Settings(), budget_s=None).policy.rounds == rounds
