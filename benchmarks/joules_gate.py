@@ -17,12 +17,12 @@ TOLERANCE, CAP, STORED = 0.03, 16, 20
 LOSSES = (0.0, TOLERANCE, 5 / 3 * TOLERANCE, 2 * TOLERANCE)
 METERS = {
     "exact": 0.0,
-    "3 s, calls of 3 ms": 0.00071,
-    "1 s, calls of 3 ms": 0.00205,
-    "3 s, calls of 30 ms": 0.00551,
+    "3 s, calls of 3 ms": 0.0007,
+    "1 s, calls of 3 ms": 0.0020,
+    "3 s, calls of 30 ms": 0.0055,
     "1 s, calls of 30 ms": 0.016,
 }
-"""Standard deviation of a window's joules per token that is the meter's, by the window's length and a reading's."""
+"""Standard deviation of a window's joules per token that is the meter's, rounded, by lengths of window and reading."""
 
 
 def arm(launches: int, rise: float, spread: float, meter: float, draw: random.Random) -> list[list[float]]:
