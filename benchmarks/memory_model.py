@@ -43,7 +43,15 @@ CASES = [
     ("opt-125m", "int8", 16, 128, 32),
     ("smollm2-135m", "float32", 8, 64, 64),
     ("smollm2-135m", "int8", 8, 64, 64),
+    ("smollm2-135m", "float32", 16, 128, 16),
     ("gemma-3-270m", "int8", 4, 64, 32),
+    # Those of suites/test_memory.py: what lies between two of them is the growth that it tests.
+    ("tiny-24x32", "float32", 1, 32, 4),
+    ("tiny-24x32", "float32", 42, 32, 4),
+    ("tiny-24x32", "int8", 1, 32, 4),
+    ("tiny-24x32", "int8", 42, 32, 4),
+    ("opt-125m", "float32", 4, 32, 4),
+    ("opt-125m", "float32", 64, 32, 4),
     ("tiny-2x128", "float32", 256, 32, 256),  # outgrows the blocks that the model is good for: docs/engines.md
 ]
 

@@ -13,10 +13,10 @@ LENGTHS = {"prompt_tokens": 32, "output_tokens": 4}
 BUDGETS = {"tiny-24x32": 512 * MIB, "opt-125m": 2048 * MIB}
 """Bytes that a process serving the model may take."""
 MEMORY = Sweep(
-    "memory", StaticBatch(**LENGTHS), model=["tiny-24x32"], batch_size=[1, 44], gate={"peak_memory_bytes": 0.10}
+    "memory", StaticBatch(**LENGTHS), model=["tiny-24x32"], batch_size=[1, 42], gate={"peak_memory_bytes": 0.10}
 )
 """So large a batch of a model with so large a cache that the steps of libraries and allocator, some MiB, are small
-beside the 160 MiB by which memory grows."""
+beside the 150 MiB by which memory grows."""
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,8 @@ def test_the_cache_explains_the_growth(memory):
     """From a small batch to a large one, memory grows as the model says, within 10 %."""
     for model in memory.models:
         small, large = smallest_and_largest(memory.of(model))
+        if large.key["dtype"] != "float32":
+            pytest.skip("the allocator's holes are foretold for float32 only: int8's depend on what went before")
         expected = predicted(model, large) - predicted(model, small)
         growth = large.peak_memory_bytes.median - small.peak_memory_bytes.median
         assert growth == pytest.approx(expected, rel=0.10)

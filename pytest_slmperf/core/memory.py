@@ -90,7 +90,8 @@ HOLES = 0.45
 """What glibc's allocator leaves free between a batch's blocks, as a share of these: those that are freed are too small
 for what follows."""
 MOST_HOLES = 6
-"""Of the caches, which are one size: so many of their blocks are free at most, however many layers have one."""
+"""Of float32's caches, so many blocks are free at most, however many layers have one. What a quantised layer holds
+beside its caches comes between them, and each of them may leave its hole."""
 MAPPED_FROM = 32 * MIB
 """It always gives a block of this size a mapping of its own, and then there is no hole."""
 LEFT_FROM_PREFILL = 0.3
@@ -167,8 +168,9 @@ def predicted_peak(
     cache = _cache_bytes(shape, batch_size, seen)
     activations = _activation_bytes(shape, batch_size * prefilled, prefilled, quantised=quantised)
     prefill = _cache_bytes(shape, batch_size, prefilled) + activations
-    holes = min(HOLES, MOST_HOLES / (2 * shape.layers)) * cache  # keys and values of a layer are a block each
-    decode = cache + holes + LEFT_FROM_PREFILL * activations
+    blocks = 2 * shape.layers  # keys and values of each layer
+    holes = HOLES if quantised else min(HOLES, MOST_HOLES / blocks)
+    decode = (1 + holes) * cache + LEFT_FROM_PREFILL * activations
     rotary = 0 if shape.family is Family.OPT else 2 * shape.layers * ROTARY_POSITIONS * shape.head_dim * 4
     logits = batch_size * shape.vocabulary * 4
     return PredictedPeak(

@@ -121,6 +121,16 @@ def test_a_sliding_window_caps_the_cache():
     assert caches == [6 * one_layer, 7 * one_layer]
 
 
+@pytest.mark.parametrize(("layers", "dtype", "holes"), [(4, "float32", 3.6), (32, "float32", 6), (32, "int8", 28.8)])
+def test_many_layers_leave_hardly_more_holes_than_a_few(layers, dtype, holes):
+    """In float32 no more than six blocks of the cache are free; in int8 a share of all of them."""
+    shape = replace(TINY, layers=layers)
+    peak = predicted_peak(shape, dtype, batch_size=64, prompt_tokens=1, output_tokens=200, process_bytes=0)
+    block = peak.cache / (2 * layers)
+    logits = 64 * shape.vocabulary * 4
+    assert (peak.batch - logits - peak.cache) / block == pytest.approx(holes, abs=0.1)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_activations_in_mappings_of_their_own_leave_no_holes(dtype):
     """Where an inner activation reaches 32 MiB, a prompt of one token more takes less memory."""
