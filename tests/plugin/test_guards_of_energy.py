@@ -155,15 +155,17 @@ def test_each_makes_the_run_red_and_is_named(metered_baselines, tmp_path, faults
 
 
 def test_what_is_no_fault_leaves_the_run_green_and_is_said(metered_baselines, tmp_path):
-    """A list of processes that is nonsense, of a board that is free; persistence mode off; a second meter."""
+    """A list of processes that is nonsense, of a free board; a clock that isn't told; persistence off; a second meter."""
     project = made(tmp_path, metered_baselines)
     project.write("conftest.py", SECOND_METER)
-    said = project.run(scenario=("process 4294967295 0 - compute 100", "persistence off"))
+    untold = "fail DeviceGetClockInfo NO_PERMISSION"
+    said = project.run(scenario=("process 4294967295 0 - compute 100", "persistence off", untold))
     assert said.endswith("exit code 0"), said
     assert "2 unchanged" in said
     for note in (
         "who is on the board can't be seen (the driver's list of processes is nonsense)",
         "its persistence mode is off",
+        "its clock can't be read, so it is compared with none",
     ):
         assert note in said
 
