@@ -155,7 +155,7 @@ def test_each_makes_the_run_red_and_is_named(metered_baselines, tmp_path, faults
 
 
 def test_what_is_no_fault_leaves_the_run_green_and_is_said(metered_baselines, tmp_path):
-    """A list of processes that is nonsense, of a free board; a clock that isn't told; persistence off; a second meter."""
+    """Process ids that are nonsense, on a free board; a clock that isn't told; persistence off; a second meter."""
     project = made(tmp_path, metered_baselines)
     project.write("conftest.py", SECOND_METER)
     untold = "fail DeviceGetClockInfo NO_PERMISSION"
