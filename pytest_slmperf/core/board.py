@@ -54,7 +54,8 @@ class Finding:
 
     guard: str
     """`reset`, `stuck`, `unreadable`, `throttled`, `power cap`, `foreign`, `power limit`, `board`, `ecc`,
-    `xid`, `temperature`, `mig`, `persistence`, `implausible` or `blind`."""
+    `xid`, `temperature`, `mig`, `persistence`, `implausible` or `blind`. Of those that void, `core.void.WAYS_OUT` says
+    what helps."""
     effect: Effect
     reason: str
 

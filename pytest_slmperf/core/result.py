@@ -14,6 +14,7 @@ from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.point import UNJUDGED, Ledger, Point
 from pytest_slmperf.core.sample import Measurement
 from pytest_slmperf.core.verdict import Status, Verdict
+from pytest_slmperf.core.void import RUN_AGAIN
 
 KNEE = "share_of_maximum"
 """The definition of a bare `knee`: the smallest batch with 95 % of the largest throughput."""
@@ -335,9 +336,10 @@ class ModelResult:
                 f"the baseline's curve has points that can't be measured here: {_reasons(lost)}",
                 "measure them where they fit, or take them out of batch_size",
             )
-        void = [case.measurement.void for case in self._cases.values() if case.measurement.void]
+        void = next((case for case in self._cases.values() if case.measurement.void), None)
         if void:
-            return _without(Status.VOID, void[0], "free the machine of other work and run again")
+            way_out = next((one.way_out for one in void.verdicts.values() if one.status is Status.VOID), RUN_AGAIN)
+            return _without(Status.VOID, void.measurement.void or "", way_out)
         lacking = ((case, name) for case in self._cases.values() for name in metrics)
         return next((found for case, name in lacking if (found := _lacking(case, name)) is not None), None)
 

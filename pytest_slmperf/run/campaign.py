@@ -458,7 +458,7 @@ class Campaign:
         stored = self._brief.design == "stored"
         found: tuple[Status, str, str] | None = None
         if measurement.void and not (name in case.verdicts and case.verdicts[name].final):
-            found = Status.VOID, measurement.void, "free the machine of other work and run again"
+            found = Status.VOID, measurement.void, case.way_out_of_void
         elif self._brief.mode != "gate":
             done = "recorded" if self._brief.mode == "accept" else "measured"
             found = Status.UNMEASURED, f"{done}, not judged", ""

@@ -102,7 +102,7 @@ class Void:
 
     guard: str
     """`contended`, `stolen`, `throttled`, `slowed`, `suspended`, `clock` or `short`; of an energy round also `window`,
-    or the guard of a board (`core.board.Finding`)."""
+    or the guard of a board (`core.board.Finding`). `core.void.WAYS_OUT` says what helps."""
     reason: str
 
 

@@ -18,6 +18,7 @@ from pytest_slmperf.core.outcome import FreshSamples
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
 from pytest_slmperf.core.sweep import Case
 from pytest_slmperf.core.verdict import Status, Verdict
+from pytest_slmperf.core.void import way_out
 from pytest_slmperf.run.brief import Configuration, Reference
 
 VOID_ALLOWANCE = 4
@@ -90,6 +91,12 @@ class OngoingCase:
     def why_void(self) -> str:
         """Why the last void block was: of a case that is exhausted."""
         return next(record.void for _, record in self.voids[-1].values() if record.void)
+
+    @property
+    def way_out_of_void(self) -> str:
+        """What helps against the guard that made the last void block so."""
+        record = next(record for _, record in self.voids[-1].values() if record.void)
+        return way_out(record.void_rounds[-1].guard if record.void_rounds else "")
 
     def measured(self, arm: str, name: str) -> bool:
         """Whether some launch of this arm measured a metric, whatever the other arm did."""

@@ -54,6 +54,8 @@ class Script:
     facts: EngineFacts = FACTS
     now_s: float = 0.0
     """Every launch takes a second."""
+    guard: str = "contended"
+    """That makes a launch void."""
 
     def clock(self):
         return self.now_s
@@ -67,7 +69,7 @@ class Script:
     def _record(self, arm, case, index):
         value = self.value(arm, case, index)
         if value is None:
-            return CaseRecord(case, {}, void_rounds=(VoidRound(index, "contended", "somebody"),), void="contended")
+            return CaseRecord(case, {}, void_rounds=(VoidRound(index, self.guard, "somebody"),), void="contended")
         return CaseRecord(case, {"output_throughput": (value, value)})
 
     def planned(self, left, spent):
@@ -207,6 +209,13 @@ def test_a_case_that_stays_void_is_void_and_the_others_go_on():
     assert statuses(outcome) == {ONE: Status.UNCHANGED, FOUR: Status.VOID}
     assert outcome.cases[FOUR].verdicts["output_throughput"].reason == "contended"
     assert sum(FOUR in cases for _, _, cases in script.asked) == VOID_ALLOWANCE + 1
+
+
+@pytest.mark.parametrize(("guard", "words"), [("contended", "other work"), ("throttled", "cooling"), ("ecc", "memory")])
+def test_a_void_case_is_told_what_helps_against_its_guard(guard, words):
+    """Other work need not be there where a board was hot or its memory failed."""
+    outcome = play(Script(lambda arm, case, index: None if case == FOUR else steady(arm, case, index), guard=guard))
+    assert words in outcome.cases[FOUR].verdicts["output_throughput"].way_out
 
 
 def test_a_spent_budget_ends_what_is_undecided():
