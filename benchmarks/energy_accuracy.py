@@ -223,6 +223,13 @@ def told(errors: Sequence[float]) -> str:
     return f"{rms(errors):7.3%} {max(map(abs, errors)):6.2%}" if errors else f"{'-':>7} {'-':>6}"
 
 
+def stated(errors: Errors) -> str:
+    """The meter's own uncertainty, and how many windows it covered; nothing where it gave no joules."""
+    if not errors.stated:
+        return f"{'-':>7} {'-':>7}"
+    return f"{rms(errors.stated):7.3%} {errors.covered / len(errors.edge):7.1%}"
+
+
 def accuracy(windows: int, settings: Sequence[Setting], lengths: Sequence[float]) -> None:
     """Print the table."""
     three = "   ".join(f"{name:>7} {'worst':>6}" for name in ("edge", "plain", "zeus"))
@@ -230,8 +237,8 @@ def accuracy(windows: int, settings: Sequence[Setting], lengths: Sequence[float]
     for setting, length, errors in cells(windows, settings, lengths):
         three = "   ".join(map(told, (errors.edge, errors.plain, errors.zeus)))
         print(
-            f"{setting.name:26} {length:4g} s  {three}   {rms(errors.stated):7.3%} "
-            f"{errors.covered / len(errors.edge):7.1%}{f'  ({errors.none} without)' if errors.none else ''}",
+            f"{setting.name:26} {length:4g} s  {three}   {stated(errors)}"
+            f"{f'  ({errors.none} without)' if errors.none else ''}",
             flush=True,
         )
 

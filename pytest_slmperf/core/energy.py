@@ -46,6 +46,11 @@ PLAUSIBLE = 0.1
 """Share by which a counter and power readings of one board may differ under load. Idle, they may differ by far more."""
 MEDIAN_ERROR = math.sqrt(math.pi / 2)
 """Standard error of a median over that of a mean, of many values that are normally distributed."""
+LEAST_UPDATES = 20
+"""Of a counter whose sensor works part time, in a window. Of fewer, what it saw is no sample of bursts at odd times: of
+ten updates the 95 % interval held the truth in 87 of 100 windows.
+"""
+UPDATES_WANTED = f"the {LEAST_UPDATES} updates from which its error can be told"
 ENDS_TRIED = 100
 """Edges that are tried as a window's begin and as its end."""
 
@@ -342,8 +347,17 @@ def _by_counter(trace: EnergyTrace, tally: Tally, span: tuple[float, float], ter
             f"its energy counter moved {len(inside)} times in the {max(0.0, (span[1] - span[0]) / NS_PER_S):.3g} s of "
             "load after the lead-in, and a window needs two moves: measure longer rounds"
         )
-    begin, end = _best_ends(inside, tally, terms.least_s * NS_PER_S)
+    part_time_s = _part_time_period_s(trace)
+    if part_time_s == math.inf:
+        return NoEnergy(f"its sensor sees a part of the time, and its counter moved too seldom for {UPDATES_WANTED}")
+    sampled_s = LEAST_UPDATES * part_time_s
+    begin, end = _best_ends(inside, tally, max(terms.least_s, sampled_s) * NS_PER_S)
     length_ns = end.at_ns - begin.at_ns
+    if length_ns < (sampled_s - part_time_s / 2) * NS_PER_S:
+        return NoEnergy(
+            f"its sensor sees a part of the time, and a window of {length_ns / NS_PER_S:.3g} s is too short for "
+            f"{UPDATES_WANTED}: {sampled_s:.3g} s is the least"
+        )
     weights = _weights(inside, (begin, end))
     uncertainty = Uncertainty(
         edge=math.hypot(begin.standard_ns * weights[0], end.standard_ns * weights[1]) / length_ns,
@@ -354,9 +368,15 @@ def _by_counter(trace: EnergyTrace, tally: Tally, span: tuple[float, float], ter
 
 
 def _weights(inside: Sequence[Edge], ends: Iterable[Edge]) -> list[float]:
-    """Power at each end over the mean: where it is high, the same doubt of time is more of a doubt of joules."""
-    mean_j = fmean(edge.new.joules - edge.old.joules for edge in inside)
-    return [(edge.new.joules - edge.old.joules) / mean_j if mean_j > 0 else 1.0 for edge in ends]
+    """Power at each end over the mean: where it is high, the same doubt of time is more of a doubt of joules.
+
+    Of the updates before and after it the one with more: a burst over the end, shorter than an update, is thinned out
+    in both, and the power at that instant is nearer to the higher mean than to either's middle.
+    """
+    gains = [edge.new.joules - edge.old.joules for edge in inside]
+    mean_j = fmean(gains)
+    places = map(inside.index, ends)
+    return [max(gains[at : at + 2]) / mean_j if mean_j > 0 else 1.0 for at in places]
 
 
 def _best_ends(inside: Sequence[Edge], tally: Tally, least_ns: float) -> tuple[Edge, Edge]:
@@ -378,13 +398,22 @@ def _best_ends(inside: Sequence[Edge], tally: Tally, least_ns: float) -> tuple[E
     return begins[place][2], ends[other_place][2]
 
 
+def _part_time_period_s(trace: EnergyTrace) -> float:
+    """Period of a sensor that works part time, infinite where it isn't known; 0 of one that sees all of the time."""
+    if not trace.seen_s:
+        return 0.0
+    period_s = trace.period_s or math.inf
+    return period_s if trace.seen_s < period_s else 0.0
+
+
 def _alias(trace: EnergyTrace, begin: Edge, end: Edge, tally: Tally) -> float:
     """Of a part-time sensor: what it missed by chance, and what it misses because it looks in step with the load."""
-    if not trace.seen_s or not trace.period_s or trace.seen_s >= trace.period_s:
+    period_s, seen_s = _part_time_period_s(trace), trace.seen_s
+    if not period_s or not seen_s:
         return 0.0
-    updates = (end.at_ns - begin.at_ns) / NS_PER_S / trace.period_s
+    updates = (end.at_ns - begin.at_ns) / NS_PER_S / period_s
     step_s = tally.step_s
-    in_step = SAMPLED_FLOOR if step_s is None else _in_step(trace.period_s, trace.seen_s, step_s, updates)
+    in_step = SAMPLED_FLOOR if step_s is None else _in_step(period_s, seen_s, step_s, updates)
     return math.hypot(_by_chance(trace, begin, end, updates), in_step / math.sqrt(3))
 
 

@@ -313,6 +313,20 @@ def test_where_steps_are_unknown_a_part_time_sensor_may_be_in_step_with_them():
     assert found.uncertainty.sensor == pytest.approx(0.03 / math.sqrt(3), rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("until_ms", "period_s", "reason"),
+    [
+        pytest.param(3400, 0.1, "a window of 1.8 s is too short for the 20 updates", id="a short window"),
+        pytest.param(6000, None, "its counter moved too seldom for the 20 updates", id="a period that isn't known"),
+        pytest.param(3700, 0.1, None, id="long enough"),
+    ],
+)
+def test_too_few_updates_of_a_part_time_sensor_are_no_number(until_ms, period_s, reason):
+    """Of so few its error can't be told, and without an error there are no joules."""
+    found = energy_of([counter(until_ms=until_ms, period_s=period_s, seen_s=0.025)], steps(until_ms))
+    assert isinstance(found, Energy) if reason is None else reason in found.reason
+
+
 def test_an_edge_at_high_power_is_more_of_a_doubt():
     calm = counter().edges
     last = calm[-1]
@@ -323,6 +337,19 @@ def test_an_edge_at_high_power_is_more_of_a_doubt():
         for end in (last, higher)
     ]
     assert errors[1] == pytest.approx(errors[0] * math.hypot(1, 2) / math.sqrt(2), rel=0.05)
+
+
+def test_so_is_one_that_a_burst_follows():
+    """A burst over an edge may be in the update after it alone."""
+    gains = [40.0] * 46
+    gains[1] = 80.0  # of the second edge after the lead-in
+    seen = tuple(edge(1537 + 100 * k, sum(gains[: k + 1]), before=gains[k]) for k in range(46))
+    still = steps(swing=0.0)
+    calm, burst = (
+        per_token(energy_of([EnergyTrace("GPU-a", "counter", edges)], still)).uncertainty.edge
+        for edges in (counter().edges, seen)
+    )
+    assert burst == pytest.approx(calm * math.hypot(1, 2) / math.sqrt(2), rel=0.05)
 
 
 def test_a_95_percent_interval_holds_the_truth_in_93_to_97_of_100_windows():
