@@ -13,7 +13,7 @@ WAYS_OUT: Mapping[str, str] = {
     "clock": f"wait until the machine's time service has settled {AGAIN}",
     "short": "its pace changes from round to round: raise round_s in [tool.slmperf]",
     # of the cores or of a board
-    "throttled": f"look after its cooling and power supply (of a GPU, nvidia-smi -q -d PERFORMANCE says what it lacks), {AGAIN}",
+    "throttled": f"look after its cooling and power supply (of a GPU: nvidia-smi -q -d PERFORMANCE) {AGAIN}",
     # of a board
     "foreign": f"free the board of other work (nvidia-smi lists its processes) {AGAIN}",
     "temperature": f"let the board get warm before it is measured: raise lead_in_s in [tool.slmperf], {AGAIN}",

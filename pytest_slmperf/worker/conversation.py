@@ -10,6 +10,7 @@ from functools import partial
 from io import BufferedReader, RawIOBase
 from typing import TypeVar
 
+from pytest_slmperf import __version__
 from pytest_slmperf.core.engine import Engine, EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.protocol import (
@@ -115,7 +116,7 @@ def _stop(engine: Engine) -> None:
 def _versions(spec: EngineSpec, facts: EngineFacts) -> dict[str, str]:
     loaded = {name: getattr(sys.modules.get(name), "__version__", None) for name in _WEIGHTY}
     versions = {name: str(version) for name, version in loaded.items() if version}
-    return {"python": sys.version.split()[0], **versions, spec.engine: facts.version}
+    return {"python": sys.version.split()[0], "pytest-slmperf": __version__, **versions, spec.engine: facts.version}
 
 
 def _receive(asked: BufferedReader) -> Message | None:

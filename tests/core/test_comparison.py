@@ -160,6 +160,14 @@ def test_what_is_worth_a_note_comes_last_and_says_where():
     ]
 
 
+def test_two_versions_of_this_package_are_compared_with_a_note():
+    """What measures is a part of how it was measured, and the key's `method` says where that makes it incomparable."""
+    old, new = (recorded(versions={"pytest-slmperf": version}) for version in ("0.1.0", "0.2.0"))
+    found = compare(a(old), b(new))
+    assert [str(one) for one in found.changes] == ["version of pytest-slmperf: 0.1.0 → 0.2.0"]
+    assert only(found).verdict.status is Status.UNCHANGED
+
+
 def test_a_case_that_is_gone_is_red_and_a_new_one_is_said():
     """What A gates and B lacks is unmeasured; what only B has can't be judged."""
     found = compare(a(recorded(1), recorded(4)), b(recorded(1), recorded(8)))

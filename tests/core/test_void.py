@@ -18,9 +18,9 @@ def voiding(path):
     for call in ast.walk(ast.parse((PACKAGE / path).read_text())):
         if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.args):
             continue
-        if call.func.id in {"Void", "_void"} or "Effect.VOID" in map(ast.unparse, call.args):
-            if isinstance(call.args[0], ast.Constant):
-                yield call.args[0].value
+        voids = call.func.id in {"Void", "_void"} or "Effect.VOID" in map(ast.unparse, call.args)
+        if voids and isinstance(call.args[0], ast.Constant):
+            yield call.args[0].value
 
 
 def test_every_guard_that_voids_has_a_way_out_and_none_is_for_nobody():

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from foreign_engine import install
 
+from pytest_slmperf import __version__
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineHung, EngineUnavailable, UsageError
 from pytest_slmperf.core.launch import Load, RoundPolicy
@@ -76,7 +77,7 @@ def test_a_launch_measures_every_load_in_the_order_it_was_given():
     record = launch(loads=loads, index=7, arm="baseline")
     assert list(record.cases) == [load.case for load in loads]
     assert (record.arm, record.index, record.facts.device) == ("baseline", 7, "simulated")
-    assert record.versions == {"python": sys.version.split()[0], "fake": "1"}
+    assert record.versions == {"python": sys.version.split()[0], "pytest-slmperf": __version__, "fake": "1"}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record.started_at)
     assert record.seconds > 0
 
