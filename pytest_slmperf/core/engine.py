@@ -93,6 +93,13 @@ class EngineFacts:
     startup_s: float | None = None
     """What the start took in simulated time; None for an engine whose start can be timed from outside."""
 
+    @property
+    def compiles(self) -> bool:
+        """Whether the first batch of a shape builds or loads code that later launches find ready: on a GPU, and where
+        its setting `compile` says so.
+        """
+        return self.device.partition(":")[0] == "cuda" or bool(self.settings.get("compile"))
+
 
 class Engine(Protocol):
     """What serves a model. One object is one launch; it is used by one thread."""

@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
-from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.launch import LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.sample import Measurement
 from pytest_slmperf.core.sweep import Case, Sweep
@@ -75,13 +75,17 @@ class Reference:
     """Differences that void nothing and are worth knowing."""
 
 
+Prime: TypeAlias = Callable[[EngineFacts], Sequence[Load]]
+"""What a launch serves once and doesn't measure, by what its engine says of itself."""
+
+
 class Launcher(Protocol):
     """Starts one engine, measures the loads in their order and ends it."""
 
     def __call__(
-        self, spec: EngineSpec, loads: Sequence[Load], *, arm: str, index: int, policy: RoundPolicy
+        self, spec: EngineSpec, loads: Sequence[Load], *, arm: str, index: int, policy: RoundPolicy, prime: Prime
     ) -> LaunchRecord:
-        """Raises LaunchError."""
+        """What `prime` answers to the started engine's facts is served once before. Raises LaunchError."""
         ...
 
 

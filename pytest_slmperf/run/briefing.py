@@ -15,7 +15,7 @@ from pytest_slmperf.core.sweep import Case, Sweep
 from pytest_slmperf.engines.lengths import draw_lengths
 from pytest_slmperf.run import fitting, launch
 from pytest_slmperf.run.accept import on_another_device
-from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
+from pytest_slmperf.run.brief import Brief, Configuration, Prime, Reference, Surroundings
 from pytest_slmperf.run.devices import Device, HeldDevices, device_of
 from pytest_slmperf.run.metering import Metering
 from pytest_slmperf.run.options import Options
@@ -106,7 +106,7 @@ class Bench:
         energy = launch.EnergyTerms(metering, gated=bool(sweep.metered)) if metering else None
 
         def start(
-            spec: EngineSpec, loads: Sequence[Load], *, arm: str, index: int, policy: RoundPolicy
+            spec: EngineSpec, loads: Sequence[Load], *, arm: str, index: int, policy: RoundPolicy, prime: Prime
         ) -> LaunchRecord:
             record = launch.run_launch(
                 spec,
@@ -119,6 +119,7 @@ class Bench:
                 progress=self.progress.round,
                 energy=energy,
                 pace=self.pace,
+                prime=prime,
             )
             self._refuse_other_device(record)
             return record

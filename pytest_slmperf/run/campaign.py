@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from pytest_slmperf.core import gate
-from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, SlmperfError, UsageError
 from pytest_slmperf.core.launch import LaunchRecord, Load
 from pytest_slmperf.core.metrics import ENERGY, metric
@@ -21,7 +21,7 @@ from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Case
 from pytest_slmperf.core.verdict import Status, Verdict
 from pytest_slmperf.engines.lengths import workload_key
 from pytest_slmperf.run.accept import settled
-from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
+from pytest_slmperf.run.brief import Brief, Configuration, Prime, Reference, Surroundings
 from pytest_slmperf.run.ongoing import OngoingCase, Phase
 from pytest_slmperf.run.plan import first_launches, longest_recording
 
@@ -162,7 +162,9 @@ class Campaign:
     # -- launches
 
     def _prime(self, configuration: Configuration) -> None:
-        """A throw-away launch of each arm: weights are made, caches are warm, and the engine says what it is."""
+        """A throw-away launch of each arm: weights are made, caches are warm, and the engine says what it is. One that
+        compiles serves each case once, or the first launch that is measured would pay for all of them.
+        """
         nothing_left = self._brief.sweep.nothing_left(self._around.unmetered)
         unfit = {
             case.name: reason
@@ -173,7 +175,7 @@ class Campaign:
         cases = [case for case in configuration.cases if case.name not in unfit]
         if not cases:
             return
-        records = self._launch_arms(configuration.arms, [])
+        records = self._launch_arms(configuration.arms, [], prime=lambda facts: self._primers(cases, facts))
         if len(records) < len(configuration.arms):
             self._cases.extend(self._never_started(case, configuration) for case in cases)
             return
@@ -191,6 +193,11 @@ class Campaign:
             )
             wanted = self._first_wanted(stored)
             self._cases.append(OngoingCase(case, configuration, load, keys, stored, wanted, self._first_phase, note))
+
+    def _primers(self, cases: Sequence[Case], facts: EngineFacts) -> list[Load]:
+        if not facts.compiles:
+            return []
+        return [self._around.loads(self._brief.sweep, case, facts.context_tokens)[0] for case in cases]
 
     def _never_started(self, case: Case, configuration: Configuration) -> OngoingCase:
         """A case that the budget leaves undecided before its engine could say what it is. Raises UsageError for a
@@ -303,19 +310,22 @@ class Campaign:
         self._orders[configuration] = arms
         return arms
 
-    def _launch_arms(self, arms: Sequence[tuple[str, EngineSpec]], loads: list[Load]) -> dict[str, LaunchRecord]:
+    def _launch_arms(
+        self, arms: Sequence[tuple[str, EngineSpec]], loads: list[Load], *, prime: Prime = lambda _: ()
+    ) -> dict[str, LaunchRecord]:
         """A launch of each arm, in this order; of fewer where the budget is spent before. None is cut off by it."""
         records: dict[str, LaunchRecord] = {}
         for arm, spec in arms:
             if self._over_budget():
                 break
             self._draw.shuffle(loads)
-            records[arm] = self._launch(arm, spec, loads)
+            records[arm] = self._launch(arm, spec, loads, prime)
         return records
 
-    def _launch(self, arm: str, spec: EngineSpec, loads: Sequence[Load]) -> LaunchRecord:
+    def _launch(self, arm: str, spec: EngineSpec, loads: Sequence[Load], prime: Prime) -> LaunchRecord:
         self._around.progress.launching(spec, [load.case for load in loads], arm)
-        record = self._around.launch(spec, loads, arm=arm, index=self._launches, policy=self._brief.policy)
+        policy, index = self._brief.policy, self._launches
+        record = self._around.launch(spec, loads, arm=arm, index=index, policy=policy, prime=prime)
         self._launches += 1
         self._versions[arm] = {**self._versions.get(arm, {}), **record.versions}
         _refuse_bad_values(record)

@@ -70,13 +70,15 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
     progress: TellRound | None = None,
     energy: EnergyTerms | None = None,
     pace: Pace | None = None,
+    prime: Callable[[EngineFacts], Sequence[Load]] = lambda _: (),
 ) -> LaunchRecord:
     """Start the engine, measure the loads in the order given, end it, and say what it did.
 
     The engine is pinned to `cores`, and this process keeps off them; with None neither is pinned. `progress` is told
     (case, round, rounds) before each plain round. With `energy` each case gets a round of its own around which a meter
-    counts joules. `pace` is what the cores' pace is held to, by default of this launch alone. Whatever happens, the
-    engine and all that it has started are dead at the end.
+    counts joules. `pace` is what the cores' pace is held to, by default of this launch alone. What `prime` answers to
+    the engine's facts is served once, before anything is measured. Whatever happens, the engine and all that it has
+    started are dead at the end.
 
     Raises EngineUnavailable, EngineFailed, EngineDied or EngineHung, and UsageError for fewer cores than threads.
     """
@@ -95,6 +97,8 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
         startup_s = ready.facts.startup_s or started_s
         terms = _Terms(policy, index, cores, quantiles, progress or _silent, startup_s, pace or Pace(), energy, idle)
         launch = _Launch(process, ready.facts, terms)
+        for load in sorted(prime(ready.facts), key=tokens):
+            launch.peak(load)
         # The smallest first: what it leaves in the engine's allocators the next needs anyhow, so that no case's peak
         # depends on which others are measured beside it, or in which order.
         peaks = {load.case: launch.peak(load) for load in sorted(loads, key=tokens)}

@@ -106,8 +106,10 @@ def _time(sweep: Sweep, cases: Sequence[Case], spending: Spending, policy: Round
     batches = {case: _batch_s(sweep, case, spending) for case in cases}
     starts_s = sum(_start_s(model, spending) for model in {case.model for case in cases})
     cases_s = sum(_case_s(batch_s or 0.0, case, spending, policy) for case, batch_s in batches.items())
+    # One start more, to prime; on a GPU each batch is served there.
+    primes_s = starts_s + (sum(batch_s or 0.0 for batch_s in batches.values()) if spending.device == "cuda" else 0.0)
     fewest, most = (
-        duration(spending.arms * (starts_s + launches * (starts_s + cases_s)))  # one start more, to prime
+        duration(spending.arms * (primes_s + launches * (starts_s + cases_s)))
         for launches in spending.launches(gated=bool(sweep.tolerances))
     )
     if None in batches.values() or (spending.engine, spending.device) != ("ctranslate2", "cpu"):

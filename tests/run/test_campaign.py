@@ -49,6 +49,8 @@ class Script:
     value: object = steady
     asked: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
     """(model, arm, cases in their order) of every launch."""
+    primed: list[tuple[str, ...]] = field(default_factory=list)
+    """The cases that every launch served before it measured any."""
     pauses: list[float] = field(default_factory=list)
     plans: list[tuple[int, int]] = field(default_factory=list)
     facts: EngineFacts = FACTS
@@ -60,8 +62,9 @@ class Script:
     def clock(self):
         return self.now_s
 
-    def launch(self, spec, loads, *, arm, index, policy):  # noqa: ARG002 - the launcher's protocol
+    def launch(self, spec, loads, *, arm, index, policy, prime):  # noqa: ARG002 - the launcher's protocol
         self.now_s += 1
+        self.primed.append(tuple(load.case for load in prime(self.facts)))
         self.asked.append((spec.model, arm, tuple(load.case for load in loads)))
         cases = {load.case: self._record(arm, load.case, index) for load in loads}
         return LaunchRecord(arm, index, spec, self.facts, {"engine": "1"}, "2026-01-01T00:00:00+00:00", 0.1, cases)
@@ -133,6 +136,19 @@ def test_a_run_without_a_change_ends_with_the_first_look():
     assert set(statuses(play(script)).values()) == {Status.UNCHANGED}
     assert script.asked[0] == ("m", "candidate", ())
     assert len(script.asked) == 1 + 8
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "served"),
+    [("cpu", {}, ()), ("cpu", {"compile": True}, (ONE, FOUR)), ("cuda", {"compile": False}, (ONE, FOUR))],
+)
+@pytest.mark.parametrize("arms", [1, 2])
+def test_what_is_compiled_is_compiled_before_anything_is_measured(device, settings, served, arms):
+    """On a GPU, which loads kernels as they are needed, the throw-away launch of each arm serves every case once."""
+    script = Script(facts=replace(FACTS, device=device, settings=settings))
+    play(script, arms=arms)
+    assert script.primed[:arms] == [served] * arms
+    assert set(script.primed[arms:]) == {()}
 
 
 def test_the_order_of_cases_is_random_within_a_launch():

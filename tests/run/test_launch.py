@@ -29,6 +29,20 @@ LOAD = Load(CASE, ((32, 32),) * 4, seed=1)
 POLICY = RoundPolicy(rounds=3, answer_limit_s=20)
 
 
+NOTING = """
+from pytest_slmperf.core.engine import EngineFacts, Served
+
+class Engine:
+    def __init__(self, spec): pass
+    def start(self): return EngineFacts("1", "simulated", "float32", "random", 4096, 1024, {{"compile": True}})
+    def serve(self, batch, *, observe):
+        with open("{log}", "a") as log: print(len(batch), file=log)
+        return Served(1, 2, tuple(request.output_tokens for request in batch))
+    def stop(self): pass
+"""
+"""An engine that notes how large its batches are."""
+
+
 def fake(**options):
     return EngineSpec("fake", "tiny", options=options)
 
@@ -80,6 +94,22 @@ def test_a_launch_measures_every_load_in_the_order_it_was_given():
     assert record.versions == {"python": sys.version.split()[0], "pytest-slmperf": __version__, "fake": "1"}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record.started_at)
     assert record.seconds > 0
+
+
+def test_what_primes_an_engine_is_served_once_the_smallest_first_and_brings_nothing_back(tmp_path, monkeypatch):
+    """It knows the engine's facts; an engine is asked for half of a batch and the whole, as for its peak of memory."""
+    install(tmp_path, "noting", NOTING.format(log=tmp_path / "batches"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    facts = []
+
+    def prime(told):
+        facts.append(told)
+        return [replace(LOAD, case=f"of {size}", lengths=((8, 4),) * size) for size in (6, 2)]
+
+    record = launch(EngineSpec("noting", "tiny"), loads=(), prime=prime)
+    assert record.cases == {}
+    assert [told.settings["compile"] for told in facts] == [True]
+    assert (tmp_path / "batches").read_text().split() == ["1", "2", "3", "6"]
 
 
 def test_throughput_has_a_value_for_each_round_and_the_rest_one_for_the_launch():
