@@ -17,6 +17,7 @@ from pytest_slmperf.core.board import (
     another_power_cap,
     another_setting,
     beside,
+    joules_apart,
     judge_board,
     mps_serves,
     of_all_launches,
@@ -24,6 +25,7 @@ from pytest_slmperf.core.board import (
     seen_processes,
     void,
 )
+from pytest_slmperf.core.verdict import Status
 
 NS = 1_000_000_000
 COUNTED = dict.fromkeys(("sw_power_cap", "sync_boost", "sw_thermal", "hw_thermal", "power_brake"), 0)
@@ -59,6 +61,7 @@ UNSEEN = {"processes": None, "untold": {"processes": "this user may not ask for 
 
 
 def test_a_quiet_round_has_no_finding():
+    """What is as it was, with nobody but the engine there, is neither void nor marked nor noted."""
     assert judge_board(seen(), power_limit_w=700) == ()
 
 
@@ -93,6 +96,7 @@ def test_a_quiet_round_has_no_finding():
     ],
 )
 def test_what_voids_names_its_culprit(one, guard, reason):
+    """Each cause of wrong joules, from a stranger to heat, voids the round and is told with what was seen of it."""
     finding = void(judge_board(one))
     assert finding is not None
     assert finding.guard == guard
@@ -100,6 +104,7 @@ def test_what_voids_names_its_culprit(one, guard, reason):
 
 
 def test_another_power_limit_than_when_the_meter_was_opened_voids():
+    """Also where the limit was changed before the round began, so that it didn't change in it."""
     found = void(judge_board(seen(before={"power_limit_w": 500.0}), power_limit_w=700))
     assert "500 W before the round, not 700 W" in found.reason
 
@@ -122,6 +127,7 @@ def test_another_power_limit_than_when_the_meter_was_opened_voids():
     ],
 )
 def test_what_is_marked_or_noted_voids_nothing(one, effect, guard):
+    """What makes joules less sure without making them wrong is told beside them, and they stand."""
     findings = judge_board(one)
     assert [(finding.effect, finding.guard) for finding in findings] == [(effect, guard)]
     assert void(findings) is None
@@ -129,6 +135,7 @@ def test_what_is_marked_or_noted_voids_nothing(one, effect, guard):
 
 @pytest.mark.parametrize("quiet", ["", "/usr/bin/nvidia-cuda-mps-server"])
 def test_the_mps_server_and_processes_of_ours_are_no_strangers(quiet):
+    """The server through which processes share a board computes nothing of its own, and ours are the load."""
     one = seen(idle={"processes": {40: quiet}}, after={"processes": {**ENGINE, 40: quiet, 77: "worker"}})
     assert void(judge_board(one, ours={77} if quiet else {40, 77})) is None
 
@@ -144,10 +151,12 @@ def test_the_mps_server_and_processes_of_ours_are_no_strangers(quiet):
     ],
 )
 def test_mps_is_told_by_its_server_or_its_daemon_or_not_at_all(names, daemon, serves):
+    """Where the processes can't be seen and no daemon runs, whether MPS serves is unknown, not denied."""
     assert mps_serves(names, daemon=daemon) is serves
 
 
 def test_one_look_at_a_changing_clock_is_no_slowdown():
+    """The mask of a board that only changes its clock may show a slowdown for a moment: two looks in a row make one."""
     one = seen()
     first, *others = one.during
     one = replace(one, during=(replace(first, throttles=frozenset({"hw_slowdown"})), *others))
@@ -155,6 +164,7 @@ def test_one_look_at_a_changing_clock_is_no_slowdown():
 
 
 def test_what_can_not_be_seen_is_said_with_the_reason_and_what_stood_in():
+    """Where its processes are hidden, the board's memory and utilisation speak for it, or nothing does."""
     (finding,) = judge_board(seen(idle=UNSEEN))
     assert "this user may not ask for it" in finding.reason
     assert "its memory and utilisation said that it was free" in finding.reason
@@ -171,6 +181,7 @@ def test_time_under_the_power_limit_that_is_not_told_is_said_to_be_unseen():
 
 
 def test_errors_that_a_board_does_not_report_are_said_to_be_unseen():
+    """No error seen on a board that counts none is a note, with the reason for each kind of error."""
     untold = {"ECC errors": "this board does not support it", "Xid events": "this user may not ask for it"}
     (finding,) = judge_board(seen(after={"untold": untold}))
     assert finding.effect is Effect.NOTE
@@ -178,17 +189,20 @@ def test_errors_that_a_board_does_not_report_are_said_to_be_unseen():
 
 
 def test_a_clock_that_can_not_be_read_is_compared_with_none_and_said():
+    """A round whose clock isn't told is not void, and says that it was blind to it."""
     (finding,) = judge_board(seen(sm_clock_mhz=None))
     assert finding.guard == "blind"
 
 
 @pytest.mark.parametrize("pid", [0, 2**32 - 1, 2**31])
 def test_a_list_with_a_nonsense_id_is_no_list(pid):
+    """Some drivers fill a list wrongly: its processes then count as unseen, and none of them as a stranger."""
     assert seen_processes({12: "python", pid: ""}) is None
     assert seen_processes({12: "python"}) == {12: "python"}
 
 
 def test_the_power_cap_is_a_share_of_the_round_to_be_compared_with_the_baselines():
+    """It is of the counted time, else of the looks at the mask, and unknown where the driver tells neither."""
     assert power_cap_share(seen(after={"throttled_ns": {**COUNTED, "sw_power_cap": NS}})) == pytest.approx(0.2)
     uncounted = {"throttled_ns": {}}
     assert power_cap_share(seen(before=uncounted, throttles=frozenset({"sw_power_cap"}))) == 1
@@ -196,11 +210,13 @@ def test_the_power_cap_is_a_share_of_the_round_to_be_compared_with_the_baselines
 
 
 def test_joules_of_another_board_are_reported_and_not_gated():
+    """Two boards of one model may differ, so the reason goes by which board it was."""
     assert another_board(["GPU-a"], ["GPU-a"]) is None
     assert "reported and not gated" in another_board(["GPU-a"], ["GPU-b"])
 
 
 def test_beside_the_joules_are_means_of_what_was_told():
+    """A look at which one figure lacks still counts for the others, and without a look there is no figure."""
     samples = [
         replace(SAMPLE, utilisation=0.5, temperature_c=None, memory_clock_mhz=2619),
         replace(SAMPLE, memory_used_bytes=4096 * MIB),
@@ -227,11 +243,13 @@ BOARD = {"GPU-a": BoardFacts("counter", 700.0)}
     ],
 )
 def test_joules_of_a_board_that_was_set_otherwise_are_not_compared(there, words):
+    """Another power limit or another source of the joules is said with both values."""
     assert words in another_setting(BOARD, there)
 
 
 @pytest.mark.parametrize("there", [BOARD, {"GPU-a": BoardFacts("counter", None)}, {"GPU-b": BOARD["GPU-a"]}])
 def test_joules_of_a_board_as_it_was_are_compared(there):
+    """What the baseline doesn't know of a board, and a board that it doesn't have, differ in no setting."""
     assert another_setting(BOARD, there) is None
 
 
@@ -262,11 +280,46 @@ def test_time_under_the_power_limit_is_compared_with_the_baselines(now, was, apa
 
 
 def test_what_all_launches_say_of_a_board_holds_every_launchs_share_and_comes_back_from_json():
+    """A launch that told nothing of the board adds nothing, and a baseline file loses none of it."""
     facts = of_all_launches([capped(0.1), {}, capped(0.2)])
     assert facts == capped(0.1, 0.2)
     assert BoardFacts.of(json.loads(json.dumps(asdict(facts["GPU-a"])))) == facts["GPU-a"]
 
 
+KNOWN = {"GPU-a": BoardFacts("counter", 700.0, power_capped=(0.1,))}
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "clocks", "status", "words"),
+    [
+        pytest.param(KNOWN, KNOWN, (1980, 1980), None, "", id="as it was"),
+        pytest.param(BOARD, BOARD, (None, None), None, "", id="never told"),
+        pytest.param(KNOWN, BOARD, (1980, None), None, "", id="told only now"),
+        pytest.param({"GPU-b": KNOWN["GPU-a"]}, KNOWN, (1, 2), Status.INCOMPARABLE, "not gated", id="another board"),
+        pytest.param(KNOWN, KNOWN, (1605, 1980), Status.VOID, "1,605 MHz", id="another clock"),
+        pytest.param(KNOWN, KNOWN, (None, 1980), Status.VOID, "its clock isn't told, and was 1,980", id="no clock"),
+        pytest.param(BOARD, KNOWN, (1, 1), Status.VOID, "isn't told, and was for 10.0% of the", id="no share"),
+        pytest.param(
+            {"GPU-a": replace(KNOWN["GPU-a"], power_limit_w=None)},
+            KNOWN,
+            (1, 1),
+            Status.VOID,
+            "its power limit isn't told, and was 700 W",
+            id="no limit",
+        ),
+        pytest.param(capped(0.9), KNOWN, (1, 1), Status.VOID, "90.0% of the rounds", id="held back"),
+    ],
+)
+def test_joules_are_compared_where_everything_that_was_told_is_told_and_is_as_it_was(
+    here, there, clocks, status, words
+):
+    """What a driver doesn't tell any more may have changed, and nobody would know."""
+    found = joules_apart(here, there, clocks)
+    assert (found and found[0]) == status
+    assert found is None or words in found[1]
+
+
 def test_a_clock_may_differ_by_one_percent():
+    """A larger difference is said with both clocks in MHz."""
     assert another_clock(1980, 1970) is None
     assert another_clock(1605, 1980) == "its clock was 1,605 MHz in the mean, and 1,980 MHz for the baseline"

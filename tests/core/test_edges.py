@@ -11,6 +11,7 @@ from pytest_slmperf.core.edges import Edge, Reading
 
 
 def test_an_edge_lies_between_the_look_that_saw_the_old_value_and_the_one_that_saw_the_new():
+    """It is half-way between the middles of both, and bounded by the begin of the one and the end of the other."""
     found = Edge(Reading(10, 14, 5), Reading(20, 24, 7))
     assert found.at_ns == pytest.approx(17)
     assert found.half_width_ns == pytest.approx(7)
@@ -18,11 +19,13 @@ def test_an_edge_lies_between_the_look_that_saw_the_old_value_and_the_one_that_s
 
 @given(st.integers(1, 1000), st.integers(0, 1000))
 def test_an_edges_standard_uncertainty_is_below_what_its_bound_would_give(look, gap):
+    """Whatever looks and pauses last, it is below that of any instant within the bound being equally likely."""
     one = Edge(Reading(0, look, 1.0), Reading(look + gap, 2 * look + gap, 2.0))
     assert 0 < one.standard_ns <= one.half_width_ns / math.sqrt(3) * (1 + 1e-9)
 
 
 def test_an_edges_standard_uncertainty_is_the_scatter_of_a_simulated_one():
+    """Looks at a value that moves at a known time miss that time by the stated uncertainty, within 2 %."""
     draw = random.Random(4)
     look, gap, errors = 10.0, 3.0, []
     for _ in range(20_000):

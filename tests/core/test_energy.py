@@ -13,10 +13,12 @@ from pytest_slmperf.core.energy import (
     Energy,
     NoEnergy,
     Terms,
+    Uncertainty,
     energy_of,
     energy_of_round,
     idle_power,
     judge_plausibility,
+    meter_decides,
     net_of_idle,
 )
 from pytest_slmperf.core.meter import Around, Recording
@@ -56,6 +58,7 @@ def per_token(energy):
 
 
 def test_joules_per_token_are_counted_from_edge_to_edge():
+    """At constant power every figure of joules is the power over the pace of what it is counted by."""
     found = energy_of([counter(watts=400)], steps(tokens=64, prompt=16))
     assert per_token(found).value == pytest.approx(400 / (64 / 0.02), rel=1e-12)
     metrics = found.metrics()
@@ -66,6 +69,7 @@ def test_joules_per_token_are_counted_from_edge_to_edge():
 
 
 def test_a_window_begins_after_the_lead_in_and_ends_with_the_load():
+    """What a board takes while the load starts, and once it has ended, is in no joules per token."""
     found = energy_of([counter(until_ms=9000)], steps(6000), Terms(lead_in_s=1.5))
     (board,) = found.boards
     assert 1.5 * NS <= board.from_ns < 1.7 * NS
@@ -74,6 +78,7 @@ def test_a_window_begins_after_the_lead_in_and_ends_with_the_load():
 
 
 def test_the_uncertainty_is_that_of_both_edges_and_of_the_work_they_cut():
+    """The 95 % interval comes of these random parts; the sensor's gain is stated apart."""
     found = per_token(energy_of([counter()], steps()))
     (one,) = {round(edge(50, 1).standard_ns)}
     assert found.uncertainty.edge == pytest.approx(math.sqrt(2) * one / (4.4 * NS), rel=0.05)
@@ -86,6 +91,7 @@ def test_the_uncertainty_is_that_of_both_edges_and_of_the_work_they_cut():
 
 
 def test_whole_batches_are_cut_at_the_edges_nearest_to_their_ends():
+    """Where batches aren't timed step by step, the tokens of a cut one are the largest doubt, so few are cut."""
     whole = energy_of([counter(until_ms=9000)], steps(9000, step_ms=900, swing=BATCH_SWING))
     (board,) = whole.boards
     for at in (board.from_ns, board.to_ns):
@@ -94,12 +100,14 @@ def test_whole_batches_are_cut_at_the_edges_nearest_to_their_ends():
 
 
 def test_a_short_window_that_cuts_batches_well_is_no_choice_over_the_least_one():
+    """A window is never shorter than the least length, whatever that would spare."""
     seen = EnergyTrace("GPU-a", "counter", tuple(edge(at, 0.4 * at) for at in (1600, 1810, 2100, 2700, 2990)))
     found = energy_of([seen], steps(3000, step_ms=300, swing=BATCH_SWING))
     assert found.seconds >= 1
 
 
 def test_several_boards_are_one_meter_with_one_uncertainty():
+    """Their joules are added up, and their errors are independent of each other."""
     one, other = counter(watts=400), counter(watts=200, start_ms=71, board="GPU-b")
     both = per_token(energy_of([one, other], steps()))
     assert both.value == pytest.approx(600 / (64 / 0.02), rel=1e-9)
@@ -142,6 +150,7 @@ def test_net_of_idle_is_what_the_boards_take_beyond_it():
     ],
 )
 def test_where_idle_power_is_not_known_nothing_is_net_of_it(case):
+    """One board without its idle power, or with more of it than under load, leaves the whole case without."""
     assert net_of_idle(case) is None
 
 
@@ -153,6 +162,7 @@ def test_where_idle_power_is_not_known_nothing_is_net_of_it(case):
     ],
 )
 def test_idle_power_is_that_from_edge_to_edge_or_the_mean_of_its_readings(trace, watts):
+    """A counter tells it by its moves, and a board without one by its readings of power."""
     assert idle_power(trace).value == pytest.approx(watts)
 
 
@@ -176,11 +186,13 @@ BUSY = [BoardSample(NS, utilisation=0.4)]
     ],
 )
 def test_idle_power_that_was_not_seen_has_a_reason(trace, samples, reason):
+    """A counter that hardly moved or was lost, and a busy board, give no figure and say why."""
     assert reason in idle_power(trace, samples).reason
 
 
 @pytest.mark.parametrize(("read_w", "marked"), [(400.0, False), (430.0, False), (300.0, True), (None, False)])
 def test_a_counter_and_power_readings_that_tell_two_stories_are_marked(read_w, marked):
+    """The joules stand; the mark tells both powers."""
     (board,) = energy_of([counter(watts=400)], steps()).boards
     samples = [BoardSample(at * NS, power_w=read_w) for at in range(7)]
     finding = judge_plausibility(board, samples)
@@ -188,6 +200,34 @@ def test_a_counter_and_power_readings_that_tell_two_stories_are_marked(read_w, m
     if finding:
         assert finding.effect is Effect.MARKED
         assert finding.reason == "its counter says 400.0 W and its power readings 300.0 W"
+
+
+SPREAD = Sample.of([[1 + 0.01 * (-1) ** launch] for launch in range(8)])
+"""Of 1.07 % between launches."""
+
+
+@pytest.mark.parametrize(
+    ("error", "source", "words"),
+    [
+        pytest.param(Uncertainty(0.004, 0.003, 0.0), "counter", None, id="below half"),
+        pytest.param(Uncertainty(0.008, 0.006, 0.0), "counter", "is 1.9 times as long", id="edges and tokens"),
+        pytest.param(Uncertainty(0.0, 0.0, 0.01), "counter", "is 3.5 times as long", id="a part-time sensor"),
+        pytest.param(Uncertainty(0.0, 0.0, 0.1), "counter", "is 20 times as long", id="far beyond"),
+        pytest.param(Uncertainty(0.0, 0.0, 0.03), "zeus", "that of zeus, which no longer window", id="no counter"),
+    ],
+)
+def test_a_meter_whose_error_is_more_than_half_of_the_spread_is_noted_with_the_way_out(error, source, words):
+    """An error of edges falls with the window's length, and one of a sensor with its root."""
+    noted = meter_decides([error] * 8, SPREAD, {"GPU-a": BoardFacts(source)})
+    assert (noted is None) is (words is None)
+    assert noted is None or words in noted
+
+
+def test_too_few_launches_have_no_spread_to_compare_the_meters_error_with():
+    """Of fewer than eight nothing is said."""
+    few = Sample(SPREAD.launches[:7])
+    assert meter_decides([Uncertainty(0.1, 0.0, 0.0)] * 7, few, {"GPU-a": BoardFacts("counter")}) is None
+    assert meter_decides([], SPREAD, {}) is None
 
 
 # -- no number
@@ -209,6 +249,7 @@ def test_a_counter_and_power_readings_that_tell_two_stories_are_marked(read_w, m
     ],
 )
 def test_where_there_is_no_number_there_is_a_reason(traces, work, reason):
+    """Where joules can't be counted the result is a reason in words, never a zero."""
     found = energy_of(traces, work)
     assert isinstance(found, NoEnergy)
     assert reason in found.reason
@@ -233,6 +274,8 @@ def test_a_round_without_a_window_is_told_from_a_board_without_a_trace(recording
 
 @pytest.mark.parametrize("at", [10, 30, 50])
 def test_a_counter_that_goes_back_is_no_number_wherever_it_does(at):
+    """A reset voids the trace, before the window, in it and after it."""
+
     def fallen(look, place):
         return Reading(look.before_ns, look.after_ns, look.joules - 1000 * (place >= at))
 
@@ -244,11 +287,13 @@ def test_a_counter_that_goes_back_is_no_number_wherever_it_does(at):
 
 
 def test_one_board_without_a_number_leaves_all_without():
+    """The joules of the rest would be taken for those of the whole, so the reason names the board."""
     found = energy_of([counter(), counter(board="GPU-b", failure="it is lost")], steps())
     assert found == NoEnergy("GPU-b: it is lost")
 
 
 def test_a_round_without_requests_has_no_joules_per_request():
+    """Work that tells no requests is counted by its tokens alone."""
     work = tuple(Work(one.started_ns, one.ended_ns, one.output_tokens) for one in steps())
     assert "joules_per_request" not in energy_of([counter()], work).metrics()
 
@@ -263,12 +308,14 @@ def powers(watts, *, source, board="GPU-a"):
 
 @pytest.mark.parametrize(("source", "least"), [("integrated power", 0.01), ("power samples", 0.03)])
 def test_integrated_power_stands_in_with_a_larger_error(source, least):
+    """Its value is as true at constant power, and its error is at least that of its kind and ten times a counter's."""
     found = per_token(energy_of([powers(lambda _: 400.0, source=source)], steps()))
     assert found.value == pytest.approx(400 / (64 / 0.02), rel=1e-9)
     assert found.uncertainty.random >= least > 10 * per_token(energy_of([counter()], steps())).uncertainty.random
 
 
 def test_power_that_varies_makes_integrated_power_less_certain():
+    """Readings that scatter say less of what happened between them."""
     calm, wild = (
         per_token(energy_of([powers(power, source="integrated power")], steps()))
         for power in (lambda _: 400.0, lambda s: 400 + 150 * math.sin(9 * s))
@@ -280,6 +327,7 @@ def test_power_that_varies_makes_integrated_power_less_certain():
 
 
 def test_a_part_time_sensor_makes_powers_scatter_and_that_is_stated():
+    """What it doesn't see of each update adds an error that the updates' own scatter tells."""
     draw = random.Random(2)
     joules, seen = 0.0, []
     for at in range(37, 6000, 100):
@@ -302,12 +350,14 @@ def test_a_part_time_sensor_makes_powers_scatter_and_that_is_stated():
     ],
 )
 def test_a_part_time_sensor_in_step_with_the_load_is_wrong_by_what_it_never_sees(step_ms, stated):
+    """It sees the same part of each step where period and step fit, and what the rest may hold is stated."""
     seen = counter(period_s=0.1, seen_s=0.025)
     found = per_token(energy_of([seen], steps(step_ms=step_ms)))
     assert found.uncertainty.sensor == pytest.approx(stated, abs=0.0002)
 
 
 def test_where_steps_are_unknown_a_part_time_sensor_may_be_in_step_with_them():
+    """A load of whole batches is taken for the worst case, with the swing that a batch may have."""
     seen = counter(period_s=0.1, seen_s=0.025)
     found = per_token(energy_of([seen], steps(step_ms=100, swing=BATCH_SWING)))
     assert found.uncertainty.sensor == pytest.approx(0.03 / math.sqrt(3), rel=0.01)
@@ -328,6 +378,7 @@ def test_too_few_updates_of_a_part_time_sensor_are_no_number(until_ms, period_s,
 
 
 def test_an_edge_at_high_power_is_more_of_a_doubt():
+    """The same doubt of time is more joules where the board takes more."""
     calm = counter().edges
     last = calm[-1]
     higher = Edge(last.old, Reading(last.new.before_ns, last.new.after_ns, last.new.joules + 40))

@@ -41,6 +41,7 @@ json_values = st.recursive(
 
 @given(messages)
 def test_a_message_arrives_as_it_was_sent_on_one_line(message):
+    """Whatever text and numbers its fields hold, line breaks among them."""
     line = encode(message)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
@@ -51,6 +52,7 @@ def test_a_message_arrives_as_it_was_sent_on_one_line(message):
 
 @given(messages, st.integers().filter(lambda version: version != protocol.VERSION))
 def test_another_version_is_said_to_be_one(message, version):
+    """A worker of another release is told by both versions, not by the first field that differs."""
     content = json.loads(encode(message)) | {"slmperf": version}
     with pytest.raises(OtherVersion, match=f"protocol {version}.* speaks {protocol.VERSION}"):
         decode(json.dumps(content).encode())
@@ -58,6 +60,7 @@ def test_another_version_is_said_to_be_one(message, version):
 
 @given(st.binary())
 def test_bytes_that_are_no_message_are_refused(garbage):
+    """Whatever an engine prints, only BadMessage comes out."""
     with pytest.raises(BadMessage):
         decode(garbage)
 
@@ -87,12 +90,14 @@ def test_an_object_of_other_fields_is_no_message(kind, content):
     ],
 )
 def test_a_refusal_says_what_is_wrong(line, complaint):
+    """The kind and the field stand in it, or the begin of what was said instead."""
     with pytest.raises(BadMessage) as refused:
         decode(line)
     assert complaint in str(refused.value)
 
 
 def test_a_number_that_json_does_not_know_is_not_sent():
+    """NaN is refused where it is sent, not where it would arrive."""
     with pytest.raises(ValueError, match="not JSON compliant"):
         encode(protocol.Prepare(Load("case", ((1, 1),), 0), float("nan"), 1))
 
@@ -105,15 +110,18 @@ def test_whole_numbers_are_taken_for_seconds():
 
 
 def test_observed_batches_of_ten_thousand_tokens_arrive():
+    """A round's token times are one message however many there are."""
     batch = Served(0, 10, (128,) * 80, tuple(tuple(range(128)) for _ in range(80)))
     measured = Measured(0, 10, 80, 80, 10_240, (batch,))
     assert decode(encode(measured)) == measured
 
 
 def test_settings_may_be_any_mapping():
+    """A read-only mapping is sent like a dict, and arrives as one."""
     spec = EngineSpec("fake", "tiny", options=MappingProxyType({"level": 2.5}))
     assert decode(encode(protocol.Start(spec))) == protocol.Start(EngineSpec("fake", "tiny", options={"level": 2.5}))
 
 
 def test_a_failure_names_its_cause():
+    """Cause and words arrive, and what the engine was doing may be left out."""
     assert decode(encode(Failed("memory", "all of it"))) == Failed("memory", "all of it", "")

@@ -263,6 +263,7 @@ JOULES = {(CASE, "joules_per_output_token"): 0.03}
 
 
 def test_joules_are_stored_with_the_boards_and_the_clock_that_they_hold_for():
+    """The file brings them back, and the gate finds them beside the baseline."""
     file = accepted(None, metered(simulated=False), tolerances=JOULES)
     (point,) = file.cases[CASE].points
     assert set(point.metrics) == {"joules_per_output_token", "sm_clock_mhz", "output_throughput"}
@@ -274,10 +275,12 @@ def test_joules_are_stored_with_the_boards_and_the_clock_that_they_hold_for():
 
 
 def test_where_no_joules_are_gated_nothing_of_a_board_is_stored():
+    """A baseline of throughput alone holds whatever board told joules beside it."""
     (point,) = accepted(None, metered(simulated=True)).cases[CASE].points
     assert (set(point.metrics), point.boards) == ({"output_throughput"}, {})
 
 
 def test_simulated_joules_are_refused_for_a_real_machine():
+    """What a stand-in driver told becomes no baseline of anything real."""
     with pytest.raises(BaselineError, match="its joules are simulated: a stand-in driver told them"):
         accepted(None, metered(simulated=True), tolerances=JOULES)

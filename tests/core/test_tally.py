@@ -11,6 +11,7 @@ from pytest_slmperf.core.tally import BATCH_SWING, STEP_SWING, Tally, Work, work
 
 
 def test_a_batch_whose_tokens_were_timed_is_work_step_by_step():
+    """Prompts belong to its first step, and a request to the step of its last token."""
     batch = Served(100, 160, (3, 2), ((120, 140, 160), (120, 140)))
     assert work_of([batch], prompt_tokens=7) == (
         Work(100, 120, 2, 7, 0),
@@ -20,10 +21,12 @@ def test_a_batch_whose_tokens_were_timed_is_work_step_by_step():
 
 
 def test_a_batch_that_was_not_observed_is_one_piece_of_work():
+    """Its tokens count as spread over it, with the larger swing of power that a whole batch may have."""
     assert work_of([Served(100, 160, (3, 2))], prompt_tokens=7) == (Work(100, 160, 5, 7, 2, BATCH_SWING),)
 
 
 def test_work_is_interpolated_within_a_step_and_stands_still_in_a_pause():
+    """In mid-step the instant's doubt is largest, and a pause has none and is no busy time."""
     tally = Tally([Work(0, 100, 10, 4, 1), Work(200, 300, 20)])
     assert [tally.done(at).output_tokens for at in (-5, 0, 50, 100, 150, 250, 300, 999)] == [
         0,
@@ -43,6 +46,7 @@ def test_work_is_interpolated_within_a_step_and_stands_still_in_a_pause():
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 9)), min_size=1, max_size=30), st.data())
 def test_done_never_goes_back_and_ends_at_all_that_was_done(lengths, data):
+    """For any steps, a later instant has no less done."""
     work, at = [], 0
     for length, tokens in lengths:
         work.append(Work(at, at + length, tokens))
