@@ -40,10 +40,12 @@ def test_its_memory_may_stay_untold():
 
 
 def test_one_request_alone_gets_the_level():
+    """Its output tokens per second are the option's, where prompts cost nothing."""
     assert throughput(started(level=250, prefill_level=NO_PROMPT_COST), 1) == pytest.approx(250, rel=1e-6)
 
 
 def test_throughput_grows_with_the_batch_and_levels_off_at_the_knee():
+    """At the knee it is half of its limit, which is the level times the knee."""
     engine = started(level=1000, knee=16, prefill_level=NO_PROMPT_COST)
     by_size = {size: throughput(engine, size) for size in (1, 4, 16, 64, 256, 4096)}
     assert list(by_size.values()) == sorted(by_size.values())
@@ -53,6 +55,7 @@ def test_throughput_grows_with_the_batch_and_levels_off_at_the_knee():
 
 
 def test_a_prompt_costs_time_before_the_first_token():
+    """It is read at the prefill level, and the tokens after the first come at the engine's pace."""
     served = started(level=1000, prefill_level=10_000).serve(batch(1, prompt_tokens=500), observe=True)
     assert served.token_ns[0][0] - served.started_ns == pytest.approx(51e6, rel=1e-6)
     assert served.token_ns[0][1] - served.token_ns[0][0] == pytest.approx(1e6, rel=1e-6)
@@ -60,6 +63,7 @@ def test_a_prompt_costs_time_before_the_first_token():
 
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=8))
 def test_every_request_gets_its_tokens_one_after_the_other(lengths):
+    """For any lengths of prompts and answers, none before the batch began, and the last one ends it."""
     requests = tuple(Request((16,) * prompt, output) for prompt, output in lengths)
     served = started().serve(requests, observe=True)
     assert served.output_tokens == tuple(output for _, output in lengths)
@@ -71,6 +75,7 @@ def test_every_request_gets_its_tokens_one_after_the_other(lengths):
 
 
 def test_a_request_that_has_finished_speeds_the_others_up():
+    """The pace is that of the requests that are still there, not of the batch as it was sent."""
     engine = started(level=1000, knee=1, prefill_level=NO_PROMPT_COST)
     served = engine.serve((Request((16,), 10), Request((16,), 20)), observe=True)
     first, second = served.token_ns[1][9], served.token_ns[1][19]
@@ -78,6 +83,7 @@ def test_a_request_that_has_finished_speeds_the_others_up():
 
 
 def test_a_thousand_simulated_batches_take_no_time():
+    """They are computed, not waited for, so a test of a suite is quick."""
     engine = started(level=100)
     began = time.perf_counter()
     throughput(engine, 16, batches=1000)
@@ -85,6 +91,7 @@ def test_a_thousand_simulated_batches_take_no_time():
 
 
 def test_time_stands_still_between_batches():
+    """Whatever the caller does in between is in no round."""
     engine = started()
     first = engine.serve(batch(1), observe=False)
     time.sleep(0.01)
@@ -92,6 +99,7 @@ def test_time_stands_still_between_batches():
 
 
 def test_noise_spreads_the_pace_from_one_tenth_of_a_second_to_the_next():
+    """Its standard deviation is the option's share, around the level."""
     engine = started(level=200, noise=0.05, seed=1, prefill_level=NO_PROMPT_COST)
     paces = [throughput(engine, 1) for _ in range(400)]
     assert statistics.stdev(paces) / statistics.mean(paces) == pytest.approx(0.05, rel=0.2)
@@ -99,6 +107,7 @@ def test_noise_spreads_the_pace_from_one_tenth_of_a_second_to_the_next():
 
 
 def test_launches_differ_by_the_launch_noise(monkeypatch):
+    """The spread between launches is the option's share of the pace."""
     paces = []
     for index in range(300):
         monkeypatch.setenv(LAUNCH_VARIABLE, f"candidate/{index}")
@@ -107,6 +116,8 @@ def test_launches_differ_by_the_launch_noise(monkeypatch):
 
 
 def test_a_seed_repeats_a_run_launch_by_launch(monkeypatch):
+    """With the same seed each launch is what it was, and none is like another."""
+
     def run():
         paces = []
         for launch in ("candidate/0", "baseline/1", "candidate/2"):
@@ -119,10 +130,12 @@ def test_a_seed_repeats_a_run_launch_by_launch(monkeypatch):
 
 
 def test_without_a_seed_every_launch_is_new():
+    """Two runs of the same command scatter as two of a real engine."""
     assert len({throughput(started(launch_noise=0.05), 1) for _ in range(5)}) == 5
 
 
 def test_drift_changes_the_pace_with_each_launch(monkeypatch):
+    """By the option's share from each to the next, as a machine that grows hot."""
     paces = []
     for index in (0, 1, 2):
         monkeypatch.setenv(LAUNCH_VARIABLE, f"candidate/{index}")
@@ -131,6 +144,7 @@ def test_drift_changes_the_pace_with_each_launch(monkeypatch):
 
 
 def test_a_cold_engine_warms_up():
+    """Its first batch takes the option's times as long, and each later one less."""
     engine = started(cold=3)
     seconds = [1 / throughput(engine, 1) for _ in range(12)]
     assert seconds[0] == pytest.approx(3 * seconds[-1], rel=0.01)
@@ -138,6 +152,7 @@ def test_a_cold_engine_warms_up():
 
 
 def test_observing_costs_what_it_is_told_to():
+    """The option's share of a batch's time, and only where token times are asked for."""
     engine = started(observing_cost=0.25)
     plain, observed = engine.serve(batch(1), observe=False), engine.serve(batch(1), observe=True)
     assert plain.token_ns is None
@@ -147,6 +162,7 @@ def test_observing_costs_what_it_is_told_to():
 
 
 def test_memory_grows_with_the_tokens_of_a_batch_up_to_its_limit():
+    """Beyond it the batch fails as that of a real engine, with what it needed and what was there."""
     engine = started(memory_bytes=1000, memory_bytes_per_token=10, memory_limit_bytes=2000)
     assert engine.serve(batch(1, 32, 32), observe=False).peak_memory_bytes == 1640
     with pytest.raises(MemoryError, match="2,280 bytes are needed and 2,000 are there"):
@@ -154,11 +170,13 @@ def test_memory_grows_with_the_tokens_of_a_batch_up_to_its_limit():
 
 
 def test_its_facts_say_that_it_is_simulated():
+    """So its baselines are never taken for those of a real device; the rest is as the options say."""
     facts = create(EngineSpec("fake", "tiny", dtype="int8", options={"vocabulary": 99, "startup_s": 2.0})).start()
     assert (facts.device, facts.dtype, facts.vocabulary, facts.startup_s) == ("simulated", "int8", 99, 2.0)
 
 
 def test_a_fault_comes_in_its_batch_and_not_before():
+    """The batches before the option's number are served as ever."""
     engine = started(fault="raises", fault_batch=3)
     throughput(engine, 1, batches=2)
     with pytest.raises(EngineFailed, match="told to fail"):
@@ -166,6 +184,7 @@ def test_a_fault_comes_in_its_batch_and_not_before():
 
 
 def test_short_answers_lack_one_token():
+    """The first request of the batch gets one less than it asked for, and the others all."""
     assert started(fault="short", fault_batch=1).serve(batch(2), observe=False).output_tokens == (31, 32)
 
 
@@ -177,6 +196,7 @@ def test_short_answers_lack_one_token():
     ],
 )
 def test_an_unknown_option_is_refused_with_the_known_ones(options, complaint):
+    """A slip of the pen is no option that does nothing."""
     with pytest.raises(EngineUnavailable, match=complaint):
         behaviour(options)
 
@@ -198,6 +218,7 @@ def test_an_unknown_option_is_refused_with_the_known_ones(options, complaint):
     ],
 )
 def test_a_value_that_cannot_be_is_refused_with_what_the_option_takes(option, value, takes):
+    """The refusal names the option, its value and its bounds."""
     with pytest.raises(EngineUnavailable) as raised:
         behaviour({option: value})
     assert str(raised.value) == f"the fake engine: {option}={value!r}; it takes {takes}"
@@ -213,12 +234,14 @@ def test_a_pace_that_a_clock_cannot_show_is_refused(options, monkeypatch):
 
 @given(st.sampled_from([field.name for field in fields(Behaviour)]))
 def test_every_default_is_a_value_that_the_option_takes(name):
+    """To state a default changes nothing."""
     default = getattr(Behaviour(), name)
     if default is not None:
         assert behaviour({name: default}) == Behaviour()
 
 
 def test_in_real_time_a_batch_lasts_as_long_as_is_said_of_it():
+    """The stamps are those of the machine's clock, and the batch is as long as its simulated one."""
     engine = started(real_time=True, level=1000)
     before_ns = time.monotonic_ns()
     served = [engine.serve(batch(1), observe=False) for _ in range(3)]
@@ -228,6 +251,7 @@ def test_in_real_time_a_batch_lasts_as_long_as_is_said_of_it():
 
 
 def test_a_load_log_tells_when_the_board_is_busy(tmp_path):
+    """It has the process, the instant and the load at the begin and at the end of each batch."""
     log = tmp_path / "load"
     engine = started(real_time=True, load_log=str(log), load=0.5)
     served = engine.serve(batch(1), observe=False)
@@ -237,11 +261,13 @@ def test_a_load_log_tells_when_the_board_is_busy(tmp_path):
 
 
 def test_a_load_log_of_simulated_time_is_refused():
+    """Its instants would be none of the board's; the refusal names the option that helps."""
     with pytest.raises(EngineUnavailable, match="add real_time=true"):
         behaviour({"load_log": "somewhere"})
 
 
 @pytest.mark.parametrize("options", [{"real_time": 1}, {"load_log": 3, "real_time": True}], ids=str)
 def test_a_truth_and_a_text_are_told_from_numbers(options):
+    """1 is not true, and 3 is no name of a file."""
     with pytest.raises(EngineUnavailable, match=r"it takes (true or false|a text)"):
         behaviour(options)

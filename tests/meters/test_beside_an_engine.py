@@ -58,6 +58,7 @@ def engine(tmp_path):
 @pytest.mark.alone
 @pytest.mark.parametrize("observed", [True, False], ids=["step by step", "whole batches"])
 def test_joules_per_token_are_the_boards_over_the_engines_tokens(driver, engine, tmp_path, observed):
+    """Both count from edge to edge on one clock, whether the tokens were timed or only the batches."""
     one = driver(f"load {tmp_path / 'load'} 100 500", "period 0.1 0.02", real=True)
     meter = NvmlMeter()
     meter.open()

@@ -104,6 +104,7 @@ def test_a_part_of_a_board_is_named_with_its_size(driver):
 
 
 def test_a_board_is_found_by_its_number_and_by_its_uuid(driver):
+    """Both name the same board, and two boards of a machine differ by what they are called."""
     driver("boards 2", "board 1", "name NVIDIA H200")
     assert describe(1).name == "NVIDIA H200"
     assert describe(describe(1).uuid) == describe(1)
@@ -131,11 +132,13 @@ def test_among_unlike_boards_a_number_in_another_order_is_refused(driver):
     ],
 )
 def test_a_board_that_can_not_be_had_says_why(driver, statement, wanted, reason):
+    """No driver, a wrong number, a wrong UUID and a lost board are told apart."""
     driver(statement)
     with pytest.raises(MeterUnavailable, match=reason):
         describe(wanted)
 
 
 def test_without_a_driver_there_are_no_boards(driver):
+    """Counting them is no error then: a machine without a GPU has none."""
     driver("init DRIVER_NOT_LOADED")
     assert count() == 0

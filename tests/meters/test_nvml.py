@@ -56,6 +56,7 @@ def joules_per_token(energy):
 
 
 def test_joules_per_token_are_true_within_their_uncertainty(meter):
+    """With updates that jitter and calls that take their time, on a counter that moves ten times a second."""
     one, nvml, facts = meter("power 0 400", "period 0.1 0.02", "delay DeviceGetTotalEnergyConsumption 0.001 0.3")
     assert facts.simulated
     assert set(facts.sources.values()) == {"counter"}
@@ -70,6 +71,7 @@ def test_joules_per_token_are_true_within_their_uncertainty(meter):
 
 @pytest.mark.parametrize("period", [0.02, 0.05, 0.1, 0.3])
 def test_the_update_period_is_found_whatever_it_is(meter, period):
+    """From the counter's own moves, since no driver tells it, and the joules are as true with each."""
     one, nvml, _ = meter("power 0 400", f"period {period}")
     energy, _, recording = measured(one, nvml)
     assert recording.traces[0].period_s == pytest.approx(period, rel=0.05)
@@ -77,6 +79,7 @@ def test_the_update_period_is_found_whatever_it_is(meter, period):
 
 
 def test_a_gain_error_is_no_part_of_the_interval_but_is_stated(meter):
+    """A sensor that shows 4 % too much is not seen by looking, so the total error allows for it."""
     one, nvml, _ = meter("power 0 400", "gain 1.04")
     quantity = joules_per_token(measured(one, nvml)[0])
     assert quantity.value == pytest.approx(1.04 * 400 * 0.023 / 64, rel=0.002)
@@ -84,6 +87,7 @@ def test_a_gain_error_is_no_part_of_the_interval_but_is_stated(meter):
 
 
 def test_several_boards_are_one_meter(meter):
+    """Their power is added up, and a board that is not asked for is not in it."""
     one, nvml, facts = meter(
         "boards 3", "period 0.1 0.02 0.03", "power 0 400", "board 1", "power 0.5 200", "board 2", "power 0.5 50",
         boards=(0, 1),
@@ -94,6 +98,7 @@ def test_several_boards_are_one_meter(meter):
 
 
 def test_a_mig_instance_is_measured_as_its_board_and_that_is_said(meter):
+    """There is no counter of a part, and who else is on the board can't be seen."""
     one, nvml, facts = meter("mig 2", "power 0 300", boards=("MIG-00000000-0000-4000-8000-000000000001",))
     assert facts.boards == ("GPU-00000000-0000-4000-8000-000000000000",)
     energy, findings, _ = measured(one, nvml)
@@ -105,6 +110,7 @@ def test_a_mig_instance_is_measured_as_its_board_and_that_is_said(meter):
 
 
 def test_beside_the_joules_are_utilisation_clocks_temperature_and_sm_activity(meter):
+    """Looked at twice a second or so while the counter is, and told in the units of the names."""
     one, nvml, _ = meter(
         "power 0 400", "utilisation 0 90", "sm_clock 0 1755", "memory_clock 0 2600", "temperature 0 61"
     )
@@ -118,11 +124,13 @@ def test_beside_the_joules_are_utilisation_clocks_temperature_and_sm_activity(me
 
 
 def test_a_driver_without_gpm_has_no_sm_activity(meter):
+    """It lacks, and is no zero."""
     one, nvml, _ = meter("gpm off")
     assert measured(one, nvml)[2].sm_activity == {}
 
 
 def test_two_meters_at_once_see_the_same_and_the_last_one_ends_the_session(meter):
+    """A second user of the driver in this process can go without taking it from the first."""
     one, nvml, _ = meter("power 0 400")
     with_other = NvmlMeter(pace=STEADY, clock=one.now_ns, sleep=one.sleep)
     with_other.open()
@@ -133,6 +141,7 @@ def test_two_meters_at_once_see_the_same_and_the_last_one_ends_the_session(meter
 
 
 def test_two_meters_look_at_once_in_threads_in_real_time(meter):
+    """Each finds the board's joules within its own stated error, whatever the other does."""
     one, nvml, _ = meter("power 0 400", "period 0.05", real=True)
     other = NvmlMeter()
     other.open()
@@ -150,6 +159,7 @@ def test_two_meters_look_at_once_in_threads_in_real_time(meter):
 
 
 def test_what_a_meter_recorded_of_one_board_can_be_replayed_as_another(meter, tmp_path):
+    """Its edges are a recording, and the replay has the recorded mean power with our updates or its own."""
     _, nvml, _ = meter("power 0 300", "wave 0.7 0.3 200", "period 0.1 0.05")
     (trace,) = nvml.watch(7).traces
     nvml.close()
@@ -165,6 +175,7 @@ def test_what_a_meter_recorded_of_one_board_can_be_replayed_as_another(meter, tm
 
 
 def test_looking_takes_its_share_of_a_core_where_edges_may_be_rarer(driver):
+    """The fewer looks it may afford, the fewer edges it catches, but one within the stated time."""
     one = driver("power 0 400", "period 0.05")
     counts = {}
     for share, within_s in ((1000, 0.5), (1e-12, 0.5), (1e-12, 2)):
@@ -180,6 +191,7 @@ def test_looking_takes_its_share_of_a_core_where_edges_may_be_rarer(driver):
 
 
 def test_without_a_counter_means_of_power_are_integrated(meter):
+    """The source is named, and the error is the larger one of means."""
     one, nvml, facts = meter("power 0 400", "fail DeviceGetTotalEnergyConsumption NOT_SUPPORTED")
     assert set(facts.sources.values()) == {"integrated power"}
     energy, _, _ = measured(one, nvml)
@@ -190,6 +202,7 @@ def test_without_a_counter_means_of_power_are_integrated(meter):
 
 
 def test_with_neither_counter_nor_means_momentary_power_is_added_up(meter):
+    """The source is named, and the error is the largest."""
     one, nvml, facts = meter(
         "power 0 400", "fail DeviceGetTotalEnergyConsumption NOT_SUPPORTED", "fail field:185 NOT_SUPPORTED"
     )
@@ -198,6 +211,7 @@ def test_with_neither_counter_nor_means_momentary_power_is_added_up(meter):
 
 
 def test_a_board_that_tells_no_power_at_all_has_no_joules_and_a_reason(meter):
+    """Each way that was tried is listed with the driver's answer."""
     one, nvml, facts = meter(
         "fail DeviceGetTotalEnergyConsumption NOT_SUPPORTED", "fail field:* NOT_SUPPORTED",
         "fail DeviceGetPowerUsage NO_PERMISSION",
@@ -229,6 +243,7 @@ def test_a_board_that_tells_no_power_at_all_has_no_joules_and_a_reason(meter):
     ],
 )
 def test_a_meter_that_can_not_be_opened_says_why_and_leaves_no_session(driver, statement, reason):
+    """The driver's error is told in words, and the session that was begun is closed again."""
     pynvml = pytest.importorskip("pynvml")
     driver(statement)
     with pytest.raises(MeterUnavailable, match=reason):
@@ -238,6 +253,7 @@ def test_a_meter_that_can_not_be_opened_says_why_and_leaves_no_session(driver, s
 
 
 def test_without_a_driver_there_is_a_reason():
+    """On a machine without a GPU the meter can't be had, and says so."""
     program = (
         "from pytest_slmperf.meters.nvml import NvmlMeter\n"
         "from pytest_slmperf.core.errors import MeterUnavailable\n"
@@ -260,6 +276,7 @@ def test_without_a_driver_there_is_a_reason():
     ],
 )
 def test_a_missing_or_wrong_package_says_what_to_install(tmp_path, content, reason):
+    """Also where the package of the same name by others is in its place."""
     (tmp_path / "pynvml.py").write_text(content)
     program = (
         "from pytest_slmperf.meters.nvml import NvmlMeter\n"
@@ -288,6 +305,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("statements", "guard", "reason"), FAULTS)
 def test_a_fault_of_the_counter_leaves_no_joules_and_names_its_cause(meter, statements, guard, reason):
+    """A counter that fails amid a round voids it, under the guard's own name."""
     one, nvml, _ = meter("power 0 400", *statements)
     energy, findings, _ = measured(one, nvml)
     assert isinstance(energy, NoEnergy)
@@ -321,6 +339,7 @@ def test_a_fault_of_the_counter_leaves_no_joules_and_names_its_cause(meter, stat
     ],
 )  # fmt: skip
 def test_a_guard_voids_on_the_stand_in_driver_and_names_its_culprit(meter, statements, opened_w, guard, reason):
+    """Each guard sees its cause through the real pynvml, and no joules come out."""
     one, nvml, _ = meter("power 0 400", *statements)
     energy, findings, _ = measured(one, nvml, opened_w=opened_w)
     finding = void(findings)
@@ -352,6 +371,7 @@ def test_a_guard_voids_on_the_stand_in_driver_and_names_its_culprit(meter, state
     ],
 )
 def test_what_does_not_void_is_marked_and_the_joules_stand(meter, statements, expected):
+    """A newer or older driver that doesn't tell something takes nothing from the joules."""
     one, nvml, _ = meter("power 0 400", *statements)
     energy, findings, _ = measured(one, nvml)
     assert {finding.guard for finding in findings} == expected
@@ -376,6 +396,7 @@ def test_an_engine_whose_id_here_is_another_than_the_drivers_is_taken_for_ours(m
 
 
 def test_a_board_without_any_reading_leaves_the_others_without_joules_too(meter):
+    """A sum over some of the boards is none of all, and the reason names the board."""
     one, nvml, facts = meter(
         "boards 2", "power 0 400", "board 1", "fail DeviceGetTotalEnergyConsumption NOT_SUPPORTED",
         "fail field:185 NOT_SUPPORTED", "fail DeviceGetPowerUsage NOT_SUPPORTED", boards=(0, 1),
@@ -387,6 +408,7 @@ def test_a_board_without_any_reading_leaves_the_others_without_joules_too(meter)
 
 
 def test_an_error_that_passes_is_asked_once_more(meter):
+    """One failed look among thousands doesn't lose the round."""
     one, nvml, _ = meter(
         "power 0 400",
         *[f"fail DeviceGetTotalEnergyConsumption UNKNOWN {at} {at + 0.00001:.5f}" for at in (2.1, 3.3)],
@@ -396,6 +418,7 @@ def test_an_error_that_passes_is_asked_once_more(meter):
 
 
 def test_a_fault_of_one_board_leaves_the_others_readable_and_the_meter_without_joules(meter):
+    """The trace of the sound board goes on, and the sum is none."""
     one, nvml, _ = meter("boards 2", "power 0 400", "board 1", "lost 4", boards=(0, 1))
     energy, _, recording = measured(one, nvml)
     assert isinstance(energy, NoEnergy)
@@ -405,6 +428,7 @@ def test_a_fault_of_one_board_leaves_the_others_readable_and_the_meter_without_j
 
 @pytest.mark.parametrize("seconds", [0.03, 1.55])
 def test_a_window_shorter_than_the_update_period_is_no_window(meter, seconds):
+    """Without two moves in it there is no joule, and the reason counts the moves."""
     one, nvml, _ = meter("power 0 400")
     energy, _, _ = measured(one, nvml, seconds)
     assert isinstance(energy, NoEnergy)
@@ -412,6 +436,7 @@ def test_a_window_shorter_than_the_update_period_is_no_window(meter, seconds):
 
 
 def test_a_load_that_stops_half_way_gives_joules_up_to_its_end_alone(meter):
+    """What the board takes afterwards isn't charged to tokens, and a pause amid the load is no window."""
     one, nvml, _ = meter("power 0 400", "power 4.5 90")
     began = one.now_ns()
     recording = nvml.watch(6)
@@ -423,6 +448,7 @@ def test_a_load_that_stops_half_way_gives_joules_up_to_its_end_alone(meter):
 
 
 def test_a_counter_that_is_read_by_a_slow_driver_is_less_certain_and_still_true(meter):
+    """The longer a look takes, the wider the edge is stated to be."""
     one, nvml, _ = meter("power 0 400", "delay DeviceGetTotalEnergyConsumption 0.030 0.3")
     quantity = joules_per_token(measured(one, nvml)[0])
     assert 0.002 < quantity.uncertainty.random < 0.01
@@ -433,6 +459,7 @@ def test_a_counter_that_is_read_by_a_slow_driver_is_less_certain_and_still_true(
 
 
 def test_one_session_stays_open_over_many_rounds_and_closing_twice_is_nothing(meter):
+    """Rounds don't wait for the driver to be opened again."""
     one, nvml, _ = meter("power 0 400")
     found = [joules_per_token(measured(one, nvml)[0]).value for _ in range(3)]
     assert found == pytest.approx([400 * 0.023 / 64] * 3, rel=0.002)
@@ -441,6 +468,7 @@ def test_one_session_stays_open_over_many_rounds_and_closing_twice_is_nothing(me
 
 
 def test_closing_while_it_looks_ends_the_looking(meter):
+    """An interrupted run leaves no thread that goes on reading."""
     _, nvml, _ = meter("power 0 400", real=True)
     nvml.start()
     nvml.close()
@@ -448,6 +476,7 @@ def test_closing_while_it_looks_ends_the_looking(meter):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_breaks_off_is_no_recording(driver):
+    """What was seen until then isn't taken for the round; the trace says that it broke off."""
     one = driver("power 0 400")
 
     broke = threading.Event()
@@ -466,6 +495,7 @@ def test_a_thread_that_breaks_off_is_no_recording(driver):
 
 
 def test_a_recording_in_a_thread_and_a_state_in_between_do_not_disturb_each_other(meter):
+    """The guards may read the board while the counter is looked at."""
     _, nvml, _ = meter("power 0 400", "period 0.02", real=True)
     nvml.start()
     states = [nvml.states() for _ in range(20)]
@@ -485,12 +515,14 @@ def test_a_recording_in_a_thread_and_a_state_in_between_do_not_disturb_each_othe
     ],
 )
 def test_a_board_that_is_not_there_is_named(driver, boards, reason):
+    """By its number or UUID, with how many there are."""
     driver("boards 2")
     with pytest.raises(MeterUnavailable, match=reason):
         NvmlMeter(boards).open()
 
 
 def test_a_lost_board_that_is_not_ours_is_no_matter(meter):
+    """Another job's broken GPU stops no measurement on this one."""
     one, nvml, facts = meter("boards 2", "board 1", "uuid GPU-b", "power 0 400", "board 0", "lost 0", boards=("GPU-b",))
     assert facts.boards == ("GPU-b",)
     assert isinstance(measured(one, nvml)[0], Energy)
@@ -501,10 +533,12 @@ def test_a_lost_board_that_is_not_ours_is_no_matter(meter):
     [("0", (0,)), ("1,0", (1, 0)), ("GPU-a,2", ("GPU-a", 2)), ("MIG-b", ("MIG-b",)), ("", ()), ("0,-1,1", (0,))],
 )
 def test_what_cuda_shows_an_engine_is_what_its_meter_reads(text, boards):
+    """Numbers, UUIDs and parts of boards, in CUDA's order, up to the first that CUDA doesn't take."""
     assert visible_devices(text) == boards
 
 
 def test_the_state_of_a_board_says_what_it_could_not_read_and_why(meter):
+    """Each field on its own: the others are told."""
     _, nvml, _ = meter("fail DeviceGetClockInfo NO_PERMISSION", "missing DeviceGetMigMode")
     (state,) = nvml.states().values()
     assert state.sm_clock_mhz is None

@@ -81,11 +81,13 @@ def test_a_counter_that_vanishes_is_void(tmp_path):
 
 
 def test_a_machine_without_counters_says_so(tmp_path):
+    """It says where counters are missing as a rule."""
     with pytest.raises(MeterUnavailable, match="Virtual machines and containers have none"):
         RaplMeter(root=tmp_path).open()
 
 
 def test_counters_that_a_hypervisor_leaves_at_one_value_are_none(tmp_path):
+    """Else every joule measured there would be 0."""
     with pytest.raises(MeterUnavailable, match="stands still at 1,000 J"):
         opened(Powercap(tmp_path))
 
@@ -107,6 +109,7 @@ def test_a_counter_that_only_root_may_read_names_the_way_out():
 
 
 def test_packages_are_told_apart_from_those_of_another_machine_without_its_name(tmp_path):
+    """The machine's id is in their names, but can't be read from them."""
     boards = []
     for number, known in enumerate(("0123456789abcdef" * 2, "f" * 32, "f" * 32, "")):
         powercap = Powercap(tmp_path / str(number), (100, 50))
@@ -121,6 +124,7 @@ def test_packages_are_told_apart_from_those_of_another_machine_without_its_name(
 
 
 def test_the_power_limit_and_the_time_of_heat_are_told(tmp_path):
+    """Each package's limit in W, its time throttled where the kernel counts it, and how busy the CPU was."""
     powercap = Powercap(tmp_path, (100, 50))
     cpu = powercap.root / "sys/devices/system/cpu/cpu0"
     for path, text in (("topology/physical_package_id", "0"), ("thermal_throttle/package_throttle_total_time_ms", "7")):
@@ -177,6 +181,7 @@ def test_counters_are_read_beside_whatever_happens(tmp_path):
 
 
 def test_a_run_on_a_cpu_without_counters_says_why(tmp_path):
+    """The reason stands where the joules would, and opening it is no error."""
     metering = open_rapl(window_s=1.0, lead_in_s=0.1, root=tmp_path)
     assert metering.not_of("cpu") == metering.source.missing
     assert metering.source.missing.startswith("no joules of the CPU: /sys/class/powercap shows no package.")

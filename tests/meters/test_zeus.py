@@ -42,6 +42,7 @@ def energy(one, meter, seconds=3):
 
 @pytest.mark.skipif(zeus_is_installed(), reason="Zeus is installed")
 def test_without_zeus_the_way_out_is_named():
+    """The error says what to install: the package's own extra."""
     with pytest.raises(MeterUnavailable, match=r"pip install 'pytest-slmperf\[zeus\]'"):
         ZeusMeter((0,)).open()
 
@@ -65,6 +66,7 @@ def test_its_counters_are_looked_at_until_they_move(zeus_driver):
 
 @NEEDS_ZEUS
 def test_a_board_tells_its_limit_and_temperature_and_what_it_does_not_tell(zeus_driver):
+    """Zeus shows no processes, and what begins to fail is untold from then on."""
     one = zeus_driver("power_limit 0 500", "temperature 0 61", "fail DeviceGetTemperatureV UNKNOWN 5")
     meter = meter_of(one, 1)
     (board,) = meter.open().boards
@@ -97,6 +99,7 @@ def test_what_zeus_takes_for_joules_and_is_none_is_void(zeus_driver, fault, guar
     ],
 )
 def test_a_gpu_without_joules_says_why(zeus_driver, gpu, statement, reason):
+    """In Zeus's own words where the board doesn't count, in ours where there is no such board."""
     one = zeus_driver(statement)
     with pytest.raises(MeterUnavailable, match=f"no joules through Zeus: {reason}"):
         meter_of(one, gpu).open()
@@ -104,6 +107,7 @@ def test_a_gpu_without_joules_says_why(zeus_driver, gpu, statement, reason):
 
 @NEEDS_ZEUS
 def test_a_machine_that_is_no_chip_says_so():
+    """Without a GPU to ask it looks for a system on a chip, and says that there is none."""
     with pytest.raises(MeterUnavailable, match="No observable SoC was found"):
         ZeusMeter().open()
 
@@ -136,6 +140,7 @@ def test_it_is_asked_where_the_driver_has_no_joules(zeus_driver):
 
 @NEEDS_ZEUS
 def test_it_is_not_asked_where_the_driver_has_them(zeus_driver):
+    """Its error is larger, so the driver's own counter comes first."""
     zeus_driver("power 0 400")
     metering = open_nvml(window_s=1, lead_in_s=0.1)
     assert metering.source.source == "counter"
@@ -144,6 +149,7 @@ def test_it_is_not_asked_where_the_driver_has_them(zeus_driver):
 
 @NEEDS_ZEUS
 def test_where_nobody_has_joules_all_say_why(zeus_driver):
+    """The driver, Zeus and its search for a chip each have their reason in one line."""
     zeus_driver("power 0 400")
     metering = or_zeus(Metering(NvmlMeter((7,)), window_s=1, lead_in_s=0.1), gpus=(7,))
     missing = metering.source.missing

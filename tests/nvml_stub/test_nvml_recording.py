@@ -96,6 +96,7 @@ def test_a_recorded_board_moves_its_counter_as_it_did(replayed, name):
 
 
 def test_the_meter_finds_what_the_recorder_found(replayed):
+    """Period, joules and throttling of the replay are the recording's, through the whole meter."""
     one = replayed(synthetic())
     one.clock.set_ns(0)
     meter = NvmlMeter(clock=one.now_ns, sleep=one.sleep)
@@ -112,6 +113,7 @@ def test_the_meter_finds_what_the_recorder_found(replayed):
 
 
 def test_what_else_was_read_is_told_at_its_time(replayed):
+    """Power, clock, temperature, throttling and utilisation are those of the last row before."""
     one = replayed(synthetic())
     begin_us = 40_000
 
@@ -135,6 +137,7 @@ def test_what_else_was_read_is_told_at_its_time(replayed):
 
 
 def test_a_board_is_what_it_was_and_refuses_what_it_refused(replayed):
+    """Its name, its settings and its errors are the recorded ones."""
     replayed(synthetic())
     assert pynvml.nvmlDeviceGetName(board()) == "NVIDIA H200"
     assert pynvml.nvmlDeviceGetUUID(board()).startswith("GPU-5e9e71c0")
@@ -150,6 +153,7 @@ def test_a_board_is_what_it_was_and_refuses_what_it_refused(replayed):
 
 
 def test_a_recording_of_the_counter_alone_is_enough(replayed):
+    """What wasn't recorded is the stand-in's own."""
     told = synthetic()
     one = replayed({"fast": told["fast"]}, part="fast")
     assert one.true_joules(0, 808_000_000) == pytest.approx(8 * 30.3, rel=0.01)
@@ -177,6 +181,7 @@ def damaged(part, place, value):
     ],
 )  # fmt: skip
 def test_a_damaged_recording_is_refused_with_its_place(tmp_path, told, message):
+    """The file, the part and the number of the edge or row are named, with what is wrong there."""
     file = tmp_path / "nvml_gemm.json"
     file.write_text(told if isinstance(told, str) else json.dumps(told))
     with pytest.raises(nvml_recording.BadRecording, match=message) as caught:
@@ -185,6 +190,7 @@ def test_a_damaged_recording_is_refused_with_its_place(tmp_path, told, message):
 
 
 def test_a_file_that_is_cut_off_or_missing_is_refused(tmp_path):
+    """Nothing is replayed of half a file."""
     cut = write(tmp_path / "nvml_gemm.json.gz", synthetic())
     cut.write_bytes(cut.read_bytes()[:100])
     for file in (cut, tmp_path / "nowhere.json"):
@@ -194,6 +200,7 @@ def test_a_file_that_is_cut_off_or_missing_is_refused(tmp_path):
 
 @pytest.mark.usefixtures("stub")
 def test_the_command_says_how_another_process_sees_the_board(tmp_path):
+    """It prints variables of the environment, or what is wrong with the file on stderr."""
     program = [sys.executable, Path(nvml_recording.__file__), write(tmp_path / "nvml_gemm.json", synthetic()), tmp_path]
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     told = dict(word.split("=", 1) for word in done.stdout.split())
