@@ -49,10 +49,12 @@ def started(driver):
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_structures_are_as_large_as_pynvmls(stub, structure):
+    """Else a field would be read where another one was written."""
     assert stub.nvmlstub_size_of(structure.encode()) == ctypes.sizeof(getattr(pynvml, structure))
 
 
 def test_it_says_that_it_is_no_real_driver(started):
+    """By a symbol that NVIDIA's library has not, so what it tells is never taken for real."""
     started()
     assert pynvml.nvmlLib.nvmlstub_is_stub() == 1
 
@@ -61,6 +63,7 @@ def test_it_says_that_it_is_no_real_driver(started):
 
 
 def test_the_counter_moves_once_a_period(started):
+    """In between it stands still, and each move adds the period's joules."""
     one = started("power 0 400", "period 0.1")
     seen = []
     for _ in range(1000):
@@ -71,6 +74,7 @@ def test_the_counter_moves_once_a_period(started):
 
 
 def test_jitter_moves_the_updates_and_loses_no_joule(started):
+    """Periods are shorter and longer by its share, and what one update leaves out the next one has."""
     one = started("power 0 400", "period 0.1 0.5", "seed 3")
     gaps, last = [], None
     for _ in range(20_000):
@@ -96,6 +100,7 @@ def test_jitter_moves_the_updates_and_loses_no_joule(started):
     ],
 )
 def test_the_true_energy_is_the_integral_of_the_power(started, power, true):
+    """Of steps, ramps and waves in closed form, and the counter shows it."""
     one = started(*power)
     assert one.true_joules(0, 10 * NS) == pytest.approx(true, rel=1e-12)
     one.clock.set_ns(10 * NS + 1)
@@ -103,6 +108,7 @@ def test_the_true_energy_is_the_integral_of_the_power(started, power, true):
 
 
 def test_gain_is_an_error_of_the_sensor_and_not_of_the_truth(started):
+    """Counter and power readings are off by it, and what is to be found is not."""
     one = started("power 0 400", "gain 1.05")
     one.sleep(9.0001)
     assert joules(board()) == pytest.approx(4200)
@@ -112,6 +118,7 @@ def test_gain_is_an_error_of_the_sensor_and_not_of_the_truth(started):
 
 @pytest.mark.parametrize(("phase_s", "seen_w"), [(0.075, 200), (0.0, 100)])
 def test_a_part_time_sensor_sees_the_end_of_each_period_alone(started, phase_s, seen_w):
+    """What the load does in the rest of the period is missed, and so is the truth."""
     one = started("power 0 100", f"wave 0.1 0.25 100 {phase_s}", "period 0.1", "sensor 0.025")
     one.sleep(9.0001)
     assert joules(board()) == pytest.approx(seen_w * 10, rel=1e-6)
@@ -119,6 +126,7 @@ def test_a_part_time_sensor_sees_the_end_of_each_period_alone(started, phase_s, 
 
 
 def test_power_is_a_mean_of_a_second_or_of_a_moment(started):
+    """As the driver has both: a field that lags, and samples that are told once."""
     one = started("power 0 100", "power 5 300")
     one.clock.set_ns(int(5.5001 * NS))
     assert field(board(), pynvml.NVML_FI_DEV_POWER_AVERAGE) == pytest.approx(200_000)
@@ -132,6 +140,7 @@ def test_power_is_a_mean_of_a_second_or_of_a_moment(started):
 
 
 def test_a_reset_begins_at_zero_and_a_stuck_counter_jumps_when_it_is_free(started):
+    """What was used meanwhile is counted then."""
     one = started("power 0 100", "reset 5", "stuck 7 8")
     one.clock.set_ns(int(4.95 * NS))
     assert joules(board()) == pytest.approx(490)
@@ -146,6 +155,7 @@ def test_a_reset_begins_at_zero_and_a_stuck_counter_jumps_when_it_is_free(starte
 
 
 def test_a_slow_call_takes_time_and_its_value_is_of_a_moment_in_between(started):
+    """It lasts as long as is said, more or less by the jitter's share."""
     one = started("power 0 400", "period 0.001", "delay DeviceGetTotalEnergyConsumption 0.010 0.5")
     lengths = []
     for _ in range(200):
@@ -162,6 +172,7 @@ def test_a_slow_call_takes_time_and_its_value_is_of_a_moment_in_between(started)
 
 
 def test_power_follows_what_engines_say_of_their_load(started, tmp_path):
+    """The loads of all engines add up, and each engine is a process on the board."""
     log = tmp_path / "load"
     one = started(f"load {log} 100 500")
     one.sleep(1)
@@ -178,6 +189,7 @@ def test_power_follows_what_engines_say_of_their_load(started, tmp_path):
 
 
 def test_utilisation_is_the_mean_of_a_sixth_of_a_second(started, tmp_path):
+    """It comes up to a new load by and by, as that of a board."""
     log = tmp_path / "load"
     one = started(f"load {log} 100 500")
     nvml_standin.log_load(log, 0.9, pid=1, at_ns=2 * NS)
@@ -187,6 +199,7 @@ def test_utilisation_is_the_mean_of_a_sixth_of_a_second(started, tmp_path):
 
 
 def test_engines_may_write_in_another_order_than_they_read_the_clock(started, tmp_path):
+    """Each word holds from its own instant on, whenever it arrives."""
     log = tmp_path / "load"
     one = started(f"load {log} 0 100")
     nvml_standin.log_load(log, 1, pid=1, at_ns=2 * NS)
@@ -197,6 +210,7 @@ def test_engines_may_write_in_another_order_than_they_read_the_clock(started, tm
 
 
 def test_a_late_word_of_an_engine_never_turns_the_counter_back(started, tmp_path):
+    """What the counter has shown already is kept, and it comes to the truth later."""
     log = tmp_path / "load"
     one = started(f"load {log} 100 500")
     nvml_standin.log_load(log, 1, pid=1, at_ns=one.now_ns())
@@ -211,6 +225,7 @@ def test_a_late_word_of_an_engine_never_turns_the_counter_back(started, tmp_path
 
 
 def test_an_engine_that_is_gone_loads_no_board(started, tmp_path):
+    """A process that died in the middle of a batch is on the board no more."""
     log = tmp_path / "load"
     one = started(f"load {log} 10 500", real=True)
     ended = subprocess.Popen([sys.executable, "-c", ""])
@@ -241,6 +256,7 @@ def test_an_engine_that_is_held_up_between_two_batches_made_no_pause(started, tm
     ],
 )
 def test_a_recording_is_replayed_again_and_again(started, tmp_path, head, rows):
+    """From its begin when it has ended, with its joules or the integral of its watts."""
     file = tmp_path / "recording.csv"
     file.write_text("\n".join([head, *(f"{at},{value}" for at, value in rows)]))
     one = started(f"replay {file}", "period 0.05")
@@ -251,6 +267,7 @@ def test_a_recording_is_replayed_again_and_again(started, tmp_path, head, rows):
 
 
 def test_a_recordings_own_updates_can_be_replayed_too(started, tmp_path):
+    """The counter then moves when the recorded one did, and shows its values."""
     file = tmp_path / "recording.csv"
     file.write_text("seconds,joules\n0,0\n0.1,40\n0.3,60\n0.4,90\n")
     one = started(f"replay {file} ticks")
@@ -266,6 +283,7 @@ def test_a_recordings_own_updates_can_be_replayed_too(started, tmp_path):
 
 @pytest.mark.parametrize("error", ["DRIVER_NOT_LOADED", "LIB_RM_VERSION_MISMATCH"])
 def test_the_init_fails_as_the_scenario_says(driver, error):
+    """With the driver's own error."""
     driver(f"init {error}")
     with pytest.raises(pynvml.NVMLError) as caught:
         pynvml.nvmlInit()
@@ -274,6 +292,7 @@ def test_the_init_fails_as_the_scenario_says(driver, error):
 
 @pytest.mark.usefixtures("stub")
 def test_without_a_scenario_there_is_no_driver(monkeypatch):
+    """Found by accident on a library path, it is as a machine without a GPU."""
     monkeypatch.delenv(nvml_standin.SCENARIO, raising=False)
     with pytest.raises(pynvml.NVMLError_DriverNotLoaded):
         pynvml.nvmlInit()
@@ -302,6 +321,7 @@ def test_without_a_scenario_there_is_no_driver(monkeypatch):
     ],
 )
 def test_a_wrong_scenario_fails_the_init_and_names_its_line(driver, capfd, statement, message):
+    """A slip in a test's scenario is never a quiet board."""
     one = driver("# a comment", "", statement)
     with pytest.raises(pynvml.NVMLError_InvalidArgument):
         pynvml.nvmlInit()
@@ -311,6 +331,7 @@ def test_a_wrong_scenario_fails_the_init_and_names_its_line(driver, capfd, state
 
 
 def test_more_can_be_said_while_a_session_is_open(started):
+    """It is read as if it had stood at the end of the scenario."""
     one = started("boards 2", "power 0 100")
     one.clock.set_ns(3 * NS)
     one.say("power 4 300")
@@ -323,6 +344,7 @@ def test_more_can_be_said_while_a_session_is_open(started):
 
 
 def test_what_is_said_wrongly_or_without_a_session_is_refused(driver):
+    """The test that said it fails, instead of measuring another scenario."""
     one = driver("power 0 100")
     with pytest.raises(ValueError, match="no session is open"):
         one.say("power 4 300")
@@ -347,6 +369,7 @@ def test_what_is_said_wrongly_or_without_a_session_is_refused(driver):
     ],
 )
 def test_a_wrong_recording_fails_the_init(driver, tmp_path, capfd, content, message):
+    """The row and what is wrong in it are named."""
     (tmp_path / "recording.csv").write_text(content)
     driver(f"replay {tmp_path / 'recording.csv'}")
     with pytest.raises(pynvml.NVMLError_InvalidArgument):
@@ -355,6 +378,7 @@ def test_a_wrong_recording_fails_the_init(driver, tmp_path, capfd, content, mess
 
 
 def test_a_missing_scenario_or_clock_fails_the_init(driver, monkeypatch, tmp_path, capfd):
+    """The error says which of them can't be read."""
     one = driver()
     one.clock.path.write_bytes(b"short")
     with pytest.raises(pynvml.NVMLError_InvalidArgument):
@@ -367,6 +391,7 @@ def test_a_missing_scenario_or_clock_fails_the_init(driver, monkeypatch, tmp_pat
 
 
 def test_any_call_can_fail_for_a_time(started):
+    """By its name or the begin of it, with any error, for all time or a part of it."""
     one = started("fail DeviceGetTotalEnergyConsumption UNKNOWN 2 3", "fail nvmlDeviceGetClock* NO_PERMISSION")
     assert joules(board()) == 100
     one.sleep(1)
@@ -379,6 +404,7 @@ def test_any_call_can_fail_for_a_time(started):
 
 
 def test_an_old_driver_lacks_newer_symbols_and_fields(started):
+    """What it has under older names is told."""
     started("missing DeviceGetTemperatureV", "missing DeviceGetComputeRunningProcesses", "fail field:269 NOT_SUPPORTED")
     with pytest.raises(pynvml.NVMLError_FunctionNotFound):
         pynvml.nvmlDeviceGetTemperatureV(board(), 0)
@@ -391,6 +417,7 @@ def test_an_old_driver_lacks_newer_symbols_and_fields(started):
 
 
 def test_a_lost_board_answers_nothing_and_the_others_do(started):
+    """From the instant on at which it is lost."""
     one = started("boards 2", "board 1", "lost 2")
     handles = [board(0), board(1)]
     one.sleep(1.5)
@@ -400,6 +427,7 @@ def test_a_lost_board_answers_nothing_and_the_others_do(started):
 
 
 def test_throttling_is_in_the_mask_while_it_lasts_and_in_the_counters_for_ever(started):
+    """Of a share of the time, the counters have that share."""
     one = started("throttle sw_thermal 2 3 0.5", "throttle hw_thermal 2 2.5", "throttle sw_power_cap 2 4")
     one.clock.set_ns(int(2.25 * NS))
     assert pynvml.nvmlDeviceGetCurrentClocksEventReasons(board()) == 0x20 | 0x40 | 0x8 | 0x4
@@ -410,6 +438,7 @@ def test_throttling_is_in_the_mask_while_it_lasts_and_in_the_counters_for_ever(s
 
 
 def test_processes_come_and_go(started):
+    """Each has its memory, its name and its kind while it is there, whatever nonsense its id is."""
     one = started("process 4321 2 3 compute 2048 train.py", "process 0 2 3", "process 4294967295 2 3 mps")
     before = pynvml.nvmlDeviceGetMemoryInfo(board()).used
     assert pynvml.nvmlDeviceGetComputeRunningProcesses(board()) == []
@@ -423,6 +452,7 @@ def test_processes_come_and_go(started):
 
 
 def test_with_mig_on_power_is_the_boards_and_much_else_is_not_told(started):
+    """As of a real board: a part has a UUID and a parent, and neither counter nor utilisation."""
     started("mig 2", "power 0 300")
     assert pynvml.nvmlDeviceGetMigMode(board()) == [1, 1]
     instance = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(board(), 1)
@@ -444,6 +474,7 @@ def test_with_mig_on_power_is_the_boards_and_much_else_is_not_told(started):
 
 
 def test_boards_differ_where_the_scenario_says_so(started):
+    """What is said before the first `board` is said of all."""
     started("boards 2", "power 0 100", "board 1", "power 0.5 200", "name NVIDIA A100-SXM4-40GB", "uuid GPU-b")
     assert pynvml.nvmlDeviceGetCount() == 2
     assert [pynvml.nvmlDeviceGetName(board(i)) for i in range(2)] == ["NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-40GB"]
@@ -454,6 +485,7 @@ def test_boards_differ_where_the_scenario_says_so(started):
 
 
 def test_clocks_limits_temperature_and_health_change_over_time(started):
+    """In steps or in a ramp, as the scenario says."""
     one = started(
         "sm_clock 0 1980", "sm_clock 5 1605", "power_limit 0 700", "power_limit 5 500", "persistence off",
         "temperature 0 50", "temperature 10 70 ramp", "ecc_uncorrected 0 0", "ecc_uncorrected 5 2",
@@ -476,6 +508,7 @@ def test_clocks_limits_temperature_and_health_change_over_time(started):
 
 
 def test_gpm_gives_means_between_two_samples(started):
+    """Of activity in percent, over the time between them."""
     one = started("utilisation 0 0", "utilisation 2 100")
     first, second = pynvml.nvmlGpmSampleAlloc(), pynvml.nvmlGpmSampleAlloc()
     pynvml.nvmlGpmSampleGet(board(), first)
@@ -490,6 +523,7 @@ def test_gpm_gives_means_between_two_samples(started):
 
 
 def test_an_xid_is_an_event_once(started):
+    """It is there from its time on, and gone once it was waited for."""
     one = started("xid 2 79")
     events = pynvml.nvmlEventSetCreate()
     pynvml.nvmlDeviceRegisterEvents(board(), pynvml.nvmlEventTypeXidCriticalError, events)
@@ -506,6 +540,7 @@ def test_an_xid_is_an_event_once(started):
 
 
 def test_in_real_time_all_processes_see_one_counter(started):
+    """What one has read, another one that reads later doesn't find to be less."""
     one = started("power 0 400", "period 0.02", real=True)
     program = (
         "import pynvml, time; pynvml.nvmlInit(); h = pynvml.nvmlDeviceGetHandleByIndex(0)\n"
@@ -520,6 +555,7 @@ def test_in_real_time_all_processes_see_one_counter(started):
 
 
 def test_sessions_are_counted(started):
+    """The driver is there until the last one is closed."""
     started()
     pynvml.nvmlInit()
     pynvml.nvmlShutdown()
