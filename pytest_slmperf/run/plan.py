@@ -105,7 +105,7 @@ def _time(sweep: Sweep, cases: Sequence[Case], spending: Spending, policy: Round
         return ""
     batches = {case: _batch_s(sweep, case, spending) for case in cases}
     starts_s = sum(_start_s(model, spending) for model in {case.model for case in cases})
-    cases_s = sum(_case_s(batch_s or 0.0, case, spending, policy) for case, batch_s in batches.items())
+    cases_s = sum(sum(parts_s(batch_s or 0.0, case, spending, policy).values()) for case, batch_s in batches.items())
     # One start more, to prime; on a GPU each batch is served there.
     primes_s = starts_s + (sum(batch_s or 0.0 for batch_s in batches.values()) if spending.device == "cuda" else 0.0)
     fewest, most = (
@@ -137,13 +137,16 @@ def _start_s(model: str, spending: Spending) -> float:
         return STARTUP_S
 
 
-def _case_s(batch_s: float, case: Case, spending: Spending, policy: RoundPolicy) -> float:
-    """Seconds that a launch spends on a case: a batch for its peak of memory, warm-up, timed and observed rounds, and
-    joules. Whatever is to last for some time lasts for a batch at least.
+def parts_s(batch_s: float, case: Case, spending: Spending, policy: RoundPolicy) -> dict[str, float]:
+    """Seconds that a launch spends on each part of a case: a batch for its peak of memory, warm-up, timed and observed
+    rounds, and joules. Whatever is to last for some time lasts for a batch at least.
     """
-    warm_up_s = (COLD_STEPS + STEADY_STEPS) * max(batch_s, STEP_SHARE * policy.round_s)
-    timed_s = policy.rounds * max(batch_s, policy.round_s)
-    observed_s = max(policy.observed_s, batch_s * math.ceil(policy.observed_requests / case.batch_size))
     settings = spending.settings
-    energy_s = max(settings.lead_in_s, batch_s) + max(settings.window_s + 2 * UPDATE_S, batch_s)
-    return batch_s + warm_up_s + timed_s + observed_s + (energy_s if spending.joules else 0.0)
+    return {
+        "peak": batch_s,
+        "warm-up": (COLD_STEPS + STEADY_STEPS) * max(batch_s, STEP_SHARE * policy.round_s),
+        "timed": policy.rounds * max(batch_s, policy.round_s),
+        "observed": max(policy.observed_s, batch_s * math.ceil(policy.observed_requests / case.batch_size)),
+        "lead-in": max(settings.lead_in_s, batch_s) if spending.joules else 0.0,
+        "window": max(settings.window_s + 2 * UPDATE_S, batch_s) if spending.joules else 0.0,
+    }
