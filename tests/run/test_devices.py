@@ -44,17 +44,20 @@ def gpus(driver, monkeypatch):  # noqa: F811 - a fixture's name
 )
 @pytest.mark.usefixtures("gpus")
 def test_an_engine_runs_where_its_options_say_or_else_where_it_does_by_default(engine, options, device):
+    """An engine of another package that says nothing of a device is taken for one on the CPU."""
     assert device_of(engine, options) == device
 
 
 @pytest.mark.parametrize(("visible", "kind"), [("", "cpu"), ("-1", "cpu"), ("1", "cuda"), (SECOND, "cuda")])
 @pytest.mark.usefixtures("gpus")
 def test_an_engine_that_chooses_takes_a_gpu_if_it_may_see_one(monkeypatch, visible, kind):
+    """As CUDA_VISIBLE_DEVICES lets it: an empty value and -1 hide them all."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert device_of("transformers", {}).kind == kind
 
 
 def test_without_a_driver_an_engine_that_chooses_takes_the_cpu(driver):  # noqa: F811 - a fixture's name
+    """A GPU that can't be asked is none for it."""
     driver("init DRIVER_NOT_LOADED")
     assert device_of("transformers", {}) == Device("cpu")
 
@@ -73,6 +76,7 @@ def test_the_machine_is_the_board_that_the_engine_sees_under_its_index(monkeypat
 
 @pytest.mark.usefixtures("gpus")
 def test_a_board_that_the_engine_may_not_see_is_refused(monkeypatch):
+    """The number is counted among the visible ones, and the line says how many those are."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     with pytest.raises(UsageError, match=r"there is no GPU 1: CUDA_VISIBLE_DEVICES=1 shows 1"):
         machine_of(Device("cuda", 1))
@@ -167,6 +171,7 @@ def test_a_job_on_the_cpu_has_the_best_cores_and_a_simulated_one_none(run):
 @pytest.mark.parametrize(("visible", "index", "uuid"), [(None, 1, SECOND), ("1,0", 0, SECOND), ("1,0", 1, FIRST)])
 @pytest.mark.usefixtures("gpus")
 def test_the_meter_reads_the_board_that_the_engine_runs_on(monkeypatch, visible, index, uuid):
+    """Engine and meter count the boards alike, in whatever order CUDA_VISIBLE_DEVICES names them."""
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     metering = open_nvml(window_s=1, lead_in_s=0, index=index)

@@ -282,6 +282,7 @@ def test_a_gpu_that_a_stand_in_tells_of_is_simulated(tree):
     ],
 )
 def test_variables_that_engines_read_are_kept(tree, name, value):
+    """Their value is a field of the machine, so that another one is another machine."""
     machine = fingerprint.with_variables(fingerprint.probe(tree(NEOVERSE)), {name: value})
     assert machine.fields[f"env.{name}"] == value
 

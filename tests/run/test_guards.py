@@ -109,18 +109,21 @@ def later(*, wall_ns=ROUND_NS, ran_ns=99 * MS, waited_ns=0, **changes):
     ],
 )
 def test_a_round_is_void_for_its_causes_alone(after, guard, words):
+    """Each cause has its guard and its words, and what lies below a threshold or on another core voids nothing."""
     void = judge_round(QUIET, after, cores=(CORE,))
     assert (void.guard if void else None) == guard
     assert words in (void.reason if void else "")
 
 
 def test_an_unpinned_engine_is_judged_by_its_waiting_on_any_core():
+    """Where no core is its own, its threads' waiting is known all the same."""
     busy = later(ran_ns=90 * MS, waited_ns=20 * MS)
     assert judge_round(QUIET, busy, cores=None).guard == "contended"
 
 
 @given(st.integers(0, 100), st.integers(0, 300))
 def test_no_more_is_blamed_on_others_than_the_engine_waited_and_than_its_core_was_not_its_own(ran_ms, waited_ms):
+    """Threads of its own that wait for each other, and sleep that nobody caused, are no contention."""
     void = judge_round(QUIET, later(ran_ns=ran_ms * MS, waited_ns=waited_ms * MS), cores=(CORE,))
     assert (void is not None) == (min(waited_ms, 100 - ran_ms) > 2)
 
@@ -155,10 +158,12 @@ def test_what_is_stolen_little_by_little_voids_a_round_too():
 
 @pytest.mark.parametrize(("worked_ms", "void"), [(100, False), (51, False), (49, True), (0.1, True)])
 def test_a_round_half_as_long_as_wanted_is_too_short(worked_ms, void):
+    """What counts is the time that the engine worked."""
     assert (judge_length(int(worked_ms * MS), 0.1) is not None) is void
 
 
 def test_load_elsewhere_is_that_of_the_cores_that_the_engine_has_not():
+    """As the mean share of the time in which those were busy; an engine on all cores has none elsewhere."""
     wall_ns = 10 * TICK_NS
     before = replace(QUIET, busy_ticks={0: 0, 1: 0, 2: 0})
     after = replace(before, monotonic_ns=before.monotonic_ns + wall_ns, busy_ticks={0: 10, 1: 5, 2: 0})
@@ -167,6 +172,7 @@ def test_load_elsewhere_is_that_of_the_cores_that_the_engine_has_not():
 
 
 def test_a_suspect_is_who_used_the_cores_since_and_is_not_the_engine():
+    """Whose id was given again to another process counts anew, and the engine's children are the engine."""
     engine, idle, culprit, elsewhere, new, reused = 10, 20, 30, 40, 50, 60
     before = {
         engine: Seen("python", engine, 1, 100, CORE),
@@ -194,6 +200,7 @@ def test_a_suspect_is_who_used_the_cores_since_and_is_not_the_engine():
 
 
 def test_blame_names_the_first_and_counts_the_rest():
+    """Five of them by command and CPU time; where nobody was seen, that is said."""
     found = [Suspect(pid, f"job{pid}", 1.0) for pid in range(900_001, 900_008)]
     named = [f"job90000{number} (pid 90000{number}, 1 s of CPU)" for number in range(1, 6)]
     assert blame(found) == f"{', '.join(named)} and 2 more"
@@ -202,10 +209,12 @@ def test_blame_names_the_first_and_counts_the_rest():
 
 
 def test_this_process_is_named_as_such():
+    """A run that disturbs itself says so, and doesn't send its reader after a stranger."""
     assert blame([Suspect(os.getpid(), "pytest", 0.5)]).startswith("pytest-slmperf itself, pytest (pid")
 
 
 def test_a_scan_sees_this_process():
+    """With its group and the core that it was last on, and its command line can be had."""
     seen = scan()[os.getpid()]
     assert seen.group == os.getpgrp()
     assert seen.core in range(os.cpu_count())
@@ -213,6 +222,7 @@ def test_a_scan_sees_this_process():
 
 
 def test_a_process_with_a_strange_name_is_read_right():
+    """A name with brackets and blanks shifts no field of the kernel's line."""
     copy_name = (
         "import ctypes, time; ctypes.CDLL(None).prctl(15, b'a) R (1 b', 0, 0, 0); print(flush=True); time.sleep(60)"
     )
@@ -223,6 +233,7 @@ def test_a_process_with_a_strange_name_is_read_right():
 
 
 def test_a_reading_costs_less_than_a_thousandth_of_a_second():
+    """Two of them beside a round of a tenth of a second are no load."""
     witness = Witness(os.getpid(), None)
     times = []
     for _ in range(50):
@@ -277,6 +288,7 @@ def measured_until_named(spec, core, culprit):
 
 @pytest.mark.alone
 def test_another_process_on_the_engines_core_voids_its_rounds_and_is_named(spinning):
+    """A case without a valid round has no values, and its reason holds the other's command and id."""
     core = max(os.sched_getaffinity(0))
     with busy_process(core) as culprit:
         case = measured_until_named(spinning, core, culprit)
@@ -291,6 +303,7 @@ def test_another_process_on_the_engines_core_voids_its_rounds_and_is_named(spinn
 @pytest.mark.alone
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core only")
 def test_another_process_on_another_core_is_a_note_and_voids_nothing(spinning):
+    """It shares caches and memory, so it is named, and blamed for no round."""
     other, *_, core = sorted(os.sched_getaffinity(0))
     with busy_process(other) as culprit:
         case = measured_until_named(spinning, core, culprit)
@@ -320,6 +333,7 @@ class Engine(Engine):
 
 @pytest.mark.alone
 def test_a_case_whose_observed_rounds_stay_void_has_no_values(tmp_path, monkeypatch):
+    """Throughput that was measured well before is not kept without the latencies of the same case."""
     install(tmp_path, "disturbed", DISTURBED)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     spec, core = EngineSpec("disturbed", "tiny"), max(os.sched_getaffinity(0))
@@ -333,6 +347,7 @@ def test_a_case_whose_observed_rounds_stay_void_has_no_values(tmp_path, monkeypa
 
 
 def test_a_simulated_engine_is_measured_beside_anybody():
+    """Its clock is its own, so who else is on the core changes nothing."""
     core = max(os.sched_getaffinity(0))
     with busy_process(core):
         case = measured_on(EngineSpec("fake", "tiny"), core)

@@ -87,6 +87,7 @@ def nothing_left_behind():
 
 
 def test_a_launch_measures_every_load_in_the_order_it_was_given():
+    """The record tells its arm, its number, the engine's facts, and versions, begin and length of the launch."""
     loads = [replace(LOAD, case=f"decode/tiny/batch={size}", lengths=((32, 32),) * size) for size in (16, 1, 4)]
     record = launch(loads=loads, index=7, arm="baseline")
     assert list(record.cases) == [load.case for load in loads]
@@ -113,6 +114,7 @@ def test_what_primes_an_engine_is_served_once_the_smallest_first_and_brings_noth
 
 
 def test_throughput_has_a_value_for_each_round_and_the_rest_one_for_the_launch():
+    """And the simulated engine's values are those of its model."""
     case = launch(fake(level=1000, prefill_level=1e12)).cases[CASE]
     per_round = ("output_throughput", "total_token_throughput", "request_throughput")
     assert {name: len(values) for name, values in case.values.items()} == {
@@ -130,6 +132,7 @@ def test_throughput_has_a_value_for_each_round_and_the_rest_one_for_the_launch()
 
 
 def test_every_value_and_every_reason_stands_under_a_known_metric_and_none_under_both():
+    """A metric is measured, or it has a reason."""
     case = launch(quantiles=(0.5, 0.9, 0.99)).cases[CASE]
     assert not case.values.keys() & case.unmeasured.keys()
     for name in (*case.values, *case.unmeasured):
@@ -137,6 +140,7 @@ def test_every_value_and_every_reason_stands_under_a_known_metric_and_none_under
 
 
 def test_a_quantile_that_the_observed_requests_cannot_give_is_unmeasured():
+    """The reason says how many it needs, and with so many it is measured."""
     case = launch().cases[CASE]
     assert (
         case.unmeasured["p90_ttft_ms"]
@@ -147,6 +151,7 @@ def test_a_quantile_that_the_observed_requests_cannot_give_is_unmeasured():
 
 
 def test_observing_nothing_leaves_every_latency_unmeasured():
+    """The medians are there with their reason, as if they had been asked for."""
     case = launch(policy=replace(POLICY, observed_requests=0)).cases[CASE]
     assert {name for name in case.unmeasured if name.startswith("median")} == {
         "median_ttft_ms", "median_tpot_ms", "median_itl_ms", "median_e2el_ms",
@@ -154,24 +159,28 @@ def test_observing_nothing_leaves_every_latency_unmeasured():
 
 
 def test_observing_leaves_the_throughput_alone():
+    """An engine that is slower while observed shows it in its latencies only."""
     plain, observed = launch(fake()), launch(fake(observing_cost=1.0))
     assert plain.cases[CASE].values["output_throughput"] == observed.cases[CASE].values["output_throughput"]
     assert observed.cases[CASE].values["median_e2el_ms"] > plain.cases[CASE].values["median_e2el_ms"]
 
 
 def test_a_launch_without_loads_says_what_the_engine_is():
+    """So that its facts can be had without a measurement."""
     record = launch(loads=())
     assert record.facts.vocabulary == 1024
     assert record.cases == {}
 
 
 def test_progress_is_told_before_each_round():
+    """With the case, the round and how many there are."""
     told = []
     launch(progress=lambda *arguments: told.append(arguments))
     assert told == [(CASE, 1, 3), (CASE, 2, 3), (CASE, 3, 3)]
 
 
 def test_a_pace_that_does_not_settle_is_noted():
+    """The case is measured, and says that its warm-up ended at the limit."""
     record = launch(fake(cold=1000), policy=replace(POLICY, warmup_limit=4))
     assert "the pace was not steady after 4 warm-up steps" in record.cases[CASE].notes
 
@@ -181,6 +190,7 @@ TOO_SOON_WARM = fake(level=100_000, prefill_level=1e12, cold=40)
 
 
 def test_a_round_that_is_too_short_is_void_and_repeated_longer():
+    """The case has all its rounds in the end, and lists the void one with the least length."""
     case = launch(TOO_SOON_WARM, policy=replace(POLICY, warmup_limit=1)).cases[CASE]
     assert case.void_rounds[0].guard == "short"
     assert "50 ms is the least" in case.void_rounds[0].reason
@@ -188,6 +198,7 @@ def test_a_round_that_is_too_short_is_void_and_repeated_longer():
 
 
 def test_a_case_without_a_valid_round_is_void_and_has_no_values():
+    """The reason says which round it was, how often it was tried, and why."""
     never = replace(POLICY, warmup_limit=1, void_retries=0)
     case = launch(TOO_SOON_WARM, policy=never).cases[CASE]
     assert case.values == {}
@@ -236,6 +247,7 @@ class Engine(FakeEngine):
 
 @pytest.mark.parametrize("sizes", [(16, 1, 4), (1, 4, 16), (4, 16, 1)])
 def test_a_cases_peak_is_the_same_alone_and_beside_others_in_any_order(sizes, tmp_path, monkeypatch):
+    """Also of an engine that gives no memory back."""
     install(tmp_path, "hoarding", HOARDING)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     loads = [replace(LOAD, case=f"decode/tiny/batch={size}", lengths=((32, 32),) * size) for size in sizes]
@@ -247,6 +259,7 @@ def test_a_cases_peak_is_the_same_alone_and_beside_others_in_any_order(sizes, tm
 
 
 def test_a_planted_loss_takes_that_share_of_the_throughput():
+    """So that a suite can be shown to find a loss of known size."""
     policy = replace(POLICY, rounds=2, observed_requests=0)
     plain, slowed = launch(policy=policy), launch(replace(fake(), planted_loss=0.2), policy=policy)
     best = [max(record.cases[CASE].values["output_throughput"]) for record in (plain, slowed)]
@@ -254,16 +267,19 @@ def test_a_planted_loss_takes_that_share_of_the_throughput():
 
 
 def test_more_threads_than_cores_are_refused():
+    """Threads that share a core would be measured waiting for each other."""
     with pytest.raises(UsageError, match="fake needs 2 cores, one for each thread, and was given 1: lower threads"):
         launch(replace(fake(), threads=2), cores=(0,))
 
 
 def test_what_an_engine_prints_does_not_matter():
+    """Lines on stdout and stderr are no messages, and stop nothing."""
     record = launch(fake(fault="chatters", fault_batch=2))
     assert len(record.cases[CASE].values["output_throughput"]) == 3
 
 
 def test_what_an_engine_prints_is_kept_within_bounds():
+    """However much it prints, the file of its last lines stays below its limit."""
     with EngineProcess(fake(fault="chatters"), launch="candidate/0", cores=None) as process:
         process.hello(20)
         process.ask(Start(fake(fault="chatters")), Ready, 20)
@@ -291,6 +307,7 @@ class Engine:
 
 
 def test_an_engine_is_pinned_and_has_its_threads_set_before_it_is_loaded(tmp_path, monkeypatch):
+    """Its libraries read both when they are imported, whatever the caller's environment says."""
     install(tmp_path, "spying", SPYING)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
@@ -325,12 +342,14 @@ def test_an_engine_is_pinned_and_has_its_threads_set_before_it_is_loaded(tmp_pat
     ],
 )
 def test_a_fault_in_a_round_says_whose_where_and_what_to_do(fault, error, words):
+    """The error names the engine, the case and the round, and its kind tells what became of the process."""
     with pytest.raises(error, match=rf"(?s)^fake \(tiny, float32\) {words}") as raised:
         launch(fake(fault=fault, fault_batch=10))
     assert f"serving {CASE}, round 2 of 3" in str(raised.value)
 
 
 def test_missing_token_times_are_a_wrong_answer():
+    """An engine that was observed and tells none has failed; its latencies are not merely absent."""
     observed_batch = 2 + 3 + 3 * 3 + 1  # after the two for the peak, the warm-up and three rounds of three batches
     with pytest.raises(EngineFailed, match=f"answered wrongly while serving {CASE}, observed: .*not every token"):
         launch(fake(fault="unobserved", fault_batch=observed_batch))
@@ -346,16 +365,19 @@ def test_missing_token_times_are_a_wrong_answer():
     ],
 )
 def test_a_fault_at_the_start_is_told_apart(fault, error, words):
+    """What can't be had is told from what failed, ran out of memory or died while loading."""
     with pytest.raises(error, match=words):
         launch(fake(fault=fault))
 
 
 def test_an_unknown_engine_is_unavailable():
+    """As one that isn't installed here: the error has its name and what is wrong."""
     with pytest.raises(EngineUnavailable, match=r"nonesuch \(tiny, float32\) cannot be had here: unknown engine"):
         launch(EngineSpec("nonesuch", "tiny"))
 
 
 def test_an_engine_without_an_answer_is_killed_after_the_limit():
+    """The error says for how long it gave none, and in which round."""
     began = time.monotonic()
     with pytest.raises(EngineHung, match=f"no answer for 0.5 s while serving {CASE}, round 1 of 3, and was killed"):
         launch(fake(fault="hangs", fault_batch=7), policy=replace(POLICY, answer_limit_s=0.5))
@@ -372,6 +394,7 @@ def test_an_engine_that_reads_nothing_is_killed_after_the_limit(tmp_path):
 
 
 def test_a_start_without_an_end_is_killed_after_the_limit():
+    """A model that is never loaded holds up nobody for ever."""
     with pytest.raises(EngineHung, match=r"no answer for 0\.5 s while loading the model"):
         launch(fake(start_sleep_s=60), policy=replace(POLICY, answer_limit_s=0.5))
 
@@ -380,11 +403,13 @@ def test_a_start_without_an_end_is_killed_after_the_limit():
 
 
 def test_an_interpreter_that_is_not_there_is_said_to_be():
+    """With its path and the system's reason."""
     with pytest.raises(EngineUnavailable, match=r"/nowhere/python cannot be started \(No such file"):
         launch(replace(fake(), python="/nowhere/python"))
 
 
 def test_a_program_that_is_no_python_is_said_to_be():
+    """With what it ended with."""
     with pytest.raises(
         EngineUnavailable, match=r"(?s)/bin/false does not run our worker; it must be a Python.*exit code 1"
     ):
@@ -392,12 +417,14 @@ def test_a_program_that_is_no_python_is_said_to_be():
 
 
 def test_a_program_that_says_nothing_is_given_up(tmp_path):
+    """After the limit, with the same words as one that ends."""
     mute = script(tmp_path, "import time; time.sleep(60)")
     with pytest.raises(EngineUnavailable, match="does not run our worker"):
         launch(replace(fake(), python=mute), policy=replace(POLICY, answer_limit_s=0.5))
 
 
 def test_a_python_that_is_too_old_is_said_to_be():
+    """Its own last words, which name the version that is needed, stand in the error."""
     old = next(filter(None, map(_interpreter, ("3.10", "3.9", "3.8"))), None)
     if old is None:
         pytest.skip("no Python older than 3.11 here")
@@ -413,6 +440,7 @@ def test_another_python_needs_none_of_our_packages(tmp_path):
 
 
 def test_a_worker_of_another_version_is_refused(tmp_path):
+    """Before it is told what to load; the error has both versions of the protocol."""
     other = script(tmp_path, """import os, sys; os.write(int(sys.argv[4]), b'{"slmperf": 99, "kind": "hello"}\\n')""")
     with pytest.raises(EngineFailed, match=r"speaks protocol 99, where this pytest-slmperf speaks 3.* run again"):
         launch(replace(fake(), python=other))
@@ -473,12 +501,14 @@ def hanging():
 
 
 def test_an_engine_whose_launch_is_killed_does_not_live_on(hanging):
+    """Also by SIGKILL, of which the launch itself learns nothing."""
     parent, engine = hanging
     parent.send_signal(signal.SIGKILL)
     assert gone(engine)
 
 
 def test_ctrl_c_in_the_middle_of_a_batch_ends_both_at_once(hanging):
+    """The launch doesn't wait for an answer that would take long."""
     parent, engine = hanging
     parent.send_signal(signal.SIGINT)
     assert gone(engine)
@@ -487,6 +517,7 @@ def test_ctrl_c_in_the_middle_of_a_batch_ends_both_at_once(hanging):
 
 
 def test_a_launch_that_is_terminated_takes_its_engine_along(hanging):
+    """As a job scheduler ends it, by SIGTERM."""
     parent, engine = hanging
     parent.terminate()
     assert gone(engine)

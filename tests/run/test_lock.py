@@ -35,6 +35,7 @@ def holder(tmp_path):
 
 
 def test_a_device_that_another_job_holds_is_busy_and_the_job_is_named(holder, tmp_path):
+    """After the wait, once said aloud, the error has the holder's id, command and begin, and the ways out."""
     said = []
     with (
         pytest.raises(
@@ -49,6 +50,7 @@ def test_a_device_that_another_job_holds_is_busy_and_the_job_is_named(holder, tm
 
 
 def test_a_crash_gives_the_device_back(holder, tmp_path):
+    """A job that was killed holds nothing, and nobody has to tidy up behind it."""
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     with device_lock("NVIDIA A100", wait_s=0, folder=tmp_path):
@@ -56,6 +58,8 @@ def test_a_crash_gives_the_device_back(holder, tmp_path):
 
 
 def test_a_device_is_waited_for(holder, tmp_path):
+    """Who waits goes on as soon as the holder ends, not when the wait is over."""
+
     def end_it(_said):
         holder.kill()
 
@@ -65,6 +69,7 @@ def test_a_device_is_waited_for(holder, tmp_path):
 
 
 def test_another_device_is_free(holder, tmp_path):
+    """A lock holds one device by its name, and no other."""
     assert holder.poll() is None
     with device_lock("cpu", wait_s=0, folder=tmp_path):
         pass
@@ -103,6 +108,7 @@ def test_those_that_share_a_device_hold_it_together_and_keep_out_whoever_wants_i
 
 
 def test_an_error_gives_the_device_back(tmp_path):
+    """Whatever is raised while it is held."""
     with pytest.raises(KeyError), device_lock("cpu", wait_s=0, folder=tmp_path):
         raise KeyError
     with device_lock("cpu", wait_s=0, folder=tmp_path):
@@ -110,12 +116,14 @@ def test_an_error_gives_the_device_back(tmp_path):
 
 
 def test_waiting_is_said_on_stderr_unless_somebody_listens(holder, tmp_path, capfd):
+    """Nobody sits before a silent command and wonders."""
     with pytest.raises(DeviceBusy), device_lock("NVIDIA A100", wait_s=0.1, folder=tmp_path):
         pass
     assert capfd.readouterr().err.startswith(f"slmperf: waiting up to 0 s for NVIDIA A100, in use by pid {holder.pid}")
 
 
 def test_the_lock_lies_where_every_user_can_reach_it(monkeypatch, tmp_path):
+    """Not in a folder of the user's own, where two users would not see each other."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     folder = machine_folder()
     assert folder != tmp_path
@@ -123,6 +131,7 @@ def test_the_lock_lies_where_every_user_can_reach_it(monkeypatch, tmp_path):
 
 
 def test_a_lock_that_cannot_be_made_is_said(tmp_path):
+    """The device counts as busy then: nothing is measured without the lock."""
     (tmp_path / "file").write_text("")
     with pytest.raises(DeviceBusy, match="can't be taken"), device_lock("cpu", wait_s=0, folder=tmp_path / "file"):
         pass

@@ -10,18 +10,21 @@ from pytest_slmperf.run.pinning import choose_cores, cores_of, hardware_threads,
 
 
 def test_an_engine_gets_one_core_for_each_thread_and_the_last_ones():
+    """The first cores are where a system does its own work most."""
     allowed = sorted(os.sched_getaffinity(0))
     assert choose_cores(1) == (allowed[-1],)
     assert choose_cores(len(allowed)) == tuple(allowed)
 
 
 def test_more_threads_than_cores_are_refused():
+    """The error says how many there are, and what to set."""
     cores = len(os.sched_getaffinity(0))
     with pytest.raises(UsageError, match=f"{cores + 1} threads on {cores} cores? .*: set threads to {cores} or less"):
         choose_cores(cores + 1)
 
 
 def test_cores_that_this_process_may_not_use_are_not_given_away():
+    """A container's or taskset's share of the machine is all that there is."""
     allowed = os.sched_getaffinity(0)
     first = min(allowed)
     os.sched_setaffinity(0, {first})
@@ -32,6 +35,7 @@ def test_cores_that_this_process_may_not_use_are_not_given_away():
 
 
 def test_a_second_hardware_thread_is_taken_last():
+    """Whole cores come first, however a machine numbers their threads."""
     pairs = {core: frozenset({core % 4, core % 4 + 4}) for core in range(8)}
     assert spread(range(7, -1, -1), pairs) == [7, 6, 5, 4, 3, 2, 1, 0]
     neighbours = {core: frozenset({core // 2 * 2, core // 2 * 2 + 1}) for core in range(8)}
@@ -42,15 +46,18 @@ def test_a_second_hardware_thread_is_taken_last():
     ("listed", "cores"), [("0\n", {0}), ("0-3", {0, 1, 2, 3}), ("0,4", {0, 4}), ("1-2,8", {1, 2, 8}), ("", set())]
 )
 def test_the_kernels_lists_of_cores_are_read(listed, cores):
+    """Single numbers, ranges and both, and an empty list."""
     assert cores_of(listed) == cores
 
 
 def test_a_core_shares_at_least_with_itself():
+    """Also one of which the kernel tells nothing."""
     assert 0 in hardware_threads(0)
     assert hardware_threads(100_000) == {100_000}
 
 
 def test_all_threads_keep_off_the_cores_for_as_long_as_it_lasts():
+    """Every thread of this process goes elsewhere, and back where it was."""
     allowed = os.sched_getaffinity(0)
     core = max(allowed)
     elsewhere = allowed - {core} or allowed  # with one core there is nowhere else to go
@@ -70,6 +77,7 @@ def test_all_threads_keep_off_the_cores_for_as_long_as_it_lasts():
 
 @pytest.mark.parametrize("cores", [None, (), "all"])
 def test_nobody_moves_where_there_is_nowhere_to_go_or_nothing_to_keep_off(cores):
+    """An engine on all cores, or on none of its own, leaves this process where it is."""
     allowed = os.sched_getaffinity(0)
     with keep_off(allowed if cores == "all" else cores):
         assert os.sched_getaffinity(0) == allowed

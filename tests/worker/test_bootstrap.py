@@ -32,23 +32,27 @@ def loaded():
 
 
 def test_the_worker_needs_nothing_but_the_standard_library(loaded):
+    """An engine's environment need hold nothing of ours, and nothing of ours can clash with it."""
     modules, _ = loaded
     assert "pytest_slmperf.engines.fake" in modules
     assert not {name.partition(".")[0] for name in modules} & HEAVY
 
 
 def test_the_worker_loads_no_room_above_it(loaded):
+    """It is core, engines and worker alone, so a start costs little."""
     modules, _ = loaded
     rooms = {name.split(".")[1] for name in modules if name.startswith("pytest_slmperf.")}
     assert rooms == {"core", "engines", "worker"}
 
 
 def test_our_own_site_packages_do_not_get_onto_its_path(loaded):
+    """Else another environment's engine would import our versions of its libraries."""
     _, path = loaded
     assert str(PACKAGE.parent) not in path
 
 
 def test_a_worker_whose_launch_is_gone_ends_at_once():
+    """It doesn't wait for a message that nobody sends."""
     read_end, launchs_end = os.pipe()
     os.close(launchs_end)
     command = [sys.executable, str(BOOTSTRAP), str(PACKAGE), str(read_end), "1", ""]

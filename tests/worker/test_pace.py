@@ -22,11 +22,13 @@ from pytest_slmperf.worker.pace import batches_for, steady
     ],
 )
 def test_the_pace_is_steady_when_the_last_three_steps_agree(steps_s, is_steady):
+    """Within 5 %, and not by gaining all the time."""
     assert steady(steps_s) is is_steady
 
 
 @given(st.floats(1e-4, 10), st.floats(0.01, 2))
 def test_a_round_of_the_pace_that_was_seen_is_never_half_as_long_as_wanted(batch_s, round_s):
+    """It is at least one batch, and with several it is not half as long again."""
     batches = batches_for([batch_s] * 3, round_s)
     assert batches >= 1
     assert batches * batch_s > round_s / 2

@@ -33,6 +33,7 @@ class SilentOnMemory:
 
 
 def test_a_round_counts_the_work_of_all_its_batches():
+    """Requests and tokens of the whole round, from its begin to its end, and no token times unless asked for."""
     measured = case_of().round(3, observe=False)
     assert (measured.requests, measured.prompt_tokens, measured.output_tokens) == (6, 72, 30)
     assert measured.ended_ns > measured.started_ns
@@ -49,12 +50,14 @@ def test_the_batches_of_a_round_are_marked_where_that_is_asked_for():
 
 
 def test_an_observed_round_brings_every_batch_back():
+    """With the time of every token."""
     measured = case_of().round(3, observe=True)
     assert len(measured.observed) == 3
     assert all(batch.token_ns for batch in measured.observed)
 
 
 def test_a_cold_engine_is_warmed_up_until_its_pace_is_steady():
+    """The batches of a round are counted by the warm pace, not by the first."""
     prepared = case_of(cold=2).prepare(0.1, 50)
     assert prepared.steady
     assert 5 < prepared.steps < 20
@@ -62,15 +65,18 @@ def test_a_cold_engine_is_warmed_up_until_its_pace_is_steady():
 
 
 def test_warming_up_ends_at_its_limit():
+    """An engine that never settles is measured, and said not to be steady."""
     prepared = case_of(cold=1000).prepare(0.1, 4)
     assert (prepared.steps, prepared.steady) == (4, False)
 
 
 def test_a_steady_engine_is_warmed_up_briefly():
+    """Three steps that agree are enough."""
     assert case_of().prepare(0.1, 50).steps == 3
 
 
 def test_the_engines_own_word_on_memory_is_taken_of_the_whole_batch():
+    """The peak is that of all requests at once, and not the process's."""
     assert case_of(memory_bytes=1000, memory_bytes_per_token=1).measure_peak().memory_bytes == 1034
 
 
@@ -84,11 +90,13 @@ def test_the_processs_memory_is_not_taken_for_that_of_another_device(device):
 
 
 def test_the_processs_memory_is_taken_on_a_cpu():
+    """There an engine that doesn't say its peak has it from the kernel."""
     engine = SilentOnMemory()
     assert Case(engine, LOAD, replace(engine.start(), device="cpu")).measure_peak().memory_bytes > MIB
 
 
 def test_the_kernels_high_water_mark_is_forgotten_and_rises_again():
+    """So the peak of one case isn't that of the one before."""
     assert forget_peak() is None
     before = peak_bytes()
     block = bytearray(64 * MIB)
@@ -113,10 +121,12 @@ def test_the_kernels_high_water_mark_is_forgotten_and_rises_again():
     ],
 )
 def test_an_answer_that_cannot_be_is_refused(wrong, complaint):
+    """Whatever is wrong with counts or times is told, and nothing is measured of it."""
     with pytest.raises(WrongAnswer, match=complaint):
         check(REQUESTS, wrong, observe=True)
 
 
 def test_a_good_answer_is_taken():
+    """With token times, and without them where they weren't asked for."""
     check(REQUESTS, GOOD, observe=True)
     check(REQUESTS, replace(GOOD, token_ns=None), observe=False)
