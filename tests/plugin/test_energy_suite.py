@@ -141,6 +141,7 @@ RISING = {1: (100, 200), 16: (1000, 300), 64: (1900, 400)}
 
 
 def test_more_joules_than_the_baseline_are_red():
+    """The suite's own test fails with the gate's verdict, and passes where they are as they were."""
     test = TESTS["test_joules_per_token"]
     test(made({"m": RISING}), "m", 16)
     with pytest.raises(AssertionError, match=f"regressed: energy/m/batch=16 {JOULES}"):
@@ -156,6 +157,7 @@ def test_more_joules_than_the_baseline_are_red():
     ],
 )
 def test_joules_fall_up_to_the_knee_or_the_suite_is_red(sizes, green):
+    """Beyond the knee, where a larger batch brings little, they may rise."""
     assert passes("test_a_token_costs_less_in_a_larger_batch", {"m": sizes}) is green
 
 
@@ -168,6 +170,7 @@ def test_a_larger_model_that_draws_less_is_red(watts, green):
 
 @pytest.mark.parametrize(("watts", "green"), [(405, True), (650, False)])
 def test_a_throughput_that_costs_much_energy_is_red(watts, green):
+    """The largest throughput may take up to a tenth more joules per token than the thriftiest batch."""
     sizes = {**RISING, 16: (1800, 360), 64: (1900, watts)}
     assert passes("test_the_largest_throughput_costs_little_energy", {"m": sizes}) is green
 

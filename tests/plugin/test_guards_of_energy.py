@@ -171,6 +171,7 @@ def test_what_is_no_fault_leaves_the_run_green_and_is_said(metered_baselines, tm
 
 
 def test_an_engine_that_dies_while_its_joules_are_counted_leaves_none(metered_baselines, tmp_path):
+    """The run is red with the signal, and what was counted until then is judged by nothing."""
     said = made(tmp_path, metered_baselines).run(engine=f"{ENGINE},fault=dies,fault_batch=40")
     assert said.endswith("exit code 1"), said
     assert "died while serving metered/opt-125m/batch=4, and its joules are counted: signal SIGKILL" in said

@@ -20,6 +20,7 @@ def project(metered_baselines: Path, tmp_path: Path) -> MeteredProject:
 
 
 def test_a_recording_keeps_the_board_that_its_joules_hold_for(metered_baselines):
+    """The file has its UUID, whether it was simulated, and the clock that it ran at."""
     text = (metered_baselines.parent / BASELINE).read_text()
     assert '"GPU-00000000-0000-4000-8000-000000000000": {' in text
     assert '"simulated": true' in text
@@ -27,12 +28,14 @@ def test_a_recording_keeps_the_board_that_its_joules_hold_for(metered_baselines)
 
 
 def test_unchanged_joules_are_green(project):
+    """The same board and engine again are gated in throughput and joules."""
     said = project.run()
     assert said.endswith("exit code 0"), said
     assert "2 unchanged" in said
 
 
 def test_joules_net_of_idle_stand_in_the_report_and_in_no_verdict(project):
+    """They come with an error, of the board's power before the engine's start, and the gate is of gross joules."""
     said = project.run("--slmperf-report=report.json")
     assert said.endswith("exit code 0"), said
     (sweep,) = json.loads((project.path / "report.json").read_text())["sweeps"]
@@ -47,6 +50,7 @@ def test_joules_net_of_idle_stand_in_the_report_and_in_no_verdict(project):
 
 
 def test_half_as_many_watts_again_are_red_for_joules_alone(project):
+    """The throughput of the same case stays unchanged."""
     said = project.run(idle_w=1.5 * IDLE_W, busy_w=1.5 * BUSY_W)
     assert said.endswith("exit code 1"), said
     assert f"regressed: {JOULES}" in said
@@ -54,6 +58,7 @@ def test_half_as_many_watts_again_are_red_for_joules_alone(project):
 
 
 def test_joules_of_another_board_are_reported_and_not_gated(project):
+    """Two boards' sensors differ, so the test is skipped aloud, and the throughput gated."""
     said = project.run("-rs", scenario=["uuid GPU-11111111-0000-4000-8000-000000000000"], busy_w=2 * BUSY_W)
     assert said.endswith("exit code 0"), said
     assert "1 unchanged" in said
@@ -62,6 +67,7 @@ def test_joules_of_another_board_are_reported_and_not_gated(project):
 
 
 def test_without_a_driver_joules_are_red_with_the_reason_and_throughput_is_gated(project):
+    """Where a missing meter is set to be red."""
     project.settings("missing_meter = 'red'")
     said = project.run(scenario=["init DRIVER_NOT_LOADED"])
     assert said.endswith("exit code 1"), said
@@ -91,6 +97,7 @@ def test_power(watched, batch_size, energy_meter):
 
 
 def test_a_test_that_uses_the_meter_has_joules_measured_that_nothing_gates(tmp_path):
+    """It may state limits of its own, and knows where the joules come from."""
     project = MeteredProject(tmp_path)
     project.write("test_suite.py", WATCHED)
     said = project.run()

@@ -69,12 +69,14 @@ def test_what_is_recorded_holds_for_a_simulated_gpu_alone(recorded):
 
 
 def test_unchanged_joules_are_green(project):
+    """The same GPU and engine again are gated in throughput and joules."""
     said = project.on()
     assert said.endswith("exit code 0"), said
     assert "2 unchanged" in said
 
 
 def test_half_as_many_watts_again_are_red_for_joules_alone(project):
+    """The throughput of the same case stays unchanged."""
     said = project.on(watts=1.5)
     assert said.endswith("exit code 1"), said
     assert f"regressed: {JOULES}" in said
@@ -82,6 +84,7 @@ def test_half_as_many_watts_again_are_red_for_joules_alone(project):
 
 
 def test_joules_of_another_board_are_reported_and_not_gated(project):
+    """Although they are much higher there; the throughput is gated on any board of the model."""
     said = project.on("-rs", scenario=(OTHER_BOARD,), watts=1.5)
     assert said.endswith("exit code 0"), said
     assert "1 unchanged" in said
@@ -99,6 +102,7 @@ def test_joules_of_another_board_are_reported_and_not_gated(project):
     ],
 )
 def test_a_gpu_of_which_nothing_can_be_known_is_refused_at_once(project, fault, says):
+    """Before any launch, as an error of use with the driver's reason, not as a skipped test."""
     said = project.on(scenario=(fault,))
     assert said.endswith("exit code 4"), said
     assert says in said

@@ -84,6 +84,7 @@ def test_what_can_not_be_metered_is_recorded_and_gated_without_its_joules(simula
 
 
 def test_where_a_missing_meter_is_red_nothing_is_recorded(simulated):
+    """Else the baseline would lack the joules in silence."""
     simulated.settings('missing_meter = "red"')
     said = simulated.apart("--slmperf-accept")
     assert said.endswith("exit code 1"), said

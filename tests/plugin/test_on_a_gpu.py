@@ -46,6 +46,7 @@ def test_a_recording_holds_for_the_gpu_its_driver_and_how_it_is_set(recorded):
 
 
 def test_a_loss_is_red(project):
+    """An engine a fifth slower fails its test by name on a GPU as on a CPU."""
     said = project.run(environment=SLOWER)
     assert said.endswith("exit code 1"), said
     assert f"regressed: {CASE} output_throughput" in said
@@ -68,17 +69,20 @@ def test_a_gpu_that_is_set_otherwise_is_incomparable(project):
 
 
 def test_another_driver_is_compared_with_where_that_is_asked_for(project):
+    """The baseline of the driver that is named is the one to compare with."""
     said = project.run("--slmperf-against=driver=580.65.06", scenario=["driver 590.48.01"])
     assert said.endswith("exit code 0"), said
 
 
 def test_without_a_driver_a_run_on_a_gpu_is_refused_at_once(project):
+    """Before any launch, since no baseline could be chosen; the reason is the driver's."""
     said = project.run(scenario=["init DRIVER_NOT_LOADED"])
     assert said.endswith("exit code 4"), said
     assert "is to run on a GPU (cuda), and what it is can't be found out: the NVIDIA driver is not loaded" in said
 
 
 def test_without_the_library_a_run_on_a_gpu_says_what_to_install(project):
+    """Before any launch: what the GPU is can't be found out without it."""
     project.write("packages/pynvml.py", "raise ImportError")
     said = project.run()
     assert said.endswith("exit code 4"), said

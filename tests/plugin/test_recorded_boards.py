@@ -76,6 +76,7 @@ def compared(project, capsys):
 
 
 def test_a_driver_that_differs_by_noise_is_unchanged(project, capsys):
+    """The gate is green, and `slmperf compare` of the same runs agrees."""
     said = project.measure("--slmperf-report=report.json", driver=NEW, seed=2)
     assert said.endswith("exit code 0"), said
     assert "2 unchanged" in said
@@ -84,6 +85,7 @@ def test_a_driver_that_differs_by_noise_is_unchanged(project, capsys):
 
 
 def test_a_driver_that_takes_more_power_is_red_for_joules_alone(project, capsys):
+    """The gate and `slmperf compare` say so alike, and throughput is unchanged."""
     said = project.measure("--slmperf-report=report.json", driver=NEW, watts=WORSE * WATTS, seed=3)
     assert said.endswith("exit code 1"), said
     assert f"regressed: {JOULES}" in said
