@@ -587,6 +587,7 @@ def test_what_an_engine_has_started_dies_with_a_launch_that_is_killed(engines_ch
 
 
 def test_an_engine_whose_guard_is_killed_does_not_live_on():
+    """Nor does its launch wait for it: the engine counts as dead."""
     with hanging_launch() as (parent, engine):
         (guard,) = children(parent.pid)
         os.kill(guard, signal.SIGKILL)
@@ -596,6 +597,8 @@ def test_an_engine_whose_guard_is_killed_does_not_live_on():
 
 
 def test_an_error_in_the_launch_itself_leaves_no_engine():
+    """Also one that is no fault of the engine's, raised between two rounds."""
+
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -604,6 +607,7 @@ def test_an_error_in_the_launch_itself_leaves_no_engine():
 
 
 def test_no_descriptor_is_left_open():
+    """After a launch that went well, and after one whose engine died."""
     launch()
     before = len(list(Path("/proc/self/fd").iterdir()))
     launch()
