@@ -68,7 +68,7 @@ def test_first_token(slmperf, slm_engine, batch_size):
 
 
 def test_a_run_is_green_where_the_settings_leave_out_what_the_engine_does_not_tell(tmp_path):
-    """Beside a sweep that is judged: what no baseline is asked of is skipped with the reason, and the report says so."""
+    """Beside a sweep that is judged: what no baseline is asked of is skipped with the reason, as the report says."""
     (tmp_path / "test_judged.py").write_text(JUDGED, encoding="utf-8")
     said = memory_suite(tmp_path, SILENT, swept="gate = []")
     assert said.endswith("exit code 0")
