@@ -11,6 +11,8 @@ from itertools import pairwise
 from statistics import fmean, pstdev
 from typing import Any, Literal, TypeAlias
 
+from pytest_slmperf.core.verdict import Status
+
 NS_PER_S = 1e9
 MIB = 2**20
 MPS_SERVER = "nvidia-cuda-mps-server"
@@ -213,6 +215,43 @@ def judge_board(
 def void(findings: Sequence[Finding]) -> Finding | None:
     """The first finding that voids, or None."""
     return next((finding for finding in findings if finding.effect is Effect.VOID), None)
+
+
+def joules_apart(
+    here: Mapping[str, BoardFacts], there: Mapping[str, BoardFacts], clocks_mhz: tuple[float | None, float | None]
+) -> tuple[Status, str, str] | None:
+    """Why joules of now are not compared with the stored ones, what that is called and how to go on; None where they
+    are. What was told of the stored ones and isn't told now has not been seen to be as it was.
+
+    `clocks_mhz` are the means now and then, None where they weren't told.
+    """
+    if reason := another_board(here, there):
+        return Status.INCOMPARABLE, reason, ""
+    if reason := another_setting(here, there):
+        return Status.VOID, reason, "set it back as it was, or record again"
+    if reason := another_power_cap(here, there):
+        way_out = "find what it needs another power for (nvidia-smi -q -d PERFORMANCE,POWER), or record again"
+        return Status.VOID, reason, way_out
+    now_mhz, was_mhz = clocks_mhz
+    if now_mhz and was_mhz and (reason := another_clock(now_mhz, was_mhz)):
+        return Status.VOID, reason, "find what changed its clock (nvidia-smi -q -d CLOCK), or record again"
+    if reason := _untold_now(here, there, clocks_mhz):
+        return Status.VOID, reason, "see what this user may not ask for any more (slmperf doctor), or record again"
+    return None
+
+
+def _untold_now(
+    here: Mapping[str, BoardFacts], there: Mapping[str, BoardFacts], clocks_mhz: tuple[float | None, float | None]
+) -> str | None:
+    for uuid, now in here.items():
+        was = there[uuid]
+        if was.power_limit_w and not now.power_limit_w:
+            return f"{uuid}: its power limit isn't told, and was {was.power_limit_w:.4g} W for the baseline"
+        if was.power_capped and not now.power_capped:
+            shares = f"{fmean(was.power_capped):.1%} of the baseline's rounds"
+            return f"{uuid}: how long its power limit held it back isn't told, and was for {shares}"
+    now_mhz, was_mhz = clocks_mhz
+    return f"its clock isn't told, and was {was_mhz:,.0f} MHz for the baseline" if was_mhz and not now_mhz else None
 
 
 def another_board(here: Collection[str], there: Collection[str]) -> str | None:

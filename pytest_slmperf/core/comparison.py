@@ -13,10 +13,11 @@ from typing import Literal
 
 from pytest_slmperf.core import gate, ranks
 from pytest_slmperf.core.baseline import PLANTED, case_order
+from pytest_slmperf.core.board import joules_apart
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.lookup import key_differences, scalar
 from pytest_slmperf.core.machine import BOARD, Role, Scalar, role, same
-from pytest_slmperf.core.metrics import Metric, metric
+from pytest_slmperf.core.metrics import CLOCK, Metric, metric
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.side import RecordedCase, Side
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE
@@ -239,6 +240,10 @@ def _judged(
         return row
     if _of_energy(row.metric) and _boards(pair[0]) != _boards(pair[1]):
         return replace(row, reason="another board, and their sensors differ by up to 5 %")
+    if _of_energy(row.metric) and (apart := _joules_apart(*pair)):
+        status, reason, way_out = apart
+        verdict = replace(verdict, status=status, reason=reason, way_out=way_out, final=True)
+        return replace(row, verdict=verdict, reason=reason)
     if old == new and pair[0].recorded == pair[1].recorded and not verdict.passed:
         verdict = replace(verdict, status=Status.UNCHANGED, reason="the same recording", way_out="", final=True)
     return replace(row, verdict=verdict)
@@ -247,6 +252,16 @@ def _judged(
 def _boards(one: RecordedCase) -> set[Scalar]:
     """The boards whose joules these are: as the meter named them, or else the machine."""
     return set(one.measurement.boards) or {one.machine.fields.get(BOARD)}
+
+
+def _joules_apart(old: RecordedCase, new: RecordedCase) -> tuple[Status, str, str] | None:
+    """Why joules of one board are not compared all the same: by the gate's own rules."""
+    here, there = new.measurement.boards, old.measurement.boards
+    if not here or not there:
+        return None
+    clocks = (one.measurement.samples.get(CLOCK) for one in (new, old))
+    now_mhz, was_mhz = (clock.median if clock else None for clock in clocks)
+    return joules_apart(here, there, (now_mhz, was_mhz))
 
 
 def _look(meaning: Metric, old: Sample, new: Sample, tolerance: float) -> Verdict:

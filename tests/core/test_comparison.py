@@ -246,6 +246,32 @@ def test_joules_are_of_the_boards_that_the_meter_named(uuid, gated):
     assert (row.verdict is not None) is gated
 
 
+@pytest.mark.parametrize(
+    ("facts", "clock_mhz", "words"),
+    [
+        pytest.param(COUNTER, 1980.0, "", id="as it was"),
+        pytest.param(replace(COUNTER, power_limit_w=500.0), 1980.0, "its power limit is 500 W", id="power limit"),
+        pytest.param(replace(COUNTER, source="zeus"), 1980.0, "its joules come from zeus", id="source"),
+        pytest.param(replace(COUNTER, power_capped=(0.4,) * 20), 1980.0, "held it back for 40.0%", id="power cap"),
+        pytest.param(COUNTER, 1605.0, "its clock was 1,605 MHz", id="clock"),
+        pytest.param(COUNTER, None, "its clock isn't told", id="clock not told"),
+    ],
+)
+def test_joules_of_a_board_that_is_set_otherwise_are_void_as_in_the_gate(facts, clock_mhz, words):
+    """The ratio is shown, and is no verdict."""
+
+    def side(label, board, clock):
+        board = replace(board, power_capped=board.power_capped or (0.0,) * 20)
+        clocks = {"sm_clock_mhz": Sample.of([[clock]] * 20)} if clock else {}
+        samples = {JOULES: sample(0.5), **clocks}
+        return Side(label, (recorded(samples=samples, tolerances={JOULES: 0.03}, boards={"GPU-1": board}),))
+
+    row = only(compare(side("a", COUNTER, 1980.0), side("b", facts, clock_mhz)))
+    assert row.effect.ratio == pytest.approx(1)
+    assert row.verdict.status is (Status.VOID if words else Status.UNCHANGED)
+    assert words in row.reason
+
+
 def test_engines_of_one_side_are_paired_by_name():
     """Where a side has a case of two engines, the same engine's are a pair; alone, any two are."""
     vllm, torch = recorded(), recorded(key={"engine": "transformers"})
