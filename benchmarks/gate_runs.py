@@ -58,7 +58,7 @@ def upper_bound(events: int, trials: int) -> float:
 def noise(bench, model, random, runs, options) -> tuple[np.ndarray, np.ndarray]:
     """Log slowdowns of both arms, (runs, metrics, launches, rounds); arm length allows for the fresh launches."""
     policy = gate.Policy(options.tolerance, options.launches, options.design)
-    length = options.launches + gate.fresh_launches(policy)
+    length = options.launches + gate.first_launches(policy)
     sources = METRICS - GROUPS * GROUP + GROUPS
     arms = bench.simulate(
         model, random, runs * sources, options.design,
@@ -80,7 +80,7 @@ def rates(slowdown: np.ndarray) -> tuple[tuple[float, ...], ...]:
 def gated(baseline, candidate, policy) -> tuple[Verdict, Verdict]:
     """The first verdict and the confirmed one, as a run reaches them."""
     stored = policy.design == "stored"
-    count, fresh = gate.first_launches(policy), gate.fresh_launches(policy)
+    count = fresh = gate.first_launches(policy)
     while True:
         before = Sample(baseline if stored else baseline[:count])
         after = Sample(candidate[:count])

@@ -31,7 +31,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 NAMES = {size: f"batch={size}" for size in SIZES}
 METRICS = ("output_throughput", "median_itl_ms")
 STORED, CAP = 20, 16
-FRESH = gate.fresh_launches(gate.Policy(0.05, CAP))
+FRESH = gate.first_launches(gate.Policy(0.05, CAP))
 
 
 @dataclass

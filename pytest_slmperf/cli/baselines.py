@@ -16,7 +16,7 @@ from pytest_slmperf.core.drivers import Recorded, tracks, version_order
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.verdict import quantity
-from pytest_slmperf.report.digest import interval
+from pytest_slmperf.report.digest import bounded
 from pytest_slmperf.report.table import table
 from pytest_slmperf.run import fingerprint
 from pytest_slmperf.run.accept import Terms, accept, refuse_part
@@ -193,7 +193,7 @@ def _moved(one: Recorded | None, name: str) -> str:
     """How a metric moved from the driver before; empty where there is none before."""
     if one is None or one.before is None:
         return ""
-    moved = interval(one.moved[name]) if name in one.moved else ABSENT
+    moved = bounded(one.moved[name]) if name in one.moved else ABSENT
     return f"{moved} *" if one.also else moved
 
 

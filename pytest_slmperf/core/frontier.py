@@ -9,7 +9,7 @@ from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.gate import LIKELY, SURE, Design, Policy, judge
 from pytest_slmperf.core.metrics import Metric, metric
 from pytest_slmperf.core.sample import BadSample, Sample
-from pytest_slmperf.core.verdict import Status, Verdict
+from pytest_slmperf.core.verdict import Status, Verdict, interval, percent
 
 _NORMAL = NormalDist()
 
@@ -213,8 +213,7 @@ def _by_how_much(verdict: Verdict) -> str:
     effect, tolerance = verdict.effect, verdict.tolerance
     if effect is None or tolerance is None:
         return f"{verdict.metric} {verdict.status}"
-    interval = f"95 % CI {effect.low - 1:+.1%}…{effect.high - 1:+.1%}"
-    return f"{verdict.metric} {effect.ratio - 1:+.1%}, {interval}, tolerance {tolerance:.1%}"
+    return f"{verdict.metric} {interval(effect)}, tolerance {percent(tolerance)}"
 
 
 def _turned(point: Sequence[float], higher_is_better: Sequence[bool]) -> tuple[float, ...]:

@@ -20,7 +20,8 @@ from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.metrics import Metric
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.spending import look_level, quantile
-from pytest_slmperf.core.verdict import Effect, Status, Verdict
+from pytest_slmperf.core.verdict import Effect, Status, Verdict, interval
+from pytest_slmperf.core.void import RUN_AGAIN
 
 Design = Literal["interleaved", "stored"]
 DESIGNS: tuple[Design, ...] = get_args(Design)
@@ -64,7 +65,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Shift:
     """How much worse the candidate is, on the log scale: an estimate, and bounds at any one-sided error level."""
 
     estimate: float
@@ -73,13 +74,12 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look of the gate sees: the estimate between what is sure and what is likely, with the levels of both."""
+    """What one look of the gate sees: the estimate between what is sure, at its level, and what is likely."""
 
     estimate: float
     sure: tuple[float, float]
     likely: tuple[float, float]
     sure_level: float
-    likely_level: float
 
 
 def looks(policy: Policy) -> tuple[int, ...]:
@@ -114,13 +114,8 @@ def more_launches(verdict: Verdict, baseline: Sample, sample: Sample, policy: Po
     return 0 if verdict.final else _launches_to_go(_counted(baseline, sample, policy), policy)
 
 
-def fresh_launches(policy: Policy) -> int:
-    """Launches (per arm when interleaved, of the candidate otherwise) that a confirmation needs."""
-    return confirmation(policy).max_launches
-
-
 def confirmation(policy: Policy) -> Policy:
-    """The policy by which the fresh launches that confirm a `regressed` are judged: one look, as early as any."""
+    """The policy by which the fresh launches that confirm a `regressed` are judged: one look, at `first_launches`."""
     return replace(policy, max_launches=first_launches(policy), single_look=True, confirming=True)
 
 
@@ -154,8 +149,8 @@ def judge(metric: Metric, baseline: Sample, sample: Sample, policy: Policy) -> V
     """Compare a sample with its baseline. When interleaved, launch i of one stood next to launch i of the other."""
     higher = metric.higher_is_better
     costs = costs_of(baseline, higher_is_better=higher), costs_of(sample, higher_is_better=higher)
-    comparison = _compare(*costs, policy.design)
-    look = _look(comparison, len(baseline.launches), _counted(baseline, sample, policy), policy)
+    shift = _compare(*costs, policy.design)
+    look = _look(shift, len(baseline.launches), _counted(baseline, sample, policy), policy)
     margin = margin_of(policy.tolerance, higher_is_better=higher)
     verdict = Verdict(
         status=_status(look, margin),
@@ -163,7 +158,7 @@ def judge(metric: Metric, baseline: Sample, sample: Sample, policy: Policy) -> V
         unit=metric.unit,
         higher_is_better=higher,
         tolerance=policy.tolerance,
-        effect=_effect(comparison, _smallest_seen(look, margin), (baseline, sample), higher_is_better=higher),
+        effect=_effect(shift, _smallest_seen(look, margin), (baseline, sample), higher_is_better=higher),
     )
     if verdict.status is not Status.INCONCLUSIVE:
         return verdict
@@ -193,6 +188,13 @@ def confirm(first: Verdict, fresh: Verdict) -> Verdict:
         way_out="Run it again; if it stays like this, the machine changes between launches.",
         final=fresh.final,
     )
+
+
+def unconfirmed(first: Verdict, why: str, way_out: str = RUN_AGAIN) -> Verdict:
+    """What becomes of a `regressed` that has no fresh launches, and why it has none: it may stand, or not."""
+    at_first = f" ({first.reason})" if first.reason else ""
+    reason = f"it looked regressed{at_first}, and there are no fresh launches to confirm it: {why}"
+    return replace(first, status=Status.INCONCLUSIVE, lost=(), reason=reason, way_out=way_out)
 
 
 def costs_of(sample: Sample, *, higher_is_better: bool) -> list[float]:
@@ -231,16 +233,16 @@ def _status(look: Look, margin: float) -> Status:
     return Status.INCONCLUSIVE
 
 
-def _look(comparison: Comparison, baseline: int, candidate: int, policy: Policy) -> Look:
+def _look(shift: Shift, baseline: int, candidate: int, policy: Policy) -> Look:
     sure, likely = levels_of(policy, baseline, candidate)
-    return Look(comparison.estimate, comparison.bounds(sure), comparison.bounds(likely), sure, likely)
+    return Look(shift.estimate, shift.bounds(sure), shift.bounds(likely), sure)
 
 
-def _compare(baseline: Sequence[float], candidate: Sequence[float], design: Design) -> Comparison:
+def _compare(baseline: Sequence[float], candidate: Sequence[float], design: Design) -> Shift:
     return (_against_another_day if design == "stored" else _within_blocks)(baseline, candidate)
 
 
-def _against_another_day(baseline: Sequence[float], candidate: Sequence[float]) -> Comparison:
+def _against_another_day(baseline: Sequence[float], candidate: Sequence[float]) -> Shift:
     """Mann-Whitney bounds, wider where neighbours resemble each other, with the day's effect added in quadrature."""
     pairs = ranks.differences(baseline, candidate)
     estimate = ranks.middle(pairs)
@@ -252,10 +254,10 @@ def _against_another_day(baseline: Sequence[float], candidate: Sequence[float]) 
         day = quantile(level) * DAY_SD
         return estimate - math.hypot(estimate - low, day), estimate + math.hypot(high - estimate, day)
 
-    return Comparison(estimate, bounds)
+    return Shift(estimate, bounds)
 
 
-def _within_blocks(baseline: Sequence[float], candidate: Sequence[float]) -> Comparison:
+def _within_blocks(baseline: Sequence[float], candidate: Sequence[float]) -> Shift:
     """Two tests at half the level each: of the arms, decisive with few launches, and of the blocks, blind to drift.
 
     Where the arms differ in length nobody knows the blocks, and the arms alone are compared.
@@ -263,7 +265,7 @@ def _within_blocks(baseline: Sequence[float], candidate: Sequence[float]) -> Com
     pairs = ranks.differences(baseline, candidate)
     of_arms = ranks.rank_sum_distribution(len(baseline), len(candidate))
     if len(baseline) != len(candidate):
-        return Comparison(ranks.middle(pairs), lambda level: _order_statistics(pairs, of_arms, level / 2))
+        return Shift(ranks.middle(pairs), lambda level: _order_statistics(pairs, of_arms, level / 2))
     changes = [after - before for before, after in zip(baseline, candidate, strict=True)]
     blocks = ranks.walsh_averages(changes)
     of_blocks = ranks.signed_rank_distribution(len(changes))
@@ -275,7 +277,7 @@ def _within_blocks(baseline: Sequence[float], candidate: Sequence[float]) -> Com
         low, high = _order_statistics(blocks, of_blocks, level / 2)
         return max(arms[0], low), min(arms[1], high)
 
-    return Comparison(estimate, bounds)
+    return Shift(estimate, bounds)
 
 
 def _order_statistics(ordered: Sequence[float], distribution: Sequence[float], level: float) -> tuple[float, float]:
@@ -303,15 +305,13 @@ def _squares(values: Sequence[float]) -> float:
     return sum([(value - centre) ** 2 for value in values])
 
 
-def _effect(
-    comparison: Comparison, smallest: float, samples: tuple[Sample, Sample], *, higher_is_better: bool
-) -> Effect:
+def _effect(shift: Shift, smallest: float, samples: tuple[Sample, Sample], *, higher_is_better: bool) -> Effect:
     sign = -1.0 if higher_is_better else 1.0
-    low, high = sorted(_ratio(sign * bound) for bound in comparison.bounds(0.025))
+    low, high = sorted(_ratio(sign * bound) for bound in shift.bounds(0.025))
     return Effect(
         baseline=samples[0].median,
         candidate=samples[1].median,
-        ratio=math.exp(sign * comparison.estimate),
+        ratio=math.exp(sign * shift.estimate),
         low=low,
         high=high,
         mde=_loss(smallest, higher_is_better=higher_is_better) if smallest < math.inf else math.inf,
@@ -351,7 +351,7 @@ def _seen(verdict: Verdict) -> str:
     effect = verdict.effect
     if effect is None:
         return verdict.reason or "nothing measured"
-    return f"{effect.ratio - 1:+.1%}, 95 % CI {effect.low - 1:+.1%}…{effect.high - 1:+.1%}, {effect.candidate_shape}"
+    return f"{interval(effect)}, {effect.candidate_shape}"
 
 
 def _ratio(shift: float) -> float:

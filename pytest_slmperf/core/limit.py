@@ -8,28 +8,27 @@ from pytest_slmperf.core.metrics import Metric
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.verdict import Status, Verdict, quantity
 
-_STATED = "; limit "
+CONFIDENCE = 0.95
+"""Of the bound that must be within the limit."""
 
 
-def judge_against_number(
-    metric: Metric, sample: Sample, limit: float, *, at_least: bool, confidence: float = 0.95
-) -> Verdict:
+def judge_against_number(metric: Metric, sample: Sample, limit: float, *, at_least: bool) -> Verdict:
     """Compare a sample with a number: it passes only if the confidence bound of the median launch is within the limit.
 
-    The bound is an order statistic of the launches, so it holds for any distribution; below `log(1 - confidence) /
-    log(1/2)` launches (5 for 95 %) there is none, and the verdict is inconclusive.
+    The bound is an order statistic of the launches, so it holds for any distribution; below 5 launches there
+    is none, and the verdict is inconclusive.
     """
     values = sorted(ranks.middle(sorted(rounds)) for rounds in sample.launches)
     verdict = Verdict(Status.INCONCLUSIVE, metric.name, metric.unit, metric.higher_is_better)
-    wanted = f"{_STATED}{'at least' if at_least else 'at most'} {quantity(limit)} {metric.unit}"
-    index = ranks.critical(ranks.sign_distribution(len(values)), 1 - confidence)
+    wanted = f"; limit {stated(metric, limit, at_least=at_least)}"
+    index = ranks.critical(ranks.sign_distribution(len(values)), 1 - CONFIDENCE)
     if index is None:
-        needed = math.ceil(math.log(1 - confidence) / math.log(0.5))
-        reason = f"{len(values)} launches bound nothing with {confidence:.0%} confidence; {needed} are needed{wanted}"
+        needed = math.ceil(math.log(1 - CONFIDENCE) / math.log(0.5))
+        reason = f"{len(values)} launches bound nothing with {CONFIDENCE:.0%} confidence; {needed} are needed{wanted}"
         return replace(verdict, reason=reason, way_out=f"Measure at least {needed} launches.")
     low, high = values[index], values[-1 - index]
     figures = (
-        f"median launch {quantity(sample.median)} {metric.unit}, {confidence:.0%} bounds "
+        f"median launch {quantity(sample.median)} {metric.unit}, {CONFIDENCE:.0%} bounds "
         f"{quantity(low)}…{quantity(high)}, {sample.shape} launches×rounds{wanted}"
     )
     if (low >= limit) if at_least else (high <= limit):
@@ -39,7 +38,6 @@ def judge_against_number(
     return replace(verdict, reason=f"too close to the limit to tell: {figures}", way_out="Measure more launches.")
 
 
-def stated(verdict: Verdict) -> str:
-    """`at most 200 ms`: the limit that a verdict is of, with which its reason ends; empty where it names none."""
-    _, found, limit = verdict.reason.rpartition(_STATED)
-    return limit if found else ""
+def stated(metric: Metric, limit: float, *, at_least: bool) -> str:
+    """`at most 200 ms`."""
+    return f"{'at least' if at_least else 'at most'} {quantity(limit)} {metric.unit}"

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.limit import judge_against_number
+from pytest_slmperf.core.limit import judge_against_number, stated
 from pytest_slmperf.core.metrics import BOARD, ENERGY, LATENCIES, SCALARS, Metric, metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Sample
@@ -237,7 +237,7 @@ class Point:
             verdict = self._without(meaning, Status.VOID if self._measurement.void else Status.UNMEASURED)
         else:
             verdict = judge_against_number(meaning, sample, limit, at_least=at_least)
-        return self._ledger.track(replace(verdict, case=self.case))
+        return self._ledger.track(replace(verdict, case=self.case, limit=stated(meaning, limit, at_least=at_least)))
 
     def _without(self, meaning: Metric, status: Status) -> Verdict:
         """A verdict without samples. A percentile that nobody observed is one that the sweep doesn't declare."""

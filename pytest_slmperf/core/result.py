@@ -319,10 +319,7 @@ class ModelResult:
     def _confirmed(self, first: Verdict, again: "Callable[[Curves, Curves], Verdict]") -> Verdict:
         fresh = self._of.fresh(self._model)
         if fresh.missing:
-            reason = (
-                f"it looked regressed ({first.reason}), and there are no fresh launches to confirm it: {fresh.missing}"
-            )
-            return replace(first, status=Status.INCONCLUSIVE, reason=reason, way_out="run it again")
+            return gate.unconfirmed(first, fresh.missing)
         return gate.confirm(first, again(*self._curves(fresh.cases)))
 
     def _unjudged(self, metrics: Sequence[str]) -> Verdict | None:

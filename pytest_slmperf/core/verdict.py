@@ -68,6 +68,8 @@ class Verdict:
     """False while more launches could still decide."""
     judged: bool = True
     """False in a run that records or only reports."""
+    limit: str = ""
+    """`at most 200 ms`: the number that it was judged against, where a test stated one."""
     lost: tuple[str, ...] = field(default=(), compare=False, repr=False)
     """What was lost of a value that has parts, as the points of a frontier: fresh launches must have lost it, too."""
     on_asked: Callable[[], None] | None = field(default=None, compare=False, repr=False)
@@ -107,15 +109,21 @@ class Verdict:
 
 
 def _change(effect: Effect, unit: str, tolerance: float | None) -> str:
-    seen = [
-        f"{effect.ratio - 1:+.1%}",
-        f"95 % CI {change(effect.low)}…{change(effect.high)}",
-        f"{effect.baseline_shape} vs {effect.candidate_shape} launches×rounds",
-    ]
-    limits = [f"tolerance {tolerance:.1%}"] if tolerance is not None else []
-    limits.append(f"MDE {effect.mde:.1%}")
+    seen = f"{interval(effect)}, {effect.baseline_shape} vs {effect.candidate_shape} launches×rounds"
+    limits = [f"tolerance {percent(tolerance)}"] if tolerance is not None else []
+    limits.append(f"MDE {percent(effect.mde)}")
     figures = f"{quantity(effect.baseline)} → {quantity(effect.candidate)} {unit}"
-    return f"{figures} ({', '.join(seen)}; {', '.join(limits)})"
+    return f"{figures} ({seen}; {', '.join(limits)})"
+
+
+def interval(effect: Effect) -> str:
+    """`-8.4%, 95 % CI -10.0%…-6.8%`: the change and its bounds, as every sentence has them."""
+    return f"{effect.ratio - 1:+.1%}, 95 % CI {change(effect.low)}…{change(effect.high)}"
+
+
+def percent(fraction: float) -> str:
+    """`3.0%`; the sign of infinity for what nothing bounds."""
+    return f"{fraction:.1%}" if math.isfinite(fraction) else "∞"
 
 
 def change(ratio: float) -> str:

@@ -11,7 +11,7 @@ from pytest_slmperf.core.comparison import Change, Comparison, Mean, Meaning, Ro
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.side import Side
-from pytest_slmperf.core.verdict import Effect, Status, quantity
+from pytest_slmperf.core.verdict import Effect, Status, percent, quantity
 from pytest_slmperf.report import digest, files
 from pytest_slmperf.report.digest import Finding
 from pytest_slmperf.report.markdown import SIGNS, escape, failures, fitted, folded, grid, paragraph
@@ -162,8 +162,8 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.metric.name,
         quantity(row.old.median) if row.old else "none",
         f"{quantity(row.new.median)} {row.metric.unit}" if row.new else "none",
-        digest.interval(row.effect) if row.effect else "",
-        digest.percent(row.verdict.tolerance) if row.verdict is not None and row.verdict.tolerance else "",
+        digest.bounded(row.effect) if row.effect else "",
+        percent(row.verdict.tolerance) if row.verdict is not None and row.verdict.tolerance else "",
         " vs ".join(sample.shape for sample in (row.old, row.new) if sample),
         NOT_GATED if row.verdict is None else str(row.verdict.status),
     )
@@ -177,7 +177,7 @@ def _signed(row: Row) -> tuple[str, ...]:
 
 def _mean_line(mean: Mean) -> str:
     of = "the one case" if len(mean.cases) == 1 else f"{len(mean.cases)} cases"
-    return f"geometric mean over {of}: {mean.metric.name} {digest.interval(mean)}"
+    return f"geometric mean over {of}: {mean.metric.name} {digest.bounded(mean)}"
 
 
 def _failed(comparison: Comparison) -> list[Finding]:

@@ -1,18 +1,15 @@
 """What a run comes to, in the words that every renderer uses: figures of one row, and findings grouped by cause."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 
 from pytest_slmperf.core.comparison import Mean
 from pytest_slmperf.core.engine import EngineSpec
-from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.limit import stated
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
-from pytest_slmperf.core.verdict import Effect, Status, Verdict, change, quantity
+from pytest_slmperf.core.verdict import Effect, Status, Verdict, change, percent, quantity
 from pytest_slmperf.report.document import counts
 
 MOST_CAUSES = 3
@@ -49,7 +46,9 @@ class MeasuredRow:
     median: str
     unit: str
     spread: str
-    """Half the middle 80 % of the launches' medians, relative to their median."""
+    """Half the range of the launches' medians, less the outer tenth at either end where there are 10 launches, relative
+    to their median.
+    """
     launches: str
 
 
@@ -129,11 +128,7 @@ def claim_failures(run: RunOutcome) -> list[Finding]:
 
 def asserted(claim: Verdict) -> str:
     """What a test asserted beside the gate: `at most 200 ms` of a stated limit, and of a curve that it is as stored."""
-    try:
-        metric(claim.metric)
-    except SuiteError:
-        return "as the baseline"
-    return stated(claim) or "a limit"
+    return claim.limit or "as the baseline"
 
 
 def by_cause(verdicts: Iterable[tuple[str, Verdict]]) -> list[Finding]:
@@ -345,7 +340,7 @@ def _judged_row(sweep: SweepOutcome, case: CaseOutcome, name: str, verdict: Verd
         baseline=quantity(effect.baseline) if effect else _median(baseline),
         candidate=quantity(effect.candidate) if effect else _median(candidate),
         unit=verdict.unit,
-        change=interval(effect) if effect else "",
+        change=bounded(effect) if effect else "",
         tolerance="" if verdict.tolerance is None else percent(verdict.tolerance),
         mde=percent(effect.mde) if effect else "",
         launches=f"{effect.baseline_shape} vs {effect.candidate_shape}" if effect else _shapes(baseline, candidate),
@@ -381,18 +376,13 @@ def _shapes(baseline: Sample | None, candidate: Sample | None) -> str:
     return " vs ".join(sample.shape for sample in (baseline, candidate) if sample)
 
 
-def interval(of: Effect | Mean) -> str:
-    """`-9.8% (-11.0…-8.6)`: the change with the bounds of its 95 % interval."""
+def bounded(of: Effect | Mean) -> str:
+    """`-9.8% (-11.0…-8.6)`: the change with the bounds of its 95 % interval, as a cell of a table."""
     return f"{of.ratio - 1:+.1%} ({_bound(of.low)}…{_bound(of.high)})"
 
 
 def _bound(ratio: float) -> str:
     return change(ratio).removesuffix("%")
-
-
-def percent(fraction: float) -> str:
-    """`3.0%`; the sign of infinity for what nothing bounds."""
-    return f"{fraction:.1%}" if math.isfinite(fraction) else "∞"
 
 
 def _spread(sample: Sample) -> str:

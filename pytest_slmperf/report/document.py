@@ -281,6 +281,7 @@ def _claim_document(claim: Verdict) -> dict[str, Any]:
         "verdict": str(claim.status),
         "unit": claim.unit,
         "higher_is_better": claim.higher_is_better,
+        "limit": claim.limit,
         "reason": claim.reason,
         "way_out": claim.way_out,
     }
@@ -295,6 +296,7 @@ def _claim(entry: Mapping[str, Any]) -> Verdict:
         case=entry["case"],
         reason=entry["reason"],
         way_out=entry["way_out"],
+        limit=entry["limit"],
     )
 
 

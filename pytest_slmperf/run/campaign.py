@@ -19,6 +19,7 @@ from pytest_slmperf.core.result import Fresh
 from pytest_slmperf.core.sample import BadSample, Measurement, Sample
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Case, Sweep
 from pytest_slmperf.core.verdict import Status, Verdict
+from pytest_slmperf.core.void import RUN_AGAIN
 from pytest_slmperf.engines.lengths import workload_key
 from pytest_slmperf.run.accept import settled
 from pytest_slmperf.run.brief import Brief, Configuration, Prime, Reference, Surroundings
@@ -106,7 +107,7 @@ class Campaign:
         return self._fresh[model]
 
     def _launch_again(self, model: str) -> Fresh:
-        wanted = gate.fresh_launches(self._policy(DEFAULT_TOLERANCE))
+        wanted = gate.first_launches(self._policy(DEFAULT_TOLERANCE))
         again = []
         for case in self._cases:
             if case.case.model == model:
@@ -389,7 +390,7 @@ class Campaign:
     def _ask_for_confirmation(self) -> bool:
         suspects = [case for case in self._cases if self._suspected(case)]
         for case in suspects:
-            case.confirm_by(gate.fresh_launches(self._policy(DEFAULT_TOLERANCE)))
+            case.confirm_by(gate.first_launches(self._policy(DEFAULT_TOLERANCE)))
         return bool(suspects)
 
     @staticmethod
@@ -404,8 +405,7 @@ class Campaign:
             baseline, fresh = self._arms_of(case, name, case.fresh_from)
             first = case.verdicts[name]
             if baseline is None or fresh is None or case.missing or case.exhausted:
-                reason = "it looked regressed, and there were no fresh launches to confirm it"
-                case.verdicts[name] = replace(first, status=Status.INCONCLUSIVE, reason=reason)
+                case.verdicts[name] = gate.unconfirmed(first, *_why_no_fresh(case, name))
                 continue
             policy = gate.confirmation(self._policy(self._gated(case)[name]))
             confirmed = gate.confirm(first, gate.judge(metric(name), baseline, fresh, policy))
@@ -457,8 +457,7 @@ class Campaign:
             )
         decided = case.verdicts[name]
         if decided.status is Status.REGRESSED and case.phase is not Phase.CONFIRMED:
-            reason = "it looked regressed, and the run ended before it was confirmed"
-            return replace(decided, status=Status.INCONCLUSIVE, reason=reason)
+            return gate.unconfirmed(decided, "the run ended before it was confirmed")
         if decided.status is Status.INCONCLUSIVE and case.missing:
             return replace(decided, reason="the budget was spent before it was decided", final=True)
         return decided
@@ -489,6 +488,13 @@ class Campaign:
         elif name not in case.verdicts:
             found = Status.INCONCLUSIVE, "the run ended before the first look", LARGER
         return found
+
+
+def _why_no_fresh(case: OngoingCase, name: str) -> tuple[str, str]:
+    """Why a case has not the fresh launches that were to confirm a loss, and what helps."""
+    if case.exhausted:
+        return f"they are void: {case.why_void}", case.way_out_of_void
+    return ("the budget is spent", LARGER) if case.missing else (f"none of them measured {name}", RUN_AGAIN)
 
 
 def _refuse_bad_values(record: LaunchRecord) -> None:

@@ -162,6 +162,8 @@ def test_a_frontier_that_can_not_be_told():
     verdict = swept(noise=0.1, launches=8, seed=1).unchanged_from(STORED, POLICY)
     assert verdict.status is Status.INCONCLUSIVE
     assert "can't be told" in verdict.reason
+    few = swept(noise=0.1, launches=2, seed=1).unchanged_from(swept(launches=2, seed=100_000), POLICY)
+    assert "%, 95 % CI -∞…+∞, tolerance 5.0%" in few.reason
 
 
 def test_a_point_that_was_not_measured():

@@ -114,10 +114,12 @@ def run_outcome(*sweeps: SweepOutcome, **fields: object) -> RunOutcome:
     return RunOutcome(sweeps=sweeps, **{**given, **fields})
 
 
-def claim(name: str, status: Status, *, case: str = "decode/opt-125m/batch=4", reason: str = "") -> Verdict:
+def claim(
+    name: str, status: Status, *, case: str = "decode/opt-125m/batch=4", reason: str = "", limit: str = ""
+) -> Verdict:
     """A stated limit, or a knee."""
     way_out = "" if status.passes else "Measure more launches."
-    return Verdict(status, name, "ms", False, case, reason=reason, way_out=way_out)
+    return Verdict(status, name, "ms", False, case, reason=reason, way_out=way_out, limit=limit)
 
 
 def large_run(cases: int = 1_000) -> RunOutcome:
@@ -240,7 +242,9 @@ SWEEPS = st.builds(
     asked=st.dictionaries(TEXT, st.floats(0.01, 0.15), max_size=2),
     fresh_launches=st.integers(0, 99),
 )
-CLAIMS = st.builds(Verdict, st.sampled_from(Status), TEXT, TEXT, st.booleans(), case=TEXT, reason=TEXT, way_out=TEXT)
+CLAIMS = st.builds(
+    Verdict, st.sampled_from(Status), TEXT, TEXT, st.booleans(), case=TEXT, reason=TEXT, way_out=TEXT, limit=TEXT
+)
 RUNS = st.builds(
     RunOutcome,
     machine=st.builds(Machine, TEXT, TEXT, KEYS),

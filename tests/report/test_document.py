@@ -98,12 +98,13 @@ def test_counts_leave_out_what_nobody_judges():
 
 def test_what_is_asserted_beside_the_gate_counts():
     """A stated limit or a knee is counted with the gated metrics, and is in the document with its figures."""
-    limit = claim("median_ttft_ms", Status.REGRESSED, reason="beyond the limit: median launch 3 ms")
+    limit = claim("median_ttft_ms", Status.REGRESSED, limit="at most 2 ms", reason="beyond the limit: 3 ms")
     run = run_outcome(sweep_outcome(case_outcome(4)), claims=(limit, claim("knee", Status.UNCHANGED)))
     assert counts(run) == {"unchanged": 3, "regressed": 1}
     written = document(run)["claims"][0]
     assert (written["case"], written["metric"]) == ("decode/opt-125m/batch=4", "median_ttft_ms")
-    assert (written["verdict"], written["reason"]) == ("regressed", "beyond the limit: median launch 3 ms")
+    assert (written["verdict"], written["reason"]) == ("regressed", "beyond the limit: 3 ms")
+    assert (written["limit"], outcome(document(run)).claims) == ("at most 2 ms", run.claims)
 
 
 @pytest.mark.parametrize(
