@@ -17,7 +17,7 @@ from pytest_slmperf.core.board import (
 )
 from pytest_slmperf.core.diagnosis import Grade, Line
 from pytest_slmperf.core.edges import EnergyTrace, judge_trace
-from pytest_slmperf.core.energy import COVERAGE_FACTOR, INTEGRATED_FLOOR, SAMPLED_FLOOR
+from pytest_slmperf.core.energy import COVERAGE_FACTOR, INTEGRATED_FLOOR, LEAST_UPDATES, SAMPLED_FLOOR
 from pytest_slmperf.core.machine import Scalar
 
 Values: TypeAlias = dict[str, Scalar]
@@ -32,6 +32,8 @@ METER_ERROR = 0.01
 """Of one window, at 95 %: half of how far launches spread on a quiet machine. More of it, and the meter decides."""
 LONGEST_WINDOW_S = 60.0
 """A longer one in each launch is worse than more launches."""
+PART_SEEN = 0.25
+"""Of each period, what a sensor that works part time sees: 25 ms of 100 on A100 and H100 (arXiv 2312.02741)."""
 LEAST_MOVES = 7
 """From which something is said of how powers scatter from one to the next."""
 
@@ -90,12 +92,12 @@ def sensor(trace: EnergyTrace) -> Sensor | None:
     return Sensor(len(edges), every_s, math.sqrt(max(0.0, jumps - of_time)))
 
 
-def board_lines(watch: BoardWatch, *, window_s: float) -> tuple[Line, ...]:
-    """Everything that is said of a board, for windows of this length."""
+def board_lines(watch: BoardWatch, *, window_s: float, seen_s: float | None = None) -> tuple[Line, ...]:
+    """Everything that is said of a board, for windows of this length; `seen_s` is what is set of its sensor."""
     findings = judge_board(watch.round)
     return (
         _identity(watch),
-        *_meter(watch, window_s),
+        *_meter(watch, window_s, seen_s),
         _privileges(watch),
         _clocks(watch),
         _power_limit(watch),
@@ -137,7 +139,7 @@ def _identity(watch: BoardWatch) -> Line:
 # -- the meter
 
 
-def _meter(watch: BoardWatch, window_s: float) -> tuple[Line, ...]:
+def _meter(watch: BoardWatch, window_s: float, seen_s: float | None) -> tuple[Line, ...]:
     trace = watch.trace
     if trace is None:
         said = f"no joules: {watch.missing}"
@@ -151,7 +153,7 @@ def _meter(watch: BoardWatch, window_s: float) -> tuple[Line, ...]:
     if trace.period_s is None:
         said = f"its energy counter moved {len(trace.edges)} times while it was looked at: too seldom to say how often"
         return (Line("meter", Grade.WARNING, said, _set(3 * window_s), {"source": trace.source}),)
-    return (_counter(trace, trace.period_s, window_s), _sensor_line(watch, trace, window_s))
+    return (_counter(trace, trace.period_s, window_s), _sensor_line(watch, trace, window_s, seen_s))
 
 
 def _power_meter(trace: EnergyTrace) -> Line:
@@ -185,7 +187,7 @@ def _counter(trace: EnergyTrace, period_s: float, window_s: float) -> Line:
     return Line("meter", Grade.OK, said, values=values)
 
 
-def _sensor_line(watch: BoardWatch, trace: EnergyTrace, window_s: float) -> Line:
+def _sensor_line(watch: BoardWatch, trace: EnergyTrace, window_s: float, seen_s: float | None) -> Line:
     told = [one for one in map(sensor, watch.loaded) if one]
     found = max(told, key=lambda one: one.error(window_s)) if told else sensor(trace)
     if found is None:
@@ -196,14 +198,21 @@ def _sensor_line(watch: BoardWatch, trace: EnergyTrace, window_s: float) -> Line
         "moves": found.moves,
         "sensor_error": error,
         "under_load": bool(told),
+        "sensor_seen_s": seen_s,
     }
     said = (
         f"{'under load' if told else 'without a load of ours'}, power scatters by {found.scatter:.2%} from move to "
         f"move: ±{error:.2%} of a window of {window_s:g} s"
     )
     if error > METER_ERROR:
+        period_s = trace.period_s or found.every_s
+        needed_s = max(found.window_s, LEAST_UPDATES * period_s)
+        if seen_s:
+            said = f"{said}; sensor_seen_s is set, so that the error of joules holds it"
+            return Line("sensor", Grade.WARNING, said, _set(needed_s), values)
         said = f"{said}; it sees a part of the time, or the load jumps"
-        return Line("sensor", Grade.WARNING, said, _set(found.window_s), values)
+        todo = f"sensor_seen_s = {PART_SEEN * period_s:.2g} and {_set(needed_s)}"
+        return Line("sensor", Grade.WARNING, said, todo, values)
     if not told:
         said = f"{said}; one that sees a part of the time shows under load"
         todo = "load the board: slmperf doctor --engine=NAME:device=cuda"

@@ -14,6 +14,7 @@ from itertools import pairwise
 from statistics import NormalDist, fmean, median, pstdev, stdev
 
 from pytest_slmperf.core.board import (
+    BoardFacts,
     BoardRound,
     BoardSample,
     Effect,
@@ -25,7 +26,7 @@ from pytest_slmperf.core.board import (
 )
 from pytest_slmperf.core.edges import Edge, EnergyTrace, Source, judge_trace
 from pytest_slmperf.core.meter import Around, Recording
-from pytest_slmperf.core.sample import Measurement
+from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.core.tally import NS_PER_S, STEP_SWING, Tally, Work
 
 COVERAGE = 0.95
@@ -46,6 +47,12 @@ PLAUSIBLE = 0.1
 """Share by which a counter and power readings of one board may differ under load. Idle, they may differ by far more."""
 MEDIAN_ERROR = math.sqrt(math.pi / 2)
 """Standard error of a median over that of a mean, of many values that are normally distributed."""
+METER_SHARE = 0.5
+"""Of the spread between launches, what the meter may be wrong by: without it the spread were 13 % smaller at most."""
+LEAST_LAUNCHES = 8
+"""Of which a spread is told."""
+LONGEST = 20.0
+"""Times as long as it is, a window may have to be: beyond that more launches are cheaper."""
 LEAST_UPDATES = 20
 """Of a counter whose sensor works part time, in a window. Of fewer, what it saw is no sample of bursts at odd times: of
 ten updates the 95 % interval held the truth in 87 of 100 windows.
@@ -338,6 +345,32 @@ def net_of_idle(measurement: Measurement) -> NetOfIdle | None:
     of_idle = median(joules / watts for joules, watts in pairs) * error_w
     of_launches = MEDIAN_ERROR * stdev(net) / math.sqrt(len(net)) if len(net) > 1 else 0.0
     return NetOfIdle(median(net), math.hypot(of_idle, of_launches)) if median(net) > 0 else None
+
+
+def meter_decides(errors: Sequence[Uncertainty], joules: Sample | None, boards: Mapping[str, BoardFacts]) -> str | None:
+    """A note where the meter's stated error is more than METER_SHARE of the spread between launches: then the meter
+    decides how many launches a verdict takes. None where it isn't, and of too few launches for a spread.
+
+    The error of edges and tokens falls with the window's length, and that of a sensor that works part time with the
+    root of it; that of other sources than a counter stays.
+    """
+    if joules is None or len(joules.launches) < LEAST_LAUNCHES or not errors:
+        return None
+    values = [median(launch) for launch in joules.launches]
+    spread, error = stdev(values) / fmean(values), median(one.random for one in errors)
+    share = error / spread if spread else math.inf
+    if share <= METER_SHARE:
+        return None
+    found = (
+        f"the meter's error of joules, {error:.2%} (standard), is more than {METER_SHARE:.0%} of their spread between "
+        f"launches, {spread:.2%}"
+    )
+    others = sorted({one.source for one in boards.values()} - {"counter"})
+    if others:
+        return f"{found}: that of {', '.join(others)}, which no longer window makes smaller"
+    by_sensor = median(one.sensor for one in errors) > error / math.sqrt(2)
+    longer = math.ceil(10 * min((share / METER_SHARE) ** (2 if by_sensor else 1), LONGEST)) / 10
+    return f"{found}. Fewer launches may do where window_s in [tool.slmperf] is {longer:g} times as long"
 
 
 def _by_counter(trace: EnergyTrace, tally: Tally, span: tuple[float, float], terms: Terms) -> BoardEnergy | NoEnergy:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pytest_slmperf.core.board import BoardFacts
+from pytest_slmperf.core.energy import Uncertainty
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.sample import VoidRound
 
@@ -62,6 +63,8 @@ class CaseRecord:
     notes: tuple[str, ...] = ()
     boards: Mapping[str, BoardFacts] = field(default_factory=dict)
     """What the joules were measured on, by UUID; empty where none were."""
+    meter_error: Uncertainty | None = None
+    """What the joules per output token may be wrong by; None where there are none."""
 
 
 @dataclass(frozen=True, slots=True)

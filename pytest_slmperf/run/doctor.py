@@ -99,7 +99,8 @@ def diagnose(wanted: Wanted, say: Callable[[str], object]) -> Diagnosis:
         held = HeldDevices(wait_s=min(settings.lock_wait_s, wanted.noise_s), say=say)
         noise = measure_noise(wanted, boards if watch and device.kind != HOST else (), held)
     if watch:
-        lines += board_lines(replace(watch, loaded=noise.loaded), window_s=settings.window_s)
+        loaded = replace(watch, loaded=noise.loaded)
+        lines += board_lines(loaded, window_s=settings.window_s, seen_s=settings.sensor_seen_s)
     elif boards:
         needed, absent = device.kind == GPU, nothing_installed(missing)
         lines.append(no_board(missing, needed=needed, absent=absent, plugged_in=board_is_plugged_in()))
@@ -247,7 +248,9 @@ def measure_noise(wanted: Wanted, boards: Sequence[int | str], held: HeldDevices
     `boards` are those whose joules are counted meanwhile; `held` holds the engine's device, and is closed at the end.
     """
     settings, spec, what = wanted.settings, wanted.spec, _named(wanted.spec)
-    meter = _Kept(NvmlMeter(boards, pace=pace_for(settings.window_s))) if boards else None
+    meter = None
+    if boards:
+        meter = _Kept(NvmlMeter(boards, pace=pace_for(settings.window_s), seen_s=settings.sensor_seen_s))
     try:
         with closing(held), ExitStack() as opened:
             held.hold([device_of(spec.engine, spec.options)])

@@ -27,11 +27,14 @@ class Joules:
     @cached_property
     def metering(self) -> Metering:
         """Opened once, and kept to the end of the run: a driver that nobody uses may unload."""
-        window_s, lead_in_s = self._settings.window_s, self._settings.lead_in_s
+        settings = self._settings
+        window_s, lead_in_s = settings.window_s, settings.lead_in_s
         if self._machine.kind == "cpu":
             metering = open_rapl(window_s=window_s, lead_in_s=lead_in_s)
         else:
-            metering = open_nvml(window_s=window_s, lead_in_s=lead_in_s, index=self._device.index)
+            metering = open_nvml(
+                window_s=window_s, lead_in_s=lead_in_s, index=self._device.index, seen_s=settings.sensor_seen_s
+            )
         self._opened.callback(metering.close)
         return metering
 

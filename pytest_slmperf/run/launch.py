@@ -349,5 +349,11 @@ class _Launch:
         values.update({name: (value,) for name, value in case.energy.values.items()})
         unmeasured.update(case.energy.unmeasured)
         return CaseRecord(
-            case.load.case, values, unmeasured, tuple(case.voids), notes=tuple(case.notes), boards=case.energy.boards
+            case.load.case,
+            values,
+            unmeasured,
+            tuple(case.voids),
+            notes=tuple(case.notes),
+            boards=case.energy.boards,
+            meter_error=case.energy.error,
         )

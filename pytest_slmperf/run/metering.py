@@ -16,6 +16,7 @@ from pytest_slmperf.core.energy import (
     NoEnergy,
     Quantity,
     Terms,
+    Uncertainty,
     energy_of_round,
     idle_power,
 )
@@ -60,6 +61,8 @@ class EnergyRound:
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     boards: Mapping[str, BoardFacts] = field(default_factory=dict)
+    error: Uncertainty | None = None
+    """Of the joules per output token."""
 
 
 def without(reason: str) -> EnergyRound:
@@ -188,10 +191,13 @@ class Metering:
         if isinstance(energy, NoEnergy):
             nothing = EnergyRound(values, {**unmeasured, **dict.fromkeys(ENERGY, energy.reason)}, notes)
             return nothing, None if energy.lasting else Void("window", energy.reason)
-        values |= {name: quantity.value for name, quantity in energy.metrics().items()}
+        metrics = energy.metrics()
+        values |= {name: quantity.value for name, quantity in metrics.items()}
         unmeasured |= {name: "there was none of it in the window" for name in ENERGY if name not in values}
         boards = {one.board: self._facts_of(one, found.power_capped) for one in energy.boards}
-        return EnergyRound(values, unmeasured, (*notes, _described(energy)), boards), None
+        per_token = metrics.get("joules_per_output_token")
+        error = per_token.uncertainty if per_token else None
+        return EnergyRound(values, unmeasured, (*notes, _described(energy)), boards, error), None
 
     def _facts_of(self, one: BoardEnergy, power_capped: Mapping[str, float]) -> BoardFacts:
         idle = self._idle_w.get(one.board)
@@ -244,12 +250,15 @@ class BoardsRound:
         return max(early, late) <= CLOCK_SLACK_NS
 
 
-def open_nvml(*, window_s: float, lead_in_s: float, index: int = 0) -> Metering:
-    """The board that an engine takes with this `device_index`: by default the first that CUDA may see."""
+def open_nvml(*, window_s: float, lead_in_s: float, index: int = 0, seen_s: float | None = None) -> Metering:
+    """The board that an engine takes with this `device_index`: by default the first that CUDA may see. `seen_s` is the
+    part of each period that its sensor was found to see, where it works part time.
+    """
     boards = boards_at(index)
     if not boards:
         return Metering(None, window_s=window_s, lead_in_s=lead_in_s)
-    metering = Metering(NvmlMeter(boards, pace=pace_for(window_s)), window_s=window_s, lead_in_s=lead_in_s)
+    meter = NvmlMeter(boards, pace=pace_for(window_s), seen_s=seen_s)
+    metering = Metering(meter, window_s=window_s, lead_in_s=lead_in_s)
     return or_zeus(metering, gpus=(index,))
 
 

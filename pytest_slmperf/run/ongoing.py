@@ -4,14 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
-from pytest_slmperf.core.board import (
-    BoardFacts,
-    another_board,
-    another_clock,
-    another_power_cap,
-    another_setting,
-    of_all_launches,
-)
+from pytest_slmperf.core.board import BoardFacts, another_board, joules_apart, of_all_launches
+from pytest_slmperf.core.energy import meter_decides
 from pytest_slmperf.core.launch import CaseRecord, Load
 from pytest_slmperf.core.metrics import CLOCK
 from pytest_slmperf.core.outcome import FreshSamples
@@ -133,17 +127,11 @@ class OngoingCase:
         The other arm's are of the same board, at the same time.
         """
         now, was = self._boards()
-        if self.another_board:
-            return Status.INCOMPARABLE, self.another_board, ""
-        if setting := another_setting(now, was):
-            return Status.VOID, setting, "set it back as it was, or record again"
-        if held_back := another_power_cap(now, was):
-            way_out = "find what it needs another power for (nvidia-smi -q -d PERFORMANCE,POWER), or record again"
-            return Status.VOID, held_back, way_out
-        clocks = self.sample("candidate", CLOCK), self.stored.measurement and self.stored.measurement.samples.get(CLOCK)
-        if now and clocks[0] and clocks[1] and (clock := another_clock(clocks[0].median, clocks[1].median)):
-            return Status.VOID, clock, "find what changed its clock (nvidia-smi -q -d CLOCK), or record again"
-        return None
+        if not now or not self.stored.measurement:
+            return None
+        clocks = self.sample("candidate", CLOCK), self.stored.measurement.samples.get(CLOCK)
+        now_mhz, was_mhz = (clock.median if clock else None for clock in clocks)
+        return joules_apart(now, was, (now_mhz, was_mhz))
 
     def measurement(self, arm: str) -> Measurement:
         """What an arm's launches amount to by now."""
@@ -156,6 +144,10 @@ class OngoingCase:
         }
         notes = [note for _, record in records for note in record.notes]
         parts = {name: len(sample.launches) for name, sample in samples.items() if len(sample.launches) < len(records)}
+        boards = of_all_launches(record.boards for _, record in records)
+        errors = [record.meter_error for _, record in records if record.meter_error]
+        if decides := meter_decides(errors, samples.get("joules_per_output_token"), boards):
+            notes.append(decides)
         across = "both arms" if len(self.keys) > 1 else "all"
         voids: list[VoidRound] = []
         for index, record in self.launched(arm):
@@ -177,7 +169,7 @@ class OngoingCase:
                     for name, some in parts.items()
                 ),
             ),
-            boards=of_all_launches(record.boards for _, record in records),
+            boards=boards,
         )
 
 

@@ -118,6 +118,10 @@ class Settings:
     """Over which joules are counted, in each launch of a case."""
     lead_in_s: float = 1.5
     """Of the load before that window: a mean of power looks back for a second."""
+    sensor_seen_s: float | None = None
+    """Of each period of a GPU's energy counter, what its sensor sees, where `slmperf doctor` found that it works part
+    time. Default: all of it.
+    """
     missing_meter: str | None = None
     """What becomes of joules where nothing tells them: `red` or `skip`. Default: see `without_meter`."""
     void_retries: int = 4
@@ -168,6 +172,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "round_s": (0.001, 3600),
     "window_s": (0.1, LONGEST_S),
     "lead_in_s": (0, LONGEST_S),
+    "sensor_seen_s": (0.001, LONGEST_S),
     "void_retries": (0, 1000),
     "answer_limit_s": (0.1, LONGEST_S),
     "lock_wait_s": (0, LONGEST_S),
@@ -212,10 +217,9 @@ def settings_of(table: Mapping[str, Any], where: str) -> Settings:
 
 
 def _checked(name: str, value: Any, where: str) -> Any:  # noqa: ANN401 - a parsed file's value, of the field's type after
-    default = getattr(Settings(), name)
     if name in _BOUNDS:
-        fraction = isinstance(default, float)
         least, most = _BOUNDS[name]
+        fraction = isinstance(least, float) or isinstance(most, float)
         if not ((_number if fraction else _whole)(value) and least <= value <= most):
             kind = "a number" if fraction else "a whole number"
             raise UsageError(f"{where}: {name} = {value!r}; it takes {kind} of at least {least:g}, at most {most:g}")

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from pytest_slmperf.core.board import BoardFacts
+from pytest_slmperf.core.energy import Uncertainty
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, NotJudged, UsageError
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
@@ -609,17 +610,17 @@ BOARD = {"GPU-a": BoardFacts("counter", 700.0, simulated=True)}
 class MeteredScript(Script):
     """Plays launches with the joules of a board at some clock."""
 
-    def __init__(self, boards, clock_mhz):
+    def __init__(self, boards, clock_mhz, error=None):
         super().__init__()
-        self.boards, self.clock_mhz = boards, clock_mhz
+        self.boards, self.clock_mhz, self.error = boards, clock_mhz, error
 
     def _record(self, arm, case, index):
         values = {
             "joules_per_output_token": (steady(arm, case, index),),
             "output_throughput": (steady(arm, case, index),),
-            "sm_clock_mhz": (self.clock_mhz,),
+            **({"sm_clock_mhz": (self.clock_mhz,)} if self.clock_mhz else {}),
         }
-        return CaseRecord(case, values, boards=self.boards)
+        return CaseRecord(case, values, boards=self.boards, meter_error=self.error)
 
 
 def metered(case, key):
@@ -653,6 +654,7 @@ def test_joules_of_another_board_are_not_judged_and_say_so():
     [
         pytest.param({"GPU-a": BoardFacts("counter", 500.0)}, 1980.0, "500 W, and was 700 W", id="power limit"),
         pytest.param(BOARD, 1605.0, "its clock was 1,605 MHz", id="clock"),
+        pytest.param(BOARD, None, "its clock isn't told, and was 1,980 MHz", id="clock not told"),
     ],
 )
 def test_joules_of_a_board_that_is_set_otherwise_are_void(boards, clock_mhz, words):
@@ -660,6 +662,16 @@ def test_joules_of_a_board_that_is_set_otherwise_are_void(boards, clock_mhz, wor
     verdict = joules(MeteredScript(boards, clock_mhz), find=metered)
     assert (verdict.status, verdict.judged) == (Status.VOID, True)
     assert words in verdict.reason
+
+
+@pytest.mark.parametrize(("error", "said"), [(0.0001, False), (0.01, True)])
+def test_a_meter_that_is_off_by_more_than_half_of_the_spread_is_a_note(error, said):
+    """Then it decides how many launches a verdict takes, and the note names the setting that helps."""
+    script = MeteredScript(BOARD, 1980.0, Uncertainty(edge=error, tokens=0.0, sensor=0.0))
+    notes = play(script, sweep=METERED, find=metered).cases[ONE].measurement.notes
+    found = [note for note in notes if note.startswith("the meter's error of joules")]
+    assert bool(found) is said
+    assert all("window_s in [tool.slmperf] is" in note for note in found)
 
 
 def test_joules_of_two_arms_are_of_one_board_at_one_time():

@@ -54,10 +54,10 @@ SHORT = Settings(rounds=2, round_s=0.02, window_s=0.4, lead_in_s=0.1)
 def look(driver):  # noqa: F811 - a fixture's name
     """Looks at the board of a scenario for two seconds of its virtual clock. Returns the lines."""
 
-    def lines_of(*statements, window_s=WINDOW_S):
+    def lines_of(*statements, window_s=WINDOW_S, seen_s=None):
         one = driver(*statements)
         meter = NvmlMeter(pace=EVERY_MOVE, clock=one.now_ns, sleep=one.sleep)
-        return board_lines(watch_board(meter, 2.0), window_s=window_s)
+        return board_lines(watch_board(meter, 2.0), window_s=window_s, seen_s=seen_s)
 
     return lines_of
 
@@ -100,7 +100,7 @@ SEEN = {
     "slow counter": (["power 0 400", "period 0.5"], "meter", WARNING, "moves every 500 ms", "window_s = 5"),
     "part-time sensor": (
         ["power 0 100", "wave 0.037 0.5 300", "period 0.1", "sensor 0.025"],
-        "sensor", WARNING, "it sees a part of the time", "window_s = ",
+        "sensor", WARNING, "it sees a part of the time", "sensor_seen_s = 0.025 and window_s = ",
     ),
     "slow driver": (
         ["power 0 400", "delay DeviceGetTotalEnergyConsumption 0.05 0.3"],
@@ -169,6 +169,14 @@ def test_what_a_driver_tells_is_graded_and_says_what_to_do(look, statements, top
 def test_a_full_time_sensor_is_not_blamed_for_a_fast_load(look):
     """The same wave that a part-time sensor sees by chance averages out where all of it is seen."""
     assert by_topic(look("power 0 100", "wave 0.005 0.5 300", "period 0.1"))["sensor"].grade is NOT_SEEN
+
+
+def test_a_part_time_sensor_that_is_set_needs_a_longer_window_alone(look):
+    """The setting that is advised puts its error into that of joules, and is not advised again."""
+    scenario = ("power 0 100", "wave 0.037 0.5 300", "period 0.1", "sensor 0.025")
+    line = by_topic(look(*scenario, seen_s=0.025))["sensor"]
+    assert "so that the error of joules holds it" in line.said
+    assert line.todo.startswith("window_s = ")
 
 
 def test_a_longer_window_is_enough_for_a_slow_counter(look):

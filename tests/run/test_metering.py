@@ -21,9 +21,11 @@ from pytest_slmperf.run.brief import Brief, Configuration, Reference
 from pytest_slmperf.run.briefing import Bench
 from pytest_slmperf.run.campaign import Campaign
 from pytest_slmperf.run.devices import Device, HeldDevices
+from pytest_slmperf.run.joules import Joules
 from pytest_slmperf.run.launch import EnergyTerms, run_launch
 from pytest_slmperf.run.metering import SHORTEST_WINDOW, Metering, open_nvml, pace_for
 from pytest_slmperf.run.progress import Progress
+from pytest_slmperf.run.settings import Settings
 
 CASE = "metered/tiny/batch=4"
 LOAD = Load(CASE, ((8, 8),) * 4, seed=1)
@@ -53,7 +55,9 @@ def launch(driver, tmp_path):  # noqa: F811 - a fixture's name
     """Measures one launch on a board of this scenario, with its joules; `{then}` is amid the energy round."""
     log = tmp_path / "load"
 
-    def measure(*statements, gated=True, window_s=0.3, real_time=True, void_retries=4, boards=(), **options):
+    def measure(
+        *statements, gated=True, window_s=0.3, real_time=True, void_retries=4, boards=(), seen_s=None, **options
+    ):
         later = [one for one in statements if "{then}" in one]
         one = driver(f"load {log} 100 500", "period 0.02", *(one for one in statements if one not in later), real=True)
         terms = {"window_s": window_s, "lead_in_s": LEAD_IN_S}
@@ -62,7 +66,8 @@ def launch(driver, tmp_path):  # noqa: F811 - a fixture's name
         elif boards:
             metering = Metering(NvmlMeter(boards, pace=pace_for(window_s)), **terms)
         else:
-            metering = open_nvml(**terms)
+            settings = Settings(**terms, sensor_seen_s=seen_s)
+            metering = Joules(settings, fingerprint.simulated(), Device("simulated")).metering
         told = {"load_log": str(log), "real_time": True} if real_time else {}
         try:
             record = run_launch(
@@ -114,6 +119,18 @@ def test_what_happens_to_the_board_in_the_middle_voids_the_case_and_says_what(la
     (void,) = case.void_rounds
     assert void.guard == guard
     assert void.reason.startswith("GPU-")
+
+
+def test_the_error_of_a_part_time_sensor_that_is_set_is_in_the_stated_one(launch):
+    """What the doctor found is set once, and every run's meter knows it."""
+    whole, part = (launch("sensor 0.005", seen_s=seen_s, window_s=0.6).meter_error.sensor for seen_s in (None, 0.005))
+    assert whole == 0 < part
+
+
+def test_a_window_too_short_for_a_part_time_sensor_has_no_joules(launch):
+    case = launch("sensor 0.005", seen_s=0.005, window_s=0.15, void_retries=0)
+    assert "too short for the 20 updates" in case.unmeasured["joules_per_output_token"]
+    assert case.meter_error is None
 
 
 def test_a_counter_that_stands_still_voids_the_case(launch):

@@ -64,6 +64,7 @@ def test_sweeps_that_nobody_declares_are_told_apart():
         ("[tool.slmperf]\nround_s = true", "a number of at least"),
         ("[tool.slmperf]\nwindow_s = 0.05", "a number of at least 0.1"),
         ("[tool.slmperf]\nlead_in_s = -1", "a number of at least 0"),
+        ("[tool.slmperf]\nsensor_seen_s = 0", "a number of at least 0.001"),
         ("[tool.slmperf]\nbaseline_launches = 19", "at least 20"),
         ("[tool.slmperf]\ntolerance = 'any'", "'asked' or 'supported'"),
         ("[tool.slmperf]\nmissing_meter = 'green'", "'red' or 'skip'"),
@@ -104,8 +105,9 @@ def test_what_is_wrong_is_named(tmp_path, text, said):
 
 def test_settings_keep_what_is_given():
     """Values arrive as they were set, whole numbers where a float is meant too."""
-    settings = settings_of({"round_s": 1, "threads": 2, "tolerance": "supported"}, "here")
-    assert (settings.round_s, settings.threads, settings.tolerance) == (1.0, 2, "supported")
+    given = {"round_s": 1, "threads": 2, "tolerance": "supported", "sensor_seen_s": 0.025}
+    settings = settings_of(given, "here")
+    assert {name: getattr(settings, name) for name in given} == given
 
 
 @pytest.mark.parametrize(
