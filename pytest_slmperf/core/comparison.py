@@ -16,7 +16,7 @@ from pytest_slmperf.core.baseline import PLANTED, case_order
 from pytest_slmperf.core.board import joules_apart
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.lookup import key_differences, scalar
-from pytest_slmperf.core.machine import BOARD, Role, Scalar, role, same
+from pytest_slmperf.core.machine import BOARD, Role, Scalar, role, same, shown
 from pytest_slmperf.core.metrics import CLOCK, Metric, metric
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.side import RecordedCase, Side
@@ -51,7 +51,7 @@ class Change:
     def __str__(self) -> str:
         """`driver: 580.65 → 590.10`."""
         name = self.field if self.of != "version" else f"version of {self.field}"
-        return f"{name}: {_shown(self.old)} → {_shown(self.new)}"
+        return f"{name}: {shown(self.old)} → {shown(self.new)}"
 
 
 @dataclass(frozen=True)
@@ -336,7 +336,3 @@ def _folded(samples: Sequence[Sample]) -> Sample:
 def _geometric(values: Sequence[float]) -> float:
     """The geometric mean; 0 where one of the values is."""
     return math.exp(fmean(map(math.log, values))) if all(values) else 0.0
-
-
-def _shown(value: Scalar) -> str:
-    return "absent" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

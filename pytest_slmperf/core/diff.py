@@ -119,7 +119,8 @@ def diff(before: BaselineFile | None, after: BaselineFile | None) -> Diff:
         fields = key_differences(earlier.key, stored.key) if earlier else {}
         if fields:
             rekeyed.append(Rekeyed(case, tuple(Difference(name, *pair) for name, pair in fields.items())))
-    notes = before.machine.differences(after.machine, *Role).items() if before and after else ()
+    told = [one for one in Role if one is not Role.IGNORED]
+    notes = before.machine.differences(after.machine, *told).items() if before and after else ()
     return Diff(
         new=tuple(one for one in pairs if not one.before),
         moved=tuple(one for one, was, now in both if was.sample != now.sample),

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from pytest_slmperf.core.baseline import PLANTED, BaselineFile, StoredRecording
 from pytest_slmperf.core.errors import UsageError
-from pytest_slmperf.core.machine import Machine, Role, Scalar, same, slug
+from pytest_slmperf.core.machine import Machine, Role, Scalar, same, shown, slug
 from pytest_slmperf.core.sample import Measurement
 
 
@@ -50,8 +50,8 @@ class Difference:
 
     def __str__(self) -> str:
         if self.asked is not None:
-            return f"{self.field}: {_shown(self.stored)} (stored), {self.asked} was asked for"
-        return f"{self.field}: {_shown(self.stored)} (stored) → {_shown(self.now)} (now)"
+            return f"{self.field}: {shown(self.stored)} (stored), {self.asked} was asked for"
+        return f"{self.field}: {shown(self.stored)} (stored) → {shown(self.now)} (now)"
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,3 @@ def key_differences(stored: Mapping[str, object], key: Mapping[str, object]) -> 
         for name in names
         if not same(stored.get(name), key.get(name))
     }
-
-
-def _shown(value: Scalar) -> str:
-    return "absent" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -96,6 +96,11 @@ def same(one: object, other: object) -> bool:
     return isinstance(one, bool) is isinstance(other, bool) and one == other
 
 
+def shown(value: Scalar) -> str:
+    """A field as a sentence has it: `true` for True, and `absent` for one that isn't there."""
+    return "absent" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def slug(text: str) -> str:
     """A text as the name of a file or folder: small letters, digits, dots and underscores, joined by hyphens.
 

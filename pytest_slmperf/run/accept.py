@@ -8,7 +8,7 @@ from pytest_slmperf.core import gate
 from pytest_slmperf.core.diff import Diff
 from pytest_slmperf.core.drift import drift_of
 from pytest_slmperf.core.errors import BaselineError, UsageError
-from pytest_slmperf.core.machine import Machine
+from pytest_slmperf.core.machine import Machine, Role
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
 from pytest_slmperf.core.revision import LEAST_LAUNCHES, Recording
@@ -106,7 +106,8 @@ def remedy(run: RunOutcome, policy: gate.Policy) -> Remedy | None:
 def holds_more(kept: RunOutcome, run: RunOutcome) -> bool:
     """Whether a run has gated cases of the same machine beside all those of another."""
     cases, others = ({case for sweep in one.sweeps if sweep.asked for case in sweep.cases} for one in (kept, run))
-    return kept.machine == run.machine and cases > others
+    unlike = kept.machine.differences(run.machine, Role.MUST_MATCH, Role.PART_OF_DEVICE)
+    return not unlike and cases > others
 
 
 def refuse_part(run: RunOutcome) -> None:

@@ -61,6 +61,15 @@ def test_a_machine_that_changed_is_listed():
     assert diff(stored(), changed).lines() == ["machine: kernel: 6.1.0 (stored) → 6.1.9 (now)"]
 
 
+def test_what_a_machine_says_of_a_single_run_is_no_change_of_it():
+    """The caches that the first recording fills differ at the second, and mean nothing."""
+    before, after = (
+        replace(stored(), machine=replace(MACHINE, fields={**MACHINE.fields, "compile_caches": caches}))
+        for caches in ("none", "torch")
+    )
+    assert not diff(before, after)
+
+
 def test_changes_add_up():
     """What changed in several files is one list."""
     both = diff(None, stored()) + diff(stored(), None)
