@@ -401,7 +401,8 @@ def test_void_fresh_launches_confirm_nothing():
     script = Script(lambda arm, case, index: slower(arm, case, index) if index < 9 else None)
     verdict = play(script).cases[ONE].verdicts["output_throughput"]
     assert verdict.status is Status.INCONCLUSIVE
-    assert "no fresh launches to confirm it" in verdict.reason
+    assert "no fresh launches to confirm it: they are void: " in verdict.reason
+    assert verdict.way_out
 
 
 TPOT = "median_tpot_ms"
