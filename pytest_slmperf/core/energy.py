@@ -510,7 +510,8 @@ def _board(
         return NoEnergy(
             f"a window of {seconds:.3g} s was left after the lead-in, and {terms.least_s:.3g} s is the least"
         )
-    pause = 1 - (end.busy_ns - begin.busy_ns) / (window[1] - window[0])
+    idle_ns = window[1] - window[0] - (end.busy_ns - begin.busy_ns)
+    pause = max(idle_ns, tally.stall_ns(*window)) / (window[1] - window[0])
     if pause > PAUSE_LIMIT:
         return NoEnergy(f"the load paused for {pause:.1%} of a window of {seconds:.3g} s")
     if joules <= 0:

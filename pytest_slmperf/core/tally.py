@@ -13,6 +13,8 @@ from pytest_slmperf.core.engine import Served
 NS_PER_S = 1e9
 STEP_SWING = 0.2
 """By how much power may swing around its mean within a step: decode alternates between 300 and 430 W or so."""
+STALL = 1.5
+"""Static batches of one load take the same time within some per cent."""
 BATCH_SWING = 0.75
 """The same within a static batch: its prefill takes the most, and its last, longest requests the least."""
 
@@ -80,6 +82,20 @@ class Tally:
         """A step's length, the median; None where only whole batches are known."""
         lengths = [one.ended_ns - one.started_ns for one in self._work if one.swing < BATCH_SWING]
         return median(lengths) / NS_PER_S if lengths else None
+
+    def stall_ns(self, from_ns: float, to_ns: float) -> float:
+        """By how much the longest whole batch between these instants is longer than all batches' median, if it took
+        STALL times that: its engine stood still in it. 0 where none did, and of fewer than three, or of steps.
+        """
+        batches = [one for one in self._work if one.swing >= BATCH_SWING]
+        lengths = [one.ended_ns - one.started_ns for one in batches]
+        there = [
+            length
+            for one, length in zip(batches, lengths, strict=True)
+            if one.ended_ns > from_ns and one.started_ns < to_ns
+        ]
+        usual, longest = median(lengths) if len(lengths) > 2 else math.inf, max(there, default=0)
+        return longest - usual if longest > STALL * usual else 0.0
 
     def done(self, at_ns: float) -> Done:
         """What was done by this instant."""

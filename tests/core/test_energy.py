@@ -233,6 +233,20 @@ def test_too_few_launches_have_no_spread_to_compare_the_meters_error_with():
 # -- no number
 
 
+def stalled(pause_ms):
+    """Batches of 100 ms, one of which is longer by a pause."""
+    ends = [100 * (k + 1) + pause_ms * (k >= 30) for k in range(57)]
+    return tuple(
+        Work(begin * MS, end * MS, 64, swing=BATCH_SWING) for begin, end in zip([0, *ends], ends, strict=False)
+    )
+
+
+@pytest.mark.parametrize("pause_ms", [0, 45])
+def test_batches_that_take_half_as_long_again_at_most_are_a_steady_load(pause_ms):
+    """A batch's length scatters, and no pause is made of that."""
+    assert isinstance(energy_of([counter()], stalled(pause_ms)), Energy)
+
+
 @pytest.mark.parametrize(
     ("traces", "work", "reason"),
     [
@@ -242,6 +256,7 @@ def test_too_few_launches_have_no_spread_to_compare_the_meters_error_with():
         pytest.param([counter()], steps(1540), "moved 1 times in the 0.04 s", id="window below the period"),
         pytest.param([counter()], steps(2200), "a window of 0.6 s was left", id="short window"),
         pytest.param([counter()], (*steps(3000), *steps(6000)[200:]), "the load paused for", id="pause"),
+        pytest.param([counter()], stalled(300), "the load paused for 6.8%", id="a pause amid a batch"),
         pytest.param([counter(watts=0)], steps(), "0 J", id="no power"),
         pytest.param([counter(failure="it is lost")], steps(), "it is lost", id="lost"),
         pytest.param([counter(still_s=1.2)], steps(), "stood still for 1.2 s", id="stuck"),
