@@ -30,8 +30,8 @@ from pytest_slmperf.run.plan import Spending, parts_s
 from pytest_slmperf.run.settings import Settings
 
 TOLERANCE, LOSS = 0.03, 0.06
-SPREAD, METER = 0.005, 0.0007
-"""Standard deviations of power and of throughput between launches, and of a window of 3 s with calls of 3 ms."""
+METER = 0.0007
+"""Standard deviation of joules per token that is the meter's: a window of 3 s with calls of 3 ms."""
 THROUGHPUT, JOULES = "output_throughput", "joules_per_output_token"
 SWEEP = Sweep("decode", StaticBatch(128, 128), batch_size=[1, 4, 16, 64], gate={THROUGHPUT: 0.03, JOULES: 0.03})
 SETTINGS = Settings()
@@ -43,10 +43,20 @@ SPENDING = Spending(
 )
 
 
-def values(loss: float, day: float, draw: random.Random) -> dict[str, float]:
+@dataclass(frozen=True)
+class World:
+    """What is made up."""
+
+    start_s: float
+    batch_s: float
+    spread: float
+    """Standard deviation of power, and of throughput, between launches."""
+
+
+def values(loss: float, day: float, spread: float, draw: random.Random) -> dict[str, float]:
     """Throughput and joules per token of one case in one launch."""
-    throughput = math.log1p(-loss) + day + draw.gauss(0, SPREAD)
-    joules = draw.gauss(0, SPREAD) - throughput + draw.gauss(0, METER)
+    throughput = math.log1p(-loss) + day + draw.gauss(0, spread)
+    joules = draw.gauss(0, spread) - throughput + draw.gauss(0, METER)
     return {THROUGHPUT: math.exp(throughput), JOULES: math.exp(joules)}
 
 
@@ -56,8 +66,7 @@ class Gpu:
 
     loss: float
     draw: random.Random
-    start_s: float
-    batch_s: float
+    world: World
     day: Mapping[str, float]
     """Of each case, on the log scale: what a stored baseline can't see."""
     now_s: float = 0.0
@@ -77,12 +86,12 @@ class Gpu:
     ) -> LaunchRecord:
         """A launch of the campaign's."""
         began_s = self.now_s
-        self.spend({"start": self.start_s, "prime": self.batch_s * len(prime(FACTS))})
+        self.spend({"start": self.world.start_s, "prime": self.world.batch_s * len(prime(FACTS))})
         cases = {}
         for load in loads:
-            self.spend(parts_s(self.batch_s, CASES[load.case], SPENDING, policy))
+            self.spend(parts_s(self.world.batch_s, CASES[load.case], SPENDING, policy))
             lost = self.loss if arm == "candidate" else 0.0
-            one = values(lost, self.day[load.case], self.draw)
+            one = values(lost, self.day[load.case], self.world.spread, self.draw)
             cases[load.case] = CaseRecord(
                 load.case, {THROUGHPUT: (one[THROUGHPUT],) * policy.rounds, JOULES: (one[JOULES],)}
             )
@@ -95,11 +104,11 @@ class Gpu:
         """Nobody watches."""
 
 
-def stored(draw: random.Random) -> Mapping[str, Measurement]:
+def stored(spread: float, draw: random.Random) -> Mapping[str, Measurement]:
     """A baseline of each case, as a recording leaves it."""
     baseline = {}
     for name in CASES:
-        launches = [values(0.0, 0.0, draw) for _ in range(SETTINGS.baseline_launches)]
+        launches = [values(0.0, 0.0, spread, draw) for _ in range(SETTINGS.baseline_launches)]
         samples = {
             THROUGHPUT: Sample.of([[one[THROUGHPUT]] * POLICY.rounds for one in launches]),
             JOULES: Sample.of([[one[JOULES]] for one in launches]),
@@ -108,13 +117,11 @@ def stored(draw: random.Random) -> Mapping[str, Measurement]:
     return baseline
 
 
-def run(
-    design: gate.Design, loss: float, start_s: float, batch_s: float, draw: random.Random
-) -> tuple[SweepOutcome, Gpu]:
+def run(design: gate.Design, loss: float, world: World, draw: random.Random) -> tuple[SweepOutcome, Gpu]:
     """One gate, and the clock after it."""
-    baseline = stored(draw)
+    baseline = stored(world.spread, draw)
     day = {name: draw.gauss(0, gate.DAY_SD) if design == "stored" else 0.0 for name in CASES}
-    gpu = Gpu(loss, draw, start_s, batch_s, day)
+    gpu = Gpu(loss, draw, world, day)
     spec = EngineSpec("made-up", "opt-125m", "float16")
     other = EngineSpec("made-up", "opt-125m", "float16", python="/other") if design == "interleaved" else None
     brief = Brief(
@@ -138,13 +145,13 @@ def run(
     return Campaign(brief, around, order_seed=draw.randrange(2**32)).run(), gpu
 
 
-def row(design: gate.Design, loss: float, start_s: float, batch_s: float, runs: int) -> str:
+def row(design: gate.Design, loss: float, world: World, runs: int) -> str:
     """Median and 95 % of minutes and launches, and what became of the eight metrics."""
     draw = random.Random(f"{design}{loss}")  # the same noise for every length of a batch
     minutes, launches, statuses = [], [], Counter[str]()
     spent: Counter[str] = Counter()
     for _ in range(runs):
-        outcome, gpu = run(design, loss, start_s, batch_s, draw)
+        outcome, gpu = run(design, loss, world, draw)
         minutes.append(gpu.now_s / 60)
         launches.append(outcome.launches)
         statuses.update(one.status for case in outcome.cases.values() for one in case.verdicts.values())
@@ -153,7 +160,7 @@ def row(design: gate.Design, loss: float, start_s: float, batch_s: float, runs: 
     counted = ", ".join(f"{count / runs:.2f} {status}" for status, count in statuses.most_common())
     parts = ", ".join(f"{part} {seconds / runs / 60:.1f}" for part, seconds in spent.items() if seconds)
     return (
-        f"{design:12}{loss:5.0%}{batch_s:7.2f}{median(minutes):8.1f} / {late[0]:.1f}"
+        f"{design:12}{loss:5.0%}{world.batch_s:7.2f}{median(minutes):8.1f} / {late[0]:.1f}"
         f"{median(launches):8.0f} / {late[1]:.0f}   {counted}\n{'':12}minutes in the mean: {parts}"
     )
 
@@ -162,6 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("runs", nargs="?", type=int, default=200)
     parser.add_argument("--start", type=float, default=30.0, help="seconds until an engine can take a request")
+    parser.add_argument("--spread", type=float, default=0.005, help="sd of power, and of throughput, between launches")
     parser.add_argument("--batch", type=float, action="append", help="seconds that a batch takes; may be given again")
     given = parser.parse_args()
     print(f"{len(CASES)} cases, {len(SWEEP.tolerances)} metrics each, a start of {given.start:g} s, {given.runs} runs")
@@ -169,7 +177,7 @@ def main() -> None:
     for design in gate.DESIGNS:
         for loss in (0.0, LOSS):
             for batch_s in given.batch or (0.25, 1.0):
-                print(row(design, loss, given.start, batch_s, given.runs), flush=True)
+                print(row(design, loss, World(given.start, batch_s, given.spread), given.runs), flush=True)
 
 
 if __name__ == "__main__":
