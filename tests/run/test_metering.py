@@ -88,6 +88,7 @@ def launch(driver, tmp_path):  # noqa: F811 - a fixture's name
 
 
 def test_a_launch_counts_the_joules_of_its_board_beside_everything_else(launch):
+    """Per token and per request they fit the board's watts and the engine's pace, and a note says how they came."""
     case = launch()
     assert set(case.values) >= {*ENERGY, *BOARD, "output_throughput"}
     assert case.values["mean_power_w"] == pytest.approx((100 + 0.8 * 400,), rel=0.05)
@@ -113,6 +114,7 @@ def test_a_launch_counts_the_joules_of_its_board_beside_everything_else(launch):
     ],
 )
 def test_what_happens_to_the_board_in_the_middle_voids_the_case_and_says_what(launch, statement, guard, words):
+    """The reason begins with the board, and the void round has the guard's name."""
     case = launch(statement, void_retries=0)
     assert case.values == {}
     assert words in case.void
@@ -128,12 +130,14 @@ def test_the_error_of_a_part_time_sensor_that_is_set_is_in_the_stated_one(launch
 
 
 def test_a_window_too_short_for_a_part_time_sensor_has_no_joules(launch):
+    """They are unmeasured, with the number of updates that it takes."""
     case = launch("sensor 0.005", seen_s=0.005, window_s=0.15, void_retries=0)
     assert "too short for the 20 updates" in case.unmeasured["joules_per_output_token"]
     assert case.meter_error is None
 
 
 def test_a_counter_that_stands_still_voids_the_case(launch):
+    """For more than a second under load: nothing is taken for a small power."""
     case = launch("stuck {then}", window_s=1.5, void_retries=0)
     assert [void.guard for void in case.void_rounds] == ["stuck"]
     assert "stood still" in case.void
@@ -158,6 +162,7 @@ def test_a_window_has_its_edges_however_short_it_is_and_whatever_looking_costs(d
 
 
 def test_where_no_joules_are_gated_a_void_energy_round_leaves_the_rest_alone(launch):
+    """Throughput is kept, and the joules are unmeasured with the guard's reason."""
     case = launch("throttle hw_thermal {then}", gated=False, void_retries=0)
     assert case.void is None
     assert "output_throughput" in case.values
@@ -167,12 +172,14 @@ def test_where_no_joules_are_gated_a_void_energy_round_leaves_the_rest_alone(lau
 
 
 def test_without_a_counter_power_is_integrated_with_its_larger_error(launch):
+    """Means of power stand in, and the record says that they do."""
     case = launch("fail DeviceGetTotalEnergyConsumption NOT_SUPPORTED")
     assert [facts.source for facts in case.boards.values()] == ["integrated power"]
     assert any("joules come from integrated power" in note for note in case.notes)
 
 
 def test_without_permission_joules_are_unmeasured_with_the_reason(launch):
+    """The case is measured in all the rest, and void for nothing."""
     refused = [f"fail {call} NO_PERMISSION" for call in ("DeviceGetTotalEnergyConsumption", "DeviceGetPower*")]
     case = launch(*refused, *(f"fail field:{number} NO_PERMISSION" for number in (185, 186)))
     assert case.void is None
@@ -191,6 +198,7 @@ def test_several_boards_are_one_meter_of_which_each_is_guarded(launch):
 
 
 def test_what_could_not_be_seen_of_the_board_is_said_in_the_notes(launch):
+    """With the driver's reason, and what stood in for it."""
     notes = launch("fail DeviceGetComputeRunningProcesses NO_PERMISSION", "ecc off").notes
     assert any("who is on the board can't be seen (this user may not ask for it" in note for note in notes)
     assert any("its memory and utilisation said that it was free" in note for note in notes)
@@ -198,23 +206,27 @@ def test_what_could_not_be_seen_of_the_board_is_said_in_the_notes(launch):
 
 
 def test_without_a_driver_joules_are_unmeasured_with_the_reason(launch):
+    """The throughput is measured all the same."""
     case = launch("init DRIVER_NOT_LOADED")
     assert "the NVIDIA driver is not loaded" in case.unmeasured["joules_per_output_token"]
     assert "output_throughput" in case.values
 
 
 def test_a_simulated_clock_has_no_joules(launch):
+    """An engine's own time is not that in which a board takes power."""
     case = launch(real_time=False)
     assert "not those of this machine's clock" in case.unmeasured["joules_per_output_token"]
 
 
 def test_a_hidden_gpu_is_not_read(launch, monkeypatch):
+    """Whoever hides every GPU from CUDA has none metered, and the variable stays as it was."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert "hides every GPU" in launch().unmeasured["mean_power_w"]
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_the_boards_idle_power_is_measured_before_the_engine_starts_and_is_no_metric(launch):
+    """It is a fact of the board, with its error, and joules net of it follow from both."""
     case = launch()
     (facts,) = case.boards.values()
     assert facts.idle_w == pytest.approx(100, rel=0.02)
@@ -275,6 +287,7 @@ def gate(driver, tmp_path):  # noqa: F811 - a fixture's name
 
 
 def test_a_board_that_stays_throttled_makes_every_gated_metric_of_its_case_void(gate):
+    """Throughput too: a slow board is no regression."""
     verdicts = gate("throttle hw_thermal 0")
     assert {verdict.status for verdict in verdicts.values()} == {Status.VOID}
     assert all("it was hot" in verdict.reason for verdict in verdicts.values())
@@ -290,6 +303,8 @@ def test_a_board_that_stays_throttled_makes_every_gated_metric_of_its_case_void(
     ],
 )
 def test_a_board_that_its_power_limit_holds_back_as_it_did_not_for_the_baseline_has_void_joules(gate, uncounted):
+    """Whether the driver counts that time or only shows it at the moment."""
+
     def stored(case, key):
         samples = {"mean_power_w": Sample.of([[420.0]] * 20)}
         boards = {"GPU-00000000-0000-4000-8000-000000000000": BoardFacts("counter", 700.0, power_capped=(0.0,) * 20)}
@@ -302,6 +317,7 @@ def test_a_board_that_its_power_limit_holds_back_as_it_did_not_for_the_baseline_
 
 @pytest.mark.parametrize(("statement", "share"), [("throttle sw_power_cap 0 - 0.4", 0.4), ("driver 580.65.06", 0.0)])
 def test_a_launch_keeps_how_long_the_power_limit_held_its_board_back(launch, statement, share):
+    """As a share of the energy round, for each launch."""
     (facts,) = launch(statement).boards.values()
     assert facts.power_capped == (pytest.approx(share, abs=0.02),)
 
