@@ -10,12 +10,11 @@ from pytest_slmperf.core import gate
 from pytest_slmperf.core.baseline import BaselineFile
 from pytest_slmperf.core.machine import Machine, Role, Scalar
 from pytest_slmperf.core.metrics import Metric
+from pytest_slmperf.core.recordable import LEAST_LAUNCHES
 from pytest_slmperf.core.sample import Sample
-from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE
-from pytest_slmperf.core.tolerance import TOLERANCES, supported_tolerance
+from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE
+from pytest_slmperf.core.tolerance import supported_tolerance
 
-RECORDED = 20
-"""Launches of a baseline, which the tolerance is estimated for."""
 FEWEST = 3
 """Launches from which a spread is told."""
 FINE = 0.05
@@ -109,7 +108,7 @@ def noise_line(metric: Metric, values: Sequence[Sequence[float]], seconds: float
     spread = f"{basis} spread by {found.spread:.2%} (at most {found.spread_at_most:.2%})"
     quieter = "end other work on this machine, fix its clocks, give the engine its own cores; or compare side by side"
     if found.tolerance is None:
-        said = f"{spread}: no tolerance up to {TOLERANCES[-1]:.0%} is to be had with a stored baseline"
+        said = f"{spread}: no tolerance up to {LARGEST_TOLERANCE:.0%} is to be had with a stored baseline"
         return Line(topic, Grade.BLOCKS, said, quieter, figures)
     worst = f"at worst {found.tolerance_at_most:.0%}" if found.tolerance_at_most else "at worst none"
     said = f"{spread}: a stored baseline supports a tolerance of about {found.tolerance:.0%}, {worst}"
@@ -163,7 +162,8 @@ def baselines_line(folder: str, files: Sequence[BaselineFile], machine: Machine,
 
 def _supported(metric: Metric, spread: float, max_launches: int) -> float | None:
     """The gate's own answer for a recording of launches that are normal, independent and spread like this."""
-    places = [(number * 7 % RECORDED + 0.5) / RECORDED for number in range(RECORDED)]  # neighbours are not alike
+    count = LEAST_LAUNCHES
+    places = [(number * 7 % count + 0.5) / count for number in range(count)]  # neighbours are not alike
     values = [math.exp(spread * NormalDist().inv_cdf(place)) for place in places]
     policy = gate.Policy(tolerance=DEFAULT_TOLERANCE, max_launches=max_launches)
     return supported_tolerance(Sample.of([value] for value in values), metric, policy)

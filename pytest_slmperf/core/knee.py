@@ -168,6 +168,7 @@ class Definition:
 
 
 DEFAULT_DEFINITION = Definition("share_of_maximum")
+"""Of a bare `knee`: the smallest batch with 95 % of the largest throughput."""
 
 
 @dataclass(frozen=True)
@@ -268,12 +269,11 @@ class Curve:
         *,
         seed: int = 0,
         resamples: int = RESAMPLES,
-        day_sd: float = ONE_DAY_SD,
     ) -> Knee:
         """The knee of the median curve, and of `resamples` curves of resampled launches.
 
         One launch measured every batch size, so launches are drawn whole where all sizes have equally many.
-        `day_sd` is the standard deviation of log values that a day adds, drawn for every batch size of its own.
+        What a day adds (ONE_DAY_SD) is drawn for every batch size of its own.
         """
         sizes = tuple(sorted(self.throughput))
         if not sizes:
@@ -284,7 +284,7 @@ class Curve:
         found = definition.of(sizes, *([column[size].median for size in sizes] for column in columns))
         launches = [[[median(rounds) for rounds in column[size].launches] for size in sizes] for column in columns]
         draw = random.Random(seed)
-        drawn: list[Found] = [definition.of(sizes, *_resampled(launches, draw, day_sd)) for _ in range(resamples)]
+        drawn: list[Found] = [definition.of(sizes, *_resampled(launches, draw)) for _ in range(resamples)]
         knees = sorted(knee for knee in drawn if not isinstance(knee, NoKnee))
         shares = {size: knees.count(size) / resamples for size in sizes if size in knees}
         none = isinstance(found, NoKnee)
@@ -327,14 +327,14 @@ def _line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     return slope, sum((b - mean_y - slope * (a - mean_x)) ** 2 for a, b in zip(x, y, strict=True))
 
 
-def _resampled(launches: Sequence[Sequence[Sequence[float]]], draw: random.Random, day_sd: float) -> list[list[float]]:
+def _resampled(launches: Sequence[Sequence[Sequence[float]]], draw: random.Random) -> list[list[float]]:
     """One curve of medians for each column, of launches drawn with replacement, on a day of its own."""
     counts = {len(values) for column in launches for values in column}
     whole = draw.choices(range(min(counts)), k=min(counts)) if len(counts) == 1 else None
     return [
         [
             median([values[at] for at in whole] if whole else draw.choices(values, k=len(values)))
-            * math.exp(draw.gauss(0, day_sd))
+            * math.exp(draw.gauss(0, ONE_DAY_SD))
             for values in column
         ]
         for column in launches

@@ -8,16 +8,13 @@ from typing import Generic, TypeVar
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.errors import NotJudged, SuiteError
 from pytest_slmperf.core.frontier import Frontier, FrontierPolicy, frontier
-from pytest_slmperf.core.knee import Curve, Definition, Knee
+from pytest_slmperf.core.knee import DEFAULT_DEFINITION, Curve, Definition, Knee
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.point import UNJUDGED, Ledger, Point
 from pytest_slmperf.core.sample import Measurement
 from pytest_slmperf.core.verdict import Status, Verdict
 from pytest_slmperf.core.void import RUN_AGAIN
-
-KNEE = "share_of_maximum"
-"""The definition of a bare `knee`: the smallest batch with 95 % of the largest throughput."""
 
 THROUGHPUT = "output_throughput"
 """What a knee is of, and a frontier of too."""
@@ -145,7 +142,7 @@ class Curves:
     @property
     def knee(self) -> Knee:
         """The knee by 95 % of the maximum."""
-        return self.knee_by(KNEE)
+        return self.knee_by(DEFAULT_DEFINITION.name)
 
     def knee_by(self, definition: str, **settings: float) -> Knee:
         """The knee by another definition. Raises SuiteError for an unknown one."""
@@ -224,7 +221,7 @@ class ModelResult:
     @property
     def knee(self) -> "Claim[Knee]":
         """The smallest batch with 95 % of the largest throughput; compare it with `baseline.knee`."""
-        return self.knee_by(KNEE)
+        return self.knee_by(DEFAULT_DEFINITION.name)
 
     def knee_by(self, definition: str, **settings: float) -> "Claim[Knee]":
         """The knee by another definition; compare it with `baseline.knee_by` of the same.

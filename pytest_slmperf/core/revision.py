@@ -1,6 +1,5 @@
 """What changes a baseline file: new recordings, retired ones, and cases that nobody measures any more."""
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,19 +14,17 @@ from pytest_slmperf.core.baseline import (
 )
 from pytest_slmperf.core.errors import BaselineError, UsageError
 from pytest_slmperf.core.lookup import Difference, key_differences, scalar
-from pytest_slmperf.core.machine import SIMULATED, Machine, Role
+from pytest_slmperf.core.machine import Machine, Role
 from pytest_slmperf.core.metrics import CLOCK, ENERGY, metric
+from pytest_slmperf.core.recordable import LEAST_LAUNCHES, unfit, unfit_metric
 from pytest_slmperf.core.sample import Measurement
 from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
-
-LEAST_LAUNCHES = 20
-"""With fewer, the gate's error rates don't hold."""
 
 POINTS_KEPT = 4
 """The newest recording and three to fall back on when it is retired, or to read a trend from. git keeps the rest."""
 
 SHAPE_METRICS = ("output_throughput", "median_itl_ms")
-"""Kept although nothing gates them: a sweep's frontier and its knees, by every definition, are read from them."""
+"""Kept although nothing gates them: a sweep's knees, by every definition, are read from them."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,9 @@ class Recording:
 
     measurements: Sequence[Measurement]
     tolerances: Mapping[tuple[str, str], float]
-    """By (case, metric). A metric without one is not gated, and not stored."""
+    """By (case, metric's full name). A metric without one is not gated; of those only SHAPE_METRICS are stored, and the
+    clock beside joules.
+    """
     recorded: str
     """ISO 8601 in UTC."""
     commit: str | None = None
@@ -104,35 +103,23 @@ def _is_same_recording(stored: StoredRecording, accepted: StoredRecording) -> bo
 
 def _point(measurement: Measurement, machine: Machine, engine: str, recording: Recording) -> StoredRecording:
     case = measurement.case
-    _refuse_unfit(measurement, machine, engine)
-    joules = any(name in ENERGY for of, name in recording.tolerances if of == case)
-    if joules and not machine.simulated and any(board.simulated for board in measurement.boards.values()):
-        raise BaselineError(
-            f"{case}: its joules are simulated: a stand-in driver told them, and they can't be recorded for a real "
-            f"machine ({machine.device})"
-        )
-    metrics = {}
-    for name, sample in measurement.samples.items():
-        tolerance = recording.tolerances.get((case, name))
-        kept = name in SHAPE_METRICS or (name == CLOCK and joules)
-        if tolerance is None and (not kept or len(sample.launches) < LEAST_LAUNCHES):
-            continue
-        if len(sample.launches) < LEAST_LAUNCHES:
-            raise BaselineError(
-                f"{case} {name}: {len(sample.launches)} launches; a baseline needs at least {LEAST_LAUNCHES}: "
-                "measure again with --slmperf-accept"
-            )
-        if tolerance is not None and not 0 < tolerance <= LARGEST_TOLERANCE:
+    if why := unfit(measurement, machine, engine):
+        raise BaselineError(f"{case}: {why}")
+    gated = {name: tolerance for (of, name), tolerance in recording.tolerances.items() if of == case}
+    for name, tolerance in gated.items():
+        if why := unfit_metric(measurement, name, machine):
+            raise BaselineError(f"{case} {name}: {why}")
+        if not 0 < tolerance <= LARGEST_TOLERANCE:
             raise BaselineError(
                 f"{case} {name}: a tolerance of {tolerance!r}; it is a fraction above 0, up to {LARGEST_TOLERANCE}"
             )
-        meaning = metric(name)
-        metrics[meaning.name] = StoredMetric(sample, meaning.unit, meaning.higher_is_better, tolerance)
-    wanted = [name for of, name in recording.tolerances if of == case]
-    missing = [name for name in wanted if name not in metrics]
-    if missing:
-        why = "; ".join(f"{name}: {measurement.unmeasured.get(name, 'no launch measured it')}" for name in missing)
-        raise BaselineError(f"{case}: not measured, and can't be recorded: {why}")
+    joules = any(name in ENERGY for name in gated)
+    kept = (*SHAPE_METRICS, *((CLOCK,) if joules else ()))
+    metrics = {}
+    for name, sample in measurement.samples.items():
+        if name in gated or (name in kept and len(sample.launches) >= LEAST_LAUNCHES):
+            meaning = metric(name)
+            metrics[name] = StoredMetric(sample, meaning.unit, meaning.higher_is_better, gated.get(name))
     if not metrics:
         raise BaselineError(
             f"{case}: none of its metrics is gated, so there is nothing to record: give its sweep a gate="
@@ -141,28 +128,6 @@ def _point(measurement: Measurement, machine: Machine, engine: str, recording: R
     return StoredRecording(
         recording.recorded, metrics, recording.commit, recording.by, recording.versions, boards=boards
     )
-
-
-def _refuse_unfit(measurement: Measurement, machine: Machine, engine: str) -> None:
-    case, key = measurement.case, measurement.key
-    if measurement.void:
-        raise BaselineError(f"{case}: a void measurement can't be recorded: {measurement.void}")
-    planted = [f"{name}={value}" for name, value in key.items() if name.startswith(PLANTED) and value]
-    if planted:
-        raise BaselineError(
-            f"{case}: measured with a loss planted on purpose ({', '.join(planted)}); it can't be recorded"
-        )
-    pretended = "fake" in (engine, key.get("engine")) or key.get("device") == SIMULATED
-    if pretended and not machine.simulated:
-        raise BaselineError(f"{case}: simulated samples can't be recorded for a real machine ({machine.device})")
-    if key.get("engine", engine) != engine:
-        raise BaselineError(f"{case}: measured on {key['engine']}, and this is a baseline of {engine}")
-    for name, value in key.items():
-        flat = value is None or isinstance(value, (str, int, float, bool))
-        if not flat or (isinstance(value, float) and not math.isfinite(value)):
-            raise BaselineError(
-                f"{case}: its key's field {name} is {value!r}; a key holds texts, numbers, true, false or null"
-            )
 
 
 def retired(file: BaselineFile, case: str, retirement: Retirement, position: int | None = None) -> BaselineFile:

@@ -11,11 +11,12 @@ from pytest_slmperf.core.gate import DAY_SD, Policy, costs_of, levels_of, margin
 from pytest_slmperf.core.metrics import Metric
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.spending import quantile
+from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
 
 if TYPE_CHECKING:
     import numpy as np
 
-TOLERANCES = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.10, 0.12, 0.15)
+TOLERANCES = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.10, 0.12, LARGEST_TOLERANCE)
 """What a suite can be advised to declare."""
 SMALLEST_SUPPORTED = 0.03
 """Of them: two days of a machine without any noise of its own differ too much for less."""
@@ -28,7 +29,7 @@ def supported_tolerance(sample: Sample, metric: Metric, policy: Policy) -> float
     """The smallest readable tolerance at which a stored gate of this noise, without a change, is decided in 99 %.
 
     Launches of both arms are drawn from the sample (with a fixed seed) and the day's effect from its normal
-    distribution; None where even 15 % is too little.
+    distribution; None where even the largest is too little.
     """
     import numpy as np  # noqa: PLC0415 - a verdict needs no numpy, and importing a suite must cost nothing
 

@@ -10,9 +10,10 @@ from pytest_slmperf.core.drift import drift_of
 from pytest_slmperf.core.errors import BaselineError, UsageError
 from pytest_slmperf.core.machine import Machine, Role
 from pytest_slmperf.core.metrics import metric
-from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
-from pytest_slmperf.core.revision import LEAST_LAUNCHES, Recording
-from pytest_slmperf.core.sample import Sample
+from pytest_slmperf.core.outcome import RunOutcome, SweepOutcome
+from pytest_slmperf.core.recordable import unfit, unfit_metric
+from pytest_slmperf.core.revision import Recording
+from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
 from pytest_slmperf.core.tolerance import SMALLEST_SUPPORTED, supported_tolerance
 from pytest_slmperf.run.store import BaselineStore
@@ -67,12 +68,15 @@ def _settled(
     refused: list[str] = []
     for sweep in sweeps:
         for case in (case for case in sweep.cases.values() if sweep.asked and (not only or case.case in only)):
-            unfit = _unfit(case, sweep, machine)
-            if unfit:
-                refused.append(f"{case.case}: {unfit}")
+            key = case.measurement.key
+            if why := on_another_device(key, machine) or unfit(case.measurement, machine, str(key.get("engine"))):
+                refused.append(f"{case.case}: {why}")
                 continue
             for name, asked in sweep.asked.items():
-                taken = _tolerance(case, name, asked, terms)
+                if why := unfit_metric(case.measurement, name, machine):
+                    refused.append(f"{case.case} {name}: {why}")
+                    continue
+                taken = _tolerance(case.measurement, name, asked, terms)
                 if isinstance(taken, str):
                     refused.append(taken)
                 else:
@@ -121,18 +125,6 @@ def refuse_part(run: RunOutcome) -> None:
         )
 
 
-def _unfit(case: CaseOutcome, sweep: SweepOutcome, machine: Machine) -> str | None:
-    """Why no metric of a case can be recorded, or None."""
-    key = case.measurement.key
-    made_by = (key.get("engine"), case.coordinates.get("model"))
-    planted = [spec.planted_loss for spec in sweep.specs if (spec.engine, spec.model_name) == made_by]
-    if any(planted):
-        return f"measured with a planted loss of {max(planted):.0%}, not to be recorded"
-    if elsewhere := on_another_device(key, machine):
-        return elsewhere
-    return f"void: {case.measurement.void}" if case.measurement.void else None
-
-
 def on_another_device(key: Mapping[str, object], machine: Machine) -> str | None:
     """Why what was measured with this key is none of the machine's, and so neither stored nor compared, or None."""
     device = key.get("device")
@@ -179,14 +171,9 @@ def settled(sample: Sample, name: str, asked: float, policy: gate.Policy, *, or_
     return Settled(asked, supported_tolerance(sample, metric(name), policy), or_more)
 
 
-def _tolerance(case: CaseOutcome, name: str, asked: float, terms: Terms) -> float | str:
-    """The tolerance that a metric will be gated with, or why there is none."""
-    sample = case.measurement.samples.get(name)
-    at = f"{case.case} {name}"
-    if sample is None:
-        return f"{at}: unmeasured: {case.measurement.unmeasured.get(name, 'no launch measured it')}"
-    if len(sample.launches) < LEAST_LAUNCHES:
-        return f"{at}: {len(sample.launches)} launches; a baseline needs {LEAST_LAUNCHES}, as --slmperf-accept measures"
+def _tolerance(measurement: Measurement, name: str, asked: float, terms: Terms) -> float | str:
+    """The tolerance that a measured metric will be gated with, or why there is none."""
+    sample, at = measurement.samples[name], f"{measurement.case} {name}"
     found = settled(sample, name, asked, terms.policy, or_more=terms.supported)
     if found.tolerance is not None:
         return found.tolerance

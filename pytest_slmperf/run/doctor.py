@@ -12,7 +12,7 @@ from pathlib import Path
 from pytest_slmperf.core.board import BoardRound, BoardState
 from pytest_slmperf.core.board_fitness import BoardWatch, board_lines, no_board
 from pytest_slmperf.core.cpu_fitness import CpuWatch, cpu_lines, packages_line
-from pytest_slmperf.core.diagnosis import RECORDED, Diagnosis, Grade, Line, baselines_line, engines_line, noise_line
+from pytest_slmperf.core.diagnosis import Diagnosis, Grade, Line, baselines_line, engines_line, noise_line
 from pytest_slmperf.core.edges import EnergyTrace, judge_trace
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import (
@@ -28,6 +28,7 @@ from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPoli
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.meter import Meter, MeterFacts, Recording
 from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.recordable import LEAST_LAUNCHES
 from pytest_slmperf.core.shapes import SHAPES, parameters
 from pytest_slmperf.engines import registry
 from pytest_slmperf.meters.boards import mps_daemon_runs
@@ -286,7 +287,7 @@ def _launches(wanted: Wanted, cores: tuple[int, ...] | None, metering: Metering 
     energy = EnergyTerms(metering, gated=False) if metering else None
     cores_pace = pace.Pace()
     until, longest_s = time.monotonic() + wanted.noise_s, 0.0
-    for index in range(RECORDED + 1):
+    for index in range(LEAST_LAUNCHES + 1):
         began = time.monotonic()
         if index > 1 and began + longest_s > until:
             return

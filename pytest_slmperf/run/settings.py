@@ -11,6 +11,7 @@ from pytest_slmperf.core import gate
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.flaw import flaw
 from pytest_slmperf.core.machine import Machine
+from pytest_slmperf.core.recordable import LEAST_LAUNCHES
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, MISSING_METER, Sweep
 
 TOLERANCES = ("asked", "supported")
@@ -110,7 +111,7 @@ class Settings:
     baselines: str = "baselines"
     tolerance: str = "asked"
     """Recording a metric whose noise needs more than the suite asks for: `asked` refuses, `supported` takes that."""
-    baseline_launches: int = 20
+    baseline_launches: int = LEAST_LAUNCHES
     max_launches: int = 16
     rounds: int = 4
     round_s: float = 0.1
@@ -166,7 +167,7 @@ class Settings:
 
 _BOUNDS: Mapping[str, tuple[float, float]] = {
     "threads": (1, 4096),
-    "baseline_launches": (20, MOST_LAUNCHES),
+    "baseline_launches": (LEAST_LAUNCHES, MOST_LAUNCHES),
     "max_launches": (gate.FIRST_LOOK, MOST_LAUNCHES),
     "rounds": (1, 1000),
     "round_s": (0.001, 3600),
