@@ -99,3 +99,14 @@ def test_what_is_not_asked_for_is_not_imported(tmp_path):
     loaded = ast.literal_eval(done.stdout.splitlines()[-1])
     assert len([name for name in loaded if name.partition(".")[0] == OWN]) <= 4
     assert {"numpy", "scipy", "ctranslate2", "tabulate", "jsonschema_rs"}.isdisjoint(loaded)
+
+
+def test_every_test_says_what_it_shows():
+    """A docstring tells the behaviour that a red test is about: its name alone leaves too much to guess."""
+    silent = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and not ast.get_docstring(node)
+    ]
+    assert silent == []
