@@ -11,11 +11,10 @@ from itertools import count
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.shapes import OPT_POSITION_OFFSET, Family, Role, Shape, tensors
 
+USABLE = 0.9
+"""Share of a machine's memory that an engine may take: the rest is the system's and ours."""
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 MIB, GIB = 2**20, 2**30
-
-
-# The textbook's figures.
 
 
 def weight_bytes(shape: Shape, dtype: str) -> int:
@@ -42,7 +41,7 @@ def kv_bytes_per_token(shape: Shape, dtype: str) -> int:
 
 
 def kv_capacity_tokens(
-    shape: Shape, dtype: str, *, memory_bytes: float, utilisation: float = 0.9, reserve_bytes: float = 0.5 * GIB
+    shape: Shape, dtype: str, *, memory_bytes: float, utilisation: float = USABLE, reserve_bytes: float = 0.5 * GIB
 ) -> int:
     """Tokens of context that fit beside the weights, for all requests together; 0 where the weights alone don't fit.
 
@@ -58,7 +57,7 @@ def largest_batch(
     *,
     request_tokens: int,
     memory_bytes: float,
-    utilisation: float = 0.9,
+    utilisation: float = USABLE,
     reserve_bytes: float = 0.5 * GIB,
 ) -> int:
     """Requests of `request_tokens` tokens (prompt and output) that fit at once; 0 where none does."""
@@ -74,8 +73,6 @@ def _element_bytes(dtype: str) -> int:
             return ELEMENT_BYTES[name]
     raise SuiteError(f"unknown dtype {dtype!r}: known are {', '.join(ELEMENT_BYTES)}")
 
-
-# What CTranslate2 4.8 holds on a CPU.
 
 PACKED_ROWS = 512
 PACKED_EXTRA_ROWS = 128
@@ -117,21 +114,19 @@ class PredictedPeak:
         return self.process + self.weights + self.batch
 
 
-def held_weight_bytes(shape: Shape, dtype: str, *, packed: bool = True) -> int:
+def held_weight_bytes(shape: Shape, dtype: str) -> int:
     """Bytes that CTranslate2 holds for the weights on a CPU, as `float32` or `int8`.
 
-    It packs each matrix for its GEMM where that is MKL's (`packed`: Intel CPUs). The embeddings are not packed, so that
-    the output layer, which is tied to them, becomes a second copy.
+    It packs each matrix for its GEMM, MKL's on an Intel CPU. The embeddings are not packed, so that the output layer,
+    which is tied to them, becomes a second copy.
     """
     quantised = _element_bytes(dtype) == 1
     held = 0
     for tensor in tensors(shape):
         if tensor.role is Role.EMBEDDING:
-            held += _matrix_bytes(*tensor.dimensions, quantised=quantised, packed=False)
-            if packed:
-                held += _matrix_bytes(*tensor.dimensions, quantised=quantised, packed=True)
+            held += sum(_matrix_bytes(*tensor.dimensions, quantised=quantised, packed=one) for one in (False, True))
         elif tensor.role is Role.MATRIX:
-            held += _matrix_bytes(*tensor.dimensions, quantised=quantised, packed=packed)
+            held += _matrix_bytes(*tensor.dimensions, quantised=quantised, packed=True)
         else:
             unused = OPT_POSITION_OFFSET * shape.hidden if tensor.role is Role.POSITIONS else 0
             held += 4 * (tensor.size - unused)
@@ -143,14 +138,6 @@ def _matrix_bytes(rows: int, columns: int, *, quantised: bool, packed: bool) -> 
         return rows * columns + 8 * rows  # a scale and a compensation for each row
     panels = -(-rows // PACKED_ROWS)
     return (panels * PACKED_ROWS + PACKED_EXTRA_ROWS if packed else rows) * columns * 4
-
-
-def held_kv_bytes_per_token(shape: Shape) -> int:
-    """Bytes of cache that one token takes in CTranslate2 on a CPU, in layers that see the whole context.
-
-    Always float32, and for all heads: where several share keys and values, it caches a copy for each.
-    """
-    return 2 * shape.layers * shape.heads * shape.head_dim * 4
 
 
 def predicted_peak(
@@ -201,7 +188,10 @@ def largest_batch_within(
 
 
 def _cache_bytes(shape: Shape, batch_size: int, tokens: int) -> int:
-    """Bytes of keys and values once each request has this many tokens, all of them where no window drops some."""
+    """Bytes of keys and values once each request has this many tokens, all of them where no window drops some.
+
+    Always float32, and for all heads: where several share keys and values, CTranslate2 caches a copy for each.
+    """
     kept = sum(min(tokens, shape.window_of(layer) or tokens) for layer in range(shape.layers))
     return 2 * batch_size * kept * shape.heads * shape.head_dim * 4
 

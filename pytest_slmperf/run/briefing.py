@@ -1,6 +1,5 @@
 """What a campaign is told before it begins: its engines and cases, how it measures, and what it uses of the machine."""
 
-import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.latency import needed
 from pytest_slmperf.core.launch import LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.machine import SIMULATED, Machine
+from pytest_slmperf.core.memory import GIB
 from pytest_slmperf.core.sweep import Case, Sweep
 from pytest_slmperf.engines.lengths import draw_lengths
 from pytest_slmperf.run import fitting, launch
@@ -161,7 +161,7 @@ class Bench:
     def too_large(self, sweep: Sweep, case: Case, spec: EngineSpec) -> str | None:
         """Why a case surely doesn't fit this machine, or None."""
         memory_gib = self.machine.fields.get("gpu_memory_gib" if self.machine.kind == "cuda" else "memory_gib")
-        total = float(memory_gib) * 2**30 if isinstance(memory_gib, (int, float)) else math.inf
+        total = float(memory_gib) * GIB if isinstance(memory_gib, (int, float)) else None
         return fitting.too_large(sweep.workload, case, spec, memory_bytes=total)
 
 

@@ -2,20 +2,17 @@
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.memory import GIB, kv_bytes_per_token, weight_bytes
+from pytest_slmperf.core.memory import GIB, USABLE, kv_bytes_per_token, largest_batch, weight_bytes
 from pytest_slmperf.core.shapes import SHAPES
 from pytest_slmperf.core.sweep import Case
 from pytest_slmperf.core.workload import StaticBatch
 
-USABLE = 0.9
-"""Share of a machine's memory that a model may take: the rest is the system's and ours."""
 
+def too_large(workload: StaticBatch, case: Case, spec: EngineSpec, *, memory_bytes: float | None) -> str | None:
+    """Why a case surely doesn't fit, or None. `memory_bytes` is None where nobody knows.
 
-def too_large(workload: StaticBatch, case: Case, spec: EngineSpec, *, memory_bytes: float) -> str | None:
-    """Why a case surely doesn't fit, or None.
-
-    Counted are the weights and the KV cache, each once: no engine needs less. Models given by path, lengths of a trace
-    and types that only the engine knows are tried.
+    Counted are the weights and the KV cache, each once and nothing besides: no engine needs less. Models given by path,
+    lengths of a trace and types that only the engine knows are tried.
     """
     shape = SHAPES.get(spec.model)
     if shape is None or workload.prompt_tokens is None or workload.output_tokens is None:
@@ -23,12 +20,15 @@ def too_large(workload: StaticBatch, case: Case, spec: EngineSpec, *, memory_byt
     tokens = workload.prompt_tokens + workload.output_tokens
     if tokens > shape.context:
         return f"{tokens} tokens of prompt and output exceed the context of {shape.name}, {shape.context}"
+    if memory_bytes is None:
+        return None
     try:
-        needed = weight_bytes(shape, spec.dtype) + case.batch_size * tokens * kv_bytes_per_token(shape, spec.dtype)
+        fitting = largest_batch(shape, spec.dtype, request_tokens=tokens, memory_bytes=memory_bytes, reserve_bytes=0.0)
     except SuiteError:  # the engine may know the type, or says which it knows
         return None
-    if needed <= USABLE * memory_bytes:
+    if case.batch_size <= fitting:
         return None
+    needed = weight_bytes(shape, spec.dtype) + case.batch_size * tokens * kv_bytes_per_token(shape, spec.dtype)
     return (
         f"its weights and KV cache take {needed / GIB:.1f} GiB, and this machine has {memory_bytes / GIB:.1f} GiB "
         f"(a model may take {USABLE:.0%})"
