@@ -11,6 +11,7 @@ WAYS_OUT: Mapping[str, str] = {
     "slowed": f"hold the clock of its cores (governor performance, no boost), free their other halves {AGAIN}",
     "suspended": f"keep the machine awake (systemd-inhibit) {AGAIN}",
     "clock": f"wait until the machine's time service has settled {AGAIN}",
+    "package": f"free the machine of other work, on whatever core: its joules are those of all of them, {AGAIN}",
     "short": "its pace changes from round to round: raise round_s in [tool.slmperf]",
     # of the cores or of a board
     "throttled": f"look after its cooling and power supply (of a GPU: nvidia-smi -q -d PERFORMANCE) {AGAIN}",

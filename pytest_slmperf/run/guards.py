@@ -5,6 +5,7 @@ Whether it is void is decided by `judge_round`, from the two alone. Who is to bl
 of the processes.
 """
 
+import math
 import os
 import re
 import time
@@ -44,6 +45,9 @@ class Tolerances:
     """Share by which the two monotonic clocks may disagree about the round's length."""
     shortest: float = 0.5
     """A round's least length, as a share of what it should last."""
+    package: float = 0.10
+    """Share of all cores' busy time that may be others' while a package's joules are counted: they are that share of
+    what its cores took at most."""
     elsewhere: float = 0.25
     """Load on the other cores from which a note is made."""
 
@@ -102,7 +106,7 @@ class Void:
 
     guard: str
     """`contended`, `stolen`, `throttled`, `slowed`, `suspended`, `clock` or `short`; of an energy round also `window`,
-    or the guard of a board (`core.board.Finding`). `core.void.WAYS_OUT` says what helps."""
+    `package`, or the guard of a board (`core.board.Finding`). `core.void.WAYS_OUT` says what helps."""
     reason: str
 
 
@@ -215,6 +219,24 @@ def _slowed(before: Reading, after: Reading, cores: Collection[int], tolerances:
         if was and is_now and is_now < (1 - tolerances.slowed) * was:
             return Void("slowed", f"the clock of core {core} fell from {was / 1e6:.2f} to {is_now / 1e6:.2f} GHz")
     return None
+
+
+def judge_package(before: Reading, after: Reading, tolerances: Tolerances = Tolerances()) -> Void | None:
+    """Whether others worked so much, on whatever core, that a package's joules of this time are theirs, too. None as
+    well where this machine doesn't tell.
+
+    Busy time is counted in whole ticks: what so many cores' ticks may be off by is never blamed.
+    """
+    if before.threads is None or after.threads is None or not after.busy_ticks:
+        return None
+    busy_ns = TICK_NS * sum(ticks - before.busy_ticks.get(core, 0) for core, ticks in after.busy_ticks.items())
+    none = Turns(0, 0)
+    ran_ns = sum(now.ran_ns - before.threads.get(thread, none).ran_ns for thread, now in after.threads.items())
+    others_ns = busy_ns - ran_ns
+    if others_ns <= max(tolerances.package * busy_ns, 2 * TICK_NS * math.sqrt(len(after.busy_ticks))):
+        return None
+    share = others_ns / busy_ns
+    return Void("package", f"{share:.0%} of all cores' work was others', and a package's joules are those of all cores")
 
 
 def load_elsewhere(before: Reading, after: Reading, cores: Collection[int]) -> float:

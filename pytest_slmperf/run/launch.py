@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +26,7 @@ from pytest_slmperf.run.guards import (
     command_line,
     judge_length,
     judge_pace,
+    judge_package,
     judge_round,
     load_elsewhere,
     scan,
@@ -231,7 +232,7 @@ class _Launch:
 
         def attempt(slow: Slowness) -> tuple[Measured, Void | None]:
             with metering.reading() as reading:
-                measured, void = self._round(case, ask, slow)
+                measured, void = self._round(case, ask, slow, package=metering.of_all_cores)
             seen, idle = reading.of(measured), self._terms.idle
             case.energy, on_board = metering.judge(seen, case.load, idle, ours=self._process.pid)
             return measured, void or on_board
@@ -269,7 +270,10 @@ class _Launch:
             self._terms.pace.forget()
         return None
 
-    def _round(self, case: _Case, ask: Round, slow_before: Slowness) -> tuple[Measured, Void | None]:
+    def _round(
+        self, case: _Case, ask: Round, slow_before: Slowness, *, package: bool = False
+    ) -> tuple[Measured, Void | None]:
+        """A round, and why it is void. With `package` nobody may have worked on any other core, either."""
         limit_s, plain = self._terms.policy.answer_limit_s, not (ask.observe or ask.marks)
         if self._witness is None:
             measured = self._process.ask(ask, Measured, limit_s)
@@ -289,8 +293,11 @@ class _Launch:
         )
         if self._terms.cores:
             case.load_elsewhere.append(load_elsewhere(before, after, self._terms.cores))
-        if void and void.guard == "contended":
-            void = Void(void.guard, f"{void.reason}; on it: {self._blame()}")
+        shared = judge_package(before, after, self._tolerances) if package else None
+        if shared:
+            void = Void(shared.guard, f"{shared.reason}; seen: {self._blame(None)}")
+        elif void and void.guard == "contended":
+            void = Void(void.guard, f"{void.reason}; on it: {self._blame(self._terms.cores)}")
         void = void or judge_pace(slow_before, slow_after, self._tolerances)
         if void is None:
             case.stolen = case.stolen.and_of(before, after)
@@ -306,10 +313,10 @@ class _Launch:
     def _length(self, measured: Measured) -> Void | None:
         return judge_length(measured.ended_ns - measured.started_ns, self._terms.policy.round_s, self._tolerances)
 
-    def _blame(self) -> str:
-        """Who was on the engine's cores since the last scan."""
+    def _blame(self, cores: Collection[int] | None) -> str:
+        """Who was on these cores, or on any, since the last scan."""
         before, self._scanned = self._scanned, scan()
-        return blame(suspects(before, self._scanned, cores=self._terms.cores, group=self._process.pid), command_line)
+        return blame(suspects(before, self._scanned, cores=cores, group=self._process.pid), command_line)
 
     def _note_load_elsewhere(self, case: _Case, at_first: Scan) -> None:
         if not case.load_elsewhere:

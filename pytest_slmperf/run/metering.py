@@ -136,6 +136,11 @@ class Metering:
             if isinstance(power, Quantity) and not _taken(states[trace.board]):
                 self._idle_w[trace.board] = power
 
+    @property
+    def of_all_cores(self) -> bool:
+        """Whether what is read counts the joules of all of a CPU's cores, whoever uses them."""
+        return "cpu" in self.devices
+
     def not_of(self, device: str) -> str:
         """Why an engine on this device has no joules here, or an empty text."""
         if not self.missing and device.partition(":")[0] not in self.devices:
