@@ -1,6 +1,5 @@
 """Writes a report to a file, in the format that its name ends with: whole, or not at all."""
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from pytest_slmperf.core.errors import SlmperfError, UsageError
 from pytest_slmperf.core.outcome import RunOutcome
 from pytest_slmperf.report import document
 from pytest_slmperf.report.markdown import markdown
-from pytest_slmperf.run.replacing import replace_files
+from pytest_slmperf.run.replacing import check_folder, replace_files
 
 FORMATS: Mapping[str, Callable[[RunOutcome], str]] = {".json": document.text, ".md": markdown}
 """Renderers by the ending of a file's name."""
@@ -17,20 +16,16 @@ FORMATS: Mapping[str, Callable[[RunOutcome], str]] = {".json": document.text, ".
 def check_report_path(path: Path) -> None:
     """Find out ahead of the run what would stop `write_report` after it.
 
-    Raises UsageError for an unknown ending, a directory, and a folder that can't be made or written to.
+    Raises UsageError for an unknown ending, a directory, and a folder that can't be made or takes no file.
     """
     _renderer(path)
     try:
         if path.is_dir():
             raise UsageError(f"{path} is a directory: name a file for the report")
-        folder = path.resolve().parent
-        nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        check_folder(path.resolve().parent)
     except OSError as error:
-        raise UsageError(f"{path}: no report can lie there: {error.strerror or error}") from error
-    if not nearest.is_dir():
-        raise UsageError(f"{path}: {nearest} is not a directory")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UsageError(f"{path}: {nearest} can't be written to")
+        where = f"{error.filename}: " if error.filename else ""
+        raise UsageError(f"{path}: no report can lie there: {where}{error.strerror or error}") from error
 
 
 def write_report(run: RunOutcome, path: Path) -> None:

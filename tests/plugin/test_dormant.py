@@ -82,7 +82,7 @@ WRONG = [
     (["--slmperf", "--slmperf-against", "python"], "'python' is not KEY=VALUE"),
     (["--slmperf", "--slmperf-against", "python=/no/such"], "there is no such interpreter"),
     (["--slmperf", "--slmperf-report", "x.txt"], "a report's name ends with .json or .md"),
-    (["--slmperf", "--slmperf-report", "test_suite.py/x.json"], "test_suite.py is not a directory"),
+    (["--slmperf", "--slmperf-report", "test_suite.py/x.json"], "test_suite.py: Not a directory"),
     (["--slmperf", "--slmperf-accept", "--slmperf-no-gate"], "exclude each other"),
     (["--slmperf", "--slmperf-accept", "--slmperf-against", "driver=1"], "takes no --slmperf-against"),
     (["--slmperf", "--slmperf-accept", "--slmperf-tier", "quick"], "takes no --slmperf-tier quick"),

@@ -82,14 +82,16 @@ def test_a_file_in_the_way(tmp_path):
     """A folder that can't be made is found before the run, and named after it too."""
     (tmp_path / "file").write_text("")
     path = tmp_path / "file" / "sub" / "report.json"
-    with pytest.raises(UsageError, match="file is not a directory"):
+    with pytest.raises(UsageError, match="file: Not a directory"):
         check_report_path(path)
     with pytest.raises(SlmperfError, match=r"report\.json can't be written"):
         write_report(RUN, path)
 
 
 def test_a_folder_that_takes_no_file():
-    """A folder of the kernel's takes no report: the error names the path."""
+    """A folder of the kernel's takes no report, whoever asks: that is found before the run, and named after it too."""
+    with pytest.raises(UsageError, match="no report can lie there: /proc: "):
+        check_report_path(Path("/proc/report.json"))
     with pytest.raises(SlmperfError, match=r"/proc/report\.json can't be written"):
         write_report(RUN, Path("/proc/report.json"))
 
