@@ -1,8 +1,10 @@
-"""Every error that this package raises on purpose.
+"""Every error that this package raises on purpose, as far as others are to catch it.
 
 SlmperfError                  anything we can explain; its message names the way out
 ├── UsageError                an option, a setting or a suite is wrong (pytest's exit code 4)
 │   └── SuiteError            a comparison or a declaration in a suite makes no sense
+├── BadSample                 values that no measurement can have (in `core.sample`)
+├── Unwritable                standard output is closed, or its disk is full (in `cli.output`)
 ├── BaselineError             a stored file is missing, damaged, of the future, or refuses what it is given
 ├── DeviceBusy                another job measures on this device
 ├── MeterUnavailable          there is nothing here to read joules from
@@ -13,7 +15,10 @@ SlmperfError                  anything we can explain; its message names the way
     └── EngineHung            the process gave no answer in time
 
 `NotJudged` stands beside the tree: a verdict raises it where nothing is to be judged (recording, `--slmperf-no-gate`),
-and the plugin turns it into a skip.
+and the plugin turns it into a skip. So do those that never leave the room that catches them: what the two ends of a
+worker's pipe tell each other (`core.protocol.BadMessage`, `worker.serving.WrongAnswer`), a replacement of files that
+stopped half-way (`run.replacing.HalfReplacedError`, an OSError), and the red of a run's own test
+(`plugin.check.RunIncomplete`, an AssertionError).
 """
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
+from pytest_slmperf.core.binding import BINDING
 from pytest_slmperf.core.engine import model_name
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.metrics import BOARD, ENERGY, metric
@@ -15,9 +16,6 @@ LARGEST_TOLERANCE = 0.15
 """A gate that tolerates more is no gate."""
 MISSING_METER = ("red", "skip")
 """What becomes of gated joules where nothing tells them."""
-
-BINDING = "__slmperf_binding__"
-"""Attribute by which a test function carries its sweep to the plugin: a suite's import needs no pytest."""
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_slmperf.core.binding import BINDING
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -113,7 +115,7 @@ def _active(config: pytest.Config) -> SlmperfSession | None:
 
 def binding_of(test: object) -> Binding | None:
     """The sweep that a test was decorated with, or None."""
-    binding: Binding | None = getattr(test, "__slmperf_binding__", None)
+    binding: Binding | None = getattr(test, BINDING, None)
     return binding
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_slmperf.core.errors import SlmperfError
+from pytest_slmperf.plugin.roster import grouped_as
 from pytest_slmperf.plugin.selection import covers_project, selection_of
 from pytest_slmperf.run.unjudged import nothing_judged
 
@@ -38,7 +39,7 @@ class RunCheck(pytest.Item):
     @classmethod
     def of(cls, session: pytest.Session, active: SlmperfSession, *, whole: bool, grouped: bool) -> RunCheck:
         """The check of this session. `grouped`: pytest-xdist sends it to the worker that measures, after the tests."""
-        nodeid = f"{NAME}@slmperf" if grouped else NAME
+        nodeid = grouped_as(NAME) if grouped else NAME
         return cls.from_parent(session, name=NAME, nodeid=nodeid, active=active, whole=whole)
 
     def runtest(self) -> None:

@@ -14,6 +14,11 @@ XDIST_GROUP = "slmperf"
 """All performance tests go to one worker: measuring side by side would measure the neighbour."""
 
 
+def grouped_as(name: str) -> str:
+    """The id of a test, by the one that it was collected by, with which pytest-xdist sends it to that worker."""
+    return f"{name}@{XDIST_GROUP}"
+
+
 def collected_as(nodeid: str) -> str:
     """A test's id without the group that pytest-xdist schedules it by."""
     return nodeid.removesuffix(f"@{XDIST_GROUP}")

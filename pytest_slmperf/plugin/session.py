@@ -19,7 +19,7 @@ from pytest_slmperf.plugin.ledger import AssertionLedger
 from pytest_slmperf.plugin.output import WatchedOutput, watch
 from pytest_slmperf.plugin.phases import Phases
 from pytest_slmperf.plugin.progress import progress_for
-from pytest_slmperf.plugin.roster import XDIST_GROUP, Roster, collected_as
+from pytest_slmperf.plugin.roster import XDIST_GROUP, Roster, collected_as, grouped_as
 from pytest_slmperf.plugin.selection import coordinates, ignored, names_files, selection_of
 from pytest_slmperf.report import document, files, terminal
 from pytest_slmperf.run.measuring import Measuring
@@ -84,7 +84,7 @@ def _keep_together(item: pytest.Item) -> None:
 
     Version 3.8 writes it into an attribute that pytest 9.2 doesn't read any more, which spreads the tests in silence.
     """
-    grouped = f"{collected_as(item.nodeid)}@{XDIST_GROUP}"
+    grouped = grouped_as(collected_as(item.nodeid))
     if item.nodeid == grouped:
         return
     if not hasattr(item, "id"):
@@ -121,8 +121,6 @@ class SlmperfSession:
         self.resumes = bool(getattr(config, "workerinput", {}).get("slmperf_resumes"))
         """Other tests of this run were on a worker that died: what they asserted is not known here."""
         self._is_controller = bool(getattr(config.option, "tx", None)) and not self._is_worker
-
-    # -- the run's life
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -208,7 +206,7 @@ class SlmperfSession:
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: Any) -> None:  # noqa: ANN401 - xdist's
         """On xdist's controller: a worker died in a performance test, or before its next one."""
-        if crashitem.endswith(f"@{XDIST_GROUP}"):
+        if collected_as(crashitem) != crashitem:
             self._lose(report.node.gateway.id)
 
     def _lose(self, worker: str) -> None:
@@ -234,8 +232,6 @@ class SlmperfSession:
             remarks=(*found.remarks, *self._remarks),
             failed_tests=self.roster.failed_names,
         )
-
-    # -- collection
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_itemcollected(self, item: pytest.Item) -> None:
@@ -313,8 +309,6 @@ class SlmperfSession:
     def pytest_report_collectionfinish(self) -> list[str]:
         """The plan, before anything is measured."""
         return [] if self._is_controller else self.measuring.plan_lines()
-
-    # -- reporting
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_slmperf.core.binding import BINDING
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.sweep import BINDING, Sweep
+from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.core.workload import StaticBatch, TraceLengths
 
 WORKLOAD = StaticBatch(prompt_tokens=8, output_tokens=4)
