@@ -58,7 +58,7 @@ def add(verbs: "Verbs") -> None:
         help=f"what is judged, may be given several times; default: output_throughput={DEFAULT_TOLERANCE}",
     )
     parser.add_argument(
-        "--budget", type=minutes, metavar="MINUTES", help="end what is undecided by then as inconclusive"
+        "--budget", type=minutes, metavar="MINUTES", help="end what is undecided so long after the first launch"
     )
     add_reports(parser)
     parser.set_defaults(run=_run)

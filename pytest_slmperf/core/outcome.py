@@ -9,6 +9,9 @@ from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.core.verdict import Verdict
 
+LARGER = "give it a larger budget"
+"""The way out of what the budget left undecided."""
+
 
 @dataclass(frozen=True)
 class FreshSamples:
@@ -44,6 +47,8 @@ class CaseOutcome:
     """What confirmed, or did not confirm, a knee or a frontier; None where nothing was launched for one."""
     fresh_baseline: FreshSamples | None = None
     """The same of the other arm; None where the stored baseline stood beside it."""
+    cut_off: str = ""
+    """Why no launch measured it, where the run ended before one could: any metric may have been there then."""
 
 
 @dataclass(frozen=True)

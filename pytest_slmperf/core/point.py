@@ -14,7 +14,7 @@ from typing import NoReturn
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.limit import judge_against_number, stated
 from pytest_slmperf.core.metrics import BOARD, ENERGY, LATENCIES, SCALARS, Metric, metric
-from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
+from pytest_slmperf.core.outcome import LARGER, CaseOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.verdict import Status, Verdict, quantity
 
@@ -188,6 +188,7 @@ class Point:
         self.baseline = StoredPoint(outcome)
         self._measurement = outcome.measurement
         self._verdicts = outcome.verdicts
+        self._cut_off = outcome.cut_off
         self._sweep = sweep
         self._ledger = ledger
 
@@ -233,6 +234,9 @@ class Point:
         elif sample is None and meaning.name in self._sweep.unmetered:
             reason = self._sweep.unmetered[meaning.name]
             verdict = replace(self._without(meaning, Status.UNMEASURED), reason=reason, judged=False)
+        elif sample is None and self._cut_off:
+            nothing = self._without(meaning, Status.INCONCLUSIVE)
+            verdict = replace(nothing, reason=self._cut_off, way_out=LARGER)
         elif sample is None:
             verdict = self._without(meaning, Status.VOID if self._measurement.void else Status.UNMEASURED)
         else:

@@ -14,7 +14,7 @@ from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, SlmperfError, UsageError
 from pytest_slmperf.core.launch import LaunchRecord, Load
 from pytest_slmperf.core.metrics import ENERGY, metric
-from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
+from pytest_slmperf.core.outcome import LARGER, CaseOutcome, SweepOutcome
 from pytest_slmperf.core.result import Fresh
 from pytest_slmperf.core.sample import BadSample, Measurement, Sample
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Case, Sweep
@@ -31,7 +31,6 @@ BOARD_OPTIONS = ("device_index",)
 METHOD = 1
 """How values are measured. Counted up where a change makes old samples incomparable with new ones."""
 _NOT_HERE = "where it can't be measured, [[tool.slmperf.machine]] may leave it out of the sweep's gate"
-LARGER = "give it a larger budget"
 LONGER_BY = 4
 """Launches, before it is asked again."""
 VOID_PAUSE_S = 2.0
@@ -285,6 +284,18 @@ class Campaign:
         budget = self._brief.budget_s
         return budget is not None and self._around.clock() - self._began >= budget
 
+    def _cut_off(self, case: OngoingCase) -> str:
+        """Why a case has no launch that counts, where none was void: throw-away ones there may have been, and a launch
+        of one arm. Empty where it has one.
+        """
+        if case.blocks or case.voids:
+            return ""
+        if case.stored.status is Status.INCONCLUSIVE:
+            return case.stored.reason
+        ended = "the budget was spent" if self._over_budget() else "the run ended"
+        before = "a launch of each arm" if self._brief.design == "interleaved" else "a launch"
+        return f"{ended} before {before} was measured; {self._launches} were made, throw-away ones included"
+
     def _block(self, configuration: Configuration, due: list[OngoingCase]) -> bool:
         """One launch of each arm. A case's block counts where it is valid in every arm.
 
@@ -431,6 +442,7 @@ class Campaign:
             fresh_from=case.fresh_from,
             fresh=fresh.get("candidate"),
             fresh_baseline=fresh.get("baseline"),
+            cut_off=self._cut_off(case),
         )
 
     def _sides(self, case: OngoingCase) -> tuple[Measurement, Measurement | None]:
@@ -474,7 +486,7 @@ class Campaign:
         elif stored and not case.stored.measurement:
             found = case.stored.status, case.stored.reason, case.stored.way_out
         elif not case.blocks:
-            found = Status.INCONCLUSIVE, "the run ended before the first launch", LARGER
+            found = Status.INCONCLUSIVE, self._cut_off(case), LARGER
         elif not stored and case.measured("candidate", name) and not case.measured("baseline", name):
             why = case.measurement("baseline").unmeasured.get(name, "no launch measured it")
             found = Status.NO_BASELINE, f"the other arm holds no {name}: {why}", ""

@@ -63,6 +63,8 @@ class Measuring:
         self._problems: list[str] = []
         self._remarks: list[str] = []
         self._began = time.monotonic()
+        self._spends_from: float | None = None
+        """When the budget began to be spent: with the first launch, and later by what devices were waited for since."""
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._complete = True
         against = options.against
@@ -269,7 +271,10 @@ class Measuring:
 
     def _budget_left(self) -> float | None:
         budget = self.options.budget_s
-        return None if budget is None else max(0.0, budget - (time.monotonic() - self._began))
+        now = time.monotonic()
+        if self._spends_from is None:
+            self._spends_from = now
+        return None if budget is None else max(0.0, budget - (now - self._spends_from))
 
     def _refuse_planted(self, specs: Iterable[EngineSpec]) -> None:
         if self.options.mode == "accept" and any(spec.planted_loss for spec in specs):
@@ -283,7 +288,10 @@ class Measuring:
                 f"{', '.join(here.metered)} of {' and '.join(sorted(map(str, devices)))} can't be compared: the power "
                 "sensors of two boards differ by up to 5 %"
             )
+        waits_from = time.monotonic()
         self._devices.hold(devices)
+        if self._spends_from is not None:
+            self._spends_from += time.monotonic() - waits_from
 
     # -- what the plugin calls
 

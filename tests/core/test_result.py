@@ -192,6 +192,17 @@ def test_a_void_case_keeps_no_limit():
         bool(point.output_throughput >= 1)
 
 
+def test_a_limit_of_what_the_budget_left_out_is_undecided():
+    """Its metric is not missing in the sweep: no launch was there to measure any."""
+    whole = sweep_outcome()
+    case = whole.cases["decode/m/batch=16"]
+    cut = replace(case, measurement=Measurement(case.case, {}, {}), cut_off="the budget was spent")
+    point = Result(replace(whole, cases={case.case: cut}))[16]
+    verdict = point.ttft_ms.p90 <= 200
+    assert (verdict.status, verdict.reason) == (Status.INCONCLUSIVE, "the budget was spent")
+    assert verdict.way_out == "give it a larger budget"
+
+
 @pytest.mark.parametrize("limit", [math.inf, -math.inf, math.nan, True, None, "5", [1]])
 def test_what_is_no_limit_is_refused(limit):
     """An infinite or missing limit would always hold."""

@@ -280,6 +280,14 @@ def test_a_launch_that_the_budget_leaves_without_the_other_arm_is_not_used():
     assert not any("is not used" in note for note in play(Script(), arms=2, budget_s=2 + 4).notes)
 
 
+@pytest.mark.parametrize(("arms", "budget_s", "before"), [(1, 1, "a launch"), (2, 3, "a launch of each arm")])
+def test_what_was_launched_before_the_budget_was_spent_is_told(arms, budget_s, before):
+    """Throw-away launches were made, and maybe one of an arm: a case without one that counts says so."""
+    case = play(Script(), arms=arms, budget_s=budget_s).cases[ONE]
+    said = f"the budget was spent before {before} was measured; {budget_s} were made, throw-away ones included"
+    assert case.verdicts["output_throughput"].reason == case.cut_off == said
+
+
 def test_a_void_launch_is_not_waited_for_when_the_budget_is_spent():
     """Nothing is made after the pause."""
     script = Script(lambda *_: None)

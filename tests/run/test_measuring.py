@@ -1,5 +1,6 @@
 """A run as the plugin and the command line drive it, on the simulated engine."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -44,6 +45,13 @@ def test_git_is_asked_for_the_commit_once(tmp_path, monkeypatch):
     run = measuring(tmp_path)
     assert {run.outcome().commit for _ in range(3)} == {"abc"}
     assert (tmp_path / "log").read_text() == "asked\n"
+
+
+def test_a_budget_is_spent_from_the_first_launch_on(tmp_path):
+    """What passed before, as a wait for a device that others measure on, is none of it."""
+    run = measuring(tmp_path, budget_s=0.05)
+    time.sleep(0.06)
+    assert run.measure(SWEEP, run.engine("opt-125m", **QUIET)).outcome.launches >= 1
 
 
 def test_two_arms_are_both_launched_again(tmp_path):
