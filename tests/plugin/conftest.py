@@ -3,11 +3,13 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy  # noqa: F401, ICN001 - pytester forgets what a run imported, and numpy can't be imported twice
 import pytest
-from metered import metered_baselines  # noqa: F401 - a fixture
+from metered import MeteredProject
+from nvml_fixtures import skip_unless_built
 from projects import ENGINE, SETTINGS, SUITE, Project, without
 
 import pytest_slmperf.plugin.session  # noqa: F401 - for the same reason, and because it takes a second
@@ -44,3 +46,27 @@ def module_project(tmp_path_factory: pytest.TempPathFactory, recorded: Path) -> 
     folder = tmp_path_factory.mktemp("module")
     shutil.copytree(recorded, folder / "baselines")
     return Project(folder)
+
+
+@pytest.fixture(scope="session")
+def recorded_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Project]:
+    """Makes a project of a kind that runs over the stand-in driver, with a baseline that several tests take `again`.
+
+    It takes the kind, and what records: that gives what the run said.
+    """
+
+    def made(kind, record=lambda project: project.run("--slmperf-accept")):
+        skip_unless_built()
+        project = kind(tmp_path_factory.mktemp("recorded"))
+        said = record(project)
+        assert said.endswith("exit code 0"), said
+        assert list(project.path.glob("baselines/*/*/*.json")), said
+        return project
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def metered(recorded_once: Callable[..., Project]) -> MeteredProject:
+    """A project that gates joules on the stand-in driver, with its baseline."""
+    return recorded_once(MeteredProject)

@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import nvml_standin
-import pytest
-from nvml_fixtures import skip_unless_built
 from projects import Project
 
 ENGINE = "fake:real_time=true,load_log=load,noise=0.001,seed=1"
@@ -151,13 +149,3 @@ class MeteredProject(Project):
             check=False,
         )
         return f"{done.stdout}{done.stderr}\nexit code {done.returncode}"
-
-
-@pytest.fixture(scope="session")
-def metered_baselines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of baselines of the suite above, with joules, recorded once."""
-    skip_unless_built()
-    project = MeteredProject(tmp_path_factory.mktemp("metered"))
-    said = project.run("--slmperf-accept")
-    assert said.endswith("exit code 0"), said
-    return project.path / "baselines"

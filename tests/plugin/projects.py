@@ -1,10 +1,12 @@
 """A project with a suite, as a user would have it: run in this process, or in one of its own."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -73,6 +75,11 @@ class Project:
 
     def baseline(self) -> Path:
         return self.path / BASELINE
+
+    def again(self, folder: Path) -> Self:
+        """A project of this kind in another folder, with the same baselines."""
+        shutil.copytree(self.path / "baselines", folder / "baselines")
+        return type(self)(folder)
 
     def gate(self, *args: str, engine: str = ENGINE, keep: tuple[str, ...] = ()) -> pytest.RunResult:
         """`pytest --slmperf` in this process."""

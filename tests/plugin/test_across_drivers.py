@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from nvml_fixtures import skip_unless_built
 from onchip import BASELINE, SLOWER, OnChipProject
 
 from pytest_slmperf.cli import main
@@ -20,13 +19,11 @@ ACROSS = f"--slmperf-against=driver={OLD}"
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
+def recorded(recorded_once):
     """Baselines of the old driver, and of the new one, on which the engine is 20 % slower."""
-    skip_unless_built()
-    project = OnChipProject(tmp_path_factory.mktemp("onchip"))
-    for scenario, environment in (((), {}), (ON_NEW, SLOWER)):
-        said = project.run("--slmperf-accept", scenario=scenario, environment=environment)
-        assert said.endswith("exit code 0"), said
+    project = recorded_once(OnChipProject)
+    said = project.run("--slmperf-accept", scenario=ON_NEW, environment=SLOWER)
+    assert said.endswith("exit code 0"), said
     return project.path / "baselines"
 
 

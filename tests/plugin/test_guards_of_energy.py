@@ -4,7 +4,6 @@ Runs that are void wait between their launches and compute nothing meanwhile, so
 """
 
 import json
-import shutil
 import sys
 import venv
 from concurrent.futures import ThreadPoolExecutor
@@ -138,12 +137,12 @@ FROM_THE_BEGIN = {
 
 
 @pytest.mark.parametrize("faults", [pytest.param(AMID, id="amid"), pytest.param(FROM_THE_BEGIN, id="from the begin")])
-def test_each_makes_the_run_red_and_is_named(metered_baselines, tmp_path, faults):
+def test_each_makes_the_run_red_and_is_named(metered, tmp_path, faults):
     """A suite that gates throughput and joules, with a baseline of both: it says which of the two is void, and why."""
 
     def wrong(name: str) -> str:
         fault = faults[name]
-        project = made(tmp_path / name.replace(" ", "-"), metered_baselines)
+        project = metered.again(tmp_path / name.replace(" ", "-"))
         project.settings("void_retries = 0", "missing_meter = 'red'", f"window_s = {fault.window_s}")
         if fault.event:
             project.happens(fault.event)
@@ -159,9 +158,9 @@ def test_each_makes_the_run_red_and_is_named(metered_baselines, tmp_path, faults
     assert not told, "\n".join(told)
 
 
-def test_what_is_no_fault_leaves_the_run_green_and_is_said(metered_baselines, tmp_path):
+def test_what_is_no_fault_leaves_the_run_green_and_is_said(metered, tmp_path):
     """Process ids that are nonsense, on a free board; persistence off; a second meter."""
-    project = made(tmp_path, metered_baselines)
+    project = metered.again(tmp_path)
     project.write("conftest.py", SECOND_METER)
     said = project.run(scenario=("process 4294967295 0 - compute 100", "persistence off"))
     assert said.endswith("exit code 0"), said
@@ -173,9 +172,9 @@ def test_what_is_no_fault_leaves_the_run_green_and_is_said(metered_baselines, tm
         assert note in said
 
 
-def test_an_engine_that_dies_while_its_joules_are_counted_leaves_none(metered_baselines, tmp_path):
+def test_an_engine_that_dies_while_its_joules_are_counted_leaves_none(metered, tmp_path):
     """The run is red with the signal, and what was counted until then is judged by nothing."""
-    said = made(tmp_path, metered_baselines).run(engine=f"{ENGINE},fault=dies,fault_batch=40")
+    said = metered.again(tmp_path).run(engine=f"{ENGINE},fault=dies,fault_batch=40")
     assert said.endswith("exit code 1"), said
     assert "died while serving metered/opt-125m/batch=4, and its joules are counted: signal SIGKILL" in said
     assert "unchanged" not in said
@@ -211,12 +210,6 @@ def test_another_environment_without_this_package_has_its_joules_compared(tmp_pa
     said = project.run(f"--slmperf-against=python={tmp_path / 'bare/bin/python'}")
     assert said.endswith("exit code 0"), said
     assert "2 unchanged" in said
-
-
-def made(folder, baselines):
-    """A project in this folder with that baseline."""
-    shutil.copytree(baselines, folder / "baselines")
-    return MeteredProject(folder)
 
 
 def verdicts_of(project):

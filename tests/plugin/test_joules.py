@@ -1,7 +1,6 @@
 """A suite that gates joules per token, as a whole run on the stand-in driver."""
 
 import json
-import shutil
 from pathlib import Path
 from statistics import median
 
@@ -13,15 +12,14 @@ JOULES = "metered/opt-125m/batch=4 joules_per_output_token"
 
 
 @pytest.fixture
-def project(metered_baselines: Path, tmp_path: Path) -> MeteredProject:
+def project(metered: MeteredProject, tmp_path: Path) -> MeteredProject:
     """A project with a baseline."""
-    shutil.copytree(metered_baselines, tmp_path / "baselines")
-    return MeteredProject(tmp_path)
+    return metered.again(tmp_path)
 
 
-def test_a_recording_keeps_the_board_that_its_joules_hold_for(metered_baselines):
+def test_a_recording_keeps_the_board_that_its_joules_hold_for(metered):
     """The file has its UUID, whether it was simulated, and the clock that it ran at."""
-    text = (metered_baselines.parent / BASELINE).read_text()
+    text = (metered.path / BASELINE).read_text()
     assert '"GPU-00000000-0000-4000-8000-000000000000": {' in text
     assert '"simulated": true' in text
     assert '"sm_clock_mhz": {' in text

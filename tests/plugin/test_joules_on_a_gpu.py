@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from metered import BUSY_W, IDLE_W, SETTINGS, SUITE
-from nvml_fixtures import skip_unless_built
 from onchip import OTHER_BOARD, OnChipProject
 
 pytest.importorskip("pynvml")
@@ -43,29 +42,24 @@ class GpuProject(OnChipProject):
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recorded(recorded_once) -> GpuProject:
     """A project with a baseline and the report of its recording."""
-    skip_unless_built()
-    project = GpuProject(tmp_path_factory.mktemp("gpu"))
-    said = project.on("--slmperf-accept", "--slmperf-report=report.json")
-    assert said.endswith("exit code 0"), said
-    return project.path
+    return recorded_once(GpuProject, lambda project: project.on("--slmperf-accept", "--slmperf-report=report.json"))
 
 
 @pytest.fixture
-def project(recorded: Path, tmp_path: Path) -> GpuProject:
+def project(recorded: GpuProject, tmp_path: Path) -> GpuProject:
     """A project with that baseline."""
-    shutil.copytree(recorded / "baselines", tmp_path / "baselines")
-    return GpuProject(tmp_path)
+    return recorded.again(tmp_path)
 
 
 def test_what_is_recorded_holds_for_a_simulated_gpu_alone(recorded):
     """Its device's name says so, and so does the board that its joules come from."""
-    file = json.loads((recorded / BASELINE).read_text())
+    file = json.loads((recorded.path / BASELINE).read_text())
     assert file["machine"]["device"] == "simulated NVIDIA H100 80GB HBM3"
     (point,) = next(iter(file["cases"].values()))["points"]
     assert [board["simulated"] for board in point["boards"].values()] == [True]
-    assert [path.name for path in (recorded / "baselines").iterdir()] == [DEVICE]
+    assert [path.name for path in (recorded.path / "baselines").iterdir()] == [DEVICE]
 
 
 def test_unchanged_joules_are_green(project):
@@ -110,9 +104,9 @@ def test_a_gpu_of_which_nothing_can_be_known_is_refused_at_once(project, fault, 
 
 def test_relabelled_as_a_real_gpus_it_is_not_recorded(recorded, tmp_path):
     """A report whose machine was renamed by hand: its joules still say that a stand-in told them."""
-    text = (recorded / "report.json").read_text().replace("simulated NVIDIA", "NVIDIA")
+    text = (recorded.path / "report.json").read_text().replace("simulated NVIDIA", "NVIDIA")
     (tmp_path / "report.json").write_text(text)
-    shutil.copy(recorded / "pyproject.toml", tmp_path)
+    shutil.copy(recorded.path / "pyproject.toml", tmp_path)
     program = "import sys; from pytest_slmperf.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "baselines", "accept", "report.json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -1,41 +1,33 @@
 """Recording and gating an engine on a GPU, as whole runs on the stand-in driver."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-from nvml_fixtures import skip_unless_built
 from onchip import BASELINE, OTHER_BOARD, PACKAGE, SLOWER, OnChipProject
 
 pytest.importorskip("pynvml")
 CASE = "decode/opt-125m/batch=4"
 
 
+VARIABLES = {"VLLM_ATTENTION_BACKEND": "FLASHINFER", "VLLM_API_KEY": "sk-1", "CUDA_HOME": "/home/jane/cuda"}
+
+
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with a baseline, recorded once."""
-    skip_unless_built()
-    project = OnChipProject(tmp_path_factory.mktemp("onchip"))
-    said = project.run(
-        "--slmperf-accept",
-        environment={"VLLM_ATTENTION_BACKEND": "FLASHINFER", "VLLM_API_KEY": "sk-1", "CUDA_HOME": "/home/jane/cuda"},
-    )
-    assert said.endswith("exit code 0"), said
-    assert (project.path / BASELINE).exists(), said
-    return project.path
+def recorded(recorded_once) -> OnChipProject:
+    """A project with a baseline that was recorded among these variables."""
+    return recorded_once(OnChipProject, lambda project: project.run("--slmperf-accept", environment=VARIABLES))
 
 
 @pytest.fixture
-def project(recorded: Path, tmp_path: Path) -> OnChipProject:
+def project(recorded: OnChipProject, tmp_path: Path) -> OnChipProject:
     """A project with that baseline."""
-    shutil.copytree(recorded / "baselines", tmp_path / "baselines")
-    return OnChipProject(tmp_path)
+    return recorded.again(tmp_path)
 
 
 def test_a_recording_holds_for_the_gpu_its_driver_and_how_it_is_set(recorded):
     """With the variables that engines read, and no secret or path among them; a stand-in's GPU is simulated."""
-    text = (recorded / BASELINE).read_text()
+    text = (recorded.path / BASELINE).read_text()
     machine = json.loads(text)["machine"]
     assert (machine["device"], machine["driver"]) == ("simulated NVIDIA H100 80GB HBM3", "580.65.06")
     assert (machine["power_limit_w"], machine["ecc"], machine["mig"], machine["mps"]) == (700.0, True, False, False)

@@ -6,13 +6,11 @@ so that what else this machine does voids nothing.
 
 import json
 import random
-import shutil
 from pathlib import Path
 
 import nvml_recording
 import pytest
 from metered import BASELINE, MeteredProject
-from nvml_fixtures import skip_unless_built
 
 from pytest_slmperf.cli import main
 
@@ -52,21 +50,15 @@ class RecordedBoard(MeteredProject):
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with a baseline of the old driver, recorded once."""
-    skip_unless_built()
-    project = RecordedBoard(tmp_path_factory.mktemp("recorded"))
-    said = project.measure("--slmperf-accept")
-    assert said.endswith("exit code 0"), said
-    assert (project.path / BASELINE).exists(), said
-    return project.path
+def recorded(recorded_once) -> RecordedBoard:
+    """A project with a baseline of the old driver."""
+    return recorded_once(RecordedBoard, lambda project: project.measure("--slmperf-accept"))
 
 
 @pytest.fixture
-def project(recorded: Path, tmp_path: Path) -> RecordedBoard:
+def project(recorded: RecordedBoard, tmp_path: Path) -> RecordedBoard:
     """A project with that baseline."""
-    shutil.copytree(recorded / "baselines", tmp_path / "baselines")
-    return RecordedBoard(tmp_path)
+    return recorded.again(tmp_path)
 
 
 def compared(project, capsys):
