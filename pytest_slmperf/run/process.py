@@ -19,9 +19,12 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineHung, EngineUnavailable, LaunchError
 from pytest_slmperf.core.launch import LAUNCH_VARIABLE
 from pytest_slmperf.core.protocol import BadMessage, Failed, Hello, Message, OtherVersion, Stop, decode, encode
+from pytest_slmperf.worker.bootstrap import ids
 
 BOOTSTRAP = Path(worker.__file__).with_name("bootstrap.py")
 PACKAGE = BOOTSTRAP.parent.parent
+FAMILY_VARIABLE = "SLMPERF_FAMILY"
+"""Has another value in each engine's environment, and so in that of all that the engine starts."""
 HELLO_LIMIT_S = 60.0
 """An interpreter that has not said hello by then is none of ours, whatever the policy allows an engine."""
 STOP_LIMIT_S = 5.0
@@ -47,8 +50,9 @@ _SIGNAL_HINTS: Mapping[int, str] = {
 class EngineProcess:
     """One engine's process and its guard, which ends as the engine does; see worker/bootstrap.py.
 
-    Whatever happens, the engine is dead after it, and all that it has started. Raises EngineUnavailable where the
-    interpreter cannot be started.
+    Whatever happens, the engine is dead after it, and all that it has started. Only where the guard was killed by
+    SIGKILL does a process live on that has left the engine and wiped out its own environment, or become another
+    user's. Raises EngineUnavailable where the interpreter cannot be started.
     """
 
     def __init__(self, spec: EngineSpec, *, launch: str, cores: tuple[int, ...] | None) -> None:
@@ -56,6 +60,7 @@ class EngineProcess:
         self._python = spec.python or sys.executable
         self._launch = launch
         self._cores = cores or ()
+        self._family = os.urandom(8).hex()
         self._received = bytearray()
         self.pid = 0
         """The engine's own process and process group, known from its hello on."""
@@ -94,7 +99,7 @@ class EngineProcess:
                 stdout=self._output,
                 stderr=self._output,
                 pass_fds=(read_fd, write_fd),
-                env=_environment(self._spec, self._launch),
+                env={**_environment(self._spec, self._launch), FAMILY_VARIABLE: self._family},
                 start_new_session=True,
             )
         except OSError as error:
@@ -265,7 +270,8 @@ class EngineProcess:
                 os.kill(self._guard.pid, signal.SIGTERM)  # not send_signal, which would reap it
                 self._ended(END_LIMIT_S)
                 os.killpg(self._guard.pid, signal.SIGKILL)  # a program that isn't Python knows nothing of guarding
-            self._guard.wait()
+            if self._guard.wait() < 0:
+                _end_family(self._family)
         for descriptor in (self._from, self._to, self._pidfd):
             if descriptor is not None:
                 os.close(descriptor)
@@ -289,6 +295,35 @@ def _environment(spec: EngineSpec, launch: str) -> dict[str, str]:
         "CUDA_DEVICE_ORDER": os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
         LAUNCH_VARIABLE: launch,
     }
+
+
+def _end_family(value: str) -> None:
+    """Kill all that an engine has started whose guard was killed before it could. Takes milliseconds.
+
+    A guard that ends as an engine does that was killed isn't told from it.
+    """
+    variable = f"{FAMILY_VARIABLE}={value}".encode()
+    deadline = time.monotonic() + END_LIMIT_S
+    while sum(_kill_with(variable, entry) for entry in os.listdir("/proc") if entry.isdecimal()):  # noqa: PTH208
+        if time.monotonic() > deadline:  # a driver holds it
+            return
+        time.sleep(0.002)  # what it has started meanwhile is found in the next turn
+
+
+def _kill_with(variable: bytes, entry: str) -> bool:
+    """Kill the process of /proc if it has this in its environment. Returns whether it was there to be killed."""
+    environment = Path("/proc", entry, "environ")
+    with suppress(OSError):
+        if variable not in environment.read_bytes().split(b"\0"):
+            return False
+        pidfd = os.pidfd_open(ids(entry)[len(ids("self")) - 1])
+        try:
+            if variable in environment.read_bytes().split(b"\0"):  # still the same process
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                return True
+        finally:
+            os.close(pidfd)
+    return False
 
 
 def _how_it_ended(status: os.waitid_result | None) -> str:

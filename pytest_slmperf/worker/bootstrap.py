@@ -3,7 +3,9 @@
     python bootstrap.py PACKAGE_DIR READ_FD WRITE_FD CORES
 
 What is started stays behind as the guard, and the engine's process is its child: so nothing that the engine starts can
-leave it, and all of that ends when the engine ends or the launch is gone.
+leave it, and all of that ends when the engine ends or the launch is gone. Where the guard itself is killed by SIGKILL,
+the kernel ends the engine and the launch what the engine had started; where the launch is killed in the same moment,
+nobody is left who could, and that lives on.
 
 That interpreter's environment need not have this package installed, and must not see the rest of ours (its own
 ctranslate2 is to be imported, not the one that lies beside this file), so the package is registered under its name
@@ -72,19 +74,31 @@ def end_all() -> None:
 def children() -> "list[int]":
     """Ids of this process's children, those included that have ended and were not reaped."""
     found = []
-    for entry in filter(str.isdecimal, os.listdir("/proc")):  # noqa: PTH208 - a quarter of the time of a Path
-        with suppress(OSError), open("/proc/" + entry + "/stat", "rb") as file:  # noqa: PTH123
-            parent = file.read().rpartition(b")")[2].split()[1]
-            if int(parent) == os.getpid():
-                found.append(int(entry))
+    with suppress(OSError):  # without a /proc the kernel still ends the engine
+        ours = ids("self")
+        for entry in filter(str.isdecimal, os.listdir("/proc")):  # noqa: PTH208 - a quarter of the time of a Path
+            with suppress(OSError), open("/proc/" + entry + "/stat", "rb") as file:  # noqa: PTH123
+                parent = file.read().rpartition(b")")[2].split()[1]
+                if int(parent) == ours[0]:
+                    found.append(ids(entry)[len(ours) - 1])
     return found
 
 
+def ids(entry: str) -> "list[int]":
+    """What a process of /proc is called in the PID namespace that /proc shows, and in each below it that it is in.
+
+    `unshare --pid` leaves the outer /proc in place, whose numbers stand for others here. Raises OSError.
+    """
+    with open("/proc/" + entry + "/status", "rb") as file:  # noqa: PTH123
+        status = dict(line.split(b":", 1) for line in file)
+    return [int(number) for number in status.get(b"NSpid", status[b"Pid"]).split()]  # a kernel without namespaces
+
+
 def kill(process: int) -> bool:
-    """Kill a process. Returns whether that was allowed: one that has become another user's is left."""
+    """Kill a process. Returns whether that was possible: one that has become another user's is left."""
     try:
         os.kill(process, signal.SIGKILL)
-    except PermissionError:
+    except OSError:
         return False
     return True
 

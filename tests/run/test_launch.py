@@ -596,6 +596,56 @@ def test_an_engine_whose_guard_is_killed_does_not_live_on():
         assert b"EngineDied" in stderr
 
 
+def test_what_an_engine_has_started_dies_where_its_guard_is_killed(engines_child):
+    """The launch ends it in the guard's place, wherever it has gone."""
+    with hanging_launch(engines_child.parent, engine="starting") as (parent, engine):
+        (guard,) = children(parent.pid)
+        os.kill(guard, signal.SIGKILL)
+        assert gone(engine)
+        _, stderr = parent.communicate(timeout=5)
+        assert b"EngineDied" in stderr
+        assert gone(int(engines_child.read_text()), within_s=0.5)
+
+
+def test_a_launch_whose_guard_was_killed_ends_nothing_of_another_launch(engines_child):
+    """Of two that measure at once, under the same name, it ends its own alone."""
+    with hanging_launch() as (other, others_engine):
+        with hanging_launch(engines_child.parent, engine="starting") as (parent, _):
+            (guard,) = children(parent.pid)
+            os.kill(guard, signal.SIGKILL)
+            parent.communicate(timeout=5)
+        assert not gone(others_engine, within_s=0.2)
+        assert other.poll() is None
+
+
+IN_A_NAMESPACE = """
+import os, sys
+from pathlib import Path
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.launch import RoundPolicy
+from pytest_slmperf.run.launch import run_launch
+assert os.readlink("/proc/self") != str(os.getpid())
+run_launch(EngineSpec("starting", "tiny"), (), RoundPolicy(), arm="candidate", index=0, cores=None, quantiles=())
+try:
+    os.kill(int(Path(sys.argv[1]).read_text()), 0)
+except ProcessLookupError:
+    print("gone")
+"""
+
+
+def test_what_an_engine_has_started_dies_where_proc_shows_an_outer_namespace(engines_child):
+    """Processes have other numbers there than the system calls use."""
+    namespace = ["unshare", *([] if os.geteuid() == 0 else ["--map-root-user"]), "--pid", "--fork"]
+    if not shutil.which("unshare") or subprocess.run([*namespace, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no PID namespace can be had here")
+    command = [*namespace, sys.executable, "-c", IN_A_NAMESPACE, str(engines_child)]
+    path = os.pathsep.join(map(str, (engines_child.parent, PACKAGE.parent)))
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=30, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.stdout == "gone\n", done.stderr
+
+
 def test_an_error_in_the_launch_itself_leaves_no_engine():
     """Also one that is no fault of the engine's, raised between two rounds."""
 
