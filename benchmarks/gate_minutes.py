@@ -26,7 +26,7 @@ from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.run.brief import Brief, Configuration, Prime, Reference, Surroundings
 from pytest_slmperf.run.briefing import load_of, round_policy
 from pytest_slmperf.run.campaign import Campaign
-from pytest_slmperf.run.plan import Spending, parts_s
+from pytest_slmperf.run.plan import parts_s
 from pytest_slmperf.run.settings import Settings
 
 TOLERANCE, LOSS = 0.03, 0.06
@@ -38,9 +38,6 @@ SETTINGS = Settings()
 POLICY = round_policy(SWEEP, SETTINGS)
 FACTS = EngineFacts("1", "cuda", "float16", "random", context_tokens=2048, vocabulary=50_000)
 CASES: Mapping[str, Case] = {case.name: case for case in SWEEP.cases(["opt-125m"])}
-SPENDING = Spending(
-    "gate", arms=1, settings=SETTINGS, max_launches=SETTINGS.max_launches, engine="made-up", device="cuda", joules=True
-)
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ class Gpu:
         self.spend({"start": self.world.start_s, "prime": self.world.batch_s * len(prime(FACTS))})
         cases = {}
         for load in loads:
-            self.spend(parts_s(self.world.batch_s, CASES[load.case], SPENDING, policy))
+            self.spend(parts_s(self.world.batch_s, CASES[load.case], policy, SETTINGS, joules=True))
             lost = self.loss if arm == "candidate" else 0.0
             one = values(lost, self.day[load.case], self.world.spread, self.draw)
             cases[load.case] = CaseRecord(

@@ -98,7 +98,7 @@ class Phases:
         if at is None:
             return
         for size in sorted(at.batch_sizes) if at.batch_sizes else (None,):
-            for outcome in self._measuring.case_outcomes(at.sweep, at.model, size):
+            for outcome in self._measuring.coverage.case_outcomes(at.sweep, at.model, size):
                 item.user_properties.extend(junit.properties(outcome))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -272,15 +272,15 @@ class SlmperfSession:
         self.declared = {sweep.name for sweep in selection_of(suites).sweeps}
         swept = [item for item in suites if not self._skip_what_is_not_swept(item)]
         for sweep in selection_of(swept).sweeps:
-            self.measuring.declare(sweep)
+            self.measuring.coverage.declare(sweep)
         running = [item for item in measuring if not item.get_closest_marker("skip")]
         looked_at = selection_of(running)
         for sweep, sizes in looked_at.sweeps.items():
-            self.measuring.select(sweep, sizes)
+            self.measuring.coverage.select(sweep, sizes)
         if looked_at.everything:
-            self.measuring.select_everything()
+            self.measuring.coverage.select_everything()
         metered = selection_of(item for item in running if METER_FIXTURE in getattr(item, "fixturenames", ()))
-        self.measuring.meter(None if metered.everything else metered.sweeps)
+        self.measuring.coverage.meter(None if metered.everything else metered.sweeps)
         if self._is_worker:
             for item in measuring:
                 _keep_together(item)

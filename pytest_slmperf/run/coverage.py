@@ -36,8 +36,6 @@ class Coverage:
         self._tried: set[Sweep] = set()
         self._measured: dict[tuple[Sweep, str], MeasuredSweep] = {}
 
-    # -- what is selected
-
     def declare(self, sweep: Sweep) -> None:
         """The suites of this run have a test that looks at the sweep, and may skip it."""
         self._declared.setdefault(sweep)
@@ -67,8 +65,6 @@ class Coverage:
         """Whether a selected test looks at the case."""
         sizes = self._selected.get(sweep)
         return self._everything or sizes is None or case.batch_size in sizes
-
-    # -- what is measured
 
     def trying(self, sweep: Sweep) -> None:
         """A test asks for the sweep: whatever becomes of it, somebody measures it."""
@@ -117,8 +113,6 @@ class Coverage:
             for case in measured.outcome.cases.values()
             if wanted in (None, case.coordinates["model"]) and batch_size in (None, case.coordinates["batch_size"])
         ]
-
-    # -- what nobody looked at
 
     def not_measured(self, cut_off: Callable[[Sweep], bool]) -> tuple[list[str], list[str]]:
         """Sweeps that no test asks for, and those that a test didn't come to: their tests were `cut_off`."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import BaselineError, SlmperfError, UsageError
-from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome
+from pytest_slmperf.core.outcome import RunOutcome
 from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.core.result import Fresh, Result
 from pytest_slmperf.engines import registry
@@ -23,12 +21,15 @@ from pytest_slmperf.run.campaign import Campaign
 from pytest_slmperf.run.coverage import Coverage, MeasuredSweep
 from pytest_slmperf.run.devices import HeldDevices, device_of, machine_of
 from pytest_slmperf.run.joules import Joules
-from pytest_slmperf.run.options import PYTHON, Options, planted_loss
+from pytest_slmperf.run.options import PYTHON, Options
+from pytest_slmperf.run.specs import Engines
 from pytest_slmperf.run.stored import StoredCases
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
+    from pytest_slmperf.core.engine import EngineSpec
     from pytest_slmperf.core.meter import EnergyMeter
     from pytest_slmperf.core.sweep import Sweep
     from pytest_slmperf.core.verdict import Verdict
@@ -58,9 +59,12 @@ class Measuring:
         self._admit = admit
         self._ledger = Ledger(made=ledger.made, asked=self._asked)
         self._claims: dict[Verdict, None] = {}
-        self._coverage = Coverage()
+        self.coverage = Coverage()
+        """Which sweeps are declared, selected and measured: the plugin tells it what it collected."""
         self._held = ExitStack()
         self._problems: list[str] = []
+        self._red_by: SlmperfError | None = None
+        """The last that made it red: an error that passes through two of our calls is one problem."""
         self._remarks: list[str] = []
         self._began = time.monotonic()
         self._spends_from: float | None = None
@@ -71,6 +75,7 @@ class Measuring:
         self._other_python = against.value if against and against.field == PYTHON else None
         self.default_engine = options.engine or settings.engine or registry.best()
         _check_engine(self.default_engine)
+        self._engines = Engines(self.default_engine, options.engine_options, settings)
         self._device = device_of(self.default_engine, options.engine_options)
         self._machine = machine_of(self._device)
         self._devices = HeldDevices(wait_s=settings.lock_wait_s, say=progress.remark)
@@ -88,8 +93,6 @@ class Measuring:
     def __repr__(self) -> str:
         return f"<slmperf on {self._machine.device}>"
 
-    # -- what a suite calls
-
     def engine(
         self,
         model: str | None = None,
@@ -100,21 +103,8 @@ class Measuring:
         **options: str | float | bool,
     ) -> EngineSpec:
         """See the fixture `slm_engine`."""
-        given = {**self.options.engine_options, **options}
         with self._red("slm_engine"):
-            if model is None:
-                raise UsageError(
-                    "slm_engine() needs a model: a name of the table of shapes, or the path of a converted model"
-                )
-            planted = planted_loss(given.pop("slowed", 0.0))
-        return EngineSpec(
-            engine=engine or self.default_engine,
-            model=model,
-            dtype=dtype or self.settings.dtype,
-            threads=threads or self.settings.threads,
-            options=given,
-            planted_loss=planted,
-        )
+            return self._engines.engine(model, dtype=dtype, threads=threads, engine=engine, **options)
 
     def measure(
         self,
@@ -125,12 +115,12 @@ class Measuring:
 
         Raises LaunchError where an engine fails, UsageError where the call makes no sense or comes from elsewhere.
         """
-        self._coverage.trying(sweep)
+        self.coverage.trying(sweep)
         with self._red(sweep.name):
             self._admit()
             here = self.resolved(sweep)
-            specs = self._specs(here, engine)
-            if self._coverage.remembered(sweep, repr(specs)) is None:
+            specs = self._engines.of(here, engine)
+            if self.coverage.remembered(sweep, repr(specs)) is None:
                 self._measure(sweep, here, specs)
             return self._result(sweep, specs)
 
@@ -141,12 +131,14 @@ class Measuring:
             yield
         except SlmperfError as error:
             self._complete = False
-            if not any(str(error) in problem for problem in self._problems):
-                self._problems.append(f"{what}: {error}")
+            problem = f"{what}: {error}"
+            if error is not self._red_by and problem not in self._problems:
+                self._problems.append(problem)
+            self._red_by = error
             raise
 
     def _result(self, sweep: Sweep, specs: tuple[EngineSpec, ...]) -> Result:
-        measured = self._coverage.remembered(sweep, repr(specs))
+        measured = self.coverage.remembered(sweep, repr(specs))
         assert measured is not None  # noqa: S101 - it was measured just before
         if measured.failure:
             raise measured.failure
@@ -166,7 +158,7 @@ class Measuring:
                 fresh_launches=now.fresh_launches,
                 seconds=now.seconds,
             )
-            self._coverage.remember(key, replace(measured, outcome=outcome))
+            self.coverage.remember(key, replace(measured, outcome=outcome))
 
     def resolved(self, sweep: Sweep) -> Sweep:
         """The sweep as this machine's settings and the tier change it."""
@@ -178,25 +170,6 @@ class Measuring:
     def _on_this_machine(self, sweep: Sweep) -> Sweep:
         return sweep.on(self.settings.sweep_on(sweep.name, self._machine))
 
-    def _specs(self, sweep: Sweep, engine: object) -> tuple[EngineSpec, ...]:
-        if isinstance(engine, EngineSpec):
-            return (engine,)
-        if engine is None or callable(engine):
-            if not sweep.model:
-                raise UsageError(
-                    f"sweep {sweep.name!r} names no model: measure(sweep, slm_engine(MODEL)), model=[…] in the sweep, "
-                    f"or `model` in [tool.slmperf]"
-                )
-            make = engine if callable(engine) else self.engine
-            return tuple(make(model) for model in sweep.model)
-        if isinstance(engine, Iterable):
-            specs = tuple(engine)
-            if specs and all(isinstance(spec, EngineSpec) for spec in specs):
-                return specs
-        raise UsageError(
-            f"measure({sweep.name!r}, …) takes an engine, several engines, or the fixture slm_engine itself"
-        )
-
     @property
     def energy_meter(self) -> EnergyMeter:
         """See the fixture `energy_meter`."""
@@ -206,7 +179,7 @@ class Measuring:
         """Measure two engines side by side, launches interleaved, and judge the second by the first."""
         arms = (Configuration(candidate, sweep.cases([candidate.model_name]), baseline),)
         specs = (candidate, baseline)
-        self._coverage.trying(sweep)
+        self.coverage.trying(sweep)
         with self._red(sweep.name):
             self._measure(sweep, sweep, specs, arms)
             return self._result(sweep, specs)
@@ -228,15 +201,15 @@ class Measuring:
         if self.options.mode == "accept":
             self._stored.check_writable()
         cases = here.cases(spec.model_name for spec in specs)
-        self._coverage.refuse_same_names(sweep, cases)
+        self.coverage.refuse_same_names(sweep, cases)
         self._bench.refuse_others(specs, self.default_engine, side_by_side=bool(configurations))
         self._hold_devices(here, specs)
         configurations = configurations or briefing.configurations(
-            here, specs, lambda case: self._coverage.wants(sweep, case), other_python=self._other_python
+            here, specs, lambda case: self.coverage.wants(sweep, case), other_python=self._other_python
         )
         beside = tuple(one.baseline for one in configurations if one.baseline)
         brief = briefing.brief(here, configurations, self.options, self.settings, budget_s=self._budget_left())
-        metered = self._coverage.counts_joules(sweep, here)
+        metered = self.coverage.counts_joules(sweep, here)
         around = replace(
             self._bench.surroundings(here, self._joules.metering if metered else None),
             unmetered=self._joules.unmetered(here) if metered else {},
@@ -262,12 +235,12 @@ class Measuring:
                 outcome,
                 skipped={**outcome.skipped, **left_out},
                 left_out=tuple(left_out),
-                unselected=tuple(case.name for case in cases if not self._coverage.wants(sweep, case)),
+                unselected=tuple(case.name for case in cases if not self.coverage.wants(sweep, case)),
                 baseline_specs=beside,
                 ungated=ungated,
                 notes=(*outcome.notes, *(f"this machine's settings don't gate {name}: not judged" for name in ungated)),
             )
-            self._coverage.remember(repr(specs), MeasuredSweep(sweep, outcome, running, failure))
+            self.coverage.remember(repr(specs), MeasuredSweep(sweep, outcome, running, failure))
 
     def _budget_left(self) -> float | None:
         budget = self.options.budget_s
@@ -293,24 +266,6 @@ class Measuring:
         if self._spends_from is not None:
             self._spends_from += time.monotonic() - waits_from
 
-    # -- what the plugin calls
-
-    def declare(self, sweep: Sweep) -> None:
-        """See Coverage.declare."""
-        self._coverage.declare(sweep)
-
-    def select(self, sweep: Sweep, sizes: set[int] | None) -> None:
-        """See Coverage.select."""
-        self._coverage.select(sweep, sizes)
-
-    def select_everything(self) -> None:
-        """See Coverage.select_everything."""
-        self._coverage.select_everything()
-
-    def meter(self, sweeps: Iterable[Sweep] | None) -> None:
-        """See Coverage.meter."""
-        self._coverage.meter(sweeps)
-
     def _left_out(self, sweep: Sweep, here: Sweep, specs: Iterable[EngineSpec]) -> dict[str, str]:
         """Cases that only the tier doesn't measure: what is stored of them is not stale."""
         if self.options.tier != "quick":
@@ -321,35 +276,33 @@ class Measuring:
 
     def plan_lines(self) -> list[str]:
         """The cases, launches and time that the selected tests will take."""
-        spending = plan.Spending(
+        cost = plan.Cost(
             self.options.mode,
             arms=2 if self._other_python else 1,
             settings=self.settings,
             max_launches=briefing.most_launches(self.options, self.settings),
-            engine=self.default_engine,
             device=self._machine.kind,
         )
-        lines = []
-        for sweep in self._coverage.selected:
-            here = self.resolved(sweep)
-            models = here.model or ("(its fixture's model)",)
-            cases = [case for case in here.cases(models) if self._coverage.wants(sweep, case)]
-            metered = self._coverage.counts_joules(sweep, here)
-            if why := here.nothing_left(self._joules.unmetered(here) if metered else {}):
-                lines.append(f"slmperf: {here.name}: skipped: {why}")
-                continue
-            dtype = self.settings.dtype
-            too_large = [
-                case
-                for case in cases
-                if self._bench.too_large(here, case, EngineSpec(self.default_engine, case.model, dtype))
-            ]
-            if too_large:
-                lines.append(f"slmperf: {here.name}: skipped, too large: {', '.join(case.name for case in too_large)}")
-            fitting = [case for case in cases if case not in too_large]
-            policy = briefing.round_policy(here, self.settings)
-            lines.extend(plan.lines(here, fitting, replace(spending, joules=metered), policy) if fitting else ())
-        return lines
+        said = []
+        for sweep in self.coverage.selected:
+            try:
+                said += plan.lines(self._planned(sweep), cost, self._bench.too_large)
+            except UsageError as error:  # the test that measures it is red for the same
+                said.append(f"slmperf: {sweep.name}: {error}")
+        return said
+
+    def _planned(self, sweep: Sweep) -> plan.Planned:
+        here = self.resolved(sweep)
+        engines = {spec.model_name: spec for spec in self._engines.of(here)} if here.model else {}
+        cases = here.cases(engines or [plan.UNNAMED])
+        metered = self.coverage.counts_joules(sweep, here)
+        return plan.Planned(
+            here,
+            {case: engines.get(case.model) for case in cases if self.coverage.wants(sweep, case)},
+            briefing.round_policy(here, self.settings),
+            joules=metered,
+            nothing_left=here.nothing_left(self._joules.unmetered(here) if metered else {}),
+        )
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -360,10 +313,6 @@ class Measuring:
         """Something that is said and not red: once, also by a check that is rerun."""
         self._remarks.extend(line for line in lines if line not in self._remarks)
 
-    def case_outcomes(self, sweep: Sweep, model: str | None, batch_size: int | None) -> list[CaseOutcome]:
-        """See Coverage.case_outcomes."""
-        return self._coverage.case_outcomes(sweep, model, batch_size)
-
     def unasserted(
         self, asserted: set[tuple[str, str]], cut_off: Callable[[Sweep], bool]
     ) -> tuple[list[str], list[str]]:
@@ -371,9 +320,9 @@ class Measuring:
 
         What no test does, then what a test may not have come to: of sweeps whose tests were `cut_off`.
         """
-        missing, not_reached = self._coverage.not_measured(cut_off)
+        missing, not_reached = self.coverage.not_measured(cut_off)
         if self.options.mode == "gate":
-            others, not_asserted = self._coverage.unasserted(asserted, cut_off)
+            others, not_asserted = self.coverage.unasserted(asserted, cut_off)
             missing, not_reached = [*missing, *others], [*not_reached, *not_asserted]
         return missing, not_reached
 
@@ -381,17 +330,17 @@ class Measuring:
         """See Coverage.not_looked_at. The tier quick skips a test of more cases than it has, and so says nothing."""
         if self.options.mode == "report" or self.options.tier == "quick":
             return []
-        return self._coverage.not_looked_at()
+        return self.coverage.not_looked_at()
 
     def stale(self) -> list[str]:
         """Stored cases that no suite measures any more, of the suites that were measured whole."""
-        if self.options.mode != "gate" or not self._coverage.whole:
+        if self.options.mode != "gate" or not self.coverage.whole:
             return []
-        return self._stored.stale(self._coverage.outcomes)
+        return self._stored.stale(self.coverage.outcomes)
 
     def orphaned(self, declared: Collection[str]) -> list[str]:
         """Stored files of the engines that were measured whose suites are neither measured nor among the `declared`."""
-        outcomes = self._coverage.outcomes
+        outcomes = self.coverage.outcomes
         if self.options.mode != "gate" or self._other_python:  # beside another environment nothing stored is looked at
             return []
         engines = {spec.engine for outcome in outcomes for spec in outcome.specs}
@@ -410,7 +359,7 @@ class Measuring:
             commit=self._commit,
             by=fingerprint.by(self._root),
         )
-        self._remarks.extend(self._stored.accept(self._coverage.outcomes, terms))
+        self._remarks.extend(self._stored.accept(self.coverage.outcomes, terms))
 
     @cached_property
     def _commit(self) -> str | None:
@@ -421,7 +370,7 @@ class Measuring:
         """What there is by now; also of a run that was interrupted."""
         return RunOutcome(
             machine=self._machine,
-            sweeps=self._coverage.outcomes,
+            sweeps=self.coverage.outcomes,
             started_at=self._started_at,
             seconds=time.monotonic() - self._began,
             commit=self._commit,
@@ -434,7 +383,7 @@ class Measuring:
 
     def nothing_left(self) -> list[str]:
         """See Coverage.nothing_left; only a gate passes."""
-        return self._coverage.nothing_left() if self.options.mode == "gate" else []
+        return self.coverage.nothing_left() if self.options.mode == "gate" else []
 
     def cut_short(self) -> None:
         """The run ended before its end: what there is, is a part."""

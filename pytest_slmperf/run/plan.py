@@ -1,11 +1,12 @@
 """What a run will take, said before it begins."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pytest_slmperf.core import gate, roofline
+from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.launch import RoundPolicy
 from pytest_slmperf.core.machine import SIMULATED
@@ -24,26 +25,20 @@ STARTUP_S = 0.5
 """Of an engine whose model weighs nothing."""
 COLD_STEPS = 1
 """Of a warm-up, before its pace is steady."""
+UNNAMED = "(its fixture's model)"
+"""The model of a sweep that names none."""
 
 
 @dataclass(frozen=True, slots=True)
-class Spending:
-    """How launches are spent."""
+class Cost:
+    """What a launch takes, and how many are made."""
 
     mode: Mode
     arms: int
     settings: Settings
     max_launches: int
-    engine: str
     device: Literal["cpu", "cuda", "simulated"]
-    """That it runs on; simulated time costs none."""
-    joules: bool = False
-    """Whether they are counted, in a round of its own for each case."""
-
-    @property
-    def rates(self) -> roofline.Rates:
-        """Of the device."""
-        return roofline.ANY_GPU if self.device == "cuda" else roofline.CPU_THREAD.of_threads(self.settings.threads)
+    """That engines run on; simulated time costs none."""
 
     def launches(self, *, gated: bool) -> tuple[int, int]:
         """The fewest and the most launches of a configuration, in each arm, without a confirmation.
@@ -85,68 +80,102 @@ def first_launches(mode: Mode, policy: gate.Policy, baseline_launches: int, *, g
     return gate.first_launches(policy) if stored or policy.design == "interleaved" else REPORT_LAUNCHES
 
 
-def lines(sweep: Sweep, cases: Sequence[Case], spending: Spending, policy: RoundPolicy) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A sweep as a run will measure it."""
+
+    sweep: Sweep
+    """As it is on this machine."""
+    cases: Mapping[Case, EngineSpec | None]
+    """Those that some test looks at, each with its engine; None where only a fixture names that."""
+    policy: RoundPolicy
+    joules: bool = False
+    """Whether they are counted, in a round of its own for each case."""
+    nothing_left: str = ""
+    """Why none of it is measured; empty where something is."""
+
+
+def lines(planned: Planned, cost: Cost, too_large: Callable[[Sweep, Case, EngineSpec], str | None]) -> list[str]:
     """A sweep's cases, launches and time: `about` so long where that is known within a factor of two or so, and
-    `at least` so long where it isn't, as of a model that is none of the table. What is simulated takes none.
+    `at least` so long where it isn't, as of a model that is none of the table. What is simulated takes none, nor what
+    is skipped, as cases that are `too_large` for the machine.
     """
+    name = planned.sweep.name
+    if planned.nothing_left:
+        return [f"slmperf: {name}: skipped: {planned.nothing_left}"]
+    unfit = [case for case, spec in planned.cases.items() if spec and too_large(planned.sweep, case, spec)]
+    said = [f"slmperf: {name}: skipped, too large: {', '.join(case.name for case in unfit)}"] if unfit else []
+    cases = {case: spec for case, spec in planned.cases.items() if case not in unfit}
+    if not cases:
+        return said
     models = len({case.model for case in cases})
-    fewest, most = spending.launches(gated=bool(sweep.tolerances))
+    fewest, most = cost.launches(gated=bool(planned.sweep.tolerances))
     span = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-    arms = " in each of two arms" if spending.arms > 1 else ""
-    time = _time(sweep, cases, spending, policy)
+    arms = " in each of two arms" if cost.arms > 1 else ""
+    time = _time(replace(planned, cases=cases), cost)
     return [
-        f"slmperf: {sweep.name}: {len(cases)} case{'s' * (len(cases) != 1)}: {', '.join(case.name for case in cases)}",
-        f"slmperf: {sweep.name}: {span} launches{arms} of {models} model{'s' * (models != 1)}{time}",
+        *said,
+        f"slmperf: {name}: {len(cases)} case{'s' * (len(cases) != 1)}: {', '.join(case.name for case in cases)}",
+        f"slmperf: {name}: {span} launches{arms} of {models} model{'s' * (models != 1)}{time}",
     ]
 
 
-def _time(sweep: Sweep, cases: Sequence[Case], spending: Spending, policy: RoundPolicy) -> str:
-    if spending.device == SIMULATED:
+def _time(planned: Planned, cost: Cost) -> str:
+    if cost.device == SIMULATED:
         return ""
-    batches = {case: _batch_s(sweep, case, spending) for case in cases}
-    starts_s = sum(_start_s(model, spending) for model in {case.model for case in cases})
-    cases_s = sum(sum(parts_s(batch_s or 0.0, case, spending, policy).values()) for case, batch_s in batches.items())
-    # One start more, to prime; on a GPU each batch is served there.
-    primes_s = starts_s + (sum(batch_s or 0.0 for batch_s in batches.values()) if spending.device == "cuda" else 0.0)
-    fewest, most = (
-        duration(spending.arms * (primes_s + launches * (starts_s + cases_s)))
-        for launches in spending.launches(gated=bool(sweep.tolerances))
+    cases = planned.cases
+    batches = {case: _batch_s(planned.sweep, case, spec, cost) for case, spec in cases.items()}
+    starts_s = sum(_start_s(spec, cost) for spec in {case.model: spec for case, spec in cases.items()}.values())
+    parts = (
+        parts_s(batch_s or 0.0, case, planned.policy, cost.settings, joules=planned.joules)
+        for case, batch_s in batches.items()
     )
-    if None in batches.values() or (spending.engine, spending.device) != ("ctranslate2", "cpu"):
+    cases_s = sum(sum(one.values()) for one in parts)
+    # One start more, to prime; on a GPU each batch is served there.
+    primes_s = starts_s + (sum(batch_s or 0.0 for batch_s in batches.values()) if cost.device == "cuda" else 0.0)
+    fewest, most = (
+        duration(cost.arms * (primes_s + launches * (starts_s + cases_s)))
+        for launches in cost.launches(gated=bool(planned.sweep.tolerances))
+    )
+    known = cost.device == "cpu" and all(spec and spec.engine == "ctranslate2" for spec in cases.values())
+    if None in batches.values() or not known:
         return f", at least {fewest}"
     return f", about {fewest}" if fewest == most else f", about {fewest} to {most}"
 
 
-def _batch_s(sweep: Sweep, case: Case, spending: Spending) -> float | None:
+def _batch_s(sweep: Sweep, case: Case, spec: EngineSpec | None, cost: Cost) -> float | None:
     """Seconds that a batch takes; None where nothing is known of the model, the type or the requests."""
-    shape = SHAPES.get(case.model)
-    if shape is None:
+    shape = SHAPES.get(spec.model) if spec else None
+    if spec is None or shape is None:
         return None
     try:
         lengths, _ = draw_lengths(sweep.workload, case.batch_size, shape.context)
-        return roofline.batch_s(shape, spending.settings.dtype, lengths, spending.rates)
+        return roofline.batch_s(shape, spec.dtype, lengths, _rates(spec, cost))
     except SuiteError:
         return None
 
 
-def _start_s(model: str, spending: Spending) -> float:
-    shape = SHAPES.get(model)
+def _start_s(spec: EngineSpec | None, cost: Cost) -> float:
+    shape = SHAPES.get(spec.model) if spec else None
     try:
-        return STARTUP_S + (roofline.load_s(shape, spending.settings.dtype, spending.rates) if shape else 0.0)
+        return STARTUP_S + (roofline.load_s(shape, spec.dtype, _rates(spec, cost)) if spec and shape else 0.0)
     except SuiteError:
         return STARTUP_S
 
 
-def parts_s(batch_s: float, case: Case, spending: Spending, policy: RoundPolicy) -> dict[str, float]:
+def _rates(spec: EngineSpec, cost: Cost) -> roofline.Rates:
+    return roofline.ANY_GPU if cost.device == "cuda" else roofline.CPU_THREAD.of_threads(spec.threads)
+
+
+def parts_s(batch_s: float, case: Case, policy: RoundPolicy, settings: Settings, *, joules: bool) -> dict[str, float]:
     """Seconds that a launch spends on each part of a case: a batch for its peak of memory, warm-up, timed and observed
     rounds, and joules. Whatever is to last for some time lasts for a batch at least.
     """
-    settings = spending.settings
     return {
         "peak": batch_s,
         "warm-up": (COLD_STEPS + STEADY_STEPS) * max(batch_s, STEP_SHARE * policy.round_s),
         "timed": policy.rounds * max(batch_s, policy.round_s),
         "observed": max(policy.observed_s, batch_s * math.ceil(policy.observed_requests / case.batch_size)),
-        "lead-in": max(settings.lead_in_s, batch_s) if spending.joules else 0.0,
-        "window": max(settings.window_s + 2 * UPDATE_S, batch_s) if spending.joules else 0.0,
+        "lead-in": max(settings.lead_in_s, batch_s) if joules else 0.0,
+        "window": max(settings.window_s + 2 * UPDATE_S, batch_s) if joules else 0.0,
     }

@@ -31,10 +31,11 @@ class Screen:
         self.lines.append(line)
 
 
-def measuring(root, **of):
+def measuring(root, *, admit=lambda: None, **of):
     """A run on the simulated engine whose baselines and repository are at `root`."""
     settings = Settings(rounds=1, max_launches=8, order_seed=1)
-    return Measuring(Options(engine="fake", **of), settings, root=root, progress=Progress(Screen()), ledger=Ledger())
+    progress, ledger = Progress(Screen()), Ledger()
+    return Measuring(Options(engine="fake", **of), settings, root=root, progress=progress, ledger=ledger, admit=admit)
 
 
 def test_git_is_asked_for_the_commit_once(tmp_path, monkeypatch):
@@ -84,6 +85,24 @@ def test_a_name_measured_twice_is_a_problem_once(tmp_path):
     outcome = run.outcome()
     assert outcome.complete is False
     assert [problem.partition(": ")[0] for problem in outcome.problems] == ["decode"]
+
+
+def test_one_cause_is_a_problem_of_each_sweep_that_met_it(tmp_path):
+    """Also where what one says contains what the other does; what passes through the fixture is a problem once."""
+    reasons = iter(["no engine at all", "no engine"])
+
+    def admit():
+        raise UsageError(next(reasons))
+
+    run = measuring(tmp_path, admit=admit)
+    for sweep in (SWEEP, replace(SWEEP, name="latency")):
+        with pytest.raises(UsageError, match="no engine"):
+            run.measure(sweep, run.engine("opt-125m"))
+    assert run.problems == ("decode: no engine at all", "latency: no engine")
+    run = measuring(tmp_path)
+    with pytest.raises(UsageError, match="slowed=2"):
+        run.measure(replace(SWEEP, model=["opt-125m"]), lambda model: run.engine(model, slowed=2))
+    assert [problem.partition(": ")[0] for problem in run.problems] == ["slm_engine"]
 
 
 JOULES = Sweep("power", StaticBatch(8, 8), [1], gate={"joules_per_output_token": 0.05}, missing_meter="red")

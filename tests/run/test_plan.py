@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 from test_measuring import QUIET, measuring
 
+from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.lookup import Against
 from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.core.workload import StaticBatch, TraceLengths
 from pytest_slmperf.run.briefing import round_policy
-from pytest_slmperf.run.plan import Spending, lines
+from pytest_slmperf.run.plan import Cost, Planned, lines
 from pytest_slmperf.run.settings import Settings
 
 THIS_PYTHON = Against("python", sys.executable)
@@ -35,7 +36,7 @@ BARE = Sweep("decode", LOAD, batch_size=[1])
 def test_a_run_makes_as_many_launches_as_it_said(tmp_path, sweep, options, said):
     """The span of the plan holds what is launched, less the throw-away launch of each arm."""
     run = measuring(tmp_path, **options)
-    run.select(sweep, None)
+    run.coverage.select(sweep, None)
     line = run.plan_lines()[1]
     assert said in line
     span = [int(number) for number in re.findall(r"\d+", line.partition(" launches")[0])]
@@ -48,7 +49,7 @@ def test_a_run_makes_as_many_launches_as_it_said(tmp_path, sweep, options, said)
 def test_a_gate_is_taken_to_have_a_baseline(tmp_path):
     """Its plan goes from the first look to the cap."""
     run = measuring(tmp_path, tier="full")
-    run.select(GATED, None)
+    run.coverage.select(GATED, None)
     assert "8 to 12 launches of" in run.plan_lines()[1]
 
 
@@ -56,7 +57,7 @@ def test_cases_that_do_not_fit_are_told_apart(tmp_path):
     """They are launched nowhere, and take no time."""
     long = Sweep("long", StaticBatch(2000, 2000), batch_size=[1, 4], model=["opt-125m", "qwen3-4b"])
     run = measuring(tmp_path)
-    run.select(long, None)
+    run.coverage.select(long, None)
     assert run.plan_lines() == [
         "slmperf: long: skipped, too large: long/opt-125m/batch=1, long/opt-125m/batch=4",
         "slmperf: long: 2 cases: long/qwen3-4b/batch=1, long/qwen3-4b/batch=4",
@@ -64,13 +65,43 @@ def test_cases_that_do_not_fit_are_told_apart(tmp_path):
     ]
 
 
-ON_A_CORE = Spending("accept", arms=1, settings=Settings(), max_launches=16, engine="ctranslate2", device="cpu")
+@pytest.mark.parametrize(("model", "skipped"), [("opt-125m", True), ("/models/opt-125m", False)])
+def test_what_the_plan_leaves_out_the_run_leaves_out(tmp_path, model, skipped):
+    """A converted model is looked up in no table of shapes, whatever its folder's name: it is tried."""
+    long = Sweep("long", StaticBatch(2000, 2000), batch_size=[1], model=[model])
+    run = measuring(tmp_path)
+    run.coverage.select(long, None)
+    assert ("too large" in run.plan_lines()[0]) is skipped
+    result = run.measure(long)
+    assert bool(result.outcome.skipped) is skipped
 
 
-def said(sweep, spending=ON_A_CORE, models=("tiny-2x128",)):
-    """What follows the number of launches and models."""
-    policy = round_policy(sweep, spending.settings)
-    return lines(sweep, sweep.cases(models), spending, policy)[1].partition(", ")[2]
+def test_a_sweep_whose_model_a_fixture_names_is_in_the_plan(tmp_path):
+    """Which model that is, nobody knows before the fixture runs."""
+    run = measuring(tmp_path)
+    run.coverage.select(BARE, None)
+    assert run.plan_lines()[0] == "slmperf: decode: 1 case: decode/(its fixture's model)/batch=1"
+
+
+def test_an_engine_that_makes_no_sense_is_no_end_of_the_plan(tmp_path):
+    """The test that measures it says so, too."""
+    run = measuring(tmp_path)
+    run.coverage.select(replace(BARE, model=["opt-\udcff"]), None)
+    assert run.plan_lines()[0].startswith("slmperf: decode: 'model' of an engine: ")
+    run = measuring(tmp_path, engine_options={"slowed": 2})
+    run.coverage.select(replace(BARE, model=["opt-125m"]), None)
+    assert run.plan_lines()[0].startswith("slmperf: decode: slowed=2: it takes a share")
+
+
+ON_A_CORE = Cost("accept", arms=1, settings=Settings(), max_launches=16, device="cpu")
+
+
+def said(sweep, cost=ON_A_CORE, models=("tiny-2x128",), *, joules=False, **of):
+    """What follows the number of launches and models, of engines like `of`."""
+    specs = [replace(EngineSpec("ctranslate2", model), **of) for model in models]
+    cases = {case: spec for spec in specs for case in sweep.cases([spec.model_name])}
+    planned = Planned(sweep, cases, round_policy(sweep, cost.settings), joules=joules)
+    return lines(planned, cost, lambda *_: None)[1].partition(", ")[2]
 
 
 def minutes(text):
@@ -89,8 +120,7 @@ def test_a_batch_that_outlasts_a_round_takes_its_time():
     assert said(decode([1]), gated) == "about 10 s to 20 s"
     assert said(decode([1, 4]), gated, ["opt-125m"]) == "about 21 min to 41 min"
     assert said(decode([1, 4, 16, 64]), gated, ["opt-125m"]) == "about 2.7 h to 5.4 h"
-    threads = replace(gated, settings=Settings(threads=8))
-    assert minutes(said(decode([1, 4]), threads, ["opt-125m"])) < 20 / 3
+    assert minutes(said(decode([1, 4]), gated, ["opt-125m"], threads=8)) < 20 / 3
 
 
 @pytest.mark.parametrize(
@@ -103,18 +133,20 @@ def test_a_launch_takes_about_what_was_measured(model, tokens, batch_size, launc
 
 
 @pytest.mark.parametrize(
-    ("of", "models"),
+    ("cost", "models", "of"),
     [
-        pytest.param({}, ["mine"], id="model given by path"),
-        pytest.param({"device": "cuda"}, ["opt-125m"], id="GPU"),
-        pytest.param({"engine": "transformers"}, ["opt-125m"], id="another engine"),
-        pytest.param({"settings": Settings(dtype="fp4")}, ["opt-125m"], id="another type"),
+        pytest.param({}, ["mine"], {}, id="model of no known shape"),
+        pytest.param({}, ["/models/opt-125m"], {}, id="model given by path"),
+        pytest.param({"device": "cuda"}, ["opt-125m"], {}, id="GPU"),
+        pytest.param({}, ["opt-125m"], {"engine": "transformers"}, id="another engine"),
+        pytest.param({}, ["opt-125m"], {"dtype": "fp4"}, id="another type"),
     ],
 )
-def test_where_little_is_known_the_time_is_at_least_so_long(of, models):
+def test_where_little_is_known_the_time_is_at_least_so_long(cost, models, of):
     """The rounds last as long as is set, whatever the engine does."""
-    assert re.fullmatch(r"at least [0-9.]+ (s|min)", said(decode([1, 4]), replace(ON_A_CORE, **of), models))
-    assert minutes(said(decode([1, 4]), replace(ON_A_CORE, **of), models)) > 20 * 2 * 0.5 / 60
+    text = said(decode([1, 4]), replace(ON_A_CORE, **cost), models, **of)
+    assert re.fullmatch(r"at least [0-9.]+ (s|min)", text)
+    assert minutes(text) > 20 * 2 * 0.5 / 60
 
 
 def test_lengths_of_a_trace_take_their_time():
@@ -132,7 +164,7 @@ def test_a_percentile_takes_the_requests_that_it_needs():
 
 def test_joules_take_their_time():
     """Where they are counted, each case takes lead-in, window and two moves of a counter more in each launch."""
-    assert minutes(said(decode([1]), replace(ON_A_CORE, joules=True))) == pytest.approx(
+    assert minutes(said(decode([1]), joules=True)) == pytest.approx(
         minutes(said(decode([1]))) + 20 * (1.5 + 3 + 0.2) / 60, abs=1
     )
 
