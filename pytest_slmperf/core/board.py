@@ -327,9 +327,8 @@ def _foreign(seen: BoardRound, ours: Collection[int], limits: Limits) -> list[Fi
     there = _strangers(idle.processes, ours)
     if there:
         return [_void("foreign", f"{_named(there)} was on the board before our own start")]
-    unseen = next((state for state in (before, after) if state.processes is None), None)
-    if before.processes is None or unseen is not None:
-        why = _why(unseen or before)
+    if before.processes is None or after.processes is None:
+        why = _why(before if before.processes is None else after)
         return [_marked("blind", f"who is on the board could be seen before our own start, and not later: {why}")]
     mine = {*ours, *before.processes}
     came: dict[int, str] = {}
@@ -389,8 +388,14 @@ def _named(found: Mapping[int, str]) -> str:
 def _counted(seen: BoardRound) -> dict[Throttle, float]:
     """Shares of the round, from cumulative times: looking at the mask now and then misses what is short."""
     length_ns = max(1, seen.after.at_ns - seen.before.at_ns)
+    was, later = seen.before.throttled_ns, seen.after.throttled_ns
+    went_back = _went_back(seen)
+    return {kind: (later[kind] - was[kind]) / length_ns for kind in was if kind in later and kind not in went_back}
+
+
+def _went_back(seen: BoardRound) -> list[Throttle]:
     later = seen.after.throttled_ns
-    return {kind: (later[kind] - was) / length_ns for kind, was in seen.before.throttled_ns.items() if kind in later}
+    return sorted(kind for kind, ns in seen.before.throttled_ns.items() if later.get(kind, ns) < ns)
 
 
 def _slowed(seen: BoardRound, limits: Limits) -> list[Finding]:
@@ -405,7 +410,11 @@ def _slowed(seen: BoardRound, limits: Limits) -> list[Finding]:
     # One look may find it while the clocks change, which is no fault.
     if not findings and any("hw_slowdown" in one and "hw_slowdown" in other for one, other in pairwise(masks)):
         findings.append(_void("throttled", "its hardware slowed it down, in two looks in a row"))
-    uncounted = ", ".join(sorted({*SLOWDOWNS, "sw_power_cap"} - counted.keys()))
+    went_back = _went_back(seen)
+    if went_back:
+        told = f"its time of {', '.join(went_back)} went back in the middle: the driver was reloaded"
+        findings.append(_marked("blind", told))
+    uncounted = ", ".join(sorted({*SLOWDOWNS, "sw_power_cap"} - {*counted, *went_back}))
     if uncounted and not masks:
         findings.append(_marked("blind", f"this driver tells nothing of {uncounted}: it would not have been noticed"))
     elif uncounted:

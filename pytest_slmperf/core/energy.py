@@ -307,6 +307,8 @@ def idle_power(trace: EnergyTrace, samples: Sequence[BoardSample] = ()) -> Quant
         return NoEnergy(f"it was not idle: {busy:.0%} busy")
     if trace.powers:
         told = [one.watts for one in trace.powers]
+        if not any(told):
+            return NoEnergy("it says that it takes no power")
         return Quantity(fmean(told), Uncertainty(0.0, 0.0, math.hypot(SAMPLED_FLOOR, pstdev(told) / fmean(told))))
     if len(trace.edges) < 2:
         return NoEnergy(f"its energy counter moved {len(trace.edges)} times, and two moves are needed")

@@ -9,6 +9,8 @@ from pytest_slmperf.core.edges import STUCK_S, Edge, EnergyTrace, Reading, Sourc
 NS_PER_S = 1e9
 LOOK_EVERY_S = 0.001
 """Between two looks for an edge: it is known to that."""
+BROKE_OFF = "the meter's thread broke off; its error is on standard error"
+"""What was seen until then isn't taken for the round."""
 
 
 @dataclass(slots=True)
@@ -46,13 +48,15 @@ class Lookout:
         self._faults = faults
         self._stop = threading.Event()
         self._watches: tuple[Watch, ...] = ()
+        self._whole = True
         self._thread: threading.Thread | None = None
 
     def start(self, watches: Iterable[Watch]) -> None:
         """Begin to look, in a thread."""
         self._stop.clear()
         self._watches = tuple(watches)
-        self._thread = threading.Thread(target=self._look_on, args=(self._stop.is_set,), name=self._name, daemon=True)
+        self._whole = False
+        self._thread = threading.Thread(target=self._look_to_the_end, name=self._name, daemon=True)
         self._thread.start()
 
     def stop(self) -> tuple[Watch, ...]:
@@ -61,7 +65,14 @@ class Lookout:
         if self._thread:
             self._thread.join()
             self._thread = None
+        for watch in self._watches:
+            if not self._whole:
+                watch.failure = watch.failure or BROKE_OFF
         return self._watches
+
+    def _look_to_the_end(self) -> None:
+        self._look_on(self._stop.is_set)
+        self._whole = True
 
     def watch(self, watches: Iterable[Watch], seconds: float) -> tuple[Watch, ...]:
         """Look for so long, in this thread."""

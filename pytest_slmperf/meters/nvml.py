@@ -18,6 +18,7 @@ from pytest_slmperf.core.board import ECC, REASON_BITS, XIDS, BoardSample, Board
 from pytest_slmperf.core.edges import STUCK_S, Edge, EnergyTrace, PowerReading, Reading, Source
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.meter import MeterFacts, Recording
+from pytest_slmperf.meters.counters import BROKE_OFF
 
 NS_PER_S = 1_000_000_000
 MILLI = 1e-3
@@ -417,7 +418,7 @@ class NvmlMeter:
         self._end()
         for watch in self._watches:
             if not self._whole:
-                watch.failure = watch.failure or "the meter's thread broke off; its error is on standard error"
+                watch.failure = watch.failure or BROKE_OFF
         return self._recorded()
 
     def _look_on(self) -> None:

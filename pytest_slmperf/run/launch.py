@@ -228,9 +228,10 @@ class _Launch:
         if missing:
             case.energy = without(missing)
             return True
-        ask = Round(metering.batches(case.batch_s), observe=False, marks=True)
 
         def attempt(slow: Slowness) -> tuple[Measured, Void | None]:
+            # Anew for each: what the meter learns of its counter in one decides how long the next must be.
+            ask = Round(metering.batches(case.batch_s), observe=False, marks=True)
             with metering.reading() as reading:
                 measured, void = self._round(case, ask, slow, package=metering.of_all_cores)
             seen, idle = reading.of(measured), self._terms.idle

@@ -114,6 +114,13 @@ class Metering:
         sources = dict.fromkeys(source for source in facts.sources.values() if source)
         return EnergyMeter(facts.boards, ", ".join(sources) or None, facts.simulated, missing)
 
+    def nor_has(self, other: str) -> None:
+        """Add to the reasons why there are no joules that another meter has none either, and why."""
+        if self.missing:
+            self.missing = f"{self.missing}; {other}"
+        missing = {uuid: f"{why}; {other}" for uuid, why in self._facts.missing.items()}
+        self._facts = replace(self._facts, missing=missing)
+
     def idle(self) -> Mapping[str, BoardState]:
         """Every board before an engine is started; none where there is no meter. Before the first one their idle power
         is measured.
@@ -294,8 +301,7 @@ def or_zeus(metering: Metering, *, gpus: tuple[int, ...] = ()) -> Metering:
         if not other.missing:
             metering.close()
             return other
-        if metering.missing:
-            metering.missing += f"; {other.missing}"
+        metering.nor_has(other.missing)
     return metering
 
 

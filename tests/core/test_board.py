@@ -209,6 +209,15 @@ def test_the_power_cap_is_a_share_of_the_round_to_be_compared_with_the_baselines
     assert power_cap_share(seen(before=uncounted, throttles=None)) is None
 
 
+def test_a_time_that_goes_back_is_no_share_of_the_round_and_is_marked():
+    """The driver was reloaded amid the round: the looks at the mask stand in, and no share is below 0."""
+    one = seen(before={"throttled_ns": {**COUNTED, "sw_power_cap": 25 * NS}}, throttles=frozenset({"sw_power_cap"}))
+    assert power_cap_share(one) == 1
+    assert power_cap_share(replace(one, during=())) is None
+    marked = [finding.reason for finding in judge_board(one) if finding.guard == "blind"]
+    assert marked == ["its time of sw_power_cap went back in the middle: the driver was reloaded"]
+
+
 def test_joules_of_another_board_are_reported_and_not_gated():
     """Two boards of one model may differ, so the reason goes by which board it was."""
     assert another_board(["GPU-a"], ["GPU-a"]) is None

@@ -183,6 +183,7 @@ BUSY = [BoardSample(NS, utilisation=0.4)]
         (counter(until_ms=100), [], "moved 1 times"),
         (counter(failure="it is lost"), [], "it is lost"),
         (counter(), BUSY, "it was not idle: 40% busy"),
+        (EnergyTrace("GPU-a", "power samples", powers=(PowerReading(0, 1, 0.0),) * 2), [], "takes no power"),
     ],
 )
 def test_idle_power_that_was_not_seen_has_a_reason(trace, samples, reason):

@@ -80,6 +80,24 @@ def test_a_counter_that_vanishes_is_void(tmp_path):
     assert watts(traces["-1"]) == pytest.approx(50, rel=0.001)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_breaks_off_is_no_recording(tmp_path):
+    """What was seen until then isn't taken for the round; each trace says that it broke off."""
+    powercap = Powercap(tmp_path, (100, 50))
+    meter, broke = opened(powercap), threading.Event()
+
+    def break_off():
+        broke.set()
+        raise RuntimeError("the clock broke")
+
+    powercap.events[0.5] = break_off
+    meter.start()
+    broke.wait(10)
+    recording = meter.stop()
+    assert [judge_trace(trace).guard for trace in recording.traces] == ["unreadable"] * 2
+    assert all("broke off" in trace.failure for trace in recording.traces)
+
+
 def test_a_machine_without_counters_says_so(tmp_path):
     """It says where counters are missing as a rule."""
     with pytest.raises(MeterUnavailable, match="Virtual machines and containers have none"):

@@ -153,5 +153,18 @@ def test_where_nobody_has_joules_all_say_why(zeus_driver):
     zeus_driver("power 0 400")
     metering = or_zeus(Metering(NvmlMeter((7,)), window_s=1, lead_in_s=0.1), gpus=(7,))
     missing = metering.source.missing
+    metering.close()
     assert metering.source.source is None
     assert [part in missing for part in ("there is no GPU 7", "Zeus sees 2", "No observable SoC")] == [True] * 3
+
+
+@NEEDS_ZEUS
+def test_so_do_they_where_the_driver_knows_the_board_and_no_joules_of_it(zeus_driver):
+    """The board's own reason comes first."""
+    refused = (f"fail {what} NOT_SUPPORTED" for what in ("DeviceGetTotalEnergy*", "field:185", "DeviceGetPower*"))
+    zeus_driver("power 0 400", *refused)
+    metering = open_nvml(window_s=1, lead_in_s=0.1)
+    missing = metering.source.missing
+    metering.close()
+    found = [missing.find(part) for part in ("no counter, since", "no joules through Zeus", "No observable SoC")]
+    assert -1 < found[0] < found[1] < found[2]

@@ -56,11 +56,19 @@ def launch(driver, tmp_path):  # noqa: F811 - a fixture's name
     log = tmp_path / "load"
 
     def measure(
-        *statements, gated=True, window_s=0.3, real_time=True, void_retries=4, boards=(), seen_s=None, **options
+        *statements,
+        gated=True,
+        window_s=0.3,
+        lead_in_s=LEAD_IN_S,
+        real_time=True,
+        void_retries=4,
+        boards=(),
+        seen_s=None,
+        **options,
     ):
         later = [one for one in statements if "{then}" in one]
         one = driver(f"load {log} 100 500", "period 0.02", *(one for one in statements if one not in later), real=True)
-        terms = {"window_s": window_s, "lead_in_s": LEAD_IN_S}
+        terms = {"window_s": window_s, "lead_in_s": lead_in_s}
         if later:
             metering = Metering(Eventful(one, later, window_s), idle_s=0, **terms)
         elif boards:
@@ -161,6 +169,13 @@ def test_a_window_has_its_edges_however_short_it_is_and_whatever_looking_costs(d
         metering.close()
 
 
+def test_a_round_that_was_too_short_for_its_counter_is_repeated_as_long_as_that_needs(launch):
+    """How often a counter moves is known from the first try: the next holds two of its updates more."""
+    case = launch("period 0.35", window_s=0.1, lead_in_s=1.25, void_retries=1)
+    assert [void.guard for void in case.void_rounds] == ["window"]
+    assert "mean_power_w" in case.values
+
+
 def test_where_no_joules_are_gated_a_void_energy_round_leaves_the_rest_alone(launch):
     """Throughput is kept, and the joules are unmeasured with the guard's reason."""
     case = launch("throttle hw_thermal {then}", gated=False, void_retries=0)
@@ -203,6 +218,19 @@ def test_what_could_not_be_seen_of_the_board_is_said_in_the_notes(launch):
     assert any("who is on the board can't be seen (this user may not ask for it" in note for note in notes)
     assert any("its memory and utilisation said that it was free" in note for note in notes)
     assert any("this board tells nothing of ECC errors" in note for note in notes)
+
+
+def test_a_board_without_joules_says_why_each_meter_has_none(driver):  # noqa: F811 - a fixture's name
+    """Its own meter's reason comes first."""
+    driver(
+        *(f"fail {what} NO_PERMISSION" for what in ("DeviceGetTotalEnergyConsumption", "DeviceGetPower*", "field:185"))
+    )
+    metering = Metering(NvmlMeter(), window_s=0.1, lead_in_s=0.0)
+    metering.nor_has("no joules through Zeus: it sees none")
+    missing = metering.source.missing
+    metering.close()
+    assert missing.startswith("GPU-00000000-0000-4000-8000-000000000000: no counter, since ")
+    assert missing.endswith("(NO_PERMISSION); no joules through Zeus: it sees none")
 
 
 def test_without_a_driver_joules_are_unmeasured_with_the_reason(launch):
