@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from rendered_runs import RUNS, case_outcome, claim, effect, large_run, run_outcome, sample, sweep_outcome
 
 from pytest_slmperf.core.engine import EngineSpec
-from pytest_slmperf.core.sample import VoidRound
+from pytest_slmperf.core.sample import Sample, VoidRound
 from pytest_slmperf.core.verdict import Status
+from pytest_slmperf.report import digest
 from pytest_slmperf.report.markdown import markdown
 from pytest_slmperf.report.terminal import lines, sections
 
@@ -233,6 +234,17 @@ def test_a_failed_test_stands_first_in_the_last_line():
     assert lines(replace(one, failed_tests=("a", "b"), complete=False))[-1].startswith(
         "not finished, what there is: 2 tests failed; "
     )
+
+
+@pytest.mark.parametrize(("launches", "spread"), [(2, ""), (5, "±2.0%"), (9, "±4.0%"), (10, "±3.5%"), (20, "±7.5%")])
+def test_the_spread_is_half_the_range_of_the_launches_less_a_tenth_at_either_end(launches, spread):
+    """Of fewer than ten launches all count, and two have none."""
+    centre = 100 - (launches - 1) / 2
+    measured = Sample.of([[centre + place] for place in range(launches)])
+    case = case_outcome(4)
+    case = replace(case, measurement=replace(case.measurement, samples={"median_itl_ms": measured}))
+    (row,) = digest.measured_rows(sweep_outcome(case))
+    assert row.spread == spread
 
 
 def test_both_arms_are_named():
