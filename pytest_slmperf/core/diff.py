@@ -33,6 +33,19 @@ class Rekeyed:
 
 
 @dataclass(frozen=True)
+class Loosened:
+    """A tolerance that was recorded larger than its suite asks for, since the noise supports none as tight."""
+
+    case: str
+    metric: str
+    asked: float
+    taken: float
+
+    def __str__(self) -> str:
+        return f"{self.case} {self.metric}: {self.asked:.1%} is asked for, and {self.taken:.1%} taken"
+
+
+@dataclass(frozen=True)
 class Diff:
     """What the gate compares with after a change, against what it compared with before."""
 
@@ -45,9 +58,10 @@ class Diff:
     rekeyed: tuple[Rekeyed, ...] = ()
     machine: tuple[Difference, ...] = ()
     """Fields of the machine that are worth a note."""
+    loosened: tuple[Loosened, ...] = ()
 
     def __bool__(self) -> bool:
-        return any((self.new, self.moved, self.gone, self.tolerances, self.rekeyed, self.machine))
+        return any((self.new, self.moved, self.gone, self.tolerances, self.rekeyed, self.machine, self.loosened))
 
     def __add__(self, other: "Diff") -> "Diff":
         return Diff(
@@ -57,6 +71,7 @@ class Diff:
             self.tolerances + other.tolerances,
             self.rekeyed + other.rekeyed,
             self.machine + other.machine,
+            self.loosened + other.loosened,
         )
 
     def lines(self) -> list[str]:
@@ -67,6 +82,7 @@ class Diff:
         lines += [f"moved: {_name(one)} {_step(one)}" for one in self.moved]
         steps = ((one, _tolerance(one.before), _tolerance(one.after)) for one in self.tolerances)
         lines += [f"tolerance: {_name(one)} {before} → {after}" for one, before, after in steps]
+        lines += [f"loosened: {one}, as its noise needs" for one in self.loosened]
         lines += [f"gone: {_name(one)} {_recorded(one.before)}" for one in self.gone if one.before]
         return lines or ["nothing changed"]
 

@@ -1,11 +1,11 @@
 """Make what a run measured the new baseline: settle tolerances that its noise supports, then store all or nothing."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from pytest_slmperf.core import gate
-from pytest_slmperf.core.diff import Diff
+from pytest_slmperf.core.diff import Diff, Loosened
 from pytest_slmperf.core.drift import drift_of
 from pytest_slmperf.core.errors import BaselineError, UsageError
 from pytest_slmperf.core.machine import Machine, Role
@@ -57,7 +57,9 @@ def accept(
     recordings = list(_recordings(sweeps, tolerances, terms))
     if not recordings:
         raise BaselineError("nothing is recorded: no gated case was measured; a sweep's gate={…} names what is gated")
-    return store.accept(machine, recordings)
+    asked = {(case, name): asked for sweep in sweeps for case in sweep.cases for name, asked in sweep.asked.items()}
+    loosened = tuple(Loosened(*at, asked[at], taken) for at, taken in tolerances.items() if taken > asked[at])
+    return replace(store.accept(machine, recordings), loosened=loosened)
 
 
 def _settled(

@@ -380,15 +380,36 @@ class Campaign:
     def _notes(self) -> tuple[str, ...]:
         """What is worth knowing of the sweep as a whole, each once."""
         notes = [note for case in self._cases for note in (case.note, *case.stored.notes, case.another_board) if note]
-        for name, asked in self._brief.sweep.tolerances.items():
-            others = sorted({case.stored.tolerances.get(name, asked) for case in self._cases} - {asked})
-            tighter = [stored for stored in others if stored < asked]
-            if self._brief.mode == "gate" and others and (tighter or not self._brief.supported):
-                listed = ", ".join(f"{stored:.1%}" for stored in others)
-                notes.append(f"the suite asks for {asked:.1%} of {name}, and {listed} is stored and used: record again")
+        if self._brief.mode == "gate":
+            notes += self._other_tolerances()
         if self._dropped:
             notes.append(f"the last launch of the {self._dropped} is not used: the budget was spent before the other's")
         return tuple(dict.fromkeys(notes))
+
+    def _other_tolerances(self) -> Iterator[str]:
+        """Stored tolerances that the suite doesn't ask for. Where the noise needs a larger one, another recording would
+        be refused, too: the suite or the settings have to say it.
+        """
+        for name, asked in self._brief.sweep.tolerances.items():
+            stored = [(case, case.stored.tolerances.get(name, asked)) for case in self._cases]
+            needed = {one for case, one in stored if one > asked and self._needs_more(case, name, asked)}
+            others = sorted({one for _, one in stored} - {asked} - needed)
+            tighter = [one for one in others if one < asked]
+            said = f"the suite asks for {asked:.1%} of {name}, and"
+            if others and (tighter or not self._brief.supported):
+                yield f"{said} {_percents(others)} is stored and used: record again"
+            if needed and not self._brief.supported:
+                yield (
+                    f"{said} {_percents(sorted(needed))} is stored and used, as the noise of the recording needs: write "
+                    f'gate={{{name!r}: {max(needed):g}}} in the suite, or tolerance = "supported" in [tool.slmperf]'
+                )
+
+    def _needs_more(self, case: OngoingCase, name: str, asked: float) -> bool:
+        """Whether the noise of what is stored supports no tolerance as tight as the suite asks for."""
+        sample = case.stored.measurement.samples.get(name) if case.stored.measurement else None
+        if sample is None:
+            return False
+        return settled(sample, name, asked, self._policy(DEFAULT_TOLERANCE), or_more=False).tolerance is None
 
     def _arms_of(self, case: OngoingCase, name: str, start: int = 0) -> tuple[Sample | None, Sample | None]:
         candidate = case.sample("candidate", name, start)
@@ -500,6 +521,10 @@ class Campaign:
         elif name not in case.verdicts:
             found = Status.INCONCLUSIVE, "the run ended before the first look", LARGER
         return found
+
+
+def _percents(fractions: Sequence[float]) -> str:
+    return ", ".join(f"{fraction:.1%}" for fraction in fractions)
 
 
 def _why_no_fresh(case: OngoingCase, name: str) -> tuple[str, str]:

@@ -60,7 +60,15 @@ def test_recording_refuses_a_tolerance_that_the_noise_does_not_support(fresh):
     taken = fresh.gate("--slmperf-accept", "--slmperf-report", "report.json", engine=NOISY)
     taken.assert_outcomes(skipped=4, passed=1)
     assert _report(fresh)["recorded"] is True
-    assert fresh.gate(engine=NOISY).ret == 0
+    assert "loosened: decode/opt-125m/batch=1 output_throughput: 3.0% is asked for, and " in prose(taken)
+    passed = fresh.gate(engine=NOISY)
+    assert passed.ret == 0
+    assert "is stored and used" not in prose(passed)
+    fresh.settings()
+    told = prose(fresh.gate(engine=NOISY))
+    assert "is stored and used, as the noise of the recording needs: write gate={'output_throughput': 0." in told
+    assert 'in the suite, or tolerance = "supported" in [tool.slmperf]' in told
+    assert "record again" not in told
 
 
 SELECTIONS = [
