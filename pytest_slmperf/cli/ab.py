@@ -71,8 +71,18 @@ def _run(given: argparse.Namespace) -> int:
     settings = read_settings(root)
     common = engine_of(given, settings, default="")
     baseline, candidate = _arm("A", given.a, common), _arm("B", given.b, common)
+    engine = candidate.engine or baseline.engine or settings.engine or ""
+    of_engine = {} if given.engine else settings.engine_options
+    baseline, candidate = (
+        replace(
+            arm,
+            engine=arm.engine or engine,
+            options={**(of_engine if (arm.engine or engine) == settings.engine else {}), **arm.options},
+        )
+        for arm in (baseline, candidate)
+    )
     wanted = Options(
-        engine=candidate.engine or baseline.engine or None,
+        engine=engine or None,
         engine_options=candidate.options,
         budget_s=given.budget * 60 if given.budget else None,
     )

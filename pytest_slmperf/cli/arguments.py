@@ -34,7 +34,10 @@ def add_engine(parser: argparse.ArgumentParser, whose: str) -> None:
 
 def engine_of(given: argparse.Namespace, settings: Settings, default: str) -> EngineSpec:
     """What `--engine` and `--model` name, and the settings beside them. Raises UsageError."""
-    name, options = named_engine("--engine", given.engine) if given.engine else (default, {})
+    if given.engine:
+        name, options = named_engine("--engine", given.engine)
+    else:
+        name, options = default, dict(settings.engine_options) if default == settings.engine else {}
     return EngineSpec(name, given.model, settings.dtype, settings.threads, options)
 
 

@@ -71,7 +71,8 @@ def _spec(given: argparse.Namespace, settings: Settings, default: str) -> Engine
     planted = planted_loss(options.pop("slowed", 0))
     spec = replace(spec, options=options, planted_loss=planted)
     if known[spec.engine].usable and not _refused(replace(spec, options={})) and (why := _refused(spec)):
-        raise UsageError(f"--engine {given.engine}: {why}")
+        where = f"--engine {given.engine}" if given.engine else "pyproject.toml [tool.slmperf]: engine"
+        raise UsageError(f"{where}: {why}")
     return spec
 
 

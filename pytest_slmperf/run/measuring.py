@@ -74,9 +74,10 @@ class Measuring:
         against = options.against
         self._other_python = against.value if against and against.field == PYTHON else None
         self.default_engine = options.engine or settings.engine or registry.best()
-        _check_engine(self.default_engine)
-        self._engines = Engines(self.default_engine, options.engine_options, settings)
-        self._device = device_of(self.default_engine, options.engine_options)
+        of_engine = options.engine_options if options.engine else settings.engine_options
+        _check_engine(self.default_engine, "" if options.engine else "pyproject.toml [tool.slmperf]: engine: ")
+        self._engines = Engines(self.default_engine, of_engine, settings)
+        self._device = device_of(self.default_engine, of_engine)
         self._machine = machine_of(self._device)
         self._devices = HeldDevices(wait_s=settings.lock_wait_s, say=progress.remark)
         self._held.callback(self._devices.close)
@@ -394,10 +395,10 @@ class Measuring:
         self._held.close()
 
 
-def _check_engine(name: str) -> None:
+def _check_engine(name: str, where: str) -> None:
     """Raises UsageError for an engine that is unknown, or known and not installed here."""
     engines = {engine.name: engine for engine in registry.available()}
     if name not in engines:
-        raise UsageError(f"unknown engine {name!r}: known are {', '.join(engines)}")
+        raise UsageError(f"{where}unknown engine {name!r}: known are {', '.join(engines)}")
     if engines[name].missing:
-        raise UsageError(f"{engines[name].missing}")
+        raise UsageError(f"{where}{engines[name].missing}")

@@ -13,6 +13,7 @@ from pytest_slmperf.core.flaw import flaw
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.recordable import LEAST_LAUNCHES
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, MISSING_METER, Sweep
+from pytest_slmperf.run.options import OptionValue, named_engine
 
 TOLERANCES = ("asked", "supported")
 MOST_LAUNCHES = 200
@@ -105,7 +106,9 @@ class Settings:
     """Everything that is set for a project. A flag on the command line wins over what is set here."""
 
     engine: str | None = None
-    """Default: the best that this machine has."""
+    """Its name. Default: the best that this machine has."""
+    engine_options: Mapping[str, OptionValue] = field(default_factory=dict)
+    """Of that engine, written behind its name as on the command line; another that is asked for there has none."""
     dtype: str = "float32"
     threads: int = 1
     baselines: str = "baselines"
@@ -207,14 +210,26 @@ def read_settings(root: Path) -> Settings:
 
 def settings_of(table: Mapping[str, Any], where: str) -> Settings:
     """Settings from a parsed table; `where` is what an error names."""
-    known = {item.name: item for item in fields(Settings)}
+    known = [item.name for item in fields(Settings) if item.name != "engine_options"]
     _refuse_unknown(table, known, where)
     values = {name: _checked(name, value, where) for name, value in table.items() if name != "machine"}
     machines = table.get("machine", [])
     if not isinstance(machines, list):
         raise UsageError(f"{where}: machine is an array of tables: [[tool.slmperf.machine]]")
     kinds = tuple(_machine_settings(kind, f"{where} machine[{place}]") for place, kind in enumerate(machines))
+    if "engine" in values:
+        values["engine"], values["engine_options"] = _engine(values["engine"], f"{where}: engine")
     return replace(Settings(), **values, machine=kinds)
+
+
+def _engine(text: str, where: str) -> tuple[str, Mapping[str, OptionValue]]:
+    name, options = named_engine(where, text)
+    if "slowed" in options:
+        raise UsageError(f"{where} {text}: a loss is planted from the command line, --slmperf-engine={text}")
+    for option, value in options.items():
+        if why := flaw(value):
+            raise UsageError(f"{where} {text}: {option}: {why}")
+    return name, options
 
 
 def _checked(name: str, value: Any, where: str) -> Any:  # noqa: ANN401 - a parsed file's value, of the field's type after

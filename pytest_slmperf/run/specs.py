@@ -17,7 +17,7 @@ class Engines:
     default: str
     """Its name."""
     options: Mapping[str, OptionValue]
-    """Of the command line, for whichever engine is measured; `slowed` plants a loss."""
+    """Of the command line or, with the engine, of the settings, for whichever is measured; `slowed` plants a loss."""
     settings: Settings
 
     def engine(

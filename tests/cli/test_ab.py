@@ -85,6 +85,15 @@ def test_what_nobody_names_is_the_projects(ab, tmp_path):
     assert [(arm["dtype"], arm["threads"]) for arm in arms(tmp_path)] == [("int8", 2), ("float32", 1)]
 
 
+def test_options_of_the_projects_engine_hold_for_an_arm_of_it(ab, tmp_path):
+    """As those of --engine do, which replaces them; an arm's own win."""
+    (tmp_path / "pyproject.toml").write_text('[tool.slmperf]\nengine = "fake:level=500,seed=1"\n')
+    ab("same", "engine=fake,level=600", *SPENT, "--report=report.json")
+    assert [arm["options"] for arm in arms(tmp_path)] == [{"level": 500, "seed": 1}, {"level": 600, "seed": 1}]
+    ab("same", "same", "--engine=fake:level=400", *SPENT, "--report=report.json")
+    assert [arm["options"] for arm in arms(tmp_path)] == [{"level": 400}, {"level": 400}]
+
+
 def test_another_environment_is_named(ab):
     """An arm may have an interpreter of its own, and what a spent budget leaves undecided doesn't pass."""
     code, out, _ = ab(f"python={sys.executable}", "same", "--engine=fake", *SPENT)

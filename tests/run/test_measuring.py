@@ -13,7 +13,7 @@ from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.run.measuring import Measuring
 from pytest_slmperf.run.options import Options
 from pytest_slmperf.run.progress import Progress
-from pytest_slmperf.run.settings import Settings
+from pytest_slmperf.run.settings import Settings, settings_of
 
 SWEEP = Sweep("decode", StaticBatch(8, 8), batch_size=[1, 4, 16, 64], gate={"output_throughput": 0.05, "tpot_ms": 0.05})
 QUIET = {"noise": 0.002, "launch_noise": 0.002, "seed": 1}
@@ -53,6 +53,25 @@ def test_a_budget_is_spent_from_the_first_launch_on(tmp_path):
     run = measuring(tmp_path, budget_s=0.05)
     time.sleep(0.06)
     assert run.measure(SWEEP, run.engine("opt-125m", **QUIET)).outcome.launches >= 1
+
+
+def test_the_projects_engine_may_have_options(tmp_path):
+    """They are those of --slmperf-engine, and that replaces them whole."""
+    settings = settings_of({"engine": "fake:level=500,launch_noise=0.002"}, "pyproject.toml")
+    progress, ledger = Progress(Screen()), Ledger()
+    own, asked = (
+        Measuring(Options(engine=engine), settings, root=tmp_path, progress=progress, ledger=ledger).engine("opt-125m")
+        for engine in (None, "fake")
+    )
+    assert (own.engine, own.options) == ("fake", {"level": 500, "launch_noise": 0.002})
+    assert asked.options == {}
+
+
+def test_an_unknown_engine_of_the_project_is_said_to_be_set_there(tmp_path):
+    """Whoever typed no engine has to know where it comes from."""
+    settings = settings_of({"engine": "fak:level=500"}, "pyproject.toml")
+    with pytest.raises(UsageError, match=r"pyproject.toml \[tool.slmperf\]: engine: unknown engine 'fak': known are"):
+        Measuring(Options(), settings, root=tmp_path, progress=Progress(Screen()), ledger=Ledger())
 
 
 def test_two_arms_are_both_launched_again(tmp_path):
