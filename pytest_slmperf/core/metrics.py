@@ -36,7 +36,7 @@ SCALARS = {
         Metric("output_throughput", "tok/s", UP, "generated tokens per second of a round"),
         Metric("total_token_throughput", "tok/s", UP, "prompt and generated tokens per second of a round"),
         Metric("request_throughput", "req/s", UP, "finished requests per second of a round"),
-        Metric("peak_memory_bytes", "B", DOWN, "the kernel's high-water mark of the case"),
+        Metric("peak_memory_bytes", "B", DOWN, "the most memory that a case took, without the pages of libraries"),
         Metric("startup_s", "s", DOWN, "from the start of the process to the first request it can take"),
         Metric("joules_per_output_token", "J/tok", DOWN, "energy of a window over the tokens generated in it"),
         Metric("joules_per_total_token", "J/tok", DOWN, "energy of a window over its prompt and generated tokens"),
