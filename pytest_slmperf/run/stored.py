@@ -15,7 +15,9 @@ from pytest_slmperf.run.brief import Reference
 from pytest_slmperf.run.replacing import check_folder
 from pytest_slmperf.run.store import BaselineStore, read_baseline
 
-AB = "or compare both versions side by side, without a baseline: --slmperf-against python=PATH"
+AB = "or compare both versions side by side, without a baseline: --slmperf-against=python=PATH"
+_FOLDERS = ("device", "driver")
+"""Fields of a machine that name the folder of its files."""
 
 
 class StoredCases:
@@ -52,12 +54,17 @@ class StoredCases:
                 reason=f"the baseline holds for something else: {found.reason}",
                 way_out="; ".join(filter(None, (self._across(found), self._record, AB))),
             )
-        path = self._store.path_of(
-            self._against.machine(self._machine) if self._against else self._machine, engine, suite
-        )
-        elsewhere = self._store.elsewhere(self._machine, engine, suite)
-        reason = ". ".join(filter(None, (f"{found.reason} in {path}", elsewhere)))
-        return Reference(status=Status.NO_BASELINE, reason=reason, way_out=f"{self._record}; {AB}")
+        asked = self._against.machine(self._machine) if self._against else self._machine
+        path = self._store.path_of(asked, engine, suite)
+        elsewhere = self._store.elsewhere(asked, engine, suite)
+        what, way_out = found.reason, self._record
+        if self._against and self._against.field in _FOLDERS:
+            # What is recorded now is of the present driver, and not of the one that is asked for.
+            way_out = f"see what is stored: slmperf baselines list --baselines={shlex.quote(str(self._store.root))}"
+            if self._file(suite, engine) is None:
+                what = f"nothing is stored for the {self._against.field} {self._against.value}"
+        reason = ". ".join(filter(None, (f"{what} in {path}", elsewhere)))
+        return Reference(status=Status.NO_BASELINE, reason=reason, way_out=f"{way_out}; {AB}")
 
     def _across(self, found: Incomparable) -> str:
         """The option that compares all the same; empty where there is none, since one field may differ and no more."""
@@ -74,7 +81,7 @@ class StoredCases:
 
     def stale(self, outcomes: Sequence[SweepOutcome]) -> list[str]:
         """Stored cases that the measured suites have no more, one line a file; of this machine's files only."""
-        if self._against and self._against.field in ("device", "driver"):
+        if self._against and self._against.field in _FOLDERS:
             return []
         lines = []
         for (suite, engine), file in self._files.items():

@@ -1,10 +1,14 @@
 """What is stored for the cases of a run."""
 
+import pytest
+
 from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.lookup import Against
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.outcome import SweepOutcome
 from pytest_slmperf.core.revision import Recording
 from pytest_slmperf.core.sample import Measurement, Sample
+from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.run.store import BaselineStore
 from pytest_slmperf.run.stored import StoredCases
 
@@ -21,6 +25,22 @@ def outcome(**engines):
     specs = tuple(EngineSpec(engine, model.replace("_", "-")) for model, engine in engines.items())
     skipped = dict.fromkeys(CASES.values(), "it is too large")
     return SweepOutcome("decode", "stored", "gate", {}, specs, {}, None, launches=0, seconds=0.0, skipped=skipped)
+
+
+@pytest.mark.parametrize("field", ["driver", "device"])
+def test_a_driver_that_is_asked_for_and_not_stored_is_said_not_to_be(tmp_path, field):
+    """Recording would store the present one; those that are there are named."""
+    samples = {"output_throughput": Sample.of([[100.0 + launch, 100.0] for launch in range(20)])}
+    measurement = Measurement(CASES["opt-125m"], key("ctranslate2"), samples)
+    recording = Recording([measurement], {(CASES["opt-125m"], "output_throughput"): 0.05}, "2026-01-01T00:00:00Z")
+    BaselineStore(tmp_path).accept(MACHINE, [("ctranslate2", "decode", recording)])
+    stored = StoredCases(tmp_path, MACHINE, Against(field, "another"), record="pytest --slmperf --slmperf-accept")
+    found = stored.find(CASES["opt-125m"], key("ctranslate2"))
+    assert found.status is Status.NO_BASELINE
+    assert found.reason.startswith(f"nothing is stored for the {field} another in {tmp_path}")
+    assert f"baselines exist for {field} {getattr(MACHINE, field)}: compare with --slmperf-against=" in found.reason
+    assert found.way_out.startswith(f"see what is stored: slmperf baselines list --baselines={tmp_path}; ")
+    assert "--slmperf-accept" not in found.way_out
 
 
 def test_what_another_engine_measures_now_is_stale(tmp_path):
