@@ -14,7 +14,7 @@ from metered import ENGINE, MeteredProject
 from nvml_fixtures import skip_unless_built
 
 pytest.importorskip("pynvml")
-SIDE_BY_SIDE = 8
+SIDE_BY_SIDE = 14
 JOULES, THROUGHPUT = "joules_per_output_token", "output_throughput"
 UNSEEN = "fail DeviceGetComputeRunningProcesses NO_PERMISSION"
 
