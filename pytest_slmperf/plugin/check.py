@@ -22,8 +22,9 @@ class RunCheck(pytest.Item):
     a gated metric that none asserts, for a verdict of a fixture that no test asks, for a stale baseline, for settings
     of a sweep that there isn't and where no case was measured at all; under a selection it only says so, and of a
     metric also where a test of its sweep failed and may not have come to the assertion. In any run it is red for a
-    measurement that failed and that no test failed for, and where nothing that was measured was judged. In a recording
-    run it stores what was measured first, and is red where that is refused.
+    measurement that failed and that no test failed for, for a red verdict whose test was reported as no failure, and
+    where nothing that was measured was judged. In a recording run it stores what was measured first, and is red where
+    that is refused.
     """
 
     def __init__(self, *, active: SlmperfSession, whole: bool, **rest: Any) -> None:  # noqa: ANN401 - pytest's
@@ -74,6 +75,7 @@ class RunCheck(pytest.Item):
         misspelt, elsewhere = self._not_swept()
         measuring.remark(*not_reached, *orphaned, *elsewhere, *([] if self.whole else found))
         red = [*found, *misspelt] if self.whole else []
+        red = [*active.ledger.swallowed(), *red]
         if not tests_failed:
             red = [*measuring.problems, *red, *nothing_judged(measuring.outcome())]
         for line in red:

@@ -23,6 +23,19 @@ class AssertionLedger:
     _raised: list[Verdict] = field(default_factory=list)
     _reported: list[Verdict] = field(default_factory=list)
     """Of those, what a subtest failed with: it has a report of its own."""
+    _red: list[Verdict] = field(default_factory=list)
+    """What the present test asked in all its phases, and was judged and not passed."""
+    _swallowed: list[str] = field(default_factory=list)
+
+    def begin_test(self) -> None:
+        """A test begins, or is repeated."""
+        self._red.clear()
+
+    def end_test(self, name: str, *, told_red: bool) -> None:
+        """A test is over; `told_red`: it was reported as failed, in any phase, or as an expected failure."""
+        if not told_red:
+            self._swallowed.extend(f"{name}: {verdict.line()}" for verdict in self._red)
+        self._red.clear()
 
     def begin(self) -> None:
         """Another phase of a test begins: its setup, its call or its teardown."""
@@ -51,6 +64,7 @@ class AssertionLedger:
             self.asserted.add((verdict.case, verdict.metric))
         if verdict.judged and not verdict.passed:
             self._raised.append(verdict)
+            self._red.append(verdict)
 
     def reported(self, error: AssertionError) -> None:
         """A report is made of this error; where its test runs on, it was a subtest's."""
@@ -74,6 +88,11 @@ class AssertionLedger:
             f"a fixture made a verdict and no test asked for its truth; write `assert` before it: {verdict.line()}"
             for verdict in (*self._kept, *self._of_setup)
         ]
+
+    def swallowed(self) -> list[str]:
+        """What is wrong with a run that ends: tests whose verdict was red, and that were reported as something else."""
+        why = "a verdict was red and its test not reported as failed; some hook, of a conftest.py or a plugin, hid it"
+        return [f"{why}: {line}" for line in dict.fromkeys(self._swallowed)]
 
     def unasked(self) -> str | None:
         """What is wrong with a phase that passed; None where every verdict was asked. A fixture may leave that to

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_slmperf.core.errors import NotJudged
 from pytest_slmperf.plugin.failures import Failures, tell_apart
+from pytest_slmperf.plugin.roster import collected_as
 from pytest_slmperf.plugin.selection import coordinates
 from pytest_slmperf.report import junit
 
@@ -38,20 +39,34 @@ class Phases:
         self._ledger = ledger
         self._roster = roster
         self._failures = failures
+        self._told_red = False
+        """The present test was reported as failed, or as an expected failure."""
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Know whose turn it is, also where a test is repeated."""
         self._roster.running = item
+        self._begin_test()
         try:
             return (yield)
         finally:
             self._roster.running = None
+            self._ledger.end_test(collected_as(item.nodeid), told_red=self._told_red)
+
+    def _begin_test(self) -> None:
+        self._told_red = False
+        self._ledger.begin_test()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """What pytest counts: hooks that change a report have had their turn."""
+        self._told_red = self._told_red or report.failed or hasattr(report, "wasxfail")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self) -> Generator[None, Any, Any]:
-        """See _phase. What a fixture makes, a test may ask."""
+        """See _phase. What a fixture makes, a test may ask. Of a test that is repeated, the last attempt counts."""
         __tracebackhide__ = True
+        self._begin_test()
         result = yield from self._phase()
         self._ledger.keep()
         return result

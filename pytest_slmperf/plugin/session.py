@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,8 @@ class SlmperfSession:
         self._previous_sigterm: Any = None
         self._session: pytest.Session | None = None
         self._output: WatchedOutput | None = None
+        self._ended_with: int | None = None
+        """The exit code at the session's end; None before it."""
         self._is_worker = hasattr(config, "workerinput")
         self.resumes = bool(getattr(config, "workerinput", {}).get("slmperf_resumes"))
         """Other tests of this run were on a worker that died: what they asserted is not known here."""
@@ -145,6 +148,12 @@ class SlmperfSession:
         """Release the device, hand the outcome on, and write the reports: of a red or interrupted run, too."""
         self.measuring.close()
         signal.signal(signal.SIGTERM, self._previous_sigterm or signal.SIG_DFL)
+        try:
+            self._tell(session)
+        finally:
+            self._ended_with = session.exitstatus
+
+    def _tell(self, session: pytest.Session) -> None:
         if self.config.option.collectonly:
             return
         if self._check and not self._check.ran:
@@ -175,9 +184,23 @@ class SlmperfSession:
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
-        """The exit code, once nothing is written any more: a verdict that nobody can read is not green."""
-        if self._session and self._output and self._output.lost:
-            self._session.exitstatus = self._session.exitstatus or pytest.ExitCode.TESTS_FAILED
+        """The exit code, once nothing is written any more: a verdict that nobody can read is not green, and no hook
+        makes it so by ending the session's end with pytest.exit(returncode=0), where no summary is written.
+        """
+        session = self._session
+        if session is None:
+            return
+        ends_with = session.exitstatus
+        if self._ended_with is None:  # a hook around ours came first
+            session.exitstatus = ends_with or (pytest.ExitCode.TESTS_FAILED if session.testsfailed else ends_with)
+            self._finish(session)
+        if ends_with == pytest.ExitCode.OK and self._ended_with and not self._is_worker:
+            session.exitstatus = self._ended_with
+            why = [f"tests failed: {session.testsfailed}"] if session.testsfailed else []
+            told = "\n".join(["slmperf: a hook ended the session as a success, and it is none:", *why, *self._problems])
+            sys.stderr.write(f"{told}\n")
+        if self._output and self._output.lost:
+            session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
     @property
     def _vouched_for(self) -> bool:

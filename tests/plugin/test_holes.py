@@ -375,6 +375,56 @@ def test_a_test_that_ends_the_session_as_a_success_does_not(project):
     assert not said.endswith("exit code 0"), said
 
 
+SWALLOWS_CALL = """
+import pytest
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item):
+    try:
+        return (yield)
+    except AssertionError:
+        return None
+"""
+CALLS_IT_PASSED = """
+import pytest
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    report.outcome = "passed"
+    return report
+"""
+
+
+@pytest.mark.parametrize("hook", [SWALLOWS_CALL, CALLS_IT_PASSED], ids=["call", "report"])
+@pytest.mark.parametrize("options", [[], ["-n2"], ["-k", "batch16"]], ids=["alone", "workers", "a part"])
+def test_a_hook_that_hides_a_red_verdict_hides_it_in_vain(project, hook, options):
+    """Who asked a verdict that was red is reported as failed, or the run is red."""
+    project.write("conftest.py", hook)
+    said = project.apart(*options, engine=SLOWED, keep=("xdist",))
+    assert said.endswith("exit code 1"), said
+    hidden = "a verdict was red and its test not reported as failed"
+    assert f"{hidden}; some hook, of a conftest.py or a plugin, hid it: test_suite.py::" in " ".join(said.split())
+
+
+def test_a_hook_that_hides_other_failures_is_none_of_ours(project):
+    """Where every verdict was green, nobody asked a red one."""
+    project.write("conftest.py", SWALLOWS_CALL)
+    assert project.apart().endswith("exit code 0")
+
+
+@pytest.mark.parametrize("around", ["", "@pytest.hookimpl(wrapper=True, tryfirst=True)\n"], ids=["inside", "around"])
+@pytest.mark.parametrize("options", [[], ["-n2"]], ids=["alone", "workers"])
+def test_a_hook_that_ends_the_sessions_end_as_a_success_does_not(project, around, options):
+    """pytest takes its return code and writes no summary: the exit code tells, and standard error says why."""
+    then = "    yield\n" if around else ""
+    hook = f"{around}def pytest_sessionfinish(session):\n    pytest.exit('done', returncode=0)\n{then}"
+    project.write("conftest.py", f"import pytest\n{hook}")
+    said = project.apart(*options, engine=SLOWED, keep=("xdist",))
+    assert said.endswith("exit code 1"), said
+    assert "slmperf: a hook ended the session as a success, and it is none:\ntests failed: " in said
+
+
 @pytest.mark.parametrize("options", [[], ["-n2"]], ids=["alone", "workers"])
 def test_a_suite_that_has_vanished_is_not_green(project, options):
     """Nothing is measured, and what is stored is nobody's any more."""
