@@ -256,7 +256,7 @@ def measure_noise(wanted: Wanted, boards: Sequence[int | str], held: HeldDevices
         with closing(held), ExitStack() as opened:
             held.hold([device_of(spec.engine, spec.options)])
             window_s, lead_in_s = settings.window_s, settings.lead_in_s
-            metering = Metering(meter, window_s=window_s, lead_in_s=lead_in_s, idle_s=0) if meter else None
+            metering = Metering(meter, window_s=window_s, lead_in_s=lead_in_s) if meter else None
             if metering:
                 opened.callback(metering.close)
             began = time.monotonic()

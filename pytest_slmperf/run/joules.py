@@ -23,6 +23,7 @@ class Joules:
         self._machine = machine
         self._device = device
         self._opened = ExitStack()
+        self._launched = False
 
     @cached_property
     def metering(self) -> Metering:
@@ -37,6 +38,14 @@ class Joules:
             )
         self._opened.callback(metering.close)
         return metering
+
+    def before_launches(self, *, to_come: bool) -> None:
+        """Told before each campaign. The boards' idle power is measured before the run's first engine, where joules are
+        `to_come` of this sweep or a later one, or never.
+        """
+        if to_come and not self._launched:
+            self.metering.measure_idle_power()
+        self._launched = True
 
     def unmetered(self, here: Sweep) -> Mapping[str, str]:
         """Metrics that no meter tells here, each with the reason, where that skips their tests and isn't red."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -217,6 +217,7 @@ class Measuring:
         )
         if metered and self.options.mode == "accept":
             self._joules.check_recordable(here)
+        self._joules.before_launches(to_come=metered or self._joules_to_come())
         running = Campaign(brief, around, order_seed=self.settings.order_seed)
         failure: BaseException | None = None
         try:
@@ -242,6 +243,14 @@ class Measuring:
                 notes=(*outcome.notes, *(f"this machine's settings don't gate {name}: not judged" for name in ungated)),
             )
             self.coverage.remember(repr(specs), MeasuredSweep(sweep, outcome, running, failure))
+
+    def _joules_to_come(self) -> bool:
+        """Whether joules of any sweep are counted that a test of this run looks at."""
+        for sweep in self.coverage.selected:
+            with suppress(UsageError):  # the test that measures it is red for the same
+                if self.coverage.counts_joules(sweep, self._on_this_machine(sweep)):
+                    return True
+        return False
 
     def _budget_left(self) -> float | None:
         budget = self.options.budget_s

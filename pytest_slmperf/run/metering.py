@@ -79,16 +79,11 @@ class Metering:
         *,
         window_s: float,
         lead_in_s: float,
-        idle_s: float | None = None,
         devices: Collection[str] = METERED_DEVICES,
     ) -> None:
-        """`idle_s` is how long the idle power is measured, before the first engine is started: by default IDLE_S, and
-        no longer than a window; 0 leaves it out.
-        `devices` are those on which an engine draws its power from what is read.
-        """
+        """`devices` are those on which an engine draws its power from what is read."""
         self.window_s = window_s
         self.lead_in_s = lead_in_s
-        self._idle_s = min(IDLE_S, window_s) if idle_s is None else idle_s
         self._idle_w: dict[str, Quantity] = {}
         self.missing = "" if meter else f"{VISIBLE} hides every GPU"
         """Why there are no joules to be had, or an empty text."""
@@ -122,21 +117,18 @@ class Metering:
         self._facts = replace(self._facts, missing=missing)
 
     def idle(self) -> Mapping[str, BoardState]:
-        """Every board before an engine is started; none where there is no meter. Before the first one their idle power
-        is measured.
-        """
-        if self._meter is None:
-            return {}
-        states = _settled(self._meter)
-        if self._idle_s and not any(map(_taken, states.values())):
-            self._measure_idle_power(self._meter)
-            states = _settled(self._meter)
-        self._idle_s = 0.0  # only once: after a load a board takes more for seconds than it takes idle
-        return states
+        """Every board before an engine is started; none where there is no meter."""
+        return _settled(self._meter) if self._meter else {}
 
-    def _measure_idle_power(self, meter: Meter) -> None:
+    def measure_idle_power(self) -> None:
+        """Of every board, for IDLE_S and no longer than a window: before a run's first engine, since after a load a
+        board takes more for seconds. Not where there is no meter, or somebody else is on a board.
+        """
+        meter = self._meter
+        if meter is None or any(map(_taken, _settled(meter).values())):
+            return
         meter.start()
-        time.sleep(self._idle_s)
+        time.sleep(min(IDLE_S, self.window_s))
         recording, states = meter.stop(), meter.states()
         for trace in recording.traces:
             power = idle_power(trace, recording.samples.get(trace.board, ()))

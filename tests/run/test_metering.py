@@ -1,6 +1,7 @@
 """Joules of a launch on the stand-in driver, under the real pynvml: counted, void, or missing with the reason."""
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from pytest_slmperf.core.energy import net_of_idle
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.metrics import BOARD, ENERGY, metric
+from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.core.verdict import Status
@@ -23,7 +25,9 @@ from pytest_slmperf.run.campaign import Campaign
 from pytest_slmperf.run.devices import Device, HeldDevices
 from pytest_slmperf.run.joules import Joules
 from pytest_slmperf.run.launch import EnergyTerms, run_launch
+from pytest_slmperf.run.measuring import Measuring
 from pytest_slmperf.run.metering import SHORTEST_WINDOW, Metering, open_nvml, pace_for
+from pytest_slmperf.run.options import Options
 from pytest_slmperf.run.progress import Progress
 from pytest_slmperf.run.settings import Settings
 
@@ -70,12 +74,13 @@ def launch(driver, tmp_path):  # noqa: F811 - a fixture's name
         one = driver(f"load {log} 100 500", "period 0.02", *(one for one in statements if one not in later), real=True)
         terms = {"window_s": window_s, "lead_in_s": lead_in_s}
         if later:
-            metering = Metering(Eventful(one, later, window_s), idle_s=0, **terms)
+            metering = Metering(Eventful(one, later, window_s), **terms)
         elif boards:
             metering = Metering(NvmlMeter(boards, pace=pace_for(window_s)), **terms)
         else:
             settings = Settings(**terms, sensor_seen_s=seen_s)
             metering = Joules(settings, fingerprint.simulated(), Device("simulated")).metering
+            metering.measure_idle_power()
         told = {"load_log": str(log), "real_time": True} if real_time else {}
         try:
             record = run_launch(
@@ -266,28 +271,52 @@ def test_the_boards_idle_power_is_measured_before_the_engine_starts_and_is_no_me
     assert net.joules_per_output_token == pytest.approx(320 / TOKENS_PER_S, rel=0.07)
 
 
-class Counting(NvmlMeter):
-    """A meter that knows how often it was started."""
+class Screen:
+    """Nobody looks."""
 
-    started = 0
+    rewrites = False
 
-    def start(self):
-        self.started += 1
-        super().start()
+    def show(self, line, *, replace):
+        """See the screen's protocol."""
 
 
-@pytest.mark.parametrize(("statements", "times"), [((), 1), (("process 4321 0 3 compute 900 miner",), 0)])
-def test_idle_power_is_measured_once_before_the_first_engine_or_never(driver, statements, times):  # noqa: F811
-    """Not after a load, and not where somebody else is on the board then."""
-    one = driver("power 0 90", "period 0.02", "utilisation 0 0", *statements, real=True)
-    meter = Counting(pace=pace_for(0.1))
-    metering = Metering(meter, window_s=0.1, lead_in_s=0.0)
-    for _ in range(2):
-        metering.idle()
-        while statements and one.seconds() < 3.5:
-            one.sleep(0.1)
-    metering.close()
-    assert meter.started == times
+class Warming(Screen):
+    """Nobody looks, and the board takes more from when the first launch is told."""
+
+    def __init__(self, driver):  # noqa: F811 - a fixture's name
+        self._driver = driver
+
+    def show(self, line, *, replace):  # noqa: ARG002 - the screen's protocol
+        if "launch 1" in line:
+            with suppress(ValueError):  # no session is open where no joules are known to come
+                self._driver.say(f"load {self._driver.scenario.with_name('load')} 300 500")
+
+
+@pytest.mark.parametrize(
+    ("statements", "names", "idle_w"),
+    [
+        pytest.param((), ["metered"], 100, id="metered first"),
+        pytest.param((), ["plain", "metered"], 100, id="metered later"),
+        pytest.param((), ["plain", None, "metered"], None, id="not known to come"),
+        pytest.param(("process 4321 0 2 compute 900 miner",), ["metered"], None, id="others at first"),
+    ],
+)
+def test_idle_power_is_measured_before_the_runs_first_engine_or_never(driver, tmp_path, statements, names, idle_w):  # noqa: F811
+    """Not after a launch, be it one that only primes or one of a sweep without joules; nor beside somebody else."""
+    log = tmp_path / "load"
+    one = driver(f"load {log} 100 500", "period 0.02", *statements, real=True)
+    settings = Settings(rounds=1, round_s=0.02, window_s=0.3, lead_in_s=LEAD_IN_S, max_launches=8, void_retries=4)
+    progress = Progress(Warming(one))
+    run = Measuring(Options(engine="fake", tier="quick"), settings, root=tmp_path, progress=progress, ledger=Ledger())
+    sweeps = {"plain": Sweep("plain", StaticBatch(8, 8), [4], gate={"output_throughput": 0.05}), "metered": METERED}
+    for name in names[: names.index(None)] if None in names else names:
+        run.coverage.select(sweeps[name], None)
+    for name in filter(None, names):
+        run.measure(sweeps[name], run.engine("tiny", load_log=str(log), real_time=True))
+    run.close()
+    (case,) = run.outcome().sweeps[-1].cases.values()
+    (facts,) = case.measurement.boards.values()
+    assert facts.idle_w == (None if idle_w is None else pytest.approx(idle_w, rel=0.05))
 
 
 METERED = Sweep("metered", StaticBatch(8, 8), batch_size=[4], gate={"output_throughput": 0.05, "mean_power_w": 0.05})
@@ -348,12 +377,3 @@ def test_a_launch_keeps_how_long_the_power_limit_held_its_board_back(launch, sta
     """As a share of the energy round, for each launch."""
     (facts,) = launch(statement).boards.values()
     assert facts.power_capped == (pytest.approx(share, abs=0.02),)
-
-
-class Screen:
-    """Nobody looks."""
-
-    rewrites = False
-
-    def show(self, line, *, replace):
-        """See the screen's protocol."""

@@ -88,7 +88,7 @@ def test_joules_counted_beside_others_on_another_core_are_void_and_name_them(tmp
     policy = RoundPolicy(rounds=1, round_s=0.01, observed_requests=0, void_retries=6, answer_limit_s=30)
     load = Load("decode/tiny/batch=1", ((8, 4),), seed=1)
     with moving(tmp_path) as meter:
-        metering = Metering(meter, window_s=0.6, lead_in_s=0.1, idle_s=0, devices=("cpu",))
+        metering = Metering(meter, window_s=0.6, lead_in_s=0.1, devices=("cpu",))
         burning = subprocess.Popen([sys.executable, "-c", BURN, str(cores[0])], stdout=subprocess.PIPE)
         try:
             burning.stdout.readline()
