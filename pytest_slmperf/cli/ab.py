@@ -96,6 +96,7 @@ def _run(given: argparse.Namespace) -> int:
     measuring = Measuring(wanted, settings, root=root, progress=Progress(_Stderr()), ledger=Ledger())
     try:
         arms = [replace(arm, engine=arm.engine or measuring.default_engine) for arm in (baseline, candidate)]
+        output.remark("".join(f"{line}\n" for line in measuring.bill(sweep, arms[1])))
         result = measuring.compare(sweep, *arms)
         output.write("\n".join(terminal.lines(measuring.outcome(), WIDTH)) + "\n")
     finally:

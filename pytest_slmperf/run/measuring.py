@@ -286,13 +286,7 @@ class Measuring:
 
     def plan_lines(self) -> list[str]:
         """The cases, launches and time that the selected tests will take."""
-        cost = plan.Cost(
-            self.options.mode,
-            arms=2 if self._other_python else 1,
-            settings=self.settings,
-            max_launches=briefing.most_launches(self.options, self.settings),
-            device=self._machine.kind,
-        )
+        cost = self._cost(arms=2 if self._other_python else 1)
         said = []
         for sweep in self.coverage.selected:
             try:
@@ -300,6 +294,22 @@ class Measuring:
             except UsageError as error:  # the test that measures it is red for the same
                 said.append(f"slmperf: {sweep.name}: {error}")
         return said
+
+    def bill(self, sweep: Sweep, candidate: EngineSpec) -> list[str]:
+        """The same of a comparison side by side, as if the other arm took what this one does."""
+        cases = dict.fromkeys(sweep.cases([candidate.model_name]), candidate)
+        policy = briefing.round_policy(sweep, self.settings)
+        planned = plan.Planned(sweep, cases, policy, joules=bool(sweep.metered))
+        return plan.lines(planned, self._cost(arms=2), self._bench.too_large)
+
+    def _cost(self, *, arms: int) -> plan.Cost:
+        return plan.Cost(
+            self.options.mode,
+            arms=arms,
+            settings=self.settings,
+            max_launches=briefing.most_launches(self.options, self.settings),
+            device=self._machine.kind,
+        )
 
     def _planned(self, sweep: Sweep) -> plan.Planned:
         here = self.resolved(sweep)

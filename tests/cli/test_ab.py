@@ -46,6 +46,13 @@ def test_an_engine_beside_itself_is_unchanged(ab):
     assert "A and B: fake tiny-2x128, alike" in out
 
 
+def test_what_it_will_take_is_said_beforehand(ab):
+    """Beside the result, as the progress is: the cases, and the launches of each arm."""
+    _, out, err = ab("same", "same", *SPENT, "--engine=fake")
+    assert err.startswith("slmperf: ab: 1 case: ab/tiny-2x128/batch=4\nslmperf: ab: 8 to 16 launches in each of two arms")
+    assert "8 to 16 launches" not in out
+
+
 def test_a_planted_loss_fails_and_is_said_to_be_planted(ab):
     """B is judged by A: a loss of B is red, and exits as pytest does."""
     code, out, _ = ab("engine=fake", "slowed=0.2", *QUICK)
