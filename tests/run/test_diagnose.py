@@ -3,13 +3,13 @@
 import os
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+from moving_package import moving_package
 from nvml_fixtures import driver, stub  # noqa: F401
 
 from pytest_slmperf.core.board_fitness import board_lines, no_board
@@ -299,25 +299,8 @@ def test_this_machines_cpu_is_watched_and_a_busy_process_named():
 
 def test_the_counters_of_a_cpu_are_looked_at_for_a_moment(tmp_path):
     """A package whose counter moves is a meter; a machine that shows none has none."""
-    folder = tmp_path / "sys/class/powercap/intel-rapl:0"
-    folder.mkdir(parents=True)
-    for name, content in (("name", "package-0"), ("max_energy_range_uj", "262143328850"), ("energy_uj", "0" * 12)):
-        (folder / name).write_text(content)
-    ended = threading.Event()
-
-    def move():
-        with (folder / "energy_uj").open("r+b", buffering=0) as counter:
-            while not ended.wait(0.002):
-                counter.seek(0)
-                counter.write(f"{time.monotonic_ns() // 100:012d}"[-12:].encode())
-
-    mover = threading.Thread(target=move)
-    mover.start()
-    try:
+    with moving_package(tmp_path, every_s=0.002):
         line = look_at_packages(0.4, WINDOW_S, root=tmp_path)
-    finally:
-        ended.set()
-        mover.join()
     assert (line.grade, line.values["packages"]) == (OK, 1)
     assert look_at_packages(0.1, WINDOW_S, root=tmp_path / "nothing").grade is NOT_SEEN
 
