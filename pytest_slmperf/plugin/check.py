@@ -23,8 +23,9 @@ class RunCheck(pytest.Item):
     of a sweep that there isn't and where no case was measured at all; under a selection it only says so, and of a
     metric also where a test of its sweep failed and may not have come to the assertion. In any run it is red for a
     measurement that failed and that no test failed for, for a red verdict whose test was reported as no failure, and
-    where nothing that was measured was judged. In a recording run it stores what was measured first, and is red where
-    that is refused.
+    where nothing that was measured was judged; it is skipped where tests failed for such a measurement, of which nobody
+    can say that nothing is missing. In a recording run it stores what was measured first, and is red where that is
+    refused.
     """
 
     def __init__(self, *, active: SlmperfSession, whole: bool, **rest: Any) -> None:  # noqa: ANN401 - pytest's
@@ -82,6 +83,8 @@ class RunCheck(pytest.Item):
             active.problem(line)
         if red:
             raise RunIncomplete("\n".join(red))
+        if measuring.problems:
+            pytest.skip("what was measured is not whole, and the tests that failed say why")
 
     def _not_swept(self) -> tuple[list[str], list[str]]:
         """What `[tool.slmperf]` sets of sweeps that no suite declares: what is red, and what is only said.

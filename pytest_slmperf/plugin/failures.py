@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import shorten
 from types import TracebackType
 
 import pytest
 from _pytest._code.code import ExceptionChainRepr
 
 import pytest_slmperf
-from pytest_slmperf.core.errors import NotJudged, SlmperfError
+from pytest_slmperf.core.errors import NotJudged, SlmperfError, SuiteError
 
 PACKAGE = Path(pytest_slmperf.__file__).parent
+FIRST_WORDS = 100
+"""Characters at most of an error that another test had before."""
 
 
 class Failures:
@@ -19,7 +22,8 @@ class Failures:
 
     def __init__(self, *, whole: bool) -> None:
         self._whole = whole
-        self._first_seen: dict[SlmperfError, str] = {}
+        self._first_seen: dict[SlmperfError | str, str] = {}
+        """Where an error was first, by the error; by its text where no line of a suite explains it."""
 
     def before(self, call: pytest.CallInfo[None]) -> None:
         """Drop our own frames: where in this package an error was raised tells the author of a suite nothing."""
@@ -28,15 +32,15 @@ class Failures:
             call.excinfo = pytest.ExceptionInfo.from_exc_info((type(error), error, _theirs(call.excinfo.tb)))
 
     def after(self, report: pytest.TestReport, error: BaseException | None) -> None:
-        """Drop what the error came from, and all but the first line where another test had the same error before."""
+        """Drop what the error came from, and all but the first words where another test had the same error before."""
         if self._whole or not isinstance(error, SlmperfError) or not report.failed:
             return
         if isinstance(report.longrepr, ExceptionChainRepr):
             report.longrepr = ExceptionChainRepr(report.longrepr.chain[-1:])
-        first = self._first_seen.setdefault(error, report.nodeid)
+        first = self._first_seen.setdefault(error if isinstance(error, SuiteError) else str(error), report.nodeid)
         if first != report.nodeid:
-            line = str(error).partition("\n")[0]
-            report.longrepr = f"{type(error).__name__}: {line}\nthe same error as in {first}"
+            words = shorten(str(error).partition("\n")[0], FIRST_WORDS, placeholder=" …")
+            report.longrepr = f"{type(error).__name__}: {words}\nthe same error as in {first}"
 
 
 def tell_apart(

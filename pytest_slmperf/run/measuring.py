@@ -65,6 +65,8 @@ class Measuring:
         self._problems: list[str] = []
         self._red_by: SlmperfError | None = None
         """The last that made it red: an error that passes through two of our calls is one problem."""
+        self._red_for: dict[str, str] = {}
+        """What made it red first, by the error's text."""
         self._remarks: list[str] = []
         self._began = time.monotonic()
         self._spends_from: float | None = None
@@ -132,7 +134,8 @@ class Measuring:
             yield
         except SlmperfError as error:
             self._complete = False
-            problem = f"{what}: {error}"
+            first = self._red_for.setdefault(str(error), what)
+            problem = f"{what}: {error}" if first == what else f"{what}: the same as {first}"
             if error is not self._red_by and problem not in self._problems:
                 self._problems.append(problem)
             self._red_by = error

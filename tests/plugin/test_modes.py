@@ -122,6 +122,7 @@ def test_a_planted_loss_is_never_recorded(fresh):
     result = fresh.gate("--slmperf-accept", engine=SLOWED)
     result.assert_outcomes(errors=4, failed=1)
     assert "a loss that is planted on purpose is never recorded: take `slowed` away" in prose(result)
+    assert result.stdout.str().count("the same error as in ") == 3
     assert "launch 1" not in result.stdout.str()
     assert not fresh.baseline().exists()
 
