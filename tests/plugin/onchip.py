@@ -16,7 +16,7 @@ OTHER_BOARD = "uuid GPU-11111111-0000-4000-8000-000000000000"
 
 SETTINGS = """
 [tool.slmperf]
-rounds = 2
+rounds = 1
 round_s = 10  # of a clock that costs nothing, so that what this machine does meanwhile is a small share of it
 void_retries = 10
 max_launches = 8
