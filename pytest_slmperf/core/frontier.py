@@ -114,7 +114,10 @@ class Frontier:
         for status, said in _SAID.items():
             which = {name: one for name, one in judged.items() if one.status is status}
             if which:
-                named = "; ".join(f"{name} ({one.said})" for name, one in which.items())
+                # What confirms a loss repeats no figures: those of the first launches stand before it.
+                bare = policy.confirming and status is Status.REGRESSED
+                points = {name.removeprefix(f"{self.case}/"): one.said for name, one in which.items()}
+                named = "; ".join(name if bare else f"{name} ({said})" for name, said in points.items())
                 lost = tuple(f"{name} {of}" for name, one in which.items() for of in one.lost)
                 reason = f"{len(which)} of {len(judged)} stored points {said}: {named}"
                 return replace(self._verdict(status, reason), lost=lost)

@@ -224,7 +224,7 @@ class Knee:
             doubt = "it lies on the edge between batch sizes" if both_found else "nothing to compare"
             return Status.INCONCLUSIVE, f"{doubt}: {both}", _MORE
         if moved:
-            return Status.REGRESSED, f"the knee moved: {both}", "Accept a new baseline if this is intended."
+            return Status.REGRESSED, f"the knee moved: {both}", ""
         return Status.UNCHANGED, both, ""
 
     def _moved_from(self, baseline: "Knee") -> bool | None:

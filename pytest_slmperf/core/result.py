@@ -27,6 +27,8 @@ class Fresh:
     cases: tuple[CaseOutcome, ...] = ()
     """The fresh samples alone, each beside the baseline that they are compared with."""
     missing: str = ""
+    way_out: str = ""
+    """What to do about a loss that they confirm; empty where nothing is stored that could be replaced."""
 
 
 FreshLaunches = Callable[[str], Fresh]
@@ -317,7 +319,8 @@ class ModelResult:
         fresh = self._of.fresh(self._model)
         if fresh.missing:
             return gate.unconfirmed(first, fresh.missing)
-        return gate.confirm(first, again(*self._curves(fresh.cases)))
+        confirmed = gate.confirm(first, again(*self._curves(fresh.cases)))
+        return replace(confirmed, way_out=fresh.way_out) if confirmed.status is Status.REGRESSED else confirmed
 
     def _unjudged(self, metrics: Sequence[str]) -> Verdict | None:
         mode = self._of.outcome.mode

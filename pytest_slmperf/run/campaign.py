@@ -126,7 +126,10 @@ class Campaign:
                 return Fresh(missing=f"{case.name} is void: {case.why_void}")
         if any(case.missing for case in again):
             return Fresh(missing="the budget is spent")
-        return Fresh(tuple(CaseOutcome(case.name, case.case.coordinates, *self._sides(case), {}) for case in again))
+        stored = self._brief.design == "stored"
+        way_out = self._brief.way_to_accept(again[0].configuration.candidate) if stored and again else ""
+        outcomes = (CaseOutcome(case.name, case.case.coordinates, *self._sides(case), {}) for case in again)
+        return Fresh(tuple(outcomes), way_out=way_out)
 
     @contextmanager
     def _on_the_bill(self) -> Iterator[None]:

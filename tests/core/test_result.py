@@ -301,7 +301,7 @@ def moved(*, fresh=None, **of):
     def again(model):
         asked.append(model)
         confirming = fresh if isinstance(fresh, dict) else lost
-        return Fresh(tuple(sweep_outcome(factor=confirming, launches=8).cases.values()))
+        return Fresh(tuple(sweep_outcome(factor=confirming, launches=8).cases.values()), way_out="accept it")
 
     return Result(sweep_outcome(factor=lost, **of), None, again), asked
 
@@ -317,9 +317,18 @@ def unchanged(result, curve):
 def test_what_fresh_launches_confirm_is_regressed(curve):
     """A claim that looks regressed is judged again on fresh launches alone, and says what both saw."""
     slower, asked = moved()
-    with pytest.raises(AssertionError, match=r"(no longer reached|the knee moved).*; confirmed by fresh launches: "):
+    said = r"(no longer reached|the knee moved).*; confirmed by fresh launches: .*\naccept it$"
+    with pytest.raises(AssertionError, match=said):
         bool(unchanged(slower, curve))
     assert asked == ["m"]
+
+
+def test_a_confirmed_frontier_says_its_figures_once():
+    """What fresh launches lost is named alone: the figures of the first launches stand before it."""
+    first, _, fresh = unchanged(moved()[0], "frontier").reason.partition("; confirmed by fresh launches: ")
+    assert "batch=64 (output_throughput -" in first
+    assert "batch=64" in fresh
+    assert "%" not in fresh
 
 
 @CURVES
