@@ -12,7 +12,8 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineUnavailable, SlmperfError, UsageError
 from pytest_slmperf.engines import registry
 from pytest_slmperf.report import doctor as rendered
-from pytest_slmperf.run.doctor import ANSWER_S, Wanted, diagnose
+from pytest_slmperf.run.doctor import diagnose
+from pytest_slmperf.run.noise import ANSWER_S, Wanted
 from pytest_slmperf.run.options import planted_loss
 from pytest_slmperf.run.settings import Settings, read_settings
 

@@ -52,6 +52,8 @@ class BoardWatch:
     """Whether the daemon of MPS runs whose clients our engines would be."""
     loaded: tuple[EnergyTrace, ...] = ()
     """The same board while an engine worked on it, without what came before its load was steady."""
+    by_zeus: bool = False
+    """Whether a run has its joules of Zeus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +117,10 @@ def no_board(reason: str, *, needed: bool, absent: bool, plugged_in: bool) -> Li
     """What is said where no board can be read. `needed`: the engine is to run on it. `absent`: nothing is
     installed that could read it, so nothing is broken.
     """
-    if absent and plugged_in:
-        said, todo = f"{reason}, and an NVIDIA board is plugged in", INSTALL
-        return Line("gpu", Grade.BLOCKS if needed else Grade.WARNING, said, todo)
-    if absent and not needed:
+    if absent and (plugged_in or needed):
+        said = f"{reason}{', and an NVIDIA board is plugged in' if plugged_in else ''}"
+        return Line("gpu", Grade.BLOCKS if needed else Grade.WARNING, said, INSTALL)
+    if absent:
         return Line("gpu", Grade.NOT_SEEN, f"{reason}; a CPU's throughput can be gated without")
     return Line("gpu", Grade.BLOCKS, reason, "see to it that nvidia-smi works for this user")
 
@@ -141,6 +143,8 @@ def _identity(watch: BoardWatch) -> Line:
 
 def _meter(watch: BoardWatch, window_s: float, seen_s: float | None) -> tuple[Line, ...]:
     trace = watch.trace
+    if trace is None and watch.by_zeus:
+        return (told_by_zeus("meter", watch.missing),)
     if trace is None:
         said = f"no joules: {watch.missing}"
         return (Line("meter", Grade.WARNING, said, "gate throughput alone here", {"source": None}),)
@@ -157,10 +161,20 @@ def _meter(watch: BoardWatch, window_s: float, seen_s: float | None) -> tuple[Li
 
 
 def _power_meter(trace: EnergyTrace) -> Line:
-    floor = COVERAGE_FACTOR * (INTEGRATED_FLOOR if trace.source == "integrated power" else SAMPLED_FLOOR)
-    said = f"no energy counter, or none for this user: joules come from {trace.source}, ±{floor:.1%} at best"
-    todo = f"gate joules at no less than {2 * floor:.0%}, or see whether root is told more"
-    return Line("meter", Grade.WARNING, said, todo, {"source": trace.source, "error": floor})
+    least = INTEGRATED_FLOOR if trace.source == "integrated power" else SAMPLED_FLOOR
+    return _coarse("meter", "no energy counter, or none for this user", trace.source, least)
+
+
+def told_by_zeus(topic: str, missing: str) -> Line:
+    """What is said of a meter's own source that is `missing`, where Zeus has joules."""
+    return _coarse(topic, missing, "zeus", SAMPLED_FLOOR)
+
+
+def _coarse(topic: str, missing: str, source: str, least: float) -> Line:
+    error = COVERAGE_FACTOR * least
+    said = f"{missing}: joules come from {source}, ±{error:.1%} at best"
+    todo = f"gate joules at no less than {2 * error:.0%}, or see whether root is told more"
+    return Line(topic, Grade.WARNING, said, todo, {"source": source, "error": error})
 
 
 def _counter(trace: EnergyTrace, period_s: float, window_s: float) -> Line:

@@ -118,9 +118,11 @@ def noise_line(metric: Metric, values: Sequence[Sequence[float]], seconds: float
     return Line(topic, Grade.OK, said, declare, figures)
 
 
-def engines_line(installed: Mapping[str, str], missing: Mapping[str, str], default: str | None) -> Line:
+def engines_line(
+    installed: Mapping[str, str], missing: Mapping[str, str], default: str | None, asked: str = ""
+) -> Line:
     """The engines that can be used here, with their versions, and why others can't; `default` is None without any that
-    does the work it is timed for.
+    does the work it is timed for, and `asked` is the one that the diagnosis is for.
     """
     there = [f"{name} {version}".strip() for name, version in installed.items()]
     values: dict[str, Scalar] = {"default": default, **{f"engine.{name}": one for name, one in installed.items()}}
@@ -128,6 +130,8 @@ def engines_line(installed: Mapping[str, str], missing: Mapping[str, str], defau
     ways = "; ".join(missing.values())
     if default is None:
         return Line("engines", Grade.BLOCKS, f"{said} alone, which does no work", ways, values)
+    if asked in missing:
+        return Line("engines", Grade.BLOCKS, f"{said}; {asked} can't be used here", missing[asked], values)
     return Line("engines", Grade.OK, f"{said}{f'. Not here: {ways}' if ways else ''}", values=values)
 
 

@@ -45,6 +45,11 @@ class DeviceBusy(SlmperfError):
 class MeterUnavailable(SlmperfError):
     """There is nothing on this machine to read joules from, or it can't be read."""
 
+    def __init__(self, reason: str, *, nothing_installed: bool = False) -> None:
+        """`nothing_installed`: there is nothing that could read it, so nothing is broken."""
+        super().__init__(reason)
+        self.nothing_installed = nothing_installed
+
 
 class LaunchError(SlmperfError):
     """An engine's process did not do what it was asked."""

@@ -174,7 +174,10 @@ class NvmlMeter:
         try:
             nvml.nvmlInit()
         except nvml.NVMLError as error:
-            raise MeterUnavailable(f"no joules of NVIDIA boards: {reason_of(nvml, error)}") from error
+            raise MeterUnavailable(
+                f"no joules of NVIDIA boards: {reason_of(nvml, error)}",
+                nothing_installed=error.value == nvml.NVML_ERROR_LIBRARY_NOT_FOUND,
+            ) from error
         self._nvml = nvml
         try:
             for handle in (find_board(nvml, wanted) for wanted in self._wanted):
@@ -597,7 +600,9 @@ def library() -> Library:
     try:
         import pynvml  # noqa: PLC0415 - making a meter is free of it, only opening one needs it
     except ImportError as error:
-        raise MeterUnavailable("NVIDIA boards say nothing without pip install 'pytest-slmperf[nvml]'") from error
+        raise MeterUnavailable(
+            "NVIDIA boards say nothing without pip install 'pytest-slmperf[nvml]'", nothing_installed=True
+        ) from error
     if not hasattr(pynvml, "_nvmlGetFunctionPointer"):
         raise MeterUnavailable(
             f"{pynvml.__file__} is not nvidia-ml-py, whose module has the same name: uninstall the package pynvml"

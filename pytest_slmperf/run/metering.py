@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -88,6 +88,8 @@ class Metering:
         self.missing = "" if meter else f"{VISIBLE} hides every GPU"
         """Why there are no joules to be had, or an empty text."""
         self.devices = devices
+        self.heard: Callable[[Recording], object] = lambda _: None
+        """Is told each recording of a round."""
         self._meter = meter
         self._facts = MeterFacts("", (), {}, simulated=False)
         self._limits_w: Mapping[str, float | None] = {}
@@ -165,6 +167,7 @@ class Metering:
         finally:
             reading.ended_ns = time.monotonic_ns()
             reading.recording = meter.stop()
+            self.heard(reading.recording)
         reading.after = meter.states()
         periods = [trace.period_s for trace in reading.recording.traces if trace.period_s]
         self._update_s = max(periods, default=self._update_s)

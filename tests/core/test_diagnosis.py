@@ -79,6 +79,13 @@ def test_engines_are_told_with_their_versions_and_ways_to_more():
     assert "pip install" in none.todo
 
 
+def test_an_engine_that_was_asked_for_and_is_not_here_blocks():
+    """Others do the work, and nothing can be gated on this one: what to install is the way out."""
+    line = engines_line({"fake": "", "ctranslate2": "4.8.5"}, {"vllm": "pip install vllm"}, "ctranslate2", "vllm")
+    assert (line.grade, line.todo) == (Grade.BLOCKS, "pip install vllm")
+    assert line.said.endswith("vllm can't be used here")
+
+
 OTHER_DRIVER = Machine(MACHINE.device, "590.10", MACHINE.fields)
 OTHER_LIMIT = Machine(MACHINE.device, MACHINE.driver, {**MACHINE.fields, "power_limit_w": 500})
 

@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+from foreign_engine import install
 from moving_package import moving_package
 from nvml_fixtures import driver, stub  # noqa: F401
 
@@ -18,22 +20,20 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.launch import CaseRecord
 from pytest_slmperf.meters.nvml import NvmlMeter
+from pytest_slmperf.run import fingerprint
 from pytest_slmperf.run.devices import Device, HeldDevices, boards_at
-from pytest_slmperf.run.doctor import (
+from pytest_slmperf.run.joules import Joules
+from pytest_slmperf.run.metering import open_rapl
+from pytest_slmperf.run.noise import Wanted, answer_limit_s, measure_noise, noise_lines, weights_bytes
+from pytest_slmperf.run.settings import Settings
+from pytest_slmperf.run.watching import (
     EVERY_MOVE,
-    Wanted,
-    answer_limit_s,
     board_is_plugged_in,
     hidden_board,
     look_at_packages,
-    measure_noise,
-    noise_lines,
-    nothing_installed,
     watch_board,
     watch_cpu,
-    weights_bytes,
 )
-from pytest_slmperf.run.settings import Settings
 
 pytest.importorskip("pynvml")
 OK, WARNING, BLOCKS, NOT_SEEN = Grade
@@ -199,8 +199,8 @@ def test_a_driver_that_fails_blocks(driver, statement, reason):  # noqa: F811 - 
     driver(statement)
     with pytest.raises(MeterUnavailable) as caught:
         watch_board(NvmlMeter(pace=EVERY_MOVE), 0.1)
-    said = str(caught.value)
-    line = no_board(said, needed=False, absent=nothing_installed(said), plugged_in=False)
+    error = caught.value
+    line = no_board(str(error), needed=False, absent=error.nothing_installed, plugged_in=False)
     assert line.grade is BLOCKS
     assert reason in line.said
 
@@ -208,9 +208,9 @@ def test_a_driver_that_fails_blocks(driver, statement, reason):  # noqa: F811 - 
 def test_a_machine_without_a_driver_is_no_broken_one():
     """Nothing is installed that could read a board, and that is told apart from a driver that fails."""
     program = (
-        "from pytest_slmperf.run.doctor import look_at_board, nothing_installed\n"
-        "watch, missing = look_at_board((0,), 0.1)\n"
-        "print(watch is None, nothing_installed(missing), missing)"
+        "from pytest_slmperf.run.watching import look_at_board\n"
+        "seen = look_at_board((0,), 0.1)\n"
+        "print(isinstance(seen, Exception), getattr(seen, 'nothing_installed', None), seen)"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NVML_STUB")}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
@@ -234,7 +234,21 @@ def test_a_machine_without_a_driver_is_no_broken_one():
 )
 def test_a_board_that_can_not_be_read_is_graded_by_who_needs_it(needed, absent, plugged_in, grade):
     """An engine that is to run on it can't; one on the CPU can, but a driver that is broken isn't left so."""
-    assert no_board("a reason", needed=needed, absent=absent, plugged_in=plugged_in).grade is grade
+    line = no_board("a reason", needed=needed, absent=absent, plugged_in=plugged_in)
+    assert line.grade is grade
+    assert ("pytest-slmperf[nvml]" in line.todo) == (absent and (needed or plugged_in))
+
+
+def test_a_board_whose_joules_zeus_tells_has_a_meter_with_a_larger_error(driver):  # noqa: F811
+    """A run counts them, so throughput isn't all that can be gated; without Zeus it is."""
+    refused = ("DeviceGetTotalEnergyConsumption", "DeviceGetPower*", "field:185", "field:186")
+    one = driver(*(f"fail {what} NOT_SUPPORTED" for what in refused))
+    watch = watch_board(NvmlMeter(pace=EVERY_MOVE, clock=one.now_ns, sleep=one.sleep), 0.5)
+    found, without = (by_topic(board_lines(one, window_s=3))["meter"] for one in (replace(watch, by_zeus=True), watch))
+    assert found.said.startswith("no counter, since ")
+    assert found.said.endswith(": joules come from zeus, ±5.9% at best")
+    assert (found.values["source"], without.values["source"]) == ("zeus", None)
+    assert without.todo == "gate throughput alone here"
 
 
 @pytest.mark.parametrize(
@@ -305,9 +319,6 @@ def test_the_counters_of_a_cpu_are_looked_at_for_a_moment(tmp_path):
     assert look_at_packages(0.1, WINDOW_S, root=tmp_path / "nothing").grade is NOT_SEEN
 
 
-# -- at work
-
-
 def wanted(seconds=200.0, settings=SHORT, **options):
     spec = EngineSpec("fake", "tiny-2x128", options=options)
     return Wanted(spec, None, settings, Path("baselines"), noise_s=seconds)
@@ -323,7 +334,7 @@ def test_a_device_that_somebody_measures_on_is_left_alone(tmp_path):
     other.hold([Device("cpu")])
     spec = EngineSpec("ctranslate2", "tiny-2x128")
     try:
-        (line,) = measure_noise(replace(wanted(), spec=spec), (), nobody_else(folder=tmp_path)).lines
+        (line,) = measure_noise(replace(wanted(), spec=spec), None, nobody_else(folder=tmp_path)).lines
     finally:
         other.close()
     assert (line.topic, line.grade) == ("noise", WARNING)
@@ -332,7 +343,7 @@ def test_a_device_that_somebody_measures_on_is_left_alone(tmp_path):
 
 def test_the_spread_of_launches_is_found_and_turned_into_a_tolerance():
     """Launches that spread by 2 % support no tolerance of 3 %, and twenty of them are enough."""
-    (line,) = measure_noise(wanted(launch_noise=0.02, seed=3), (), nobody_else()).lines
+    (line,) = measure_noise(wanted(launch_noise=0.02, seed=3), None, nobody_else()).lines
     assert line.topic == "noise of output_throughput"
     assert line.values["launches"] == 20
     assert 0.005 < line.values["spread"] < 0.04
@@ -342,7 +353,7 @@ def test_the_spread_of_launches_is_found_and_turned_into_a_tolerance():
 
 def test_an_engine_that_fails_blocks():
     """What can't be launched can't be gated, and its reason is the line."""
-    (line,) = measure_noise(wanted(fault="raises"), (), nobody_else()).lines
+    (line,) = measure_noise(wanted(fault="raises"), None, nobody_else()).lines
     assert (line.topic, line.grade) == ("noise", BLOCKS)
     assert line.said.startswith("fake tiny-2x128: ")
 
@@ -351,7 +362,7 @@ def test_an_engine_that_fails_blocks():
 def test_an_engine_that_hangs_blocks_after_a_short_while(batch):
     """It is given up long before a run would, and the line says how long it was waited for."""
     began = time.monotonic()
-    (line,) = measure_noise(replace(wanted(fault="hangs", fault_batch=batch), answer_s=1.5), (), nobody_else()).lines
+    (line,) = measure_noise(replace(wanted(fault="hangs", fault_batch=batch), answer_s=1.5), None, nobody_else()).lines
     assert time.monotonic() - began < 30
     assert (line.topic, line.grade) == ("noise", BLOCKS)
     assert line.said.startswith("fake tiny-2x128: fake (tiny-2x128, float32) gave no answer for 2.5 s while ")
@@ -385,7 +396,7 @@ def test_the_weights_in_a_folder_are_its_files(tmp_path):
 
 def test_one_launch_tells_nothing_of_noise():
     """However short the time, one launch is made; its spread isn't known, and that is said."""
-    (line,) = measure_noise(wanted(0.01), (), nobody_else()).lines
+    (line,) = measure_noise(wanted(0.01), None, nobody_else()).lines
     assert line.grade is NOT_SEEN
     assert "1 launch of fake tiny-2x128" in line.said
     assert "--seconds" in line.todo
@@ -407,7 +418,45 @@ def test_joules_of_launches_are_in_the_noise_and_show_the_sensor(driver, tmp_pat
     """An engine on the board: its joules spread, too, and its load tells whether the sensor sees all of the time."""
     log = tmp_path / "load"
     driver(f"load {log} 100 500", "period 0.02", real=True)
-    found = measure_noise(wanted(4.0, real_time=True, load_log=str(log)), (0,), nobody_else())
+    with closing(Joules(SHORT, fingerprint.simulated(), Device("simulated"))) as joules:
+        found = measure_noise(wanted(4.0, real_time=True, load_log=str(log)), joules.metering, nobody_else())
     assert [line.topic for line in found.lines] == ["noise of output_throughput", "noise of joules_per_output_token"]
     assert found.loaded
     assert all(len(trace.edges) > 3 for trace in found.loaded)
+
+
+def test_joules_of_the_cpus_packages_are_in_the_noise(tmp_path):
+    """A run on a CPU counts them, so that the doctor does: with the meter that the run opens."""
+    with (
+        moving_package(tmp_path, every_s=0.002),
+        closing(open_rapl(window_s=SHORT.window_s, lead_in_s=SHORT.lead_in_s, root=tmp_path)) as metering,
+    ):
+        spec = EngineSpec("fake", "tiny-2x128", options={"real_time": True, "load_log": str(tmp_path / "load")})
+        metering.devices = ("simulated",)
+        found = measure_noise(replace(wanted(3.0), spec=spec), metering, nobody_else())
+    assert [line.topic for line in found.lines] == ["noise of output_throughput", "noise of joules_per_output_token"]
+
+
+COMPILING = """
+import os, time
+from pytest_slmperf.core.engine import EngineFacts, Served
+
+class Engine:
+    def __init__(self, spec): pass
+    def start(self): return EngineFacts("1", "simulated", "float32", "random", 4096, 1024, {{"compile": True}})
+    def serve(self, batch, *, observe):
+        with open("{log}", "a") as log: print(os.getpid(), file=log)
+        began = time.monotonic_ns()
+        return Served(began, began + 5_000_000, tuple(request.output_tokens for request in batch))
+    def stop(self): pass
+"""
+"""An engine that notes in which processes it serves."""
+
+
+def test_the_throw_away_launch_compiles_what_a_run_would_compile_in_its_own(tmp_path, monkeypatch):
+    """Else the first launch that is measured would pay for all of them."""
+    install(tmp_path, "noting", COMPILING.format(log=tmp_path / "batches"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    measure_noise(replace(wanted(0.01), spec=EngineSpec("noting", "tiny")), None, nobody_else())
+    served = (tmp_path / "batches").read_text().split()
+    assert len(set(served)) == 2  # processes: of the launch that primes, and of the one that is measured
