@@ -26,10 +26,13 @@ class AssertionLedger:
     _red: list[Verdict] = field(default_factory=list)
     """What the present test asked in all its phases, and was judged and not passed."""
     _swallowed: list[str] = field(default_factory=list)
+    of_test: list[Verdict] = field(default_factory=list)
+    """What the present test has asked by now, whatever it was."""
 
     def begin_test(self) -> None:
         """A test begins, or is repeated."""
         self._red.clear()
+        self.of_test.clear()
 
     def end_test(self, name: str, *, told_red: bool) -> None:
         """A test is over; `told_red`: it was reported as failed, in any phase, or as an expected failure."""
@@ -60,6 +63,7 @@ class AssertionLedger:
         """Somebody wants the truth of a verdict, and gets it or an error."""
         for waiting in (self._unasked, self._of_setup, self._kept):
             waiting[:] = [one for one in waiting if one is not verdict]
+        self.of_test.append(verdict)
         if verdict.gated:
             self.asserted.add((verdict.case, verdict.metric))
         if verdict.judged and not verdict.passed:

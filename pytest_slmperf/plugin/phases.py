@@ -10,7 +10,6 @@ import pytest
 from pytest_slmperf.core.errors import NotJudged
 from pytest_slmperf.plugin.failures import Failures, tell_apart
 from pytest_slmperf.plugin.roster import collected_as
-from pytest_slmperf.plugin.selection import coordinates
 from pytest_slmperf.report import junit
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
     from pytest_slmperf.plugin.ledger import AssertionLedger
     from pytest_slmperf.plugin.roster import Roster
-    from pytest_slmperf.run.measuring import Measuring
 
 
 def _skipped(unjudged: NotJudged) -> BaseException:
@@ -34,8 +32,7 @@ def _fail_for(complaint: str | None) -> None:
 class Phases:
     """Speaks pytest's hooks around a test. Lives as long as the session."""
 
-    def __init__(self, measuring: Measuring, ledger: AssertionLedger, roster: Roster, failures: Failures) -> None:
-        self._measuring = measuring
+    def __init__(self, ledger: AssertionLedger, roster: Roster, failures: Failures) -> None:
         self._ledger = ledger
         self._roster = roster
         self._failures = failures
@@ -81,7 +78,7 @@ class Phases:
             self._ledger.cut_off()
             raise
         finally:
-            self._record_properties(item)
+            item.user_properties.extend(junit.properties(self._ledger.of_test))
         _fail_for(self._ledger.unasked())
         return result
 
@@ -107,14 +104,6 @@ class Phases:
             raise
         _fail_for(self._ledger.caught())
         return result
-
-    def _record_properties(self, item: pytest.Item) -> None:
-        at = coordinates(item)
-        if at is None:
-            return
-        for size in sorted(at.batch_sizes) if at.batch_sizes else (None,):
-            for outcome in self._measuring.coverage.case_outcomes(at.sweep, at.model, size):
-                item.user_properties.extend(junit.properties(outcome))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(

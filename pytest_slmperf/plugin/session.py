@@ -59,7 +59,7 @@ def activate(config: pytest.Config) -> None:
     session = SlmperfSession(config, measuring, ledger, roster)
     config.pluginmanager.register(session, ACTIVE)
     failures = Failures(whole=getattr(config.option, "fulltrace", False))
-    config.pluginmanager.register(Phases(measuring, ledger, roster, failures), "slmperf-phases")
+    config.pluginmanager.register(Phases(ledger, roster, failures), "slmperf-phases")
     benchmark.register(config, session.outcome)
 
 

@@ -1,19 +1,23 @@
-"""What a JUnit file says of a case, as the properties of its tests."""
+"""What a JUnit file says of a test, as its properties."""
 
-from pytest_slmperf.core.outcome import CaseOutcome
+from collections.abc import Iterable
+
 from pytest_slmperf.core.verdict import Verdict
 
 
-def properties(case: CaseOutcome) -> list[tuple[str, str]]:
-    """Name and value pairs for `item.user_properties`: per gated metric the verdict and the figures it stands on.
+def properties(asserted: Iterable[Verdict]) -> list[tuple[str, str]]:
+    """Name and value pairs for `item.user_properties`: each verdict that a test asserted and the figures it stands on.
 
-    Names are `slmperf.<metric>.<field>`; a field that the verdict has no figure for is left out. Fractions are plain
-    numbers (0.03 for 3 %), an unbounded one is `inf`.
+    Names are `slmperf.<metric>.<field>`, a frontier's metric with underscores, and `slmperf.case` before those of a
+    case; a field that the verdict has no figure for is left out. Fractions are plain numbers (0.03 for 3 %), an
+    unbounded one is `inf`.
     """
-    pairs = [("slmperf.case", case.case)]
-    for name, verdict in case.verdicts.items():
+    by_case: dict[str, list[tuple[str, str]]] = {}
+    for verdict in dict.fromkeys(asserted):
+        name = verdict.metric.replace(" ", "_")
+        pairs = by_case.setdefault(verdict.case, [])
         pairs.extend((f"slmperf.{name}.{field}", value) for field, value in _fields(verdict))
-    return pairs
+    return [pair for case, pairs in by_case.items() for pair in (("slmperf.case", case), *pairs)]
 
 
 def _fields(verdict: Verdict) -> list[tuple[str, str]]:
@@ -33,6 +37,8 @@ def _fields(verdict: Verdict) -> list[tuple[str, str]]:
         fields.append(("launches", f"{effect.baseline_shape} vs {effect.candidate_shape}"))
     if verdict.tolerance is not None:
         fields.append(("tolerance", f"{verdict.tolerance:.6g}"))
+    if verdict.limit:
+        fields.append(("limit", verdict.limit))
     if verdict.reason:
         fields.append(("reason", verdict.reason))
     return fields

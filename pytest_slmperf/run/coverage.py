@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from pytest_slmperf.core.engine import model_name
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.metrics import metric
-from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
+from pytest_slmperf.core.outcome import SweepOutcome
 from pytest_slmperf.core.point import assertion
 from pytest_slmperf.core.sweep import Case, Sweep
 from pytest_slmperf.run.campaign import Campaign
@@ -102,17 +101,6 @@ class Coverage:
         """Whether every sweep that a test asked for was measured to its end."""
         done = {one.sweep for one in self._measured.values() if not one.failure}
         return self._tried <= done and not any(one.failure for one in self._measured.values())
-
-    def case_outcomes(self, sweep: Sweep, model: str | None, batch_size: int | None) -> list[CaseOutcome]:
-        """What was measured at these coordinates by now; None matches any. A model may be a path."""
-        wanted = None if model is None else model_name(model)
-        return [
-            case
-            for measured in self._measured.values()
-            if measured.sweep is sweep
-            for case in measured.outcome.cases.values()
-            if wanted in (None, case.coordinates["model"]) and batch_size in (None, case.coordinates["batch_size"])
-        ]
 
     def not_measured(self, cut_off: Callable[[Sweep], bool]) -> tuple[list[str], list[str]]:
         """Sweeps that no test asks for, and those that a test didn't come to: their tests were `cut_off`."""

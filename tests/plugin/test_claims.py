@@ -1,9 +1,10 @@
 """What is red beside the gated metrics is red in the reports, too."""
 
 import json
+from xml.etree import ElementTree
 
 import pytest
-from projects import SUITE, Project, prose
+from projects import SLOWED, SUITE, Project, prose
 
 from pytest_slmperf.cli import main
 from pytest_slmperf.run import schema
@@ -73,6 +74,27 @@ def test_a_stated_limit_a_knee_and_a_frontier_are_in_the_reports(project):
     page = (project.path / "report.md").read_text()
     assert page.startswith("### slmperf: 2 tests failed; 6 unchanged, 1 regressed; ")
     assert "| ❌ regressed | decode/opt-125m/batch=16 | median_ttft_ms |" in page
+
+
+def test_junit_has_of_a_test_what_it_asserted(project):
+    """A stated limit, a knee and a frontier are properties of their tests; what others asserted of a case is not."""
+    project.write("test_suite.py", SUITE + LIMITS)
+    project.gate("--junitxml", "junit.xml", engine=SLOWED)
+    tree = ElementTree.parse(project.path / "junit.xml")  # noqa: S314 - our own file
+    said = {
+        case.attrib["name"]: {pair.attrib["name"]: pair.attrib["value"] for pair in case.iter("property")}
+        for case in tree.iter("testcase")
+    }
+    assert said["test_throughput[batch16]"]["slmperf.output_throughput.verdict"] == "regressed"
+    limit = said["test_limit"]
+    assert limit.pop("slmperf.median_ttft_ms.reason").startswith("beyond the limit: ")
+    assert limit == {
+        "slmperf.case": "decode/opt-125m/batch=16",
+        "slmperf.median_ttft_ms.verdict": "regressed",
+        "slmperf.median_ttft_ms.limit": "at most 0.001 ms",
+    }
+    assert "slmperf.knee.verdict" in said["test_knee"]
+    assert "slmperf.frontier_of_output_throughput_and_median_ttft_ms.verdict" in said["test_frontier"]
 
 
 def test_a_rerun_makes_no_second_claim(project):

@@ -24,12 +24,11 @@ def test_throughput(decode, model, batch_size):
 
 
 def test_a_path_is_looked_up_as_it_was_declared(fresh):
-    """A test that runs once per model gets the path, and finds its point and its verdicts by that."""
+    """A test that runs once per model gets the path, and finds its point by that."""
     fresh.write("test_suite.py", PATHS)
-    done = fresh.gate("--slmperf-no-gate", "--junitxml=junit.xml")
+    done = fresh.gate("--slmperf-no-gate")
     assert done.ret == 0
     assert "2 cases: decode/x/batch=1, decode/tiny-2x128/batch=1" in prose(done)
-    assert (fresh.path / "junit.xml").read_text().count('name="slmperf.output_throughput.verdict"') == 2
 
 
 @pytest.mark.parametrize("options", ["level=nan", "level=1e9999", "x\udcff=1", "dtype=a\udcff"])

@@ -127,7 +127,7 @@ def test_others_may_read_it(tmp_path):
 
 def test_junit_properties():
     """A JUnit file gets the verdict, the ratio with its interval, the tolerance and the MDE of each gated metric."""
-    said = dict(properties(RUN.sweeps[0].cases["decode/opt-125m/batch=4"]))
+    said = dict(properties(RUN.sweeps[0].cases["decode/opt-125m/batch=4"].verdicts.values()))
     assert said["slmperf.case"] == "decode/opt-125m/batch=4"
     assert said["slmperf.output_throughput.verdict"] == "regressed"
     assert float(said["slmperf.output_throughput.ratio"]) == pytest.approx(0.9, abs=0.01)
@@ -137,7 +137,7 @@ def test_junit_properties():
 
 def test_junit_properties_of_what_was_not_compared():
     """Where nothing was compared, there is a verdict and its reason, and no figure."""
-    said = dict(properties(case_outcome(4, Status.NO_BASELINE)))
+    said = dict(properties(case_outcome(4, Status.NO_BASELINE).verdicts.values()))
     assert said["slmperf.output_throughput.verdict"] == "no-baseline"
     assert said["slmperf.output_throughput.reason"] == "nothing is stored for this machine"
     assert "slmperf.output_throughput.ratio" not in said
