@@ -168,7 +168,7 @@ class _Launch:
         self._device = facts.device
         self._tolerances = Tolerances()
         # A simulated engine takes no time of this machine, so nothing that happens here can be in its figures.
-        self._witness = None if facts.device == "simulated" else Witness(process.pid, terms.cores)
+        self._witness = None if facts.device == "simulated" else Witness(process.root, terms.cores)
         self._scanned: Scan = {}
         """When the case began, or later: what happened since is blamed on whoever used the cores since."""
 
@@ -317,7 +317,7 @@ class _Launch:
     def _blame(self, cores: Collection[int] | None) -> str:
         """Who was on these cores, or on any, since the last scan."""
         before, self._scanned = self._scanned, scan()
-        return blame(suspects(before, self._scanned, cores=cores, group=self._process.pid), command_line)
+        return blame(suspects(before, self._scanned, cores=cores, root=self._process.root), command_line)
 
     def _note_load_elsewhere(self, case: _Case, at_first: Scan) -> None:
         if not case.load_elsewhere:
@@ -325,7 +325,7 @@ class _Launch:
         mean = sum(case.load_elsewhere) / len(case.load_elsewhere)
         if mean > self._tolerances.elsewhere:
             elsewhere = set(range(os.cpu_count() or 1)) - set(self._terms.cores or ())
-            found = suspects(at_first, scan(), cores=elsewhere, group=self._process.pid)
+            found = suspects(at_first, scan(), cores=elsewhere, root=self._process.root)
             case.notes.append(
                 f"the other cores were {mean:.0%} busy, and share caches and memory; seen: {blame(found, command_line)}"
             )

@@ -63,7 +63,9 @@ class EngineProcess:
         self._family = os.urandom(8).hex()
         self._received = bytearray()
         self.pid = 0
-        """The engine's own process and process group, known from its hello on."""
+        """The engine's own process, known from its hello on."""
+        self.root = 0
+        """The guard's process: all that the engine starts descends from it."""
         self.doing = "starting"
         """What it was asked to do, for messages: `serving decode/opt-125m/batch=64, round 3 of 4`."""
 
@@ -107,6 +109,7 @@ class EngineProcess:
                 f"{self._who}: {self._python} cannot be started ({error.strerror}); "
                 "name a Python interpreter, 3.11 or newer"
             ) from error
+        self.root = self._guard.pid
         with suppress(OSError):  # a kernel without it: then the end of the pipe says when the engine has ended
             self._pidfd = os.pidfd_open(self._guard.pid)
 

@@ -1,6 +1,7 @@
 """Guards void a round for its causes, and name who it was."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -172,25 +173,29 @@ def test_load_elsewhere_is_that_of_the_cores_that_the_engine_has_not():
 
 
 def test_a_suspect_is_who_used_the_cores_since_and_is_not_the_engine():
-    """Whose id was given again to another process counts anew, and the engine's children are the engine."""
-    engine, idle, culprit, elsewhere, new, reused = 10, 20, 30, 40, 50, 60
+    """Whose id was given again to another process counts anew, and all that descends from the guard is the engine."""
+    guard, idle, culprit, elsewhere, new, reused = 10, 20, 30, 40, 50, 60
     before = {
-        engine: Seen("python", engine, 1, 100, CORE),
-        idle: Seen("sleep", idle, 1, 5, CORE),
-        culprit: Seen("make", culprit, 1, 100, CORE),
-        elsewhere: Seen("cc1", elsewhere, 1, 100, OTHER),
-        reused: Seen("old", reused, 1, 500, CORE),
+        guard: Seen("python", 1, 1, 0, CORE),
+        11: Seen("engine", guard, 1, 100, CORE),
+        12: Seen("ended since", 11, 1, 100, CORE),
+        idle: Seen("sleep", 1, 1, 5, CORE),
+        culprit: Seen("make", 1, 1, 100, CORE),
+        elsewhere: Seen("cc1", 1, 1, 100, OTHER),
+        reused: Seen("old", 1, 1, 500, CORE),
     }
     after = {
-        engine: Seen("python", engine, 1, 900, CORE),
-        11: Seen("engine's child", engine, 1, 900, CORE),
-        idle: Seen("sleep", idle, 1, 5, CORE),
-        culprit: Seen("make", culprit, 1, 130, OTHER),
-        elsewhere: Seen("cc1", elsewhere, 1, 900, OTHER),
-        new: Seen("ld", new, 7, 10, CORE),
-        reused: Seen("new", reused, 8, 20, CORE),
+        guard: Seen("python", 1, 1, 0, CORE),
+        11: Seen("engine", guard, 1, 900, CORE),
+        13: Seen("child of the engine's child", 12, 1, 900, CORE),
+        14: Seen("daemon", guard, 1, 900, CORE),
+        idle: Seen("sleep", 1, 1, 5, CORE),
+        culprit: Seen("make", 1, 1, 130, OTHER),
+        elsewhere: Seen("cc1", 1, 1, 900, OTHER),
+        new: Seen("ld", culprit, 7, 10, CORE),
+        reused: Seen("new", 1, 8, 20, CORE),
     }
-    found = suspects(before, after, cores=(CORE,), group=engine)
+    found = suspects(before, after, cores=(CORE,), root=guard)
     tick_s = TICK_NS / 1e9
     assert found == [
         Suspect(culprit, "make", 30 * tick_s),
@@ -214,9 +219,9 @@ def test_this_process_is_named_as_such():
 
 
 def test_a_scan_sees_this_process():
-    """With its group and the core that it was last on, and its command line can be had."""
+    """With its parent and the core that it was last on, and its command line can be had."""
     seen = scan()[os.getpid()]
-    assert seen.group == os.getpgrp()
+    assert seen.parent == os.getppid()
     assert seen.core in range(os.cpu_count())
     assert command_line(os.getpid())
 
@@ -241,6 +246,20 @@ def test_a_reading_costs_less_than_a_thousandth_of_a_second():
         witness.read()
         times.append(time.perf_counter() - began)
     assert sorted(times)[10] < 0.001
+
+
+def test_a_reading_holds_the_threads_of_all_that_a_process_has_started():
+    """Also of a child's child in a session of its own, and of none that has ended."""
+    start = (
+        "import subprocess; child = subprocess.Popen(['sleep', '60'], start_new_session=True); "
+        "print(child.pid, flush=True); child.wait()"
+    )
+    witness = Witness(os.getpid(), None)
+    with subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True) as child:
+        grandchild = int(child.stdout.readline())
+        assert {os.getpid(), child.pid, grandchild} <= witness.read().threads.keys()
+        os.kill(grandchild, signal.SIGKILL)
+    assert not {child.pid, grandchild} & witness.read().threads.keys()
 
 
 # -- a real engine, and real others
@@ -317,21 +336,26 @@ def test_another_process_on_another_core_is_a_note_and_voids_nothing(spinning):
     assert not any(f"(pid {culprit}, " in void.reason for void in case.void_rounds for culprit in culprits)
 
 
-DISTURBED = f"""{SPINNING}
-import subprocess, sys
+AHEAD = f"""{SPINNING}
+import os, signal
+from contextlib import suppress
+from pathlib import Path
 
+def ahead():
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
+        Path("/proc/self/autogroup").write_text("-10")
+"""
+"""With a function that makes its session come first where others are at work on this machine as well."""
+DISTURBED = f"""{AHEAD}
 class Engine(Engine):
-    rival = None
+    def start(self):
+        ahead()
+        return super().start()
     def serve(self, batch, *, observe):
-        if observe and self.rival is None:
-            burn = "print(flush=True)\\nwhile True: pass"
-            self.rival = subprocess.Popen([sys.executable, "-c", burn], stdout=subprocess.PIPE)
-            self.rival.stdout.readline()
+        if observe:
+            os.kill(int(os.environ["RIVAL"]), signal.SIGCONT)
         return super().serve(batch, observe=observe)
-    def stop(self):
-        if self.rival:
-            self.rival.kill()
-            self.rival.communicate()
 """
 """Has its core to itself until it is observed."""
 
@@ -343,13 +367,90 @@ def test_a_case_whose_observed_rounds_stay_void_has_no_values(tmp_path, monkeypa
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     spec, core = EngineSpec("disturbed", "tiny"), max(os.sched_getaffinity(0))
     for _ in tries():
-        case = measured_on(spec, core, replace(POLICY, observed_s=0.1))
+        with busy_process(core) as rival:
+            os.kill(rival, signal.SIGSTOP)
+            monkeypatch.setenv("RIVAL", str(rival))
+            case = measured_on(spec, core, replace(POLICY, observed_s=0.1))
         before = case.void is not None and case.void.startswith("round ")  # when nobody of ours was there
         if not before and not spoilt(case, CONTENDED):
             break
     assert case.void.startswith("the observed rounds stayed void (tried 2 times): others had the engine's core for")
     assert case.values == {}
     assert {void.guard for void in case.void_rounds[-2:]} == {"contended"}
+
+
+SHARING = f"""{AHEAD}
+class Engine(Engine):
+    def __init__(self, spec):
+        self.works = spec.options["works"]
+    def start(self):
+        if self.works:
+            ahead()
+        asked, self.ask = os.pipe()
+        self.told, tell = os.pipe()
+        child = os.fork()
+        if not child:
+            os.setsid()
+            if self.works:
+                ahead()
+            if os.fork():
+                os._exit(0)
+            Path(__file__).with_name("daemon").write_text(str(os.getpid()))
+            os.close(self.ask)
+            while os.read(asked, 1):
+                until = time.monotonic_ns() + 5_000_000
+                while time.monotonic_ns() < until: pass
+                os.write(tell, b".")
+            os._exit(0)
+        os.waitpid(child, 0)
+        return super().start()
+    def serve(self, batch, *, observe):
+        started = time.monotonic_ns()
+        os.write(self.ask, b".")
+        if self.works:
+            super().serve(batch, observe=observe)
+        os.read(self.told, 1)
+        ended = time.monotonic_ns()
+        asked = tuple(request.output_tokens for request in batch)
+        return Served(started, ended, asked, tuple((ended,) * n for n in asked) if observe else None)
+"""
+"""Has its work done by a daemon, in a session of its own, and works beside it, ahead of others, if it is told to."""
+
+
+@pytest.fixture
+def sharing(tmp_path, monkeypatch):
+    """See SHARING: (makes its specification of whether it works itself, the file that gets the daemon's id)."""
+    install(tmp_path, "sharing", SHARING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return lambda *, works: EngineSpec("sharing", "tiny", options={"works": works}), tmp_path / "daemon"
+
+
+@pytest.mark.alone
+def test_an_engine_and_what_it_has_started_are_no_others_to_each_other(sharing):
+    """They share its core, and no round is void for that, nor is any of them named."""
+    spec, daemon = sharing
+    core = max(os.sched_getaffinity(0))
+    for _ in tries():
+        case = measured_on(spec(works=True), core)
+        said = " ".join([*(void.reason for void in case.void_rounds), *case.notes])
+        assert f"(pid {daemon.read_text()}, " not in said
+        if CONTENDED not in said:
+            break
+    assert CONTENDED not in said
+
+
+@pytest.mark.alone
+def test_others_on_the_core_of_what_the_engine_has_started_void_its_rounds(sharing):
+    """Its work is kept waiting, also where its own process only waits for the answer."""
+    spec, daemon = sharing
+    core = max(os.sched_getaffinity(0))
+    with busy_process(core) as culprit:
+        case = measured_beside(spec(works=False), core, culprit)
+    assert case.values == {}
+    assert {void.guard for void in case.void_rounds} == {"contended"}
+    said = " ".join(void.reason for void in case.void_rounds)
+    assert f"(pid {culprit}, " in said
+    assert f"(pid {daemon.read_text()}, " not in said
 
 
 def test_a_simulated_engine_is_measured_beside_anybody():
