@@ -164,9 +164,9 @@ def test_a_launch_repeats_a_round_beside_a_slow_core(tmp_path, monkeypatch):
             pace=pace,
         )
         case = record.cases["case"]
-        if not spoilt(case, SLOW):
+        slow = [void.reason for void in case.void_rounds if void.reason.startswith(SLOW)]
+        if (slow and case.void is None) or not spoilt(case, SLOW):
             break
-    slow = [void.reason for void in case.void_rounds]
     assert len(slow) == 1
     assert slow[0].startswith(f"a fixed piece of work took 37% longer than usual on core {CORE}")
     assert len(case.values["output_throughput"]) == 2
