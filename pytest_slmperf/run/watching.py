@@ -39,7 +39,7 @@ def watch_cpu(seconds: float) -> CpuWatch:
     used = [after.busy_ticks[core] - before.busy_ticks.get(core, 0) for core in cores if core in after.busy_ticks]
     stolen = [after.steal_ticks[core] - before.steal_ticks.get(core, 0) for core in cores if core in after.steal_ticks]
     from_boot = [after.steal_ticks[core] * TICK_NS / after.boot_ns for core in cores if core in after.steal_ticks]
-    others = suspects(at_first, at_last, cores=cores, group=os.getpgrp())
+    others = suspects(at_first, at_last, cores=cores, root=os.getpid())
     return CpuWatch(
         seconds=wall_ns / NS_PER_S,
         allowed=len(cores),
