@@ -111,6 +111,11 @@ class Frontier:
         if not baseline.points:
             return self._verdict(Status.NO_BASELINE, "the baseline's frontier has no point")
         judged = {name: self._reached(baseline, policy, name) for name in baseline.points}
+        reached = sum(one.status.passes for one in judged.values())
+        return replace(self._of_points(judged, policy), measured=f"{reached} of {len(judged)} points reached")
+
+    def _of_points(self, judged: "Mapping[str, _Reached]", policy: FrontierPolicy) -> Verdict:
+        """The worst that became of a stored point."""
         for status, said in _SAID.items():
             which = {name: one for name, one in judged.items() if one.status is status}
             if which:

@@ -195,8 +195,15 @@ class Knee:
     def __str__(self) -> str:
         if self.batch is None:
             return f"no knee by {self.definition}: {self.reason}"
+        return f"{self.place} by {self.definition}"
+
+    @property
+    def place(self) -> str:
+        """`batch 8 (8…16)`, or `none`."""
+        if self.batch is None:
+            return "none"
         between = f"{self.interval[0]}…{self.interval[1]}" if self.interval else "not bounded"
-        return f"batch {self.batch} ({between}) by {self.definition}"
+        return f"batch {self.batch} ({between})"
 
     def unchanged_from(self, baseline: "Knee") -> Verdict:
         """Whether the knee is where it was.
@@ -209,7 +216,17 @@ class Knee:
         """
         status, reason, way_out = self._compared(baseline)
         ways = self._ways(baseline) if status is Status.REGRESSED else ()
-        return Verdict(status, "knee", "requests", True, self.case, reason=reason, way_out=way_out, lost=ways)  # noqa: FBT003
+        return Verdict(
+            status,
+            "knee",
+            "requests",
+            higher_is_better=True,
+            case=self.case,
+            reason=reason,
+            way_out=way_out,
+            measured=self.place,
+            lost=ways,
+        )
 
     def _compared(self, baseline: "Knee") -> tuple[Status, str, str]:
         both = f"{baseline} → {self}"

@@ -19,7 +19,8 @@ def judge_against_number(metric: Metric, sample: Sample, limit: float, *, at_lea
     is none, and the verdict is inconclusive.
     """
     values = sorted(ranks.middle(sorted(rounds)) for rounds in sample.launches)
-    verdict = Verdict(Status.INCONCLUSIVE, metric.name, metric.unit, metric.higher_is_better)
+    median = f"{quantity(sample.median)} {metric.unit}"
+    verdict = Verdict(Status.INCONCLUSIVE, metric.name, metric.unit, metric.higher_is_better, measured=median)
     wanted = f"; limit {stated(metric, limit, at_least=at_least)}"
     index = ranks.critical(ranks.sign_distribution(len(values)), 1 - CONFIDENCE)
     if index is None:
@@ -27,8 +28,9 @@ def judge_against_number(metric: Metric, sample: Sample, limit: float, *, at_lea
         reason = f"{len(values)} launches bound nothing with {CONFIDENCE:.0%} confidence; {needed} are needed{wanted}"
         return replace(verdict, reason=reason, way_out=f"Measure at least {needed} launches.")
     low, high = values[index], values[-1 - index]
+    verdict = replace(verdict, measured=f"{median} ({quantity(low)}…{quantity(high)})")
     figures = (
-        f"median launch {quantity(sample.median)} {metric.unit}, {CONFIDENCE:.0%} bounds "
+        f"median launch {median}, {CONFIDENCE:.0%} bounds "
         f"{quantity(low)}…{quantity(high)}, {sample.shape} launches×rounds{wanted}"
     )
     if (low >= limit) if at_least else (high <= limit):

@@ -70,6 +70,9 @@ class Verdict:
     """False in a run that records or only reports."""
     limit: str = ""
     """`at most 200 ms`: the number that it was judged against, where a test stated one."""
+    measured: str = ""
+    """What was measured of a stated limit, a knee or a frontier, with its bounds: `187 ms (181…192)`, `batch 8 (8…16)`.
+    """
     lost: tuple[str, ...] = field(default=(), compare=False, repr=False)
     """What was lost of a value that has parts, as the points of a frontier: fresh launches must have lost it, too."""
     on_asked: Callable[[], None] | None = field(default=None, compare=False, repr=False)

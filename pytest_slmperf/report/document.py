@@ -282,6 +282,7 @@ def _claim_document(claim: Verdict) -> dict[str, Any]:
         "unit": claim.unit,
         "higher_is_better": claim.higher_is_better,
         "limit": claim.limit,
+        "measured": claim.measured,
         "reason": claim.reason,
         "way_out": claim.way_out,
     }
@@ -297,6 +298,7 @@ def _claim(entry: Mapping[str, Any]) -> Verdict:
         reason=entry["reason"],
         way_out=entry["way_out"],
         limit=entry["limit"],
+        measured=entry["measured"],
     )
 
 

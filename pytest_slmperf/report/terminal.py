@@ -95,16 +95,20 @@ def _claim_lines(run: RunOutcome, width: int, markup: Markup) -> Iterator[str]:
         rows = [
             (
                 _coloured(claim.status, of),
-                *map(digest.one_line, (claim.case, digest.asserted(claim), claim.metric)),
+                *map(digest.one_line, (claim.case, digest.asserted(claim), claim.metric, claim.measured)),
             )
             for claim in run.claims
         ]
-        return table(("verdict", "case", "asserted", "metric"), rows)
+        return table(("verdict", "case", "asserted", "metric", "measured"), rows)
 
     if _fits(drawn(plain), width):
         yield from drawn(markup)
     else:
-        yield from (_cut(line, width) for line in drawn(plain))
+        for claim in run.claims:
+            yield f"{_coloured(claim.status, markup)} {digest.one_line(claim.case)}"
+            measured = f": {claim.measured}" if claim.measured else ""
+            said = _prose(f"{claim.metric} {digest.asserted(claim)}{measured}", width - len(INDENT))
+            yield from (f"{INDENT}{line}" for line in said)
     failures = digest.claim_failures(run)
     if failures:
         yield ""

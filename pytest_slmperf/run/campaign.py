@@ -403,8 +403,9 @@ class Campaign:
                 yield f"{said} {_percents(others)} is stored and used: record again"
             if needed and not self._brief.supported:
                 yield (
-                    f"{said} {_percents(sorted(needed))} is stored and used, as the noise of the recording needs: write "
-                    f'gate={{{name!r}: {max(needed):g}}} in the suite, or tolerance = "supported" in [tool.slmperf]'
+                    f"{said} {_percents(sorted(needed))} is stored and used, as the noise of the recording needs: "
+                    f'write gate={{{name!r}: {max(needed):g}}} in the suite, or tolerance = "supported" in '
+                    "[tool.slmperf]"
                 )
 
     def _needs_more(self, case: OngoingCase, name: str, asked: float) -> bool:

@@ -181,7 +181,9 @@ def test_a_limit_may_stand_on_either_side(number):
 )
 def test_a_limit_passes_only_within_the_confidence_bound(limit, status):
     """Beyond it is regressed, in between is inconclusive."""
-    assert (result()[16].output_throughput >= limit).status is status
+    verdict = result()[16].output_throughput >= limit
+    assert verdict.status is status
+    assert verdict.measured == "500 tok/s (499.5…500.5)"
 
 
 def test_a_void_case_keeps_no_limit():

@@ -243,7 +243,16 @@ SWEEPS = st.builds(
     fresh_launches=st.integers(0, 99),
 )
 CLAIMS = st.builds(
-    Verdict, st.sampled_from(Status), TEXT, TEXT, st.booleans(), case=TEXT, reason=TEXT, way_out=TEXT, limit=TEXT
+    Verdict,
+    st.sampled_from(Status),
+    TEXT,
+    TEXT,
+    st.booleans(),
+    case=TEXT,
+    reason=TEXT,
+    way_out=TEXT,
+    limit=TEXT,
+    measured=TEXT,
 )
 RUNS = st.builds(
     RunOutcome,

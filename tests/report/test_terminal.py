@@ -143,6 +143,18 @@ def test_what_is_asserted_beside_the_gate_is_named():
     assert any(re.fullmatch(r"unchanged +decode/opt-125m +as the baseline +knee", line) for line in drawn)
 
 
+@pytest.mark.parametrize("width", [80, 130])
+def test_what_was_measured_of_a_claim_stands_beside_it(width):
+    """In a row where that fits, else below; a long metric is never cut."""
+    limit = claim("median_ttft_ms", Status.UNCHANGED, limit="at most 2000 ms")
+    frontier = claim("frontier of output_throughput and median_ttft_ms", Status.REGRESSED, case="decode/opt-125m")
+    claims = (replace(limit, measured="187 ms (181…192)"), replace(frontier, measured="3 of 4 points reached"))
+    text = " ".join(" ".join(lines(run_outcome(sweep_outcome(case_outcome(4)), claims=claims), width)).split())
+    assert "187 ms (181…192)" in text
+    assert "frontier of output_throughput and median_ttft_ms" in text
+    assert "3 of 4 points reached" in text
+
+
 def test_void_rounds_of_a_stored_baseline_are_of_another_day():
     """The other arm's void rounds are counted where it was measured now, and not where it was stored."""
     case = case_outcome(4)
