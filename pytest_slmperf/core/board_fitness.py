@@ -6,15 +6,8 @@ from itertools import pairwise
 from statistics import fmean
 from typing import TypeAlias
 
-from pytest_slmperf.core.board import (
-    SLOWDOWNS,
-    BoardRound,
-    BoardState,
-    Effect,
-    Finding,
-    judge_board,
-    mps_serves,
-)
+from pytest_slmperf.core.board import ECC, SLOWDOWNS, BoardRound, BoardState, Effect, Finding, mps_serves
+from pytest_slmperf.core.board_guards import judge_board
 from pytest_slmperf.core.diagnosis import Grade, Line
 from pytest_slmperf.core.edges import EnergyTrace, judge_trace
 from pytest_slmperf.core.energy import COVERAGE_FACTOR, INTEGRATED_FLOOR, LEAST_UPDATES, SAMPLED_FLOOR
@@ -138,9 +131,6 @@ def _identity(watch: BoardWatch) -> Line:
     return Line("gpu", Grade.WARNING, said, "unset LD_LIBRARY_PATH to read a real board", values)
 
 
-# -- the meter
-
-
 def _meter(watch: BoardWatch, window_s: float, seen_s: float | None) -> tuple[Line, ...]:
     trace = watch.trace
     if trace is None and watch.by_zeus:
@@ -241,9 +231,6 @@ def _set(window_s: float) -> str:
     return f"window_s = {math.ceil(10 * window_s) / 10:g} in [tool.slmperf]"
 
 
-# -- what the driver tells
-
-
 def _privileges(watch: BoardWatch) -> Line:
     untold = {**watch.round.before.untold, **watch.round.after.untold, "joules": watch.missing}
     refused = [what for what, why in untold.items() if REFUSED in why]
@@ -255,7 +242,7 @@ def _privileges(watch: BoardWatch) -> Line:
 
 
 def _untold(watch: BoardWatch) -> tuple[Line, ...]:
-    shown = {"processes", "MIG", "persistence", "ECC errors", "clock", "power limit", "UUID"}
+    shown = {"processes", "MIG", "persistence", ECC, "clock", "power limit", "UUID"}
     untold = {what: why for what, why in watch.round.before.untold.items() if what and what not in shown}
     return tuple(Line("gpu", Grade.NOT_SEEN, f"its {what}: {why}") for what, why in untold.items())
 
@@ -365,7 +352,7 @@ def _memory_errors(watch: BoardWatch) -> Line:
         said = f"the driver reported Xid {', '.join(map(str, new))} just now"
         return Line("gpu errors", Grade.BLOCKS, said, "look it up, and reset the board or reboot", values)
     if errors is None:
-        return Line("gpu errors", Grade.NOT_SEEN, f"uncorrected memory errors: {_why(after, 'ECC errors')}")
+        return Line("gpu errors", Grade.NOT_SEEN, f"uncorrected memory errors: {_why(after, ECC)}")
     if errors:
         said = f"{errors} uncorrected memory error{'' if errors == 1 else 's'} (ECC) since the driver was loaded"
         return Line("gpu errors", Grade.WARNING, said, "reset the board; if they come back, replace it", values)

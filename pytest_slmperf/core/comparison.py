@@ -13,11 +13,11 @@ from typing import Literal
 
 from pytest_slmperf.core import gate, ranks
 from pytest_slmperf.core.baseline import PLANTED, case_order
-from pytest_slmperf.core.board import joules_apart
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.lookup import key_differences, scalar
 from pytest_slmperf.core.machine import BOARD, Role, Scalar, role, same, shown
 from pytest_slmperf.core.metrics import CLOCK, Metric, metric
+from pytest_slmperf.core.same_joules import joules_apart
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.side import RecordedCase, Side
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE

@@ -25,7 +25,7 @@ of a device, which may be any of them.
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Look:
     """One look at a counter: its value is that of some moment between these two."""
 
     before_ns: int
@@ -42,18 +42,13 @@ class Reading:
 class Edge:
     """A move of a counter: the last look that found the old value, and the first that found the new one."""
 
-    old: Reading
-    new: Reading
+    old: Look
+    new: Look
 
     @property
     def at_ns(self) -> float:
         """When it moved, as likely before as after."""
         return (self.old.middle_ns + self.new.middle_ns) / 2
-
-    @property
-    def half_width_ns(self) -> float:
-        """A bound: it moved after the one look began, and before the other ended."""
-        return max(self.at_ns - self.old.before_ns, self.new.after_ns - self.at_ns)
 
     @property
     def standard_ns(self) -> float:

@@ -8,25 +8,14 @@ for all measurements of one board, so it cancels in their ratio.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from statistics import NormalDist, fmean, median, pstdev, stdev
+from statistics import NormalDist, fmean, median, stdev
 
-from pytest_slmperf.core.board import (
-    BoardFacts,
-    BoardRound,
-    BoardSample,
-    Effect,
-    Finding,
-    Limits,
-    judge_board,
-    power_cap_share,
-    void,
-)
+from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.edges import Edge, EnergyTrace, Source, judge_trace
-from pytest_slmperf.core.meter import Around, Recording
-from pytest_slmperf.core.sample import Measurement, Sample
+from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.tally import NS_PER_S, STEP_SWING, Tally, Work
 
 COVERAGE = 0.95
@@ -43,10 +32,6 @@ AVERAGE_LAG_S = 0.55
 """A mean of the last second, up to a period of 0.1 s old, is that much late."""
 PAUSE_LIMIT = 0.02
 """Share of a window without work from which it is no steady load."""
-PLAUSIBLE = 0.1
-"""Share by which a counter and power readings of one board may differ under load. Idle, they may differ by far more."""
-MEDIAN_ERROR = math.sqrt(math.pi / 2)
-"""Standard error of a median over that of a mean, of many values that are normally distributed."""
 METER_SHARE = 0.5
 """Of the spread between launches, what the meter may be wrong by: without it the spread were 13 % smaller at most."""
 LEAST_LAUNCHES = 8
@@ -184,9 +169,6 @@ def _sum(parts: Sequence[tuple[BoardEnergy, float, float]]) -> Quantity | None:
     )
 
 
-# -- from what was seen and done
-
-
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What a window must be like."""
@@ -217,136 +199,6 @@ def energy_of(traces: Sequence[EnergyTrace], work: Sequence[Work], terms: Terms 
             return NoEnergy(f"{trace.board}: {one.reason}")
         found.append(one)
     return Energy(tuple(found))
-
-
-@dataclass(frozen=True, slots=True)
-class RoundEnergy:
-    """The joules of a round, unless a guard voids them, and what the guards found."""
-
-    energy: Energy | NoEnergy
-    findings: Mapping[str, tuple[Finding, ...]]
-    """By board."""
-    power_capped: Mapping[str, float]
-    """By board: share of the round in which its power limit held it back. None of those whose driver doesn't tell."""
-
-    @property
-    def void(self) -> Finding | None:
-        """The first finding that voids, naming its board, or None."""
-        for board, found in self.findings.items():
-            if voided := void(found):
-                return replace(voided, reason=f"{board}: {voided.reason}")
-        return None
-
-
-def energy_of_round(
-    recording: Recording,
-    work: Sequence[Work],
-    around: Around,
-    *,
-    limits_w: Mapping[str, float | None] = {},
-    ours: Collection[int] = (),
-    terms: Terms = Terms(),
-) -> RoundEnergy:
-    """The joules of all boards of a meter while this work was done, and what is to be said of each board.
-
-    `limits_w` are the boards' power limits when the meter was opened, where known; `ours` are processes known to be
-    ours. A board that could not be read, or that a guard voids, leaves all without joules.
-    """
-    energy = energy_of(recording.traces, work, terms)
-    if recording.missing:
-        told = (f"{board}: {why}" for board, why in recording.missing.items())
-        energy = NoEnergy("; ".join(told), lasting=True)
-    counted = {one.board: one for one in energy.boards} if isinstance(energy, Energy) else {}
-    steady_ns = work[0].started_ns + terms.lead_in_s * NS_PER_S if work else 0.0
-    findings: dict[str, tuple[Finding, ...]] = {}
-    capped: dict[str, float] = {}
-    for board in around.before:
-        faults = (judge_trace(trace) for trace in recording.traces if trace.board == board)
-        samples = recording.samples.get(board, ())
-        seen = BoardRound(around.idle[board], around.before[board], around.after[board], samples, steady_ns)
-        implausible = judge_plausibility(counted[board], samples) if board in counted else None
-        judged = judge_board(seen, power_limit_w=limits_w.get(board), ours=ours)
-        findings[board] = (*filter(None, faults), *judged, *filter(None, [implausible]))
-        share = power_cap_share(seen)
-        if share is not None:
-            capped[board] = share
-    found = RoundEnergy(energy, findings, capped)
-    voided = found.void
-    return replace(found, energy=NoEnergy(voided.reason)) if voided else found
-
-
-def judge_plausibility(one: BoardEnergy, samples: Sequence[BoardSample]) -> Finding | None:
-    """Marked where a board's counter and its power readings tell two stories of one window.
-
-    A reading is a mean of what came before it, so those of the window's first second are left out.
-    """
-    first_ns = one.from_ns + 2 * AVERAGE_LAG_S * NS_PER_S
-    told = [sample.power_w for sample in samples if first_ns <= sample.at_ns <= one.to_ns and sample.power_w]
-    counted_w = one.joules / one.seconds
-    if not told or abs(fmean(told) / counted_w - 1) <= PLAUSIBLE:
-        return None
-    return Finding(
-        "implausible",
-        Effect.MARKED,
-        f"its {one.source} says {counted_w:,.1f} W and its power readings {fmean(told):,.1f} W",
-    )
-
-
-def idle_power(trace: EnergyTrace, samples: Sequence[BoardSample] = ()) -> Quantity | NoEnergy:
-    """Mean power while nothing runs, in W: what `net_of_idle` subtracts.
-
-    `samples` are what the board said meanwhile. The counter of an idle board may be off by a factor (zeus issue 181:
-    187 J where the power readings add up to 327 J), so the difference of the two bounds the error, and what is net of
-    it is for the report alone.
-    """
-    fault = judge_trace(trace)
-    if fault:
-        return NoEnergy(fault.reason)
-    busy = max((sample.utilisation for sample in samples if sample.utilisation), default=0.0)
-    if busy > Limits().idle_utilisation:
-        return NoEnergy(f"it was not idle: {busy:.0%} busy")
-    if trace.powers:
-        told = [one.watts for one in trace.powers]
-        if not any(told):
-            return NoEnergy("it says that it takes no power")
-        return Quantity(fmean(told), Uncertainty(0.0, 0.0, math.hypot(SAMPLED_FLOOR, pstdev(told) / fmean(told))))
-    if len(trace.edges) < 2:
-        return NoEnergy(f"its energy counter moved {len(trace.edges)} times, and two moves are needed")
-    begin, end = trace.edges[0], trace.edges[-1]
-    length_ns = end.at_ns - begin.at_ns
-    edge = math.hypot(begin.standard_ns, end.standard_ns) / length_ns
-    watts = (end.new.joules - begin.new.joules) / length_ns * NS_PER_S
-    readings = [sample.power_w for sample in samples if sample.power_w]
-    apart = math.hypot(fmean(readings) - watts, pstdev(readings)) / watts if readings else 0.0
-    return Quantity(watts, Uncertainty(edge, 0.0, apart / math.sqrt(3)))
-
-
-@dataclass(frozen=True, slots=True)
-class NetOfIdle:
-    """Joules per output token beyond what the boards take idle; for the report, never for the gate."""
-
-    joules_per_output_token: float
-    """The median over the launches."""
-    error: float
-    """Its standard uncertainty, in J: that of the idle power, and of a median of so many launches that scatter so."""
-
-
-def net_of_idle(measurement: Measurement) -> NetOfIdle | None:
-    """What a case's joules are net of the idle power of its boards, or None where that, or joules, weren't measured.
-
-    Where there are several boards, their windows are taken for alike.
-    """
-    facts, samples = measurement.boards.values(), measurement.samples
-    idle_w = [one.idle_w for one in facts if one.idle_w is not None]
-    tokens, power = samples.get("joules_per_output_token"), samples.get("mean_power_w")
-    if not facts or len(idle_w) < len(facts) or not tokens or not power:
-        return None
-    pairs = [(median(joules), median(watts)) for joules, watts in zip(tokens.launches, power.launches, strict=False)]
-    net = [joules * (1 - math.fsum(idle_w) / watts) for joules, watts in pairs]
-    error_w = math.hypot(*(one.idle_error_w or 0.0 for one in facts))
-    of_idle = median(joules / watts for joules, watts in pairs) * error_w
-    of_launches = MEDIAN_ERROR * stdev(net) / math.sqrt(len(net)) if len(net) > 1 else 0.0
-    return NetOfIdle(median(net), math.hypot(of_idle, of_launches)) if median(net) > 0 else None
 
 
 def meter_decides(errors: Sequence[Uncertainty], joules: Sample | None, boards: Mapping[str, BoardFacts]) -> str | None:

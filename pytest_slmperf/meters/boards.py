@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pytest_slmperf.core.board import mps_serves
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.machine import BOARD, Scalar
-from pytest_slmperf.meters.nvml import TRANSIENT, Handle, Library, find_board, library, reason_of
+from pytest_slmperf.meters.nvml import TRANSIENT, Handle, Library, find_board, is_stand_in, library, reason_of
 
 Value = TypeVar("Value")
 
@@ -58,7 +58,7 @@ def describe(wanted: int | str, *, order: str | None = None) -> Board:
             name=nvml.nvmlDeviceGetName(part),
             uuid=nvml.nvmlDeviceGetUUID(board),
             driver=nvml.nvmlSystemGetDriverVersion(),
-            simulated=hasattr(nvml.nvmlLib, "nvmlstub_is_stub"),
+            simulated=is_stand_in(nvml),
             fields={name: value for name, value in _fields(nvml, board, part) if value is not None},
         )
     except nvml.NVMLError as error:

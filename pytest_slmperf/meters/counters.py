@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from pytest_slmperf.core.edges import STUCK_S, Edge, EnergyTrace, Reading, Source
+from pytest_slmperf.core.edges import STUCK_S, Edge, EnergyTrace, Look, Source
 
 NS_PER_S = 1e9
 LOOK_EVERY_S = 0.001
@@ -18,7 +18,7 @@ class Watch:
     """What was seen of one counter since the start."""
 
     board: str
-    look: Callable[[], Reading]
+    look: Callable[[], Look]
     edges: list[Edge] = field(default_factory=list)
     still_s: float = 0.0
     failure: str | None = None

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pytest_slmperf.core.board import ECC, REASON_BITS, XIDS, BoardSample, BoardState, Throttle, seen_processes
-from pytest_slmperf.core.edges import STUCK_S, Edge, EnergyTrace, PowerReading, Reading, Source
+from pytest_slmperf.core.edges import STUCK_S, Edge, EnergyTrace, Look, PowerReading, Source
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.meter import MeterFacts, Recording
 from pytest_slmperf.meters.counters import BROKE_OFF
@@ -23,7 +23,7 @@ from pytest_slmperf.meters.counters import BROKE_OFF
 NS_PER_S = 1_000_000_000
 MILLI = 1e-3
 SM_UTIL = 2
-"""GPM's number of the share of SMs that are busy."""
+"""GPM's number of the share of SMs that are busy. GPM tells a mean between two samples, at least 100 ms apart."""
 
 Library = Any
 """pynvml, imported only when a meter is opened; it has no types."""
@@ -166,8 +166,6 @@ class NvmlMeter:
         self._thread: threading.Thread | None = None
         self._whole = True
 
-    # -- the session
-
     def open(self) -> MeterFacts:
         """Open a session and find the boards. Raises MeterUnavailable."""
         nvml = library()
@@ -198,7 +196,7 @@ class NvmlMeter:
             name="nvml",
             boards=tuple(board.uuid for board in self._boards),
             sources={board.uuid: board.source for board in self._boards},
-            simulated=hasattr(nvml.nvmlLib, "nvmlstub_is_stub"),
+            simulated=is_stand_in(nvml),
             versions={"driver": driver},
             missing={board.uuid: board.missing for board in self._boards if board.missing},
         )
@@ -242,8 +240,6 @@ class NvmlMeter:
                 asked = (board.handle, nvml.nvmlEventTypeXidCriticalError, self._events)
                 self._told(board.deaf, XIDS, "nvmlDeviceRegisterEvents", *asked)
 
-    # -- asking
-
     def _told(self, untold: dict[str, str], what: str, ask: str | Callable[..., Any], *given: Any) -> Any:  # noqa: ANN401
         """What a call of NVML (by its name) or a function of ours answers, or None and the reason in `untold`."""
         call = getattr(self._nvml, ask, None) if isinstance(ask, str) else ask
@@ -274,11 +270,11 @@ class NvmlMeter:
                 raise
             return ask()
 
-    def _look(self, board: _Board) -> Reading:
-        def look() -> Reading:
+    def _look(self, board: _Board) -> Look:
+        def look() -> Look:
             before_ns = self._clock()
             joules = self._nvml.nvmlDeviceGetTotalEnergyConsumption(board.handle) * MILLI
-            return Reading(before_ns, self._clock(), joules)
+            return Look(before_ns, self._clock(), joules)
 
         return self._patiently(look)
 
@@ -294,8 +290,6 @@ class NvmlMeter:
             return PowerReading(before_ns, self._clock(), milliwatts * MILLI)
 
         return self._patiently(look)
-
-    # -- states and samples
 
     def states(self) -> Mapping[str, BoardState]:
         """Every board as it is now."""
@@ -406,8 +400,6 @@ class NvmlMeter:
                 if told in (None, board.uuid):  # a lost board doesn't even say which it is
                     board.xids.append(event.eventData)
 
-    # -- recording
-
     def start(self) -> None:
         """Begin to look for edges, in a thread."""
         self._begin()
@@ -471,6 +463,7 @@ class NvmlMeter:
             watch.powers.append(self._power(watch.board))
             watch.due_ns = now_ns + round(self._pace.power_every_s * NS_PER_S)
 
+    # Not a counters.Lookout: between edges it takes samples, and edges come as seldom as looking for them is dear.
     def _find_edge(self, watch: _Watch, done: Callable[[], bool]) -> None:
         began_cpu_ns = time.thread_time_ns()
         first = old = self._look(watch.board)
@@ -525,8 +518,6 @@ class NvmlMeter:
             period_s=_period_s(watch),
             seen_s=self._seen_s,
         )
-
-    # -- GPM: a mean between two samples, which are at least 100 ms apart
 
     def _gpm_sample(self, board: _Board) -> Handle | None:
         nvml = self._nvml
@@ -608,6 +599,11 @@ def library() -> Library:
             f"{pynvml.__file__} is not nvidia-ml-py, whose module has the same name: uninstall the package pynvml"
         )
     return pynvml
+
+
+def is_stand_in(nvml: Library) -> bool:
+    """Whether a stand-in answers in the driver's place, once a session was opened: nothing of it is real."""
+    return hasattr(nvml.nvmlLib, "nvmlstub_is_stub")
 
 
 def reason_of(nvml: Library, error: Exception) -> str:

@@ -5,8 +5,6 @@ than the CPU, and `dram` isn't everywhere. So packages alone are added up. Their
 and wrap, some of them every few minutes.
 """
 
-import hashlib
-import hmac
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,10 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from pytest_slmperf.core.board import BoardState, Throttle
-from pytest_slmperf.core.edges import Reading
+from pytest_slmperf.core.edges import Look
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.meter import MeterFacts, Recording
 from pytest_slmperf.meters.counters import LOOK_EVERY_S, Lookout, Watch
+from pytest_slmperf.meters.machine_id import machine_digest
 
 NS_PER_S = 1e9
 NS_PER_MS = 1_000_000
@@ -116,7 +115,7 @@ class RaplMeter:
                 "hypervisor hides them"
             )
 
-    def _look(self, package: _Package) -> Reading:
+    def _look(self, package: _Package) -> Look:
         """Joules since some moment, without the counter's wraps. A counter that was reset goes back."""
         before_ns = self._clock()
         raw_uj = int((package.folder / "energy_uj").read_bytes())
@@ -126,7 +125,7 @@ class RaplMeter:
             if 0 <= gained_j <= MOST_W * (after_ns - package.at_ns) / NS_PER_S:
                 package.wrapped_uj += package.range_uj
         package.raw_uj, package.at_ns = raw_uj, after_ns
-        return Reading(before_ns, after_ns, (package.wrapped_uj + raw_uj) * MICRO)
+        return Look(before_ns, after_ns, (package.wrapped_uj + raw_uj) * MICRO)
 
     def states(self) -> Mapping[str, BoardState]:
         """Every package as it is now. Utilisation is of all CPUs together, since the last call."""
@@ -189,15 +188,6 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
-
-
-def machine_digest(root: Path) -> str:
-    """Which machine it is, without saying so: CPUs have no number that a user may read, and baselines are committed.
-
-    Made from the machine's id as systemd advises (machine-id(5)): from a digest alone nobody finds the id.
-    """
-    known = _text(root / "etc" / "machine-id")
-    return hmac.new(known.encode(), b"pytest-slmperf", hashlib.sha256).hexdigest()[:12] if known else ""
 
 
 def _throttled_ms(root: Path, name: str) -> Path | None:

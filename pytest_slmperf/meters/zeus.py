@@ -19,12 +19,12 @@ from queue import Empty
 from typing import Any
 
 from pytest_slmperf.core.board import BoardState
-from pytest_slmperf.core.edges import Reading
+from pytest_slmperf.core.edges import Look
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.meter import MeterFacts, Recording
 from pytest_slmperf.meters.counters import Lookout, Watch
-from pytest_slmperf.meters.nvml import library
-from pytest_slmperf.meters.rapl import machine_digest
+from pytest_slmperf.meters.machine_id import machine_digest
+from pytest_slmperf.meters.nvml import is_stand_in, library
 
 MILLI = 1e-3
 EDGE_EVERY_S = 0.05
@@ -94,16 +94,16 @@ class ZeusMeter:
             "zeus",
             boards,
             sources=dict.fromkeys(boards, "zeus"),
-            simulated=hasattr(library().nvmlLib, "nvmlstub_is_stub"),
+            simulated=is_stand_in(library()),
             versions={"zeus": version("zeus")},
         )
 
-    def _look(self, source: _Source) -> Reading:
+    def _look(self, source: _Source) -> Look:
         before_ns = self._clock()
         energy_mj = source.energy_mj()
         if energy_mj is None:
             raise ValueError(f"of {source.model} it tells no energy")
-        return Reading(before_ns, self._clock(), energy_mj * MILLI)
+        return Look(before_ns, self._clock(), energy_mj * MILLI)
 
     def states(self) -> Mapping[str, BoardState]:
         """Every board as it is now, as far as Zeus tells."""

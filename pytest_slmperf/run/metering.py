@@ -8,24 +8,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
-from pytest_slmperf.core.board import BoardFacts, BoardRound, BoardState, beside, judge_board
-from pytest_slmperf.core.energy import (
-    COVERAGE_FACTOR,
-    BoardEnergy,
-    Energy,
-    NoEnergy,
-    Quantity,
-    Terms,
-    Uncertainty,
-    energy_of_round,
-    idle_power,
-)
+from pytest_slmperf.core.board import BoardFacts, BoardRound, BoardState, beside
+from pytest_slmperf.core.board_guards import judge_board
+from pytest_slmperf.core.energy import COVERAGE_FACTOR, BoardEnergy, Energy, NoEnergy, Quantity, Terms, Uncertainty
 from pytest_slmperf.core.engine import Served
 from pytest_slmperf.core.errors import MeterUnavailable
+from pytest_slmperf.core.idle import idle_power
 from pytest_slmperf.core.launch import Load, tokens
 from pytest_slmperf.core.meter import Around, EnergyMeter, Meter, MeterFacts, Recording
 from pytest_slmperf.core.metrics import BOARD, ENERGY
 from pytest_slmperf.core.protocol import Measured
+from pytest_slmperf.core.round_energy import energy_of_round
 from pytest_slmperf.core.tally import Work, work_of
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace
 from pytest_slmperf.meters.rapl import RaplMeter
@@ -183,9 +176,9 @@ class Metering:
             seen.recording,
             _work(seen.measured, load),
             Around(idle, seen.before, seen.after),
+            Terms(lead_in_s=self.lead_in_s, least_s=SHORTEST_WINDOW * self.window_s),
             limits_w=self._limits_w,
             ours={ours},
-            terms=Terms(lead_in_s=self.lead_in_s, least_s=SHORTEST_WINDOW * self.window_s),
         )
         if voided := found.void:
             return without(voided.reason), Void(voided.guard, voided.reason)

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
-from pytest_slmperf.core.board import BoardFacts, another_board, joules_apart, of_all_launches
+from pytest_slmperf.core.board import BoardFacts, of_all_launches
 from pytest_slmperf.core.energy import meter_decides
 from pytest_slmperf.core.launch import CaseRecord, Load
 from pytest_slmperf.core.metrics import CLOCK
 from pytest_slmperf.core.outcome import FreshSamples
+from pytest_slmperf.core.same_joules import another_board, joules_apart
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
 from pytest_slmperf.core.sweep import Case
 from pytest_slmperf.core.verdict import Status, Verdict

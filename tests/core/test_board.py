@@ -12,18 +12,18 @@ from pytest_slmperf.core.board import (
     BoardSample,
     BoardState,
     Effect,
+    beside,
+    mps_serves,
+    of_all_launches,
+    seen_processes,
+)
+from pytest_slmperf.core.board_guards import judge_board, power_cap_share, void
+from pytest_slmperf.core.same_joules import (
     another_board,
     another_clock,
     another_power_cap,
     another_setting,
-    beside,
     joules_apart,
-    judge_board,
-    mps_serves,
-    of_all_launches,
-    power_cap_share,
-    seen_processes,
-    void,
 )
 from pytest_slmperf.core.verdict import Status
 

@@ -6,7 +6,7 @@ import pytest
 
 from pytest_slmperf.core.cpu_fitness import CpuWatch, cpu_lines, packages_line
 from pytest_slmperf.core.diagnosis import Grade
-from pytest_slmperf.core.edges import Edge, EnergyTrace, Reading
+from pytest_slmperf.core.edges import Edge, EnergyTrace, Look
 from pytest_slmperf.core.machine import Machine
 
 OK, WARNING, BLOCKS, NOT_SEEN = Grade
@@ -89,7 +89,7 @@ def test_what_a_kernel_tells_is_graded(fields, watch, threads, topic, grade, sai
 
 
 MS = 1_000_000
-MOVE = Edge(Reading(0, 10_000, 5.0), Reading(MS, MS + 10_000, 5.1))
+MOVE = Edge(Look(0, 10_000, 5.0), Look(MS, MS + 10_000, 5.1))
 
 
 @pytest.mark.parametrize(

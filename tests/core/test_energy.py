@@ -7,21 +7,11 @@ from dataclasses import replace
 import pytest
 
 from pytest_slmperf.core.board import SLOWDOWNS, BoardFacts, BoardSample, BoardState, Effect
-from pytest_slmperf.core.edges import Edge, EnergyTrace, PowerReading, Reading, judge_trace
-from pytest_slmperf.core.energy import (
-    GAIN,
-    Energy,
-    NoEnergy,
-    Terms,
-    Uncertainty,
-    energy_of,
-    energy_of_round,
-    idle_power,
-    judge_plausibility,
-    meter_decides,
-    net_of_idle,
-)
+from pytest_slmperf.core.edges import Edge, EnergyTrace, Look, PowerReading, judge_trace
+from pytest_slmperf.core.energy import GAIN, Energy, NoEnergy, Terms, Uncertainty, energy_of, meter_decides
+from pytest_slmperf.core.idle import idle_power, net_of_idle
 from pytest_slmperf.core.meter import Around, Recording
+from pytest_slmperf.core.round_energy import energy_of_round, judge_plausibility
 from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.core.tally import BATCH_SWING, STEP_SWING, Work
 
@@ -33,8 +23,8 @@ STEP_MS = 20
 def edge(at_ms, joules, *, before=40.0, look_ms=1, gap_ms=1):
     """A move at this time, seen by two looks as long as `look_ms` with a pause in between."""
     at, look, gap = (round(ms * MS) for ms in (at_ms, look_ms, gap_ms))
-    old = Reading(at - gap // 2 - look, at - gap // 2, joules - before)
-    return Edge(old, Reading(at + gap // 2, at + gap // 2 + look, joules))
+    old = Look(at - gap // 2 - look, at - gap // 2, joules - before)
+    return Edge(old, Look(at + gap // 2, at + gap // 2 + look, joules))
 
 
 def counter(*, watts=400.0, until_ms=6000, period_ms=100, start_ms=37, board="GPU-a", **more):
@@ -283,7 +273,7 @@ QUIET = {"GPU-a": BoardState("GPU-a", 0, processes={}, throttled_ns=dict.fromkey
 )
 def test_a_round_without_a_window_is_told_from_a_board_without_a_trace(recording, work, lasting):
     """The one may be repeated, the other is in vain."""
-    found = energy_of_round(recording, work, Around(QUIET, QUIET, QUIET))
+    found = energy_of_round(recording, work, Around(QUIET, QUIET, QUIET), Terms())
     assert found.energy.lasting is lasting
     assert found.void is None
 
@@ -293,7 +283,7 @@ def test_a_counter_that_goes_back_is_no_number_wherever_it_does(at):
     """A reset voids the trace, before the window, in it and after it."""
 
     def fallen(look, place):
-        return Reading(look.before_ns, look.after_ns, look.joules - 1000 * (place >= at))
+        return Look(look.before_ns, look.after_ns, look.joules - 1000 * (place >= at))
 
     looks = enumerate(counter().edges)
     broken = tuple(Edge(fallen(one.old, place), fallen(one.new, place)) for place, one in looks)
@@ -397,7 +387,7 @@ def test_an_edge_at_high_power_is_more_of_a_doubt():
     """The same doubt of time is more joules where the board takes more."""
     calm = counter().edges
     last = calm[-1]
-    higher = Edge(last.old, Reading(last.new.before_ns, last.new.after_ns, last.new.joules + 40))
+    higher = Edge(last.old, Look(last.new.before_ns, last.new.after_ns, last.new.joules + 40))
     still = steps(swing=0.0)
     errors = [
         per_token(energy_of([EnergyTrace("GPU-a", "counter", (*calm[:-1], end))], still)).uncertainty.edge
@@ -436,9 +426,9 @@ def test_a_95_percent_interval_holds_the_truth_in_93_to_97_of_100_windows():
             at = 0.1 * k + draw.uniform(-0.001, 0.001)
             begin = at - draw.uniform(0, 0.0035)  # of the gap between two values, in which the move came
             taken, length = draw.uniform(0, 0.003), 0.003
-            old = Reading(round((begin - taken) * NS), round((begin - taken + length) * NS), 0.0)
-            new = Reading(old.after_ns + NS // 2000, old.after_ns + NS // 2000 + 3 * MS, energy(at))
-            seen.append(Edge(Reading(old.before_ns, old.after_ns, energy(at) - 1), new))
+            old = Look(round((begin - taken) * NS), round((begin - taken + length) * NS), 0.0)
+            new = Look(old.after_ns + NS // 2000, old.after_ns + NS // 2000 + 3 * MS, energy(at))
+            seen.append(Edge(Look(old.before_ns, old.after_ns, energy(at) - 1), new))
         work = tuple(
             Work(round((s * 0.023 - phase) * NS), round(((s + 1) * 0.023 - phase) * NS), 64) for s in range(206)
         )

@@ -7,9 +7,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from pytest_slmperf.core.energy import Energy, Terms, energy_of_round
+from pytest_slmperf.core.energy import Energy, Terms
 from pytest_slmperf.core.engine import Served
 from pytest_slmperf.core.meter import Around
+from pytest_slmperf.core.round_energy import energy_of_round
 from pytest_slmperf.core.tally import work_of
 from pytest_slmperf.meters.nvml import NvmlMeter
 
@@ -71,7 +72,7 @@ def test_joules_per_token_are_the_boards_over_the_engines_tokens(driver, engine,
     recording = meter.stop()
     around = Around(idle, before, meter.states())
     work, terms = work_of(batches, prompt_tokens=8), Terms(lead_in_s=0.3, least_s=0.5)
-    found = energy_of_round(recording, work, around, terms=terms)
+    found = energy_of_round(recording, work, around, terms)
     energy = found.energy
     assert isinstance(energy, Energy), energy
     (board,) = energy.boards

@@ -11,10 +11,12 @@ import nvml_standin
 import pytest
 from decoding import NS, steps
 
-from pytest_slmperf.core.board import Effect, void
-from pytest_slmperf.core.energy import Energy, NoEnergy, Terms, energy_of, energy_of_round
+from pytest_slmperf.core.board import Effect
+from pytest_slmperf.core.board_guards import void
+from pytest_slmperf.core.energy import Energy, NoEnergy, Terms, energy_of
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.meter import Around
+from pytest_slmperf.core.round_energy import energy_of_round
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace, visible_devices
 
 pytest.importorskip("pynvml")
@@ -43,7 +45,7 @@ def measured(driver, meter, seconds=5.0, *, opened_w=None):
     first, began = next(iter(before)), driver.now_ns()
     recording = meter.watch(seconds)
     work = steps(began, driver.now_ns())
-    found = energy_of_round(recording, work, Around(idle, before, meter.states()), limits_w={first: opened_w})
+    found = energy_of_round(recording, work, Around(idle, before, meter.states()), Terms(), limits_w={first: opened_w})
     return found.energy, list(found.findings[first]), recording
 
 
@@ -390,7 +392,7 @@ def test_an_engine_whose_id_here_is_another_than_the_drivers_is_taken_for_ours(m
             one.say(statement)
         recording = nvml.watch(5)
         around = Around(idle, before, nvml.states())
-        found = energy_of_round(recording, steps(began, one.now_ns()), around, ours={4711})
+        found = energy_of_round(recording, steps(began, one.now_ns()), around, Terms(), ours={4711})
         assert (found.void is not None) is foreign
     assert "python (pid 80001) came in the middle" in found.void.reason
 

@@ -8,8 +8,8 @@ import pytest
 from nvml_fixtures import driver, stub  # noqa: F401
 
 from pytest_slmperf.core.board import BoardFacts
-from pytest_slmperf.core.energy import net_of_idle
 from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.idle import net_of_idle
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.metrics import BOARD, ENERGY, metric
 from pytest_slmperf.core.point import Ledger
