@@ -320,6 +320,8 @@ class SlmperfSession:
         if missing:
             reason = f"{at.sweep.name} has batch sizes {list(here)} on this machine and tier, not {missing}"
             item.add_marker(pytest.mark.skip(reason=reason))
+            if self.measuring.options.tier != "quick":  # of the tier, the sweep's own part of the report says so
+                self.measuring.remark(f"{reason}: {item.name} is skipped")
         return bool(missing)
 
     def _selective(self, session: pytest.Session) -> bool:

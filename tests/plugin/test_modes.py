@@ -134,6 +134,19 @@ def test_a_spent_budget_is_inconclusive_and_not_green(project):
     assert "4 inconclusive" in prose(result)
 
 
+def test_a_test_of_a_case_that_this_machine_leaves_out_is_in_the_report(project):
+    """It is skipped, and a report without it would look as if nobody had stated a limit there."""
+    project.settings('machine = [{ when = { device = "simulated" }, sweep = { decode = { batch_size = [1, 16] } } }]')
+    project.write(
+        "test_suite.py", SUITE.replace("[1, 16]", "[1, 4, 16]") + "\n@DECODE.at(4)\ndef test_four(decode): pass\n"
+    )
+    result = project.gate("--slmperf-report", "report.json")
+    result.assert_outcomes(passed=5, skipped=1)
+    said = "decode has batch sizes [1, 16] on this machine and tier, not [4]: test_four is skipped"
+    assert said in prose(result)
+    assert said in _report(project)["remarks"]
+
+
 def test_the_quick_tier_measures_the_ends_and_skips_the_rest(project):
     """Tests of cases that a tier leaves out are skipped with the reason, and what is stored of them isn't stale."""
     project.write(
