@@ -15,6 +15,9 @@ from pytest_slmperf.report.document import counts
 MOST_CAUSES = 3
 """Causes of one verdict that are said one by one; the failing tests say the rest, each with its own line."""
 
+NOT_JUDGED = "not judged"
+"""What becomes of a gated metric that can't be judged here, where that isn't red."""
+
 _URGENCY = (Status.REGRESSED, *(status for status in Status if status is not Status.REGRESSED))
 
 
@@ -35,6 +38,11 @@ class JudgedRow:
     status: Status
     judged: bool
     """False where it can't be judged and that isn't red: joules of another board, or that nothing tells."""
+
+    @property
+    def word(self) -> str:
+        """The verdict; of what isn't judged its status would name a failure that there isn't."""
+        return str(self.status) if self.judged else NOT_JUDGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +300,9 @@ def closing(run: RunOutcome) -> str:
     launches = sum(sweep.launches for sweep in run.sweeps)
     spent = f"{launches} {'launch' if launches == 1 else 'launches'} in {duration(run.seconds)}"
     if verdicts:
-        said = ", ".join(f"{count} {status}" for status, count in by_status.items())
+        unjudged = sum(not row.judged for sweep in run.sweeps if judges(sweep) for row in judged_rows(sweep))
+        counted = {**by_status, **({NOT_JUDGED: unjudged} if unjudged else {})}
+        said = ", ".join(f"{count} {status}" for status, count in counted.items())
         cost = f"{duration(run.seconds / verdicts)} a verdict"
         line = f"{said}; {spent}, {cost}"
     else:

@@ -172,7 +172,7 @@ def _rest(sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
 
 
 def _cells(row: JudgedRow) -> tuple[str, ...]:
-    sign = f"{SIGNS[row.status.passes] if row.judged else UNJUDGED} {row.status}"
+    sign = f"{SIGNS[row.status.passes] if row.judged else UNJUDGED} {row.word}"
     candidate = f"{row.candidate} {row.unit}" if row.candidate else ""
     return (sign, row.case, row.metric, row.baseline, candidate, row.change, row.tolerance, row.mde, row.launches)
 

@@ -222,7 +222,7 @@ def _cases_apart(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> Iter
 
 
 def _word(row: JudgedRow, markup: Markup) -> str:
-    return _coloured(row.status, markup)
+    return _coloured(row.status, markup) if row.judged else markup(row.word, **STYLE[None])
 
 
 def _coloured(status: Status, markup: Markup) -> str:

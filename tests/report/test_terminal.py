@@ -210,6 +210,19 @@ def test_without_judging(mode, width):
     assert max(map(len, text.splitlines())) <= width
 
 
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_what_is_not_judged_is_not_called_a_failure(width):
+    """A green run whose joules nothing tells has no red word: not in the table, and not in the last line."""
+    case = case_outcome(4)
+    told = case.verdicts["output_throughput"]
+    nothing = replace(told, status=Status.UNMEASURED, judged=False, effect=None, reason="no meter")
+    one = replace(case, verdicts={**case.verdicts, "joules_per_output_token": nothing})
+    drawn = lines(run_outcome(sweep_outcome(one)), width)
+    assert any(re.search(r"joules_per_output_token\b.*not judged$", line) for line in drawn)
+    assert not any(line.endswith("unmeasured") for line in drawn)
+    assert drawn[-1].startswith("1 unchanged, 1 not judged; ")
+
+
 def test_what_differs_between_the_arms():
     """The versions that differ between the arms stand below the table."""
     assert "versions: fake 1.0 → 1.1\n" in rendered(RUN)
