@@ -15,7 +15,7 @@ from pytest_slmperf.core import gate, ranks
 from pytest_slmperf.core.baseline import PLANTED, case_order
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.lookup import key_differences, scalar
-from pytest_slmperf.core.machine import BOARD, Role, Scalar, role, same, shown
+from pytest_slmperf.core.machine import GPU_UUID, Role, Scalar, role, same, shown
 from pytest_slmperf.core.metrics import CLOCK, Metric, metric
 from pytest_slmperf.core.same_joules import joules_apart
 from pytest_slmperf.core.sample import Sample
@@ -251,7 +251,7 @@ def _judged(
 
 def _boards(one: RecordedCase) -> set[Scalar]:
     """The boards whose joules these are: as the meter named them, or else the machine."""
-    return set(one.measurement.boards) or {one.machine.fields.get(BOARD)}
+    return set(one.measurement.boards) or {one.machine.fields.get(GPU_UUID)}
 
 
 def _joules_apart(old: RecordedCase, new: RecordedCase) -> tuple[Status, str, str] | None:

@@ -11,7 +11,7 @@ from pytest_slmperf.core.machine import Machine
 
 NS_PER_S = 1e9
 STOLEN = 0.02
-"""Share of a core that the hypervisor takes, from which rounds are void."""
+"""Share of a core that the hypervisor takes, from which rounds are void: `run.guards` has it of here."""
 STOLEN_FROM_BOOT = 0.01
 BUSY = 0.05
 """Load on the cores, while nothing of ours runs, from which rounds get void now and then."""

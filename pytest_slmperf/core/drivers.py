@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pytest_slmperf.core.baseline import BaselineFile, case_order
 from pytest_slmperf.core.comparison import Change, Comparison, Mean, Meaning, compare
 from pytest_slmperf.core.errors import UsageError
-from pytest_slmperf.core.machine import BOARD
+from pytest_slmperf.core.machine import GPU_UUID
 from pytest_slmperf.core.side import of_files
 
 
@@ -74,4 +74,4 @@ def _compared(before: BaselineFile, file: BaselineFile) -> Comparison | None:
 
 
 def _may_move(one: Change) -> bool:
-    return one.field == BOARD or (one.meaning is not Meaning.NOTE and (one.of, one.field) != ("machine", "driver"))
+    return one.field == GPU_UUID or (one.meaning is not Meaning.NOTE and (one.of, one.field) != ("machine", "driver"))

@@ -14,7 +14,7 @@ SIMULATED = "simulated"
 """The device of an engine that does not do the work it is timed for, and the first word of a GPU's name that a stand-in
 for its driver told.
 """
-BOARD = "gpu_uuid"
+GPU_UUID = "gpu_uuid"
 """The field that every machine with a GPU has, and no other."""
 
 
@@ -36,7 +36,7 @@ ROLES: Mapping[str, Role] = {
     "mig": Role.MUST_MATCH,
     "mps": Role.MUST_MATCH,
     "env.CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": Role.MUST_MATCH,  # a part of a GPU is another GPU
-    BOARD: Role.NOTE,  # joules look at the boards that they were counted on; any board of the model is as fast
+    GPU_UUID: Role.NOTE,  # joules look at the boards that they were counted on; any board of the model is as fast
     "cores": Role.PART_OF_DEVICE,
     "smt": Role.PART_OF_DEVICE,
     "virtualisation": Role.PART_OF_DEVICE,
@@ -71,7 +71,7 @@ class Machine:
     @property
     def kind(self) -> Literal["cpu", "cuda", "simulated"]:
         """What engines that run on it call their device."""
-        if BOARD in self.fields:
+        if GPU_UUID in self.fields:
             return "cuda"
         return "simulated" if self.simulated else "cpu"
 

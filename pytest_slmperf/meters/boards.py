@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pytest_slmperf.core.board import mps_serves
 from pytest_slmperf.core.errors import MeterUnavailable
-from pytest_slmperf.core.machine import BOARD, Scalar
+from pytest_slmperf.core.machine import GPU_UUID, Scalar
 from pytest_slmperf.meters.nvml import TRANSIENT, Handle, Library, find_board, is_stand_in, library, reason_of
 
 Value = TypeVar("Value")
@@ -124,7 +124,7 @@ def _fields(nvml: Library, board: Handle, part: Handle) -> Iterator[tuple[str, S
                     return None
         return None
 
-    yield BOARD, nvml.nvmlDeviceGetUUID(board)
+    yield GPU_UUID, nvml.nvmlDeviceGetUUID(board)
     yield "gpu_memory_gib", _of(ask("nvmlDeviceGetMemoryInfo", part), lambda told: round(told.total / GIB, 1))
     yield "vbios", ask("nvmlDeviceGetVbiosVersion", board)
     yield "pcie_generation", ask("nvmlDeviceGetMaxPcieLinkGeneration", board)  # the current one drops at rest

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pytest_slmperf.core.cpu_fitness import STOLEN
 from pytest_slmperf.run.pace import Slowness, slowed
 from pytest_slmperf.run.pinning import CORES
 from pytest_slmperf.worker.bootstrap import ids
@@ -37,7 +38,7 @@ class Tolerances:
     """Share of the round in which the engine's threads were ready and something else had their core."""
     waiting_floor_ns: int = 500_000
     """Waiting that is never blamed: the engine's own threads hand over to each other, and wake up."""
-    stolen: float = 0.02
+    stolen: float = STOLEN
     """Share of the round in which the hypervisor had the core."""
     slowed: float = 0.10
     """Share by which a core's clock may fall in a round."""

@@ -148,11 +148,11 @@ class Metering:
         return math.ceil(self.lead_in_s / batch_s) + math.ceil((self.window_s + 2 * self._update_s) / batch_s)
 
     @contextmanager
-    def reading(self) -> Iterator["Reading"]:
+    def reading(self) -> Iterator["RoundUnderway"]:
         """The meter runs while the body serves."""
         meter = self._meter
         assert meter is not None  # noqa: S101 - whoever has none is told so before
-        reading = Reading(meter.states())
+        reading = RoundUnderway(meter.states())
         meter.start()
         reading.began_ns = time.monotonic_ns()
         try:
@@ -218,7 +218,7 @@ class Metering:
 
 
 @dataclass
-class Reading:
+class RoundUnderway:
     """What the meter sees of a round, filled while it is served."""
 
     before: Mapping[str, BoardState]
