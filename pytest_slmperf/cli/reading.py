@@ -8,6 +8,7 @@ from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import RunOutcome
 from pytest_slmperf.report import document
 from pytest_slmperf.run import schema
+from pytest_slmperf.run.regular import read_regular
 
 
 def read_report(path: Path) -> RunOutcome:
@@ -17,7 +18,7 @@ def read_report(path: Path) -> RunOutcome:
     is no report, or one of a later version.
     """
     try:
-        content = schema.parsed(path.read_bytes())
+        content = schema.parsed(read_regular(path))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
     except ValueError as error:

@@ -26,10 +26,12 @@ class Moved:
 
 @dataclass(frozen=True)
 class Rekeyed:
-    """A case whose key changed, so that its earlier recordings were dropped."""
+    """A case whose key changed, so that its other recordings were dropped."""
 
     case: str
     fields: tuple[Difference, ...]
+    dropped: tuple[str, ...]
+    """When these were recorded."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Diff:
     def lines(self) -> list[str]:
         """What changed, line by line, for people; `nothing changed` where nothing did."""
         lines = [f"machine: {one}" for one in self.machine]
-        lines += [f"key: {one.case} {'; '.join(map(str, one.fields))}: older ones dropped" for one in self.rekeyed]
+        lines += [f"key: {one.case} {'; '.join(map(str, one.fields))}: {_dropped(one)}" for one in self.rekeyed]
         lines += [f"new: {_name(one)} {_recorded(one.after)}" for one in self.new if one.after]
         lines += [f"moved: {_name(one)} {_step(one)}" for one in self.moved]
         steps = ((one, _tolerance(one.before), _tolerance(one.after)) for one in self.tolerances)
@@ -89,6 +91,10 @@ class Diff:
 
 def _name(one: Moved) -> str:
     return f"{one.case} {one.metric.name}"
+
+
+def _dropped(one: Rekeyed) -> str:
+    return f"dropped what was recorded {', '.join(one.dropped)}"
 
 
 def _recorded(kept: StoredMetric) -> str:
@@ -134,7 +140,8 @@ def diff(before: BaselineFile | None, after: BaselineFile | None) -> Diff:
         earlier = before.cases.get(case) if before else None
         fields = key_differences(earlier.key, stored.key) if earlier else {}
         if fields:
-            rekeyed.append(Rekeyed(case, tuple(Difference(name, *pair) for name, pair in fields.items())))
+            dropped = tuple(point.recorded for point in earlier.points) if earlier else ()
+            rekeyed.append(Rekeyed(case, tuple(Difference(name, *pair) for name, pair in fields.items()), dropped))
     told = [one for one in Role if one is not Role.IGNORED]
     notes = before.machine.differences(after.machine, *told).items() if before and after else ()
     return Diff(

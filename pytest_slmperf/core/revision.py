@@ -81,17 +81,20 @@ def updated(file: BaselineFile | None, machine: Machine, engine: str, suite: str
     return BaselineFile(machine, engine, suite, cases)
 
 
-def _refuse_older(case: str, file: BaselineFile | None, recording: Recording) -> None:
-    """Whether its key is another doesn't matter: what is in force would be lost all the same."""
+def newer_in_force(file: BaselineFile | None, case: str, recorded: str) -> StoredRecording | None:
+    """What is in force for a case, where that was recorded later; whether its key is another doesn't matter."""
     stored = file.cases.get(case) if file else None
     newest = stored.current if stored else None
-    if newest is None or recording.older:
-        return
-    made, in_force = instant(recording.recorded), instant(newest.recorded)
-    if made and in_force and made < in_force:  # what is no date is refused where it is written
+    made, in_force = instant(recorded), instant(newest.recorded) if newest else None
+    return newest if made and in_force and made < in_force else None  # what is no date is refused where it is written
+
+
+def _refuse_older(case: str, file: BaselineFile | None, recording: Recording) -> None:
+    newer = None if recording.older else newer_in_force(file, case, recording.recorded)
+    if newer:
         raise BaselineError(
-            f"{case}: this was recorded {recording.recorded}, and what is in force later, {newest.recorded}: retire "
-            "that, or put the older one in its place: slmperf baselines accept REPORT.json --older"
+            f"{case}: this was recorded {recording.recorded}, and what is in force later, {newer.recorded}: retire "
+            "that, or put the older one in its place: slmperf baselines accept --older, with its report"
         )
 
 

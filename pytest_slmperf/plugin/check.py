@@ -89,13 +89,13 @@ class RunCheck(pytest.Item):
     def _not_swept(self) -> tuple[list[str], list[str]]:
         """What `[tool.slmperf]` sets of sweeps that no suite declares: what is red, and what is only said.
 
-        A run of a part of the project's folders doesn't know the sweeps of the others.
+        A run of a part of the project's files or folders doesn't know the sweeps of the others.
         """
         measuring = self._active.measuring
         outcome = measuring.outcome()
         declared = {*self._active.declared, *(sweep.sweep for sweep in outcome.sweeps)}
-        unknown = measuring.settings.undeclared(declared, outcome.machine) if self.whole else []
-        if not covers_project(self.config):
+        unknown = measuring.settings.undeclared(declared, outcome.machine)
+        if not self.whole or not covers_project(self.config):
             return [], [one.line for one in unknown if one.close]
         red = [one.line for one in unknown if one.holds and measuring.options.mode != "report"]
         return red, [one.line for one in unknown if one.line not in red]

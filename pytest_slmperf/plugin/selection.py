@@ -65,7 +65,9 @@ def chosen(config: pytest.Config) -> tuple[str, ...]:
     root = {"-c": option.inifilename, "--rootdir": option.rootdir}
     return (
         *(word for name, value in root.items() if value for word in (name, str(value))),
-        *option.file_or_dir,
+        *getattr(option, "file_or_dir", ()),  # --help is answered before the arguments are read
+        *(("--pyargs",) if option.pyargs else ()),
+        *(word for setting in option.override_ini or () for word in ("-o", setting)),
         *(("-m", option.markexpr) if option.markexpr else ()),
         *(f"--deselect={prefix}" for prefix in option.deselect or ()),
         *ignored(config),

@@ -179,7 +179,11 @@ class SlmperfSession:
         if self.outcome().problems:
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
         self._remarks += unrecorded.keep(
-            self.config, self.measuring.options, self.outcome(), self.measuring.settings.later_gates
+            self.config,
+            self.measuring.options,
+            self.outcome(),
+            self.measuring.baselines,
+            self.measuring.settings.later_gates,
         )
 
     @pytest.hookimpl(trylast=True)
@@ -292,7 +296,7 @@ class SlmperfSession:
         if not suites and not whole:
             return
         self.roster.tests.update((collected_as(item.nodeid), item) for item in measuring)
-        self.declared = {sweep.name for sweep in selection_of(suites).sweeps}
+        self.declared = {sweep.name for sweep in selection_of([*measuring, *self._collected]).sweeps}
         swept = [item for item in suites if not self._skip_what_is_not_swept(item)]
         for sweep in selection_of(swept).sweeps:
             self.measuring.coverage.declare(sweep)

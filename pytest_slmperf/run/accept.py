@@ -109,11 +109,11 @@ def remedy(run: RunOutcome, policy: gate.Policy) -> Remedy | None:
     return None
 
 
-def holds_more(kept: RunOutcome, run: RunOutcome) -> bool:
-    """Whether a run has gated cases of the same machine beside all those of another."""
-    cases, others = ({case for sweep in one.sweeps if sweep.asked for case in sweep.cases} for one in (kept, run))
-    unlike = kept.machine.differences(run.machine, Role.MUST_MATCH, Role.PART_OF_DEVICE)
-    return not unlike and cases > others
+def holds_all(run: RunOutcome, kept: RunOutcome) -> bool:
+    """Whether a run has all gated cases of another, of the same machine."""
+    cases, others = ({case for sweep in one.sweeps if sweep.asked for case in sweep.cases} for one in (run, kept))
+    unlike = run.machine.differences(kept.machine, Role.MUST_MATCH, Role.PART_OF_DEVICE)
+    return not unlike and cases >= others
 
 
 def refuse_part(run: RunOutcome) -> None:

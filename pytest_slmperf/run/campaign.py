@@ -13,7 +13,7 @@ from pytest_slmperf.core import gate
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, SlmperfError, UsageError
 from pytest_slmperf.core.launch import LaunchRecord, Load
-from pytest_slmperf.core.metrics import ENERGY, metric
+from pytest_slmperf.core.metrics import BOARD, ENERGY, metric
 from pytest_slmperf.core.outcome import LARGER, CaseOutcome, SweepOutcome
 from pytest_slmperf.core.result import Fresh
 from pytest_slmperf.core.sample import BadSample, Measurement, Sample
@@ -516,7 +516,10 @@ class Campaign:
             why = case.measurement("baseline").unmeasured.get(name, "no launch measured it")
             found = Status.NO_BASELINE, f"the other arm holds no {name}: {why}", ""
         elif name not in measurement.samples:
-            found = Status.UNMEASURED, measurement.unmeasured.get(name, "no launch measured it"), _NOT_HERE
+            why = measurement.unmeasured.get(name, "no launch measured it")
+            lost = name in (*ENERGY, *BOARD) and stored and name in case.stored.tolerances
+            why = f"the baseline holds it, and nothing tells it now: {why}" if lost else why
+            found = Status.UNMEASURED, why, _NOT_HERE
         elif name in ENERGY and (apart := case.joules_apart()):
             found = apart
         elif self._arms_of(case, name)[0] is None:

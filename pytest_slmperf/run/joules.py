@@ -56,9 +56,11 @@ class Joules:
             return dict.fromkeys((*ENERGY, *BOARD), missing)
         return dict.fromkeys(BOARD, OF_A_GPU) if self._machine.kind == "cpu" else {}
 
-    def check_recordable(self, here: Sweep) -> None:
-        """Before 20 launches, not after: raises UsageError where joules are gated and none can be recorded."""
-        if self.unmetered(here).keys() >= set(here.metered):
+    def check_recordable(self, here: Sweep, unmetered: Mapping[str, str]) -> None:
+        """Before 20 launches, not after: raises UsageError where joules are gated, none can be recorded and they aren't
+        among the `unmetered` that nobody misses.
+        """
+        if unmetered.keys() >= set(here.metered):
             return
         meter = self.metering.source
         why = meter.missing

@@ -26,7 +26,7 @@ from pytest_slmperf.run.specs import Engines
 from pytest_slmperf.run.stored import StoredCases
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from pytest_slmperf.core.engine import EngineSpec
@@ -85,8 +85,10 @@ class Measuring:
         self._held.callback(self._devices.close)
         self._joules = Joules(settings, self._machine, self._device)
         self._held.callback(self._joules.close)
+        self.baselines = options.baselines or root / settings.baselines
+        """The folder of what is stored."""
         self._stored = StoredCases(
-            options.baselines or root / settings.baselines,
+            self.baselines,
             self._machine,
             None if self._other_python else against,
             record=options.record,
@@ -204,6 +206,9 @@ class Measuring:
         self._refuse_planted(specs)
         if self.options.mode == "accept":
             self._stored.check_writable()
+            for spec in specs:
+                wanted = [one.name for one in here.cases([spec.model_name]) if self.coverage.wants(sweep, one)]
+                self._stored.check_newest(spec.engine, here.name, wanted, self._started_at)
         cases = here.cases(spec.model_name for spec in specs)
         self.coverage.refuse_same_names(sweep, cases)
         self._bench.refuse_others(specs, self.default_engine, side_by_side=bool(configurations))
@@ -214,12 +219,13 @@ class Measuring:
         beside = tuple(one.baseline for one in configurations if one.baseline)
         brief = briefing.brief(here, configurations, self.options, self.settings, budget_s=self._budget_left())
         metered = self.coverage.counts_joules(sweep, here)
+        unmetered = self._unmetered(here, specs) if metered else {}
         around = replace(
             self._bench.surroundings(here, self._joules.metering if metered else None),
-            unmetered=self._joules.unmetered(here) if metered else {},
+            unmetered=unmetered,
         )
         if metered and self.options.mode == "accept":
-            self._joules.check_recordable(here)
+            self._joules.check_recordable(here, unmetered)
         self._joules.before_launches(to_come=metered or self._joules_to_come())
         running = Campaign(brief, around, order_seed=self.settings.order_seed)
         failure: BaseException | None = None
@@ -254,6 +260,14 @@ class Measuring:
                 if self.coverage.counts_joules(sweep, self._on_this_machine(sweep)):
                     return True
         return False
+
+    def _unmetered(self, here: Sweep, specs: Iterable[EngineSpec]) -> Mapping[str, str]:
+        """See Joules.unmetered. Where nobody set that it skips, what the baseline gates is red without its meter."""
+        unmetered = self._joules.unmetered(here)
+        if not unmetered or self._other_python or self.options.mode == "report" or self.settings.says_of_meter(here):
+            return unmetered
+        held = {name for spec in specs for name in self._stored.gated(spec.engine, here.name)}
+        return {name: reason for name, reason in unmetered.items() if name not in held}
 
     def _budget_left(self) -> float | None:
         budget = self.options.budget_s
@@ -324,7 +338,7 @@ class Measuring:
             {case: engines.get(case.model) for case in cases if self.coverage.wants(sweep, case)},
             briefing.round_policy(here, self.settings),
             joules=metered,
-            nothing_left=here.nothing_left(self._joules.unmetered(here) if metered else {}),
+            nothing_left=here.nothing_left(self._unmetered(here, engines.values()) if metered else {}),
         )
 
     @property
@@ -382,7 +396,12 @@ class Measuring:
             commit=self._commit,
             by=fingerprint.by(self._root),
         )
-        self._remarks.extend(self._stored.accept(self.coverage.outcomes, terms))
+        try:
+            self._remarks.extend(self._stored.accept(self.coverage.outcomes, terms))
+        except BaselineError as error:
+            if self._budget_left() != 0.0:
+                raise
+            raise BaselineError(f"{error}\nthe budget was spent meanwhile: give it a larger one, or none") from error
 
     @cached_property
     def _commit(self) -> str | None:

@@ -160,12 +160,16 @@ class Settings:
         """How a gate will judge by what is recorded now; each metric then has its own tolerance."""
         return gate.Policy(tolerance=DEFAULT_TOLERANCE, max_launches=self.max_launches, design="stored")
 
+    def says_of_meter(self, sweep: Sweep) -> str | None:
+        """What the suite, or else the project, sets as `missing_meter`; None where neither does."""
+        return sweep.missing_meter or self.missing_meter
+
     def without_meter(self, sweep: Sweep, machine: Machine) -> str:
         """`red` or `skip`: what becomes of a sweep's joules on this machine where nothing tells them.
 
         A GPU has a meter, and one that is missing is a fault; most machines without a GPU have none.
         """
-        return sweep.missing_meter or self.missing_meter or ("red" if machine.kind == "cuda" else "skip")
+        return self.says_of_meter(sweep) or ("red" if machine.kind == "cuda" else "skip")
 
 
 _BOUNDS: Mapping[str, tuple[float, float]] = {

@@ -5,7 +5,6 @@ reader sees the old file or the new one, and two runs that record at once lose n
 """
 
 import shlex
-import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pytest_slmperf.core.machine import Machine, slug
 from pytest_slmperf.core.revision import Recording, pruned, retired, updated
 from pytest_slmperf.run import baseline_format
 from pytest_slmperf.run.lock import baselines_lock
+from pytest_slmperf.run.regular import read_regular
 from pytest_slmperf.run.replacing import HalfReplacedError, replace_files
 
 LOCK_WAIT_S = 60.0
@@ -150,9 +150,7 @@ def read_baseline(path: Path) -> BaselineFile:
 
 def _read(path: Path) -> BaselineFile | None:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end, and a device neither
-            raise BaselineError(f"{path}: can't be read: it is no file; move it away, or restore the baseline from git")
-        text = path.read_bytes()
+        text = read_regular(path)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -1,7 +1,8 @@
 """What is stored for the cases of a run: found, missed when it is stale, and replaced when it is accepted."""
 
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pytest_slmperf.core.baseline import BaselineFile, case_order
@@ -9,6 +10,7 @@ from pytest_slmperf.core.errors import BaselineError
 from pytest_slmperf.core.lookup import Against, Comparable, Incomparable, lookup
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.outcome import SweepOutcome
+from pytest_slmperf.core.revision import newer_in_force
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.run.accept import Terms, accept, on_another_device
 from pytest_slmperf.run.brief import Reference
@@ -40,6 +42,16 @@ class StoredCases:
                 "another folder, --slmperf-baselines=DIR, or make this one writable"
             ) from error
 
+    def check_newest(self, engine: str, suite: str, cases: Iterable[str], now: str) -> None:
+        """The same of what is in force, where it was recorded later than `now`. Raises BaselineError."""
+        file = self._store.load(self._machine, engine, suite)
+        for case in cases:
+            if newer := newer_in_force(file, case, now):
+                raise BaselineError(
+                    f"nothing can be recorded: {case} was recorded {newer.recorded}, and this run began {now}: set the "
+                    "clock right, or retire what was recorded by a wrong one: slmperf baselines retire"
+                )
+
     def find(self, case: str, key: Mapping[str, object]) -> Reference:
         """What a case is compared with, or why there is nothing. Raises BaselineError for a file that can't be read."""
         suite, engine = case.partition("/")[0], str(key["engine"])
@@ -65,6 +77,18 @@ class StoredCases:
                 what = f"nothing is stored for the {self._against.field} {self._against.value}"
         reason = ". ".join(filter(None, (f"{what} in {path}", elsewhere)))
         return Reference(status=Status.NO_BASELINE, reason=reason, way_out=f"{way_out}; {AB}")
+
+    def gated(self, engine: str, suite: str) -> set[str]:
+        """The metrics that are gated in some case of what is compared with; none of a file that can't be read, which
+        whoever compares with it is told.
+        """
+        with suppress(BaselineError):
+            file = self._store.load(self._machine, engine, suite, self._against)
+            points = [case.current for case in file.cases.values()] if file else []
+            return {
+                name for point in points if point for name, kept in point.metrics.items() if kept.tolerance is not None
+            }
+        return set()
 
     def _across(self, found: Incomparable) -> str:
         """The option that compares all the same; empty where there is none, since one field may differ and no more."""

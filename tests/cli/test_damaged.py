@@ -1,5 +1,6 @@
 """Everything that reads a baseline or a report, beside everything that can be wrong with one."""
 
+import os
 import re
 from contextlib import chdir
 from pathlib import Path
@@ -23,6 +24,14 @@ STORED, REPORT = Path("baselines/nvidia-h100/580.65/vllm-decode.json"), Path("da
 KEY = {"engine": "vllm", "model": "opt-125m", "device": "cuda", "prompt_tokens": 128}
 DIGITS = "9" * 5000
 """More than Python makes a number of (4,300)."""
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_a_report_that_never_ends_is_refused(tmp_path, capsys, make):
+    """It is neither waited for nor read until the memory is full."""
+    make(tmp_path / "report.json")
+    assert main(["baselines", "accept", str(tmp_path / "report.json")]) == 4
+    assert "report.json: it is no file" in capsys.readouterr().err
 
 
 def nested(levels, opening="[", closing="]"):

@@ -42,6 +42,13 @@ def test_a_marked_test_is_one_of_ours(fresh):
     fresh.gate("--strict-markers", "-m", "slmperf").assert_outcomes(passed=2)
 
 
+def test_help_is_shown_where_it_is_switched_on(fresh):
+    """pytest answers before it knows which files it was asked for."""
+    told = fresh.gate("-h")
+    assert told.ret == 0
+    assert "--slmperf-accept" in told.stdout.str()
+
+
 @pytest.mark.parametrize("options", [[], ["-p", "no:slmperf"]], ids=["off", "blocked"])
 def test_switched_off_it_costs_nothing(fresh, options):
     """At most four modules of ours are imported, and neither numpy nor scipy: not by a suite's imports either."""

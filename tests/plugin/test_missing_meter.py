@@ -61,6 +61,46 @@ def test_a_stated_limit_of_joules_without_a_meter_is_what_the_suite_says(project
     assert (REASON in said) is bool(driver)
 
 
+GONE = "the baseline holds it, and nothing tells it now: no joules of NVIDIA boards: "
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [NO_DRIVER, ("fail DeviceGetUUID UNKNOWN",)],
+    ids=["the driver", "the board"],
+)
+def test_a_meter_that_told_what_is_stored_and_is_gone_is_red(metered, tmp_path, scenario):
+    """Where nobody set that it skips: the throughput is gated, and the joules are red, with the reason."""
+    project = metered.again(tmp_path)
+    said = project.run("-rs", scenario=scenario)
+    assert said.endswith("exit code 1"), said
+    assert GONE in " ".join(said.split())
+    assert "1 failed, 2 passed in" in said
+    said = project.run("--slmperf-accept", scenario=scenario)
+    assert said.endswith("exit code 1"), said
+    assert "nothing can be recorded: metered gates joules_per_output_token, and no joules of NVIDIA boards" in said
+
+
+def test_a_meter_that_is_gone_is_skipped_where_that_is_set(metered, tmp_path):
+    """Whoever says so knows that the joules of the baseline aren't gated."""
+    project = metered.again(tmp_path)
+    project.settings('missing_meter = "skip"')
+    said = project.run("-rs", scenario=NO_DRIVER)
+    assert said.endswith("exit code 0"), said
+    assert "2 passed, 1 skipped in" in said
+
+
+def test_joules_alone_are_red_too_where_their_meter_is_gone(metered, tmp_path):
+    """The sweep isn't left out for want of anything else."""
+    project = metered.again(tmp_path)
+    joules = SUITE.replace('"output_throughput": 0.03, ', "").partition("\n@METERED.each\ndef test_throughput")
+    energy = "@METERED.each\ndef test_energy" + joules[2].partition("@METERED.each\ndef test_energy")[2]
+    project.write("test_suite.py", joules[0] + "\n\n" + energy)
+    said = project.run(scenario=NO_DRIVER)
+    assert said.endswith("exit code 1"), said
+    assert GONE in " ".join(said.split())
+
+
 @pytest.fixture
 def simulated(tmp_path, monkeypatch):
     """The same suite in simulated time, where no GPU is to be seen."""

@@ -99,6 +99,17 @@ def test_the_command_that_records_can_be_copied(fresh, selection, workers):
     assert (fresh.path / "my baselines").is_dir()
 
 
+def test_the_command_that_records_finds_the_same_files(fresh):
+    """What changes how pytest finds tests is a part of it."""
+    (fresh.path / "test_suite.py").rename(fresh.path / "suite.py")
+    fresh.apart("-o", "python_files=suite.py", "--pyargs", ".", "--slmperf-report=report.json")
+    verdict = _report(fresh)["sweeps"][0]["cases"][0]["verdicts"]["output_throughput"]
+    command = shlex.split(verdict["way_out"].partition(";")[0].removeprefix("record it: pytest "))
+    assert "--pyargs" in command
+    assert fresh.plain(*command).ret == 0
+    assert fresh.baseline().exists()
+
+
 def test_a_planted_loss_is_not_offered_to_be_recorded(project):
     """What regressed by a loss of its own says so; any other names the command that accepts it."""
     planted = _way_out(project, SLOWED)

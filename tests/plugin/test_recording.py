@@ -1,6 +1,7 @@
 """A recording loses nothing that was measured, and what stops it is found before the first launch."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ def test_a_recording_that_is_refused_is_kept_and_accepted_once_its_cause_is_mend
     """Twenty launches aren't made again for a setting that was missing."""
     refused = fresh.gate("--slmperf-accept", engine=NOISY, keep=("cacheprovider",))
     assert refused.ret == pytest.ExitCode.TESTS_FAILED
-    kept = fresh.path / ".pytest_cache" / "d" / "slmperf" / "unrecorded.json"
+    kept = _kept(fresh)
     assert f"what was measured is kept: slmperf baselines accept {kept} --tolerance=supported takes" in prose(refused)
     assert not (fresh.path / "baselines").exists()
     _accept(fresh, str(kept), "--tolerance=supported")
@@ -34,7 +35,7 @@ def test_a_recording_that_could_not_be_stored_is_accepted_as_it_is_once_it_can(f
     fresh.write("test_suite.py", f"import pathlib\n{SUITE}\ndef test_damages(decode):\n    {damages}")
     refused = fresh.gate("--slmperf-accept", "--slmperf-baselines=baselines", keep=("cacheprovider",))
     assert refused.ret == pytest.ExitCode.TESTS_FAILED
-    kept = fresh.path / ".pytest_cache/d/slmperf/unrecorded.json"
+    kept = _kept(fresh)
     assert f"slmperf baselines accept {kept} --baselines=baselines once that is mended" in prose(refused)
     fresh.baseline().unlink()
     _accept(fresh, str(kept), "--baselines=baselines")
@@ -54,16 +55,16 @@ def test_a_recording_that_no_tolerance_helps_is_not_offered_to_be_accepted(fresh
     assert refused.ret == pytest.ExitCode.TESTS_FAILED
     assert because in prose(refused)
     assert "baselines accept" not in prose(refused)
-    assert not (fresh.path / ".pytest_cache/d/slmperf/unrecorded.json").exists()
+    assert not _all_kept(fresh)
 
 
 def test_a_recording_of_less_does_not_replace_one_of_more(fresh):
     """What was kept of all cases stays, and the one of a single case is told where it could go; one of as many does."""
-    kept = fresh.path / ".pytest_cache/d/slmperf/unrecorded.json"
     fresh.gate("--slmperf-accept", engine=NOISY, keep=("cacheprovider",))
+    kept = _kept(fresh)
     whole = kept.read_bytes()
     less = fresh.gate("--slmperf-accept", "-k", "batch16", engine=NOISY, keep=("cacheprovider",))
-    assert f"{kept} holds a refused recording of more cases" in prose(less)
+    assert f"{kept} holds a refused recording of other cases" in prose(less)
     assert "--slmperf-report=REPORT.json" in prose(less)
     assert kept.read_bytes() == whole
     fresh.gate("--slmperf-accept", engine=NOISY, keep=("cacheprovider",))
@@ -111,11 +112,75 @@ def test_a_folder_without_permission_is_found_before_the_first_launch(fresh):
     refused.stdout.fnmatch_lines([f"*no baseline can be stored there: {folder}: *"])
 
 
-def test_what_was_kept_goes_once_a_newer_recording_is_stored(fresh):
-    """Accepting it later would put an older measurement in force."""
-    kept = fresh.write(".pytest_cache/d/slmperf/unrecorded.json", "{}")
+def test_what_was_kept_goes_once_a_newer_recording_of_it_is_stored(fresh):
+    """Accepting it later would put an older measurement in force; what isn't recorded elsewhere stays."""
+    fresh.gate("--slmperf-accept", engine=NOISY, keep=("cacheprovider",))
+    kept = _kept(fresh)
+    for others in (["-k", "batch16"], ["--slmperf-baselines=others"]):
+        recorded = fresh.gate("--slmperf-accept", *others, keep=("cacheprovider",))
+        assert recorded.ret == pytest.ExitCode.OK
+        assert kept.exists(), others
     fresh.gate("--slmperf-accept", keep=("cacheprovider",)).assert_outcomes(passed=1, skipped=4)
     assert not kept.exists()
+
+
+def test_each_suite_that_was_refused_is_kept(fresh):
+    """One takes nothing from another, and each is named."""
+    fresh.write("test_other.py", SUITE.replace('"decode"', '"other"'))
+    both = fresh.gate("--slmperf-accept", engine=NOISY, keep=("cacheprovider",))
+    names = ["fake-decode.json", "fake-other.json"]
+    assert sorted(path.name for path in _all_kept(fresh)) == names
+    assert all(f"slmperf baselines accept {path} --tolerance=supported" in prose(both) for path in _all_kept(fresh))
+    fresh.gate("--slmperf-accept", "test_other.py", keep=("cacheprovider",)).assert_outcomes(passed=1, skipped=4)
+    assert [path.name for path in _all_kept(fresh)] == names[:1]
+
+
+def _kept(project):
+    """The one recording that was kept."""
+    (kept,) = _all_kept(project)
+    return kept
+
+
+def _all_kept(project):
+    return sorted(project.path.glob(".pytest_cache/d/slmperf/unrecorded/*/*/*/*.json"))
+
+
+def test_what_is_in_force_from_the_future_is_found_before_the_first_launch(project):
+    """A recording now would be the older one, and refused after all its launches."""
+    text = project.baseline().read_text()
+    project.baseline().write_text(re.sub(r'"recorded": "20\d\d', '"recorded": "2099', text))
+    refused = project.gate("--slmperf-accept", keep=("cacheprovider",))
+    assert refused.ret == pytest.ExitCode.TESTS_FAILED
+    assert "nothing can be recorded: decode/opt-125m/batch=1 was recorded 2099-" in prose(refused)
+    assert "launch 1" not in refused.stdout.str()
+
+
+def test_what_became_older_meanwhile_is_kept_with_the_option_that_takes_it(project):
+    """Another run recorded while this one measured: which of the two is to be in force, somebody says."""
+    later = """file.write_text(file.read_text().replace('"recorded": "20', '"recorded": "21'))"""
+    late = f"\ndef test_later(decode):\n    file = pathlib.Path({BASELINE!r})\n    {later}\n"
+    project.write("test_suite.py", f"import pathlib\n{SUITE}{late}")
+    refused = project.gate("--slmperf-accept", keep=("cacheprovider",))
+    assert refused.ret == pytest.ExitCode.TESTS_FAILED
+    assert f"slmperf baselines accept {_kept(project)} --older once that is mended" in prose(refused)
+    _accept(project, str(_kept(project)), "--older")
+
+
+def test_a_budget_that_a_recording_is_too_long_for_is_named(fresh):
+    """The launches are too few for want of time, and not of --slmperf-accept."""
+    refused = fresh.gate("--slmperf-accept", "--slmperf-budget=0.00001")
+    assert refused.ret == pytest.ExitCode.TESTS_FAILED
+    assert "the budget was spent meanwhile: give it a larger one, or none" in prose(refused)
+
+
+@pytest.mark.parametrize("damage", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_a_kept_recording_that_never_ends_is_not_waited_for(fresh, damage):
+    """Whatever lies there: the run says what becomes of its own."""
+    fresh.gate("--slmperf-accept", engine=NOISY, keep=("cacheprovider",))
+    kept = _kept(fresh)
+    kept.unlink()
+    damage(kept)
+    fresh.gate("--slmperf-accept", keep=("cacheprovider",)).assert_outcomes(passed=1, skipped=4)
 
 
 def test_workers_say_that_a_recording_is_kept(fresh):

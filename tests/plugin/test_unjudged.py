@@ -88,4 +88,5 @@ def test_elsewhere_they_are_only_said(project, options, when, others):
     assert "sweep.gpu" not in prose(result)
     selected = project.gate(*options, "-k", "throughput and 16")
     assert selected.ret == 0
-    assert "sweep.decoed" not in prose(selected)
+    assert MISSPELT in prose(selected)
+    assert "sweep.gpu" not in prose(selected)

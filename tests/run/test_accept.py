@@ -7,7 +7,7 @@ import pytest
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Measurement
-from pytest_slmperf.run.accept import Settled, holds_more
+from pytest_slmperf.run.accept import Settled, holds_all
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def recording(*sizes, **fields):
 
 
 @pytest.mark.parametrize(
-    ("fields", "more"),
+    ("fields", "all_of_it"),
     [
         ({}, True),
         ({"compile_caches": "torch"}, True),
@@ -56,8 +56,8 @@ def recording(*sizes, **fields):
         ({"power_limit_w": 500}, False),
     ],
 )
-def test_a_recording_of_more_is_of_the_same_machine(fields, more):
+def test_a_recording_of_as_much_is_of_the_same_machine(fields, all_of_it):
     """What a machine says of a single run, or what is only worth a note, makes it no other one."""
-    kept, now = recording(1, 16, compile_caches="none"), recording(1, **fields)
-    assert holds_more(kept, now) is more
-    assert not holds_more(now, kept)
+    whole, part = recording(1, 16, compile_caches="none"), recording(1, **fields)
+    assert holds_all(whole, part) is all_of_it
+    assert not holds_all(part, whole)
