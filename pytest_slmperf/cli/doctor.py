@@ -39,7 +39,8 @@ def add(verbs: "Verbs") -> None:
         type=_seconds,
         default=DEFAULT_S,
         metavar="N",
-        help=f"for the noise, and for an answer of the engine; 0 leaves the noise out; default: {DEFAULT_S:g}",
+        help=f"for the noise, 0 leaves it out; an answer of the engine is waited for as long, and {ANSWER_S:g} s at "
+        f"least; default: {DEFAULT_S:g}",
     )
     add_baselines(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON document in place of the lines")
