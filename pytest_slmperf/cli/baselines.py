@@ -177,7 +177,7 @@ def _matrix(given: argparse.Namespace) -> int:
         by_driver = {one.driver: one for one in track.recorded}
         head = (track.suite, track.engine, track.device)
         cells = [by_driver.get(driver) for driver in drivers]
-        rows.append((*head, "cases, newest", *(f"{one.cases}, {one.newest[:10]}" if one else ABSENT for one in cells)))
+        rows.append((*head, "cases, newest", *map(_in_force, cells)))
         rows += [("", "", "", name, *(_moved(one, name) for one in cells)) for name in followed]
     _say(table(("suite", "engine", "device", "", *drivers), rows))
     _say(
@@ -187,6 +187,12 @@ def _matrix(given: argparse.Namespace) -> int:
         for also in one.also
     )
     return 0
+
+
+def _in_force(one: Recorded | None) -> str:
+    if one is None:
+        return ABSENT
+    return f"{one.cases}, {one.newest[:10]}" if one.cases else "none in force"
 
 
 def _moved(one: Recorded | None, name: str) -> str:

@@ -87,7 +87,8 @@ class SweepOutcome:
     baseline_specs: tuple[EngineSpec, ...] = ()
     """The other arm's engines, each beside the candidate's at its place; empty where nothing else was measured."""
     fresh_launches: int = 0
-    """How many of the launches, in both arms, were made afresh since a knee or a frontier looked regressed."""
+    """How many of the launches, in both arms, were made afresh since a knee or a frontier looked regressed. Those that
+    confirm a gated metric are none of these: see `CaseOutcome.fresh_from`."""
 
     def names_on(self, engine: str) -> frozenset[str]:
         """Names of the cases on this engine, measured or not. Its other cases are on another."""

@@ -252,6 +252,14 @@ def test_retire_falls_back_and_says_so(baselines, report):
     assert [bool(point.retired) for point in stored().cases[SMALL].points] == [False, True]
 
 
+def test_a_matrix_says_where_nothing_is_in_force(baselines, report):
+    """Of a driver whose every recording is retired there is no number and no date."""
+    baselines("accept", report(run(case(SMALL))))
+    baselines("retire", SMALL, "--reason", "the fan was broken")
+    code, said = baselines("matrix")
+    assert (code, "none in force" in said, "0," in said) == (0, True, False)
+
+
 def test_retire_an_older_recording(baselines, report):
     """A recording that isn't in force can be retired by its number; the gate goes on as before."""
     baselines("accept", report(run(case(SMALL))))
