@@ -75,7 +75,7 @@ class Lookout:
         self._whole = True
 
     def watch(self, watches: Iterable[Watch], seconds: float) -> tuple[Watch, ...]:
-        """Look for so long, in this thread."""
+        """Look for so long, in this thread: on whatever clock this has, as tests do."""
         self._watches = tuple(watches)
         end_ns = self._clock() + round(seconds * NS_PER_S)
         self._look_on(lambda: self._clock() >= end_ns)

@@ -167,7 +167,7 @@ class RaplMeter:
         return _recorded(self._lookout.stop())
 
     def watch(self, seconds: float) -> Recording:
-        """Start, look for so long, and stop, in this thread."""
+        """Start, look for so long, and stop, in this thread: for whoever has a clock of his own, as tests do."""
         return _recorded(self._lookout.watch(self._watches(), seconds))
 
     def close(self) -> None:

@@ -139,7 +139,7 @@ class ZeusMeter:
         return _recorded(self._lookout.stop() if self._lookout else ())
 
     def watch(self, seconds: float) -> Recording:
-        """Start, look for so long, and stop, in this thread."""
+        """Start, look for so long, and stop, in this thread: for whoever has a clock of his own, as tests do."""
         assert self._lookout is not None  # noqa: S101 - as above
         return _recorded(self._lookout.watch(self._watches(), seconds))
 

@@ -44,9 +44,6 @@ def per_token(energy):
     return energy.metrics()["joules_per_output_token"]
 
 
-# -- windows
-
-
 def test_joules_per_token_are_counted_from_edge_to_edge():
     """At constant power every figure of joules is the power over the pace of what it is counted by."""
     found = energy_of([counter(watts=400)], steps(tokens=64, prompt=16))
@@ -221,9 +218,6 @@ def test_too_few_launches_have_no_spread_to_compare_the_meters_error_with():
     assert meter_decides([], SPREAD, {}) is None
 
 
-# -- no number
-
-
 def stalled(pause_ms):
     """Batches of 100 ms, one of which is longer by a pause."""
     ends = [100 * (k + 1) + pause_ms * (k >= 30) for k in range(57)]
@@ -304,9 +298,6 @@ def test_a_round_without_requests_has_no_joules_per_request():
     assert "joules_per_request" not in energy_of([counter()], work).metrics()
 
 
-# -- where there is no counter
-
-
 def powers(watts, *, source, board="GPU-a"):
     looks = tuple(PowerReading(at * MS, (at + 1) * MS, watts(at / 1000)) for at in range(0, 6000, 50))
     return EnergyTrace(board, source, powers=looks)
@@ -327,9 +318,6 @@ def test_power_that_varies_makes_integrated_power_less_certain():
         for power in (lambda _: 400.0, lambda s: 400 + 150 * math.sin(9 * s))
     )
     assert wild.uncertainty.sensor > 1.5 * calm.uncertainty.sensor
-
-
-# -- a part-time sensor
 
 
 def test_a_part_time_sensor_makes_powers_scatter_and_that_is_stated():

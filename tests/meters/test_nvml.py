@@ -54,9 +54,6 @@ def joules_per_token(energy):
     return energy.metrics()["joules_per_output_token"]
 
 
-# -- what it measures
-
-
 def test_joules_per_token_are_true_within_their_uncertainty(meter):
     """With updates that jitter and calls that take their time, on a counter that moves ten times a second."""
     one, nvml, facts = meter("power 0 400", "period 0.1 0.02", "delay DeviceGetTotalEnergyConsumption 0.001 0.3")
@@ -189,9 +186,6 @@ def test_looking_takes_its_share_of_a_core_where_edges_may_be_rarer(driver):
     assert [*counts.values()] == [pytest.approx(count, abs=3) for count in (100, 22, 8)]
 
 
-# -- where there is no counter
-
-
 def test_without_a_counter_means_of_power_are_integrated(meter):
     """The source is named, and the error is the larger one of means."""
     one, nvml, facts = meter("power 0 400", "fail DeviceGetTotalEnergyConsumption NOT_SUPPORTED")
@@ -225,9 +219,6 @@ def test_a_board_that_tells_no_power_at_all_has_no_joules_and_a_reason(meter):
     energy, _, recording = measured(one, nvml)
     assert isinstance(energy, NoEnergy)
     assert recording.missing == facts.missing
-
-
-# -- faults
 
 
 @pytest.mark.parametrize(
@@ -455,9 +446,6 @@ def test_a_counter_that_is_read_by_a_slow_driver_is_less_certain_and_still_true(
     quantity = joules_per_token(measured(one, nvml)[0])
     assert 0.002 < quantity.uncertainty.random < 0.01
     assert quantity.value == pytest.approx(400 * 0.023 / 64, rel=0.02)
-
-
-# -- the session and the boards
 
 
 def test_one_session_stays_open_over_many_rounds_and_closing_twice_is_nothing(meter):
