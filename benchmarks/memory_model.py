@@ -1,22 +1,22 @@
-"""The predicted peak of a process beside what the kernel counts, case by case.
+"""The predicted peak of a process beside what a launch measures, case by case.
 
     python benchmarks/memory_model.py [--only tiny-4x256]
 
 Each case is a process of its own that starts the engine and measures the peak as a launch does: half of the batch is
-served first, then the kernel's high-water mark is reset and the whole batch is served once. Linux only.
+served first, then the kernel's high-water mark is reset and the whole batch is served once; pages of libraries don't
+count. Linux only.
 """
 
 import argparse
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import Load
 from pytest_slmperf.core.memory import MIB, predicted_peak
 from pytest_slmperf.core.shapes import SHAPES
 from pytest_slmperf.engines.ctranslate2 import CTranslate2, random_model
+from pytest_slmperf.worker.memory import forget_peak, peak_bytes
 from pytest_slmperf.worker.serving import Case
 
 # (model, dtype, batch, prompt tokens, output tokens)
@@ -56,19 +56,12 @@ CASES = [
 ]
 
 
-def resident_bytes() -> int:
-    """What this process has resident now."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    if found is None:
-        raise LookupError("VmRSS")
-    return int(found[1]) * 1024
-
-
 def measure(model: str, dtype: str, batch_size: int, prompt_tokens: int, output_tokens: int) -> tuple[int, int]:
     """Bytes before the engine was started, and the peak of its batch."""
     engine = CTranslate2(EngineSpec("ctranslate2", model, dtype=dtype))
-    __import__("ctranslate2")  # so that the library's own pages count as the process's
-    before = resident_bytes()
+    __import__("ctranslate2")  # so that what it takes to load the library counts as the process's
+    forget_peak()
+    before = peak_bytes()
     facts = engine.start()
     load = Load("case", ((prompt_tokens, output_tokens),) * batch_size, seed=0)
     measured = Case(engine, load, facts).measure_peak()

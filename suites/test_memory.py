@@ -1,6 +1,6 @@
 """Memory against batch: the largest batch is set by the KV cache (arXiv 2404.03353).
 
-The tolerance is wide because pages of the engine's library come and go with the machine's page cache. Where the engine
+These peaks differ by 0.1 % from launch to launch, and in float32 by 1 % with the case beside them. Where the engine
 doesn't say what it takes of a device, as CTranslate2 on a GPU, the machine's settings leave the metric out of the gate.
 """
 
@@ -13,10 +13,10 @@ LENGTHS = {"prompt_tokens": 32, "output_tokens": 4}
 BUDGETS = {"tiny-24x32": 512 * MIB, "opt-125m": 2048 * MIB}
 """Bytes that a process serving the model may take."""
 MEMORY = Sweep(
-    "memory", StaticBatch(**LENGTHS), model=["tiny-24x32"], batch_size=[1, 42], gate={"peak_memory_bytes": 0.10}
+    "memory", StaticBatch(**LENGTHS), model=["tiny-24x32"], batch_size=[1, 42], gate={"peak_memory_bytes": 0.05}
 )
-"""So large a batch of a model with so large a cache that the steps of libraries and allocator, some MiB, are small
-beside the 150 MiB by which memory grows."""
+"""So large a batch of a model with so large a cache that the steps of the allocator, some MiB, are small beside the
+150 MiB by which memory grows."""
 
 
 @pytest.fixture(scope="module")

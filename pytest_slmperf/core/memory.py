@@ -79,8 +79,9 @@ PACKED_EXTRA_ROWS = 128
 """MKL packs a float32 matrix for its GEMM in panels of 512 rows, and keeps room for 128 more (AVX-512)."""
 TOKEN_BYTES = 130
 """One token of a vocabulary: two strings, two places in tables."""
-LIBRARY_BYTES = 4 * MIB
-"""Pages of the library, stacks of its threads, and buffers that MKL keeps."""
+LIBRARY_BYTES = 2 * MIB
+"""What the library writes when it starts: its own tables, stacks of its threads, and buffers that MKL keeps. 0.3 to
+3.3 MiB were seen. Its pages that it only reads don't count in a peak."""
 ROTARY_POSITIONS = 2_048
 """Sines and cosines of so many positions are kept by each layer that rotates its queries."""
 HOLES = 0.45
@@ -110,7 +111,7 @@ class PredictedPeak:
 
     @property
     def total(self) -> int:
-        """The high-water mark of the process."""
+        """The peak of the process, without the pages of its libraries."""
         return self.process + self.weights + self.batch
 
 
@@ -143,11 +144,11 @@ def _matrix_bytes(rows: int, columns: int, *, quantised: bool, packed: bool) -> 
 def predicted_peak(
     shape: Shape, dtype: str, *, batch_size: int, prompt_tokens: int, output_tokens: int, process_bytes: int
 ) -> PredictedPeak:
-    """The high-water mark of a process in which CTranslate2 serves this batch on a CPU, after half of it.
+    """The peak of a process in which CTranslate2 serves this batch on a CPU, after half of it.
 
-    `process_bytes` is what the process held before the engine was started, and is measured. The worse of two moments
-    counts: the prefill's largest activations beside its caches, and the last step's caches. docs/engines.md says how
-    far off it was found: benchmarks/memory_model.py repeats that.
+    `process_bytes` is what the process held before the engine was started, without the pages of its libraries, and is
+    measured. The worse of two moments counts: the prefill's largest activations beside its caches, and the last step's
+    caches. docs/engines.md says how far off it was found: benchmarks/memory_model.py repeats that.
     """
     quantised = _element_bytes(dtype) == 1
     seen = prompt_tokens + output_tokens - 1
