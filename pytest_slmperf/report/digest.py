@@ -1,5 +1,6 @@
 """What a run comes to, in the words that every renderer uses: figures of one row, and findings grouped by cause."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -222,7 +223,14 @@ def notes(sweep: SweepOutcome) -> list[Finding]:
         for case in sweep.cases.values()
         for note in dict.fromkeys(case.measurement.notes)
     )
-    return [*(Finding(f"note: {note}", ()) for note in dict.fromkeys(sweep.notes)), *_grouped("note", of_cases)]
+    return [*(Finding(f"note: {note}", ()) for note in dict.fromkeys(sweep.notes)), *_grouped("note", _alike(of_cases))]
+
+
+def _alike(notes: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Notes that differ in their figures alone, as the first of them: the JSON report has each."""
+    first: dict[str, str] = {}
+    for note, case in notes:
+        yield first.setdefault(re.split(r"\d", note)[0] or note, note), case
 
 
 def unselected(sweep: SweepOutcome) -> list[Finding]:

@@ -82,7 +82,8 @@ def _sweep_lines(sweep: SweepOutcome, width: int, markup: Markup) -> Iterator[st
     changed = digest.versions(sweep)
     if changed:
         yield from _prose(f"versions: {changed}", width)
-    if digest.judges(sweep) and (ungated := digest.not_gated(sweep)):
+    folded = digest.judges(sweep) or digest.accepted_tolerances(sweep)
+    if folded and (ungated := digest.not_gated(sweep)):
         yield from _prose(f"measured, not gated: {', '.join(ungated)}", width)
     if digest.judges(sweep):
         yield from _failure_lines(digest.failures(sweep), width)
@@ -198,8 +199,10 @@ def _interleaved(
 
 
 def _measured_lines(sweep: SweepOutcome, width: int) -> list[str]:
-    rows = list(digest.measured_rows(sweep))
     tolerances = digest.accepted_tolerances(sweep)
+    # What a recording is for are the metrics that it gates; the others are named below, as in a gate.
+    others = digest.not_gated(sweep) if tolerances else ()
+    rows = [row for row in digest.measured_rows(sweep) if row.metric not in others]
     headers = ["case", "metric", "median", "spread", "launches"]
     cells = [[row.case, row.metric, f"{row.median} {row.unit}", row.spread, row.launches] for row in rows]
     if tolerances:

@@ -523,7 +523,7 @@ class Campaign:
         elif name in ENERGY and (apart := case.joules_apart()):
             found = apart
         elif self._arms_of(case, name)[0] is None:
-            reason = f"the baseline of {case.name} holds no {name}"
+            reason = f"the baseline holds no {name}"
             found = Status.NO_BASELINE, reason, f"record it: {self._brief.record}"
         elif name not in case.verdicts:
             found = Status.INCONCLUSIVE, "the run ended before the first look", LARGER

@@ -223,6 +223,24 @@ def test_what_is_not_judged_is_not_called_a_failure(width):
     assert drawn[-1].startswith("1 unchanged, 1 not judged; ")
 
 
+def test_a_recording_has_rows_of_what_it_gates():
+    """What it measures beside that is named in one line, as in a gate."""
+    drawn = lines(run_outcome(sweep_outcome(case_outcome(4), mode="accept"), recorded=True), 160)
+    assert not any("p99_ttft_ms  " in line for line in drawn)
+    assert any(line.startswith("measured, not gated: ") and "p99_ttft_ms" in line for line in drawn)
+
+
+def test_notes_that_differ_in_figures_alone_are_one():
+    """The first is said, with the cases of all; the JSON report has each."""
+    noted = [
+        replace(case, measurement=replace(case.measurement, notes=(f"the other cores were {busy}% busy",)))
+        for case, busy in ((case_outcome(4), 97), (case_outcome(16), 12))
+    ]
+    text = rendered(run_outcome(sweep_outcome(*noted)), 160)
+    assert text.count("the other cores were") == 1
+    assert "note: the other cores were 97% busy: opt-125m/batch=4, opt-125m/batch=16" in text
+
+
 def test_what_differs_between_the_arms():
     """The versions that differ between the arms stand below the table."""
     assert "versions: fake 1.0 → 1.1\n" in rendered(RUN)
