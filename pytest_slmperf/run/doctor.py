@@ -47,7 +47,7 @@ def diagnose(wanted: Wanted, say: Callable[[str], object]) -> Diagnosis:
             held = HeldDevices(wait_s=min(settings.lock_wait_s, wanted.noise_s), say=say)
             noise = measure_noise(wanted, joules.metering, held)
     if by_zeus and machine.kind == "cpu":
-        packages = told_by_zeus("cpu meter", packages.said)
+        packages = told_by_zeus("cpu meter", "no joules of the CPU's packages by themselves")
     if isinstance(seen, BoardWatch):
         traces = tuple(one for one in noise.loaded if seen.trace and one.board == seen.trace.board)
         watch = replace(seen, loaded=traces, by_zeus=by_zeus and machine.kind != "cpu")

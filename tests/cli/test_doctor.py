@@ -78,6 +78,20 @@ def test_a_driver_that_is_not_loaded_blocks(doctor):
     assert "the NVIDIA driver is not loaded (DRIVER_NOT_LOADED) → see to it that nvidia-smi works" in out
 
 
+def test_an_engine_that_is_not_here_blocks_and_is_not_launched(doctor, tmp_path, monkeypatch):
+    """Other engines do not stand in for the one that is asked for, and what to install is said."""
+    metadata = tmp_path / "gone-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: gone\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[slmperf.engines]\ngone = gone_engine:Engine\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    code, out, err = doctor("--engine=gone")
+    assert code == 1
+    (line,) = (line for line in out.splitlines() if line.startswith("blocks") and "engines" in line)
+    assert line.endswith("gone can't be used here → gone_engine cannot be found: reinstall its package")
+    assert "launching" not in err
+
+
 def test_a_gpu_that_the_engine_needs_and_may_not_see_blocks(doctor, monkeypatch):
     """What hides the board is the line; nothing is launched and nothing breaks off."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
