@@ -1,5 +1,6 @@
 """What a change of a baseline file changes: the recordings in force after it, against those before."""
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pytest_slmperf.core.baseline import BaselineFile, StoredMetric, case_order
@@ -19,8 +20,13 @@ class Moved:
     after: StoredMetric | None
 
     @property
+    def gated(self) -> bool:
+        """Whether it is or was."""
+        return any(kept and kept.tolerance is not None for kept in (self.before, self.after))
+
+    @property
     def ratio(self) -> float | None:
-        """The new median over the old one."""
+        """The new median over the old one, where there are both."""
         return self.after.sample.median / self.before.sample.median if self.before and self.after else None
 
 
@@ -80,13 +86,26 @@ class Diff:
         """What changed, line by line, for people; `nothing changed` where nothing did."""
         lines = [f"machine: {one}" for one in self.machine]
         lines += [f"key: {one.case} {'; '.join(map(str, one.fields))}: {_dropped(one)}" for one in self.rekeyed]
-        lines += [f"new: {_name(one)} {_recorded(one.after)}" for one in self.new if one.after]
-        lines += [f"moved: {_name(one)} {_step(one)}" for one in self.moved]
+        lines += _folded("new", self.new, lambda one: _recorded(one.after))
+        lines += _folded("moved", self.moved, _step)
         steps = ((one, _tolerance(one.before), _tolerance(one.after)) for one in self.tolerances)
         lines += [f"tolerance: {_name(one)} {before} → {after}" for one, before, after in steps]
         lines += [f"loosened: {one}, as its noise needs" for one in self.loosened]
-        lines += [f"gone: {_name(one)} {_recorded(one.before)}" for one in self.gone if one.before]
+        lines += _folded("gone", self.gone, lambda one: _recorded(one.before))
         return lines or ["nothing changed"]
+
+
+def _folded(kind: str, changes: Iterable[Moved], said: Callable[[Moved], str]) -> Iterator[str]:
+    """A line for each gated metric, and one for all others of a case."""
+    by_case: dict[str, list[Moved]] = {}
+    for one in changes:
+        by_case.setdefault(one.case, []).append(one)
+    for case, ones in by_case.items():
+        others = [one for one in ones if not one.gated]
+        yield from (f"{kind}: {_name(one)} {said(one)}" for one in ones if one.gated)
+        if others:
+            named = ", ".join(f"{one.metric.name}{f' {one.ratio - 1:+.1%}' if one.ratio else ''}" for one in others)
+            yield f"{kind}: {case}, not gated: {named}"
 
 
 def _name(one: Moved) -> str:
@@ -97,12 +116,12 @@ def _dropped(one: Rekeyed) -> str:
     return f"dropped what was recorded {', '.join(one.dropped)}"
 
 
-def _recorded(kept: StoredMetric) -> str:
-    return f"{quantity(kept.sample.median)} {kept.unit} ({kept.sample.shape} launches×rounds, {_gate(kept)})"
-
-
-def _gate(kept: StoredMetric) -> str:
-    return "not gated" if kept.tolerance is None else f"tolerance {_tolerance(kept)}"
+def _recorded(kept: StoredMetric | None) -> str:
+    if kept is None:
+        return ""
+    return (
+        f"{quantity(kept.sample.median)} {kept.unit} ({kept.sample.shape} launches×rounds, tolerance {_tolerance(kept)})"
+    )
 
 
 def _tolerance(kept: StoredMetric | None) -> str:

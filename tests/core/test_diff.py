@@ -70,6 +70,17 @@ def test_what_a_machine_says_of_a_single_run_is_no_change_of_it():
     assert not diff(before, after)
 
 
+def test_what_is_not_gated_is_named_in_one_line():
+    """It is stored for a knee, a frontier or a clock, and nobody has to judge its figures."""
+    names = ("output_throughput", "median_itl_ms")
+    file = accepted(None, measurement(**{name: sample() for name in names}))
+    gated, others = diff(None, file).lines()
+    assert gated.startswith(f"new: {CASE} output_throughput ")
+    assert others == f"new: {CASE}, not gated: median_itl_ms"
+    both = accepted(file, measurement(**{name: sample(4400.0, seed=1) for name in names}))
+    assert diff(file, both).lines()[1].startswith(f"moved: {CASE}, not gated: median_itl_ms +")
+
+
 def test_changes_add_up():
     """What changed in several files is one list."""
     both = diff(None, stored()) + diff(stored(), None)
