@@ -119,9 +119,8 @@ def _dropped(one: Rekeyed) -> str:
 def _recorded(kept: StoredMetric | None) -> str:
     if kept is None:
         return ""
-    return (
-        f"{quantity(kept.sample.median)} {kept.unit} ({kept.sample.shape} launches×rounds, tolerance {_tolerance(kept)})"
-    )
+    shape = f"{kept.sample.shape} launches×rounds"
+    return f"{quantity(kept.sample.median)} {kept.unit} ({shape}, tolerance {_tolerance(kept)})"
 
 
 def _tolerance(kept: StoredMetric | None) -> str:
