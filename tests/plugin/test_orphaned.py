@@ -46,7 +46,6 @@ def test_the_baseline_of_a_renamed_sweep_is_red_beside_the_new_one(project):
 @pytest.mark.parametrize(
     "words",
     [
-        ("-k", "test_answer"),
         ("suites",),
         ("suites/latency",),
         ("suites/latency/test_first_answer.py",),
@@ -59,6 +58,13 @@ def test_a_selection_only_says_so(with_latency, words):
     result = with_latency.gate(*words)
     assert result.ret == 0
     assert GONE in prose(result)
+
+
+def test_a_sweep_that_was_collected_and_deselected_is_not_gone(with_latency):
+    """What -k leaves out was collected, so that its sweep is known."""
+    result = with_latency.gate("-k", "test_answer")
+    assert result.ret == 0
+    assert GONE not in prose(result)
 
 
 @pytest.mark.parametrize(
