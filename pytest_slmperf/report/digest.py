@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from pytest_slmperf.core.comparison import Mean
@@ -131,8 +131,20 @@ def failures(sweep: SweepOutcome) -> list[Finding]:
 
 
 def claim_failures(run: RunOutcome) -> list[Finding]:
-    """The same of what tests asserted beside the gate."""
-    return by_cause((one_line(f"{claim.case} {claim.metric}"), claim) for claim in run.claims)
+    """The same of what tests asserted beside the gate; what is said of a sweep's cases anyhow is not said again."""
+    told = {
+        (verdict.status, verdict.reason)
+        for sweep in run.sweeps
+        for case in sweep.cases.values()
+        for verdict in case.verdicts.values()
+        if judges(sweep) and verdict.judged and verdict.reason
+    }
+
+    def briefly(claim: Verdict) -> Verdict:
+        same = any(claim.status is status and claim.reason.endswith(reason) for status, reason in told)
+        return replace(claim, reason="as its cases above", way_out="") if same else claim
+
+    return by_cause((one_line(f"{claim.case} {claim.metric}"), briefly(claim)) for claim in run.claims)
 
 
 def asserted(claim: Verdict) -> str:

@@ -230,6 +230,21 @@ def test_a_recording_has_rows_of_what_it_gates():
     assert any(line.startswith("measured, not gated: ") and "p99_ttft_ms" in line for line in drawn)
 
 
+def test_why_a_case_is_void_is_said_once_of_what_is_asserted_of_it():
+    """A stated limit and a knee of a void case are void for the same, which is said of the case."""
+    why = "pytest (pid 4711, 4712, 4713) took 40 % of a core"
+    case = case_outcome(4)
+    void = replace(case.verdicts["output_throughput"], status=Status.VOID, reason=why, effect=None, way_out="free it")
+    void_case = replace(case, verdicts={**case.verdicts, "output_throughput": void})
+    claims = (
+        claim("median_ttft_ms", Status.VOID, limit="at most 5 ms", reason=why),
+        claim("knee", Status.VOID, case="decode/opt-125m", reason=f"decode/opt-125m/batch=4: {why}"),
+    )
+    text = rendered(run_outcome(sweep_outcome(void_case), claims=claims), 160)
+    assert text.count(why) == 1
+    assert "2 void - as its cases above: decode/opt-125m/batch=4 median_ttft_ms, decode/opt-125m knee" in text
+
+
 def test_notes_that_differ_in_figures_alone_are_one():
     """The first is said, with the cases of all; the JSON report has each."""
     noted = [
