@@ -199,9 +199,9 @@ class Knee:
 
     @property
     def place(self) -> str:
-        """`batch 8 (8…16)`, or `none`."""
+        """`batch 8 (8…16)`, or `no knee`."""
         if self.batch is None:
-            return "none"
+            return "no knee"
         between = f"{self.interval[0]}…{self.interval[1]}" if self.interval else "not bounded"
         return f"batch {self.batch} ({between})"
 

@@ -297,7 +297,7 @@ class Campaign:
             return case.stored.reason
         ended = "the budget was spent" if self._over_budget() else "the run ended"
         before = "a launch of each arm" if self._brief.design == "interleaved" else "a launch"
-        return f"{ended} before {before} was measured; {self._launches} were made, throw-away ones included"
+        return f"{ended} before {before} was measured; launches made, throw-away ones included: {self._launches}"
 
     def _block(self, configuration: Configuration, due: list[OngoingCase]) -> bool:
         """One launch of each arm. A case's block counts where it is valid in every arm.

@@ -284,7 +284,7 @@ def test_a_launch_that_the_budget_leaves_without_the_other_arm_is_not_used():
 def test_what_was_launched_before_the_budget_was_spent_is_told(arms, budget_s, before):
     """Throw-away launches were made, and maybe one of an arm: a case without one that counts says so."""
     case = play(Script(), arms=arms, budget_s=budget_s).cases[ONE]
-    said = f"the budget was spent before {before} was measured; {budget_s} were made, throw-away ones included"
+    said = f"the budget was spent before {before} was measured; launches made, throw-away ones included: {budget_s}"
     assert case.verdicts["output_throughput"].reason == case.cut_off == said
 
 
