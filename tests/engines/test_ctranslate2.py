@@ -277,7 +277,7 @@ print(before, case.measure_peak().memory_bytes)
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 @pytest.mark.parametrize(("batch", "prompt", "output"), [(1, 32, 256), (16, 32, 128), (64, 32, 64), (64, 256, 4)])
 def test_the_predicted_peak_is_what_a_launch_measures(tiny_cache, dtype, batch, prompt, output):
-    """The prediction of a case's peak is within 10 % of the measured one, and within 15 % for int8."""
+    """The prediction of a case's peak is within 10 % of the measured one, and within 20 % for int8."""
     arguments = [dtype, str(tiny_cache), str(batch), str(prompt), str(output)]
     answer = subprocess.run([sys.executable, "-c", MEASURE, *arguments], check=True, capture_output=True, text=True)
     before, measured = map(int, answer.stdout.split())
@@ -285,7 +285,7 @@ def test_the_predicted_peak_is_what_a_launch_measures(tiny_cache, dtype, batch, 
     predicted = predicted_peak(
         shape, dtype, batch_size=batch, prompt_tokens=prompt, output_tokens=output, process_bytes=before
     )
-    within = 0.1 if dtype == "float32" else 0.15  # the holes that int8's copies leave differ from process to process
+    within = 0.1 if dtype == "float32" else 0.2  # the holes that int8's copies leave differ from process to process
     assert predicted.total == pytest.approx(measured, rel=within), (predicted, measured / MIB)
 
 
