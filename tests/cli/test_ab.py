@@ -49,7 +49,9 @@ def test_an_engine_beside_itself_is_unchanged(ab):
 def test_what_it_will_take_is_said_beforehand(ab):
     """Beside the result, as the progress is: the cases, and the launches of each arm."""
     _, out, err = ab("same", "same", *SPENT, "--engine=fake")
-    assert err.startswith("slmperf: ab: 1 case: ab/tiny-2x128/batch=4\nslmperf: ab: 8 to 16 launches in each of two arms")
+    assert err.startswith(
+        "slmperf: ab: 1 case: ab/tiny-2x128/batch=4\nslmperf: ab: 8 to 16 launches in each of two arms"
+    )
     assert "8 to 16 launches" not in out
 
 

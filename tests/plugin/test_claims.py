@@ -1,7 +1,7 @@
 """What is red beside the gated metrics is red in the reports, too."""
 
 import json
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 from projects import SLOWED, SUITE, Project, prose
@@ -80,7 +80,7 @@ def test_junit_has_of_a_test_what_it_asserted(project):
     """A stated limit, a knee and a frontier are properties of their tests; what others asserted of a case is not."""
     project.write("test_suite.py", SUITE + LIMITS)
     project.gate("--junitxml", "junit.xml", engine=SLOWED)
-    tree = ElementTree.parse(project.path / "junit.xml")  # noqa: S314 - our own file
+    tree = ET.parse(project.path / "junit.xml")  # noqa: S314 - our own file
     said = {
         case.attrib["name"]: {pair.attrib["name"]: pair.attrib["value"] for pair in case.iter("property")}
         for case in tree.iter("testcase")

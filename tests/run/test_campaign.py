@@ -473,7 +473,7 @@ def test_fresh_launches_are_made_once_for_each_model(arms):
     before = running.run()
     fresh = running.fresh("a")
     assert running.fresh("a") is fresh
-    assert ("if it is meant to be so: pytest --slmperf --slmperf-accept" == fresh.way_out) is (arms == 1)
+    assert (fresh.way_out == "if it is meant to be so: pytest --slmperf --slmperf-accept") is (arms == 1)
     assert [case.case for case in fresh.cases] == names[:2]
     launched = script.asked[before.launches :]
     assert {(model, *sorted(cases)) for model, _, cases in launched} == {("a", *names[:2])}

@@ -81,7 +81,7 @@ def test_sweeps_that_nobody_declares_are_told_apart():
         ('[tool.slmperf]\nengine = "fake:level"', "engine: 'level' is not KEY=VALUE"),
         ('[tool.slmperf]\nengine = "fake:level=inf"', "engine fake:level=inf: level: "),
         ('[tool.slmperf]\nengine = "fake:slowed=0.2"', "a loss is planted from the command line"),
-        ('[tool.slmperf]\nengine_options = {}', "unknown field 'engine_options'"),
+        ("[tool.slmperf]\nengine_options = {}", "unknown field 'engine_options'"),
         ("[tool.slmperf]\nmax_launches = 100000000000", "at most 200"),
         ("[tool.slmperf]\nbaseline_launches = 201", "at most 200"),
         ("[tool.slmperf]\nrounds = 100000000000000000000", "at most 1000"),
