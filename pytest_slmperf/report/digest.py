@@ -239,10 +239,10 @@ def notes(sweep: SweepOutcome) -> list[Finding]:
 
 
 def _alike(notes: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Notes that differ in their figures alone, as the first of them: the JSON report has each."""
+    """Notes that differ in their figures alone, or in whom they saw, as the first of them: the JSON report has each."""
     first: dict[str, str] = {}
     for note, case in notes:
-        yield first.setdefault(re.split(r"\d", note)[0] or note, note), case
+        yield first.setdefault(re.sub(r"[\d.,]+", "#", note.partition("; seen: ")[0]), note), case
 
 
 def unselected(sweep: SweepOutcome) -> list[Finding]:

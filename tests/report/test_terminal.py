@@ -256,6 +256,14 @@ def test_notes_that_differ_in_figures_alone_are_one():
     assert "note: the other cores were 97% busy: opt-125m/batch=4, opt-125m/batch=16" in text
 
 
+def test_notes_of_one_board_that_say_different_things_are_all_said():
+    """A name with a figure in it, as a board has, makes no two notes one."""
+    two = ("GPU-0: its persistence mode is off", "GPU-0: its clock isn't told")
+    case = case_outcome(4)
+    text = rendered(run_outcome(sweep_outcome(replace(case, measurement=replace(case.measurement, notes=two)))), 160)
+    assert all(f"note: {note}" in text for note in two)
+
+
 def test_what_differs_between_the_arms():
     """The versions that differ between the arms stand below the table."""
     assert "versions: fake 1.0 → 1.1\n" in rendered(RUN)
