@@ -88,7 +88,7 @@ def happen(events, epoch_ns):
         for event in events:
             if event == "engine pauses":
                 time.sleep(AMID_S)
-                with suppress(ProcessLookupError):  # it also looks at the board before an engine's start
+                with suppress(FileNotFoundError, ProcessLookupError):  # it also looks before an engine's start
                     paused = engine()
                     os.kill(paused, signal.SIGSTOP)
                     time.sleep(LASTS_S)
