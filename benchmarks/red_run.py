@@ -68,14 +68,14 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     try:
         (folder / "test_decode.py").write_text(tutorial_suite(), encoding="utf-8")
-        run(folder, "--slmperf-engine", ENGINE, "--slmperf-accept")
-        output = run(folder, "--slmperf-engine", SLOWED)
+        run(folder, f"--slmperf-engine={ENGINE}", "--slmperf-accept")
+        output = run(folder, f"--slmperf-engine={SLOWED}")
     finally:
         shutil.rmtree(folder)
     plain = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)  # a picture fetches nothing
     plain = plain.replace("Fira Code", "Menlo, Consolas, DejaVu Sans Mono, Liberation Mono")
     console = Console(record=True, width=WIDTH, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115, PTH123
-    console.print(f"$ pytest --slmperf --slmperf-engine {SLOWED}", highlight=False)
+    console.print(f"$ pytest --slmperf --slmperf-engine={SLOWED}", highlight=False)
     for line in output.split("\n"):
         for part in wrapped(Text.from_ansi(last_seen(line)), console):
             console.print(part)
