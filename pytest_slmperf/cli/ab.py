@@ -13,6 +13,7 @@ from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Sweep
 from pytest_slmperf.core.workload import StaticBatch
+from pytest_slmperf.engines import registry
 from pytest_slmperf.report import files, terminal
 from pytest_slmperf.run.interpreter import interpreter
 from pytest_slmperf.run.measuring import Measuring
@@ -71,7 +72,7 @@ def _run(given: argparse.Namespace) -> int:
     settings = read_settings(root)
     common = engine_of(given, settings, default="")
     baseline, candidate = _arm("A", given.a, common), _arm("B", given.b, common)
-    engine = candidate.engine or baseline.engine or settings.engine or ""
+    engine = candidate.engine or baseline.engine or settings.engine or registry.best()
     of_engine = {} if given.engine else settings.engine_options
     baseline, candidate = (
         replace(
@@ -82,7 +83,7 @@ def _run(given: argparse.Namespace) -> int:
         for arm in (baseline, candidate)
     )
     wanted = Options(
-        engine=engine or None,
+        engine=engine,
         engine_options=candidate.options,
         budget_s=given.budget * 60 if given.budget else None,
     )

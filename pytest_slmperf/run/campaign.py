@@ -28,7 +28,7 @@ from pytest_slmperf.run.plan import first_launches, longest_recording
 
 BOARD_OPTIONS = ("device_index",)
 """Options that say which of several boards: the machine knows which it is, and any board of a model is as fast."""
-METHOD = 1
+METHOD = 2
 """How values are measured. Counted up where a change makes old samples incomparable with new ones."""
 _NOT_HERE = "where it can't be measured, [[tool.slmperf.machine]] may leave it out of the sweep's gate"
 LONGER_BY = 4
@@ -288,14 +288,16 @@ class Campaign:
         return budget is not None and self._around.clock() - self._began >= budget
 
     def _cut_off(self, case: OngoingCase) -> str:
-        """Why a case has no launch that counts, where none was void: throw-away ones there may have been, and a launch
-        of one arm. Empty where it has one.
+        """Why a case has no launch that counts; throw-away ones there may have been, and a launch of one arm. Empty
+        where it has one.
         """
-        if case.blocks or case.voids:
+        if case.blocks:
             return ""
         if case.stored.status is Status.INCONCLUSIVE:
             return case.stored.reason
         ended = "the budget was spent" if self._over_budget() else "the run ended"
+        if case.voids:
+            return f"{ended}, and all its launches until then were void: {case.why_void}"
         before = "a launch of each arm" if self._brief.design == "interleaved" else "a launch"
         return f"{ended} before {before} was measured; launches made, throw-away ones included: {self._launches}"
 

@@ -330,13 +330,16 @@ _STAT = re.compile(rb"^cpu(\d+) (.+)$", re.MULTILINE)
 
 
 class Witness:
-    """Reads this machine's counters for a process and all that descends from it. Lives as long as the process."""
+    """Reads this machine's counters for a process and all that descends from it. Lives as long as the process.
 
-    def __init__(self, root: int, cores: Collection[int] | None) -> None:
-        self._root = root
+    `engine` is one of them, that is known where the kernel lists no children.
+    """
+
+    def __init__(self, root: int, cores: Collection[int] | None, *, engine: int | None = None) -> None:
         self._pinned = bool(cores)
         self._counts_turns = _numbered_as_here() and os.access("/proc/thread-self/schedstat", os.R_OK)
         self._lists_children = os.access("/proc/thread-self/children", os.R_OK)
+        self._known = (root,) if engine is None or self._lists_children else (root, engine)
         watched = sorted(cores) if cores is not None else sorted(os.sched_getaffinity(0))
         self._throttles = _readable(
             {core: CORES / f"cpu{core}/thermal_throttle/core_throttle_count" for core in watched}
@@ -382,7 +385,7 @@ class Witness:
         if not self._counts_turns:
             return None
         turns: dict[int, Turns] = {}
-        family = [self._root]
+        family = list(self._known)
         for pid in family:
             with suppress(OSError):  # it has ended meanwhile
                 for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - a quarter of the time of a Path

@@ -168,7 +168,7 @@ class _Launch:
         self._device = facts.device
         self._tolerances = Tolerances()
         # A simulated engine takes no time of this machine, so nothing that happens here can be in its figures.
-        self._witness = None if facts.device == "simulated" else Witness(process.root, terms.cores)
+        self._witness = None if facts.device == "simulated" else Witness(process.root, terms.cores, engine=process.pid)
         self._scanned: Scan = {}
         """When the case began, or later: what happened since is blamed on whoever used the cores since."""
 

@@ -40,7 +40,7 @@ def peak_bytes() -> int:
     mark = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     if mark is None:
         raise OSError("/proc/self/status has no VmHWM")
-    with (_OURSELVES / "smaps").open() as mappings:
+    with (_OURSELVES / "smaps").open(errors="replace") as mappings:
         return int(mark[1]) * 1024 - library_bytes(mappings)
 
 
