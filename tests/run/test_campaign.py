@@ -295,6 +295,13 @@ def test_a_void_launch_is_not_waited_for_when_the_budget_is_spent():
     assert script.pauses == []
 
 
+def test_a_budget_that_ends_beside_void_launches_says_why_nothing_counts():
+    """Too few of them to call the case void: undecided, for the budget and for what voided them."""
+    verdict = play(Script(lambda *_: None), budget_s=3).cases[ONE].verdicts["output_throughput"]
+    assert verdict.status is Status.INCONCLUSIVE
+    assert verdict.reason == "the budget was spent, and all its launches until then were void: contended"
+
+
 def test_nothing_is_recorded_of_what_the_budget_left_out():
     """A recording would lack the engines that were never started."""
     with pytest.raises(UsageError, match="nothing can be recorded: the budget was spent before e was started"):
