@@ -85,13 +85,13 @@ def _hint(path: Path, options: Options, found: Remedy, *, older: bool) -> str:
 def _is_older(part: RunOutcome, store: BaselineStore) -> bool:
     """Whether something that is in force was recorded later: it is another run's, or the clock went back."""
     for sweep in part.sweeps:
-        for case in sweep.cases.values():
-            engine = str(case.measurement.key.get("engine"))
+        engines = {name: str(case.measurement.key.get("engine")) for name, case in sweep.cases.items()}
+        for engine in dict.fromkeys(engines.values()):
             try:
                 file = store.load(part.machine, engine, sweep.sweep)
             except SlmperfError:  # that it can't be read is told already
                 continue
-            if newer_in_force(file, case.case, part.started_at):
+            if any(newer_in_force(file, name, part.started_at) for name in engines if engines[name] == engine):
                 return True
     return False
 

@@ -31,6 +31,8 @@ class StoredCases:
         self._machine = machine
         self._against = against
         self._files: dict[tuple[str, str], BaselineFile | None] = {}
+        self._looked_in: dict[tuple[str, str], BaselineFile | None] = {}
+        """Those of them in which a case was looked for."""
 
     def check_writable(self) -> None:
         """Find out ahead of the launches what would stop `accept` after them. Raises BaselineError."""
@@ -44,7 +46,7 @@ class StoredCases:
 
     def check_newest(self, engine: str, suite: str, cases: Iterable[str], now: str) -> None:
         """The same of what is in force, where it was recorded later than `now`. Raises BaselineError."""
-        file = self._store.load(self._machine, engine, suite)
+        file = self._file(suite, engine)
         for case in cases:
             if newer := newer_in_force(file, case, now):
                 raise BaselineError(
@@ -57,7 +59,8 @@ class StoredCases:
         suite, engine = case.partition("/")[0], str(key["engine"])
         if elsewhere := on_another_device(key, self._machine):
             return Reference(status=Status.INCOMPARABLE, reason=elsewhere, way_out=AB)
-        found = lookup(self._file(suite, engine), case, key, self._machine, self._against)
+        file = self._looked_in[suite, engine] = self._file(suite, engine)
+        found = lookup(file, case, key, self._machine, self._against)
         if isinstance(found, Comparable):
             return Reference(found.measurement, found.tolerances, found.point.versions, notes=found.notes)
         if isinstance(found, Incomparable):
@@ -73,7 +76,7 @@ class StoredCases:
         if self._against and self._against.field in _FOLDERS:
             # What is recorded now is of the present driver, and not of the one that is asked for.
             way_out = f"see what is stored: slmperf baselines list --baselines={shlex.quote(str(self._store.root))}"
-            if self._file(suite, engine) is None:
+            if file is None:
                 what = f"nothing is stored for the {self._against.field} {self._against.value}"
         reason = ". ".join(filter(None, (f"{what} in {path}", elsewhere)))
         return Reference(status=Status.NO_BASELINE, reason=reason, way_out=f"{way_out}; {AB}")
@@ -83,7 +86,7 @@ class StoredCases:
         whoever compares with it is told.
         """
         with suppress(BaselineError):
-            file = self._store.load(self._machine, engine, suite, self._against)
+            file = self._file(suite, engine)
             points = [case.current for case in file.cases.values()] if file else []
             return {
                 name for point in points if point for name, kept in point.metrics.items() if kept.tolerance is not None
@@ -108,7 +111,7 @@ class StoredCases:
         if self._against and self._against.field in _FOLDERS:
             return []
         lines = []
-        for (suite, engine), file in self._files.items():
+        for (suite, engine), file in self._looked_in.items():
             there = {name for outcome in outcomes if outcome.sweep == suite for name in outcome.names_on(engine)}
             gone = sorted(set(file.cases) - there, key=case_order) if file else []
             if gone:
