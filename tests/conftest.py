@@ -21,6 +21,15 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop(name, None)  # a run that a test starts is none of these workers
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_ci() -> Generator[None]:
+    """Let a pytest that a test starts print the same on a CI, where pytest's summary repeats each message whole."""
+    with pytest.MonkeyPatch.context() as changed:
+        for name in ("CI", "BUILD_NUMBER"):
+            changed.delenv(name, raising=False)
+        yield
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Run a test that is marked `alone` while no other worker runs any."""
