@@ -3,9 +3,10 @@
 An engine lives in a process of its own, started for one launch. Nothing here knows how it got there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, fields
-from typing import Protocol
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.flaw import flaw
@@ -121,6 +122,41 @@ class Engine(Protocol):
 
     def stop(self) -> None:
         """Give back what was taken. Called once, also after a failure."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an engine says of a request that it has answered as a whole."""
+
+    output_tokens: int
+    """As the engine counts them, never guessed from the number of parts."""
+    prompt_tokens: int
+    cached_tokens: int = 0
+    """Of the prompt, taken from a cache."""
+
+
+Stamp: TypeAlias = Callable[[int], None]
+"""Is called the moment a part of an answer is there that holds output, with its tokens; with 0 where nobody says."""
+
+
+@runtime_checkable
+class StreamingEngine(Engine, Protocol):
+    """An engine whose requests come and go one by one, as those of a server: what traffic can be sent to."""
+
+    def connected(self) -> AbstractAsyncContextManager[None]:
+        """Is entered in the event loop that requests are streamed in, before the first and until after the last."""
+        ...
+
+    async def stream(self, request: Request, stamp: Stamp) -> Answer:
+        """Send a request at once and return when its answer is whole; many are under way in one event loop.
+
+        Raises RequestFailed for this request alone, and EngineFailed where no other would fare better.
+        """
+        ...
+
+    async def counters(self) -> Mapping[str, float]:
+        """What it says of itself now, by the names of `core.traffic.COUNTERS`; empty where it says nothing."""
         ...
 
 

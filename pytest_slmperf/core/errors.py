@@ -17,8 +17,9 @@ SlmperfError                  anything we can explain; its message names the way
 `NotJudged` stands beside the tree: a verdict raises it where nothing is to be judged (recording, `--slmperf-no-gate`),
 and the plugin turns it into a skip. So do those that never leave the room that catches them: what the two ends of a
 worker's pipe tell each other (`core.protocol.BadMessage`, `worker.serving.WrongAnswer`), a replacement of files that
-stopped half-way (`run.replacing.HalfReplacedError`, an OSError), and the red of a run's own test
-(`plugin.check.RunIncomplete`, an AssertionError).
+stopped half-way (`run.replacing.HalfReplacedError`, an OSError), the red of a run's own test
+(`plugin.check.RunIncomplete`, an AssertionError), and a request of many that failed (`RequestFailed`): it is counted,
+and the others go on.
 """
 
 
@@ -73,3 +74,7 @@ class EngineHung(LaunchError):
 
 class NotJudged(Exception):
     """Asked for the truth of a verdict in a run that does not judge."""
+
+
+class RequestFailed(Exception):
+    """One request of many has no whole answer; the text says why, without what was secret in it."""

@@ -7,6 +7,7 @@ from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.energy import Uncertainty
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.sample import VoidRound
+from pytest_slmperf.core.traffic import Arrivals
 
 LAUNCH_VARIABLE = "SLMPERF_LAUNCH"
 """Environment variable that tells an engine's process which launch it is: `candidate/7`, the arm and the index."""
@@ -14,13 +15,17 @@ LAUNCH_VARIABLE = "SLMPERF_LAUNCH"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a launch sends for one case: a static batch of requests of these lengths, again and again."""
+    """What a launch sends for one case: a static batch of requests of these lengths, again and again, or traffic."""
 
     case: str
     lengths: tuple[tuple[int, int], ...]
-    """(prompt tokens, output tokens) of each request of the batch."""
+    """(prompt tokens, output tokens) of each request of the batch, or of each that is sent, in turn."""
     seed: int
     """Seeds the prompts' token ids."""
+    arrivals: Arrivals | None = None
+    """When each is sent; None for a static batch."""
+    shared_prefix_tokens: int = 0
+    """So many tokens at the start of all prompts are the same."""
 
 
 def tokens(load: Load) -> int:
@@ -43,6 +48,8 @@ class RoundPolicy:
     warmup_limit: int = 10
     """Warm-up steps at most (a step is a batch, or as many as last a twentieth of a round); fewer where the pace is
     steady before."""
+    traffic_s: float = 3.0
+    """Length of the window of a load with arrivals: ramp-up and drain come on top."""
     void_retries: int = 4
     """How often a void round is repeated, each time after a longer pause; a round that stays void voids its case."""
     answer_limit_s: float = 600.0

@@ -8,6 +8,8 @@ The launch speaks first and the worker answers, except for the worker's Hello:
     PeakMeasured               Prepare         warm up on this load and find out how many batches fill a round
     Prepared                   Round           serve that many batches        (as often as wanted)
     Measured                   Prepare | Stop  the next case, or the end
+                               Play            send a load with arrivals, until its window has lasted long enough
+    Played
 
 In place of any answer the worker may send Failed.
 """
@@ -21,8 +23,9 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_typ
 
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Served
 from pytest_slmperf.core.launch import Load
+from pytest_slmperf.core.traffic import Traffic
 
-VERSION = 3
+VERSION = 4
 """Counted up with every change to a message."""
 
 
@@ -121,6 +124,26 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Play:
+    """Send a load with arrivals, and tell what became of each request."""
+
+    load: Load
+    window_s: float
+    """A closed loop goes on until so long after every place was taken a second time."""
+    requests: int
+    """And until it has sent so many from then on."""
+    limit_s: float
+    """An answer that takes longer has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What became of it."""
+
+    traffic: Traffic
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Give everything back and end."""
 
@@ -137,7 +160,8 @@ class Failed:
 
 
 Message: TypeAlias = (
-    Hello | Start | Ready | MeasurePeak | PeakMeasured | Prepare | Prepared | Round | Measured | Stop | Failed
+    Hello | Start | Ready | MeasurePeak | PeakMeasured | Prepare | Prepared | Round | Measured | Play | Played | Stop
+    | Failed
 )  # fmt: skip
 
 _KINDS: Mapping[str, type[Message]] = {kind.__name__.lower(): kind for kind in get_args(Message)}

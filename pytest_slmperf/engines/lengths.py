@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.workload import StaticBatch, sample_lengths
+from pytest_slmperf.core.workload import StaticBatch, drawn, longest, sample_lengths
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -31,14 +31,16 @@ def draw_lengths(workload: StaticBatch, count: int, context_tokens: int) -> tupl
     if workload.lengths is not None:
         recorded = read_trace(workload.lengths.trace)
         return sample_lengths(recorded, count, seed=workload.lengths.seed, context_tokens=context_tokens)
-    if workload.prompt_tokens is None or workload.output_tokens is None:
+    prompt, output = workload.prompt_tokens, workload.output_tokens
+    if prompt is None or output is None:
         raise SuiteError("StaticBatch needs prompt_tokens and output_tokens, or lengths=TraceLengths(…)")
-    if workload.prompt_tokens + workload.output_tokens > context_tokens:
+    most = longest(prompt) + longest(output)
+    if most > context_tokens:
         raise SuiteError(
-            f"{workload.prompt_tokens} prompt tokens and {workload.output_tokens} output tokens exceed the model's "
+            f"{longest(prompt)} prompt tokens and {longest(output)} output tokens exceed the model's "
             f"context of {context_tokens} tokens"
         )
-    return ((workload.prompt_tokens, workload.output_tokens),) * count, 0
+    return tuple(zip(drawn(prompt, count, "prompt"), drawn(output, count, "output"), strict=True)), 0
 
 
 def workload_key(workload: StaticBatch) -> Mapping[str, object]:
@@ -50,7 +52,8 @@ def workload_key(workload: StaticBatch) -> Mapping[str, object]:
     traced = workload.lengths
     if traced is None:
         lengths = {"prompt_tokens": workload.prompt_tokens, "output_tokens": workload.output_tokens}
-        return {"workload": "static-batch", **lengths}
+        said = {name: one if isinstance(one, int) else str(one) for name, one in lengths.items()}
+        return {"workload": "static-batch", **said}
     name = traced.trace
     if name not in EXCERPTS:
         digest = hashlib.sha256(repr(read_trace(name)).encode()).hexdigest()

@@ -12,12 +12,13 @@ def too_large(workload: StaticBatch, case: Case, spec: EngineSpec, *, memory_byt
     """Why a case surely doesn't fit, or None. `memory_bytes` is None where nobody knows.
 
     Counted are the weights and the KV cache, each once and nothing besides: no engine needs less. Models given by path,
-    lengths of a trace and types that only the engine knows are tried.
+    lengths that are drawn and types that only the engine knows are tried.
     """
     shape = SHAPES.get(spec.model)
-    if shape is None or workload.prompt_tokens is None or workload.output_tokens is None:
+    prompt, output = workload.prompt_tokens, workload.output_tokens
+    if shape is None or not isinstance(prompt, int) or not isinstance(output, int):
         return None
-    tokens = workload.prompt_tokens + workload.output_tokens
+    tokens = prompt + output
     if tokens > shape.context:
         return f"{tokens} tokens of prompt and output exceed the context of {shape.name}, {shape.context}"
     if memory_bytes is None:
