@@ -45,6 +45,7 @@ SCALARS = {
         Metric("mean_queue", "req", DOWN, "requests that the engine had queued, the mean of a window"),
         Metric("peak_memory_bytes", "B", DOWN, "the most memory that a case took, without the pages of libraries"),
         Metric("startup_s", "s", DOWN, "from the start of the process to the first request it can take"),
+        Metric("core_pace_ns", "ns", DOWN, "a fixed piece of work, on the engine's cores while the engine rests"),
         Metric("joules_per_output_token", "J/tok", DOWN, "energy of a window over the tokens generated in it"),
         Metric("joules_per_total_token", "J/tok", DOWN, "energy of a window over its prompt and generated tokens"),
         Metric("joules_per_request", "J/req", DOWN, "energy of a window over the requests served in it"),
@@ -58,6 +59,9 @@ SCALARS = {
         Metric("gpu_temperature_c", "°C", DOWN, "temperature of the GPU, the mean of a round"),
     )
 }
+
+CORE_PACE = "core_pace_ns"
+"""What tells a slow machine from a slow engine."""
 
 ENERGY = ("joules_per_output_token", "joules_per_total_token", "joules_per_request", "mean_power_w")
 """What a meter counts: compared on the same boards only."""

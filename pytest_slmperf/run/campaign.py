@@ -13,9 +13,10 @@ from pytest_slmperf.core import gate
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, SlmperfError, UsageError
 from pytest_slmperf.core.launch import LaunchRecord, Load
-from pytest_slmperf.core.metrics import BOARD, ENERGY, metric
+from pytest_slmperf.core.metrics import BOARD, CORE_PACE, ENERGY, metric
 from pytest_slmperf.core.outcome import LARGER, CaseOutcome, SweepOutcome
 from pytest_slmperf.core.result import Fresh
+from pytest_slmperf.core.same_pace import at_its_pace
 from pytest_slmperf.core.sample import BadSample, Measurement, Sample
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Case, Sweep
 from pytest_slmperf.core.verdict import Status, Verdict
@@ -364,11 +365,22 @@ class Campaign:
             if baseline is None or candidate is None:
                 continue
             policy = self._policy(tolerance)
-            verdict = gate.judge(metric(name), baseline, candidate, policy)
+            verdict = self._at_its_pace(case, gate.judge(metric(name), baseline, candidate, policy))
             case.verdicts[name] = verdict
             if not verdict.final:
                 more = max(more, gate.more_launches(verdict, baseline, candidate, policy))
         case.wanted = min(len(case.blocks) + more, self._brief.max_launches)
+
+    def _at_its_pace(self, case: OngoingCase, verdict: Verdict, start: int = 0) -> Verdict:
+        """The verdict, or `void` where what is stored was measured at another pace of the cores. Both arms of one that
+        is interleaved share theirs. Another Python takes another time for the piece of work, so nothing is said then.
+        """
+        stored, now = case.stored, self._versions.get("candidate", {})
+        if stored.measurement is None or (stored.versions or {}).get("python") != now.get("python"):
+            return verdict
+        return at_its_pace(
+            verdict, case.sample("candidate", CORE_PACE, start), stored.measurement.samples.get(CORE_PACE)
+        )
 
     def _gated(self, case: OngoingCase) -> Mapping[str, float]:
         """The tolerance of each gated metric: the stored one where there is one, as the noise supported it.
@@ -448,6 +460,7 @@ class Campaign:
                 continue
             policy = gate.confirmation(self._policy(self._gated(case)[name]))
             confirmed = gate.confirm(first, gate.judge(metric(name), baseline, fresh, policy))
+            confirmed = self._at_its_pace(case, confirmed, case.fresh_from)
             if confirmed.status is Status.REGRESSED and self._brief.design == "stored":
                 confirmed = replace(confirmed, way_out=self._brief.way_to_accept(case.configuration.candidate))
             case.verdicts[name] = confirmed

@@ -7,13 +7,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from statistics import median
 
 from pytest_slmperf.core.board import BoardState
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Served
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.latency import latencies, statistics
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy, tokens
-from pytest_slmperf.core.metrics import LATENCIES, at_quantile
+from pytest_slmperf.core.metrics import CORE_PACE, LATENCIES, at_quantile
 from pytest_slmperf.core.protocol import Measured, MeasurePeak, PeakMeasured, Prepare, Prepared, Ready, Round, Start
 from pytest_slmperf.core.sample import VoidRound
 from pytest_slmperf.run.guards import (
@@ -150,6 +151,8 @@ class _Case:
     load_elsewhere: list[float] = field(default_factory=list)
     stolen: Stolen = field(default_factory=Stolen)
     """From the rounds that count."""
+    pace_ns: list[float] = field(default_factory=list)
+    """Of the engine's cores after each of them."""
     energy: EnergyRound = field(default_factory=EnergyRound)
 
     @property
@@ -302,6 +305,8 @@ class _Launch:
         void = void or judge_pace(slow_before, slow_after, self._tolerances)
         if void is None:
             case.stolen = case.stolen.and_of(before, after)
+            if self._device == "cpu" and (pace_ns := self._terms.pace.latest_ns(self._terms.cores or ())):
+                case.pace_ns.append(pace_ns)
         return measured, void or (self._length(measured) if plain else None)
 
     def _settle(self) -> Slowness:
@@ -341,6 +346,8 @@ class _Launch:
             "request_throughput": tuple(measured.requests / s for measured, s in both),
             "startup_s": (self._terms.startup_s,),
         }
+        if case.pace_ns:
+            values[CORE_PACE] = (median(case.pace_ns),)
         unmeasured: dict[str, str] = {}
         if peak.memory_bytes is None:
             unmeasured["peak_memory_bytes"] = peak.reason

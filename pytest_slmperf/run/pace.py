@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from statistics import fmean
 
 PIECES = 6
 """Timed one after the other; the fastest counts, since an interrupt only ever adds."""
@@ -46,11 +47,19 @@ class Pace:
         self._piece_ns = piece_ns or _piece_ns
         self._sleep = sleep
         self._readings: dict[int, deque[int]] = {}
+        self._latest_ns: dict[int, int] = {}
+
+    def latest_ns(self, cores: Collection[int]) -> float | None:
+        """The piece's time when it was read last, the mean of the cores that are asked; None where it was never read.
+
+        It is kept with a baseline: another piece of work is another METHOD.
+        """
+        times = [self._latest_ns[core] for core in _asked(cores) if core in self._latest_ns]
+        return fmean(times) if times else None
 
     def now(self, cores: Collection[int]) -> Slowness:
         """How slow the cores are now, and remember it. A millisecond a core: for between two rounds, never within."""
-        asked = sorted(cores)[:: math.ceil(len(cores) / MOST_CORES) or 1]
-        return self._slow(asked, self._remembered)
+        return self._slow(_asked(cores), self._remembered)
 
     def settled(self, cores: Collection[int], *, tolerance: float, limit_s: float) -> Slowness:
         """Wait until no core is slower than usual by more than the tolerance, `limit_s` at most, and say how slow
@@ -101,7 +110,12 @@ class Pace:
 
     def _read(self, core: int) -> int:
         with _on(core):
-            return min(self._piece_ns() for _ in range(PIECES))
+            self._latest_ns[core] = fastest = min(self._piece_ns() for _ in range(PIECES))
+        return fastest
+
+
+def _asked(cores: Collection[int]) -> list[int]:
+    return sorted(cores)[:: math.ceil(len(cores) / MOST_CORES) or 1]
 
 
 def slowed(slowness: Slowness, tolerance: float) -> dict[int, float]:
