@@ -1,0 +1,53 @@
+"""Whether a machine's cores are as fast as they were for the baseline: what another pace of theirs makes of a verdict.
+
+A neighbour whom the hypervisor hides, or a clock that can't be read, slows a core for minutes: longer than a round or a
+launch, so that no guard of a round sees it, and a stored baseline doesn't know of it. What is compared here is the time
+of a fixed piece of work that is no engine's, before and after the rounds of now and of then.
+"""
+
+from dataclasses import replace
+
+from pytest_slmperf.core import gate
+from pytest_slmperf.core.metrics import BOARD, CORE_PACE, ENERGY, metric
+from pytest_slmperf.core.sample import Sample
+from pytest_slmperf.core.verdict import Status, Verdict, interval
+
+UNTIMED = {*ENERGY, *BOARD, "peak_memory_bytes", CORE_PACE}
+"""Metrics that are no matter of a core's pace."""
+HIDDEN = 0.5
+"""Share of the tolerance by which faster cores may hide a loss, or slower ones be what leaves a metric undecided."""
+WAY_OUT = (
+    "run again when nobody shares its cores (another hour, a dedicated host, a fixed clock); record again if it is to "
+    "stay so; or measure both versions interleaved (slmperf ab), which no pace can fool"
+)
+
+
+def at_its_pace(verdict: Verdict, now: Sample | None, was: Sample | None) -> Verdict:
+    """The verdict on a stored baseline, or `void` where the cores' own pace may be all that it has seen.
+
+    `now` and `was` are the times of the piece of work, launch by launch; without one of them the verdict stands. Only
+    that part of a change counts which is beyond the 95 % interval of the times: noise of theirs voids nothing. A loss
+    that is larger than the pace explains stays `regressed`, and a pass on slower cores stays a pass.
+    """
+    if verdict.effect is None or verdict.metric in UNTIMED or now is None or was is None:
+        return verdict
+    tolerance = verdict.tolerance or 0.0
+    time = gate.judge(metric(CORE_PACE), was, now, gate.Policy(tolerance=0.5)).effect
+    if time is None:
+        return verdict
+    surely = time.low if time.low > 1 else min(time.high, 1.0)
+    ratio = verdict.effect.ratio
+    at_same_pace = ratio * surely if verdict.higher_is_better else ratio / surely
+    lost = 1 - at_same_pace if verdict.higher_is_better else at_same_pace - 1
+    beyond = abs(surely - 1) > HIDDEN * tolerance
+    match verdict.status:
+        case Status.REGRESSED if surely > 1 and lost <= tolerance:
+            seen = "which may be all of this loss"
+        case Status.INCONCLUSIVE if surely > 1 and beyond and verdict.final:
+            seen = "which may be why this is undecided"
+        case Status.UNCHANGED | Status.IMPROVED if surely < 1 and beyond:
+            seen = "which may hide a loss"
+        case _:
+            return verdict
+    took = f"a fixed piece of work took {interval(time)}, of the time that it took for the baseline"
+    return replace(verdict, status=Status.VOID, reason=f"its cores have another pace: {took}, {seen}", way_out=WAY_OUT)
