@@ -25,12 +25,14 @@ class BuiltIn:
     """Modules without which it cannot start; the extra of this package that installs them has the engine's name."""
     device: str = "cpu"
     """Where it runs unless its options say otherwise: see `default_device`."""
+    streams: bool = False
+    """Whether it is a `StreamingEngine`: see `streams`."""
 
 
 BUILT_IN = {
     "ctranslate2": BuiltIn("pytest_slmperf.engines.ctranslate2:create", needs=("ctranslate2",)),
     "transformers": BuiltIn("pytest_slmperf.engines.transformers:create", ("torch", "transformers"), device="auto"),
-    "fake": BuiltIn("pytest_slmperf.engines.fake:create", device="simulated"),
+    "fake": BuiltIn("pytest_slmperf.engines.fake:create", device="simulated", streams=True),
 }
 REAL = ("ctranslate2", "transformers")
 """Built-in engines that do the work they are timed for, best first."""
@@ -73,6 +75,25 @@ def default_device(name: str) -> str:
         return str(getattr(_factory(name), "device", "cpu"))
     except EngineUnavailable:
         return "cpu"
+
+
+def streams(name: str) -> bool:
+    """Whether requests can be sent to an engine one by one; others serve static batches only.
+
+    An engine of another package says so in the attribute `streams` of its factory. One that can't be imported here,
+    but perhaps by another interpreter, is taken to: the launch will tell.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name].streams
+    try:
+        return bool(getattr(_factory(name), "streams", False))
+    except EngineUnavailable:
+        return True
+
+
+def streaming() -> tuple[str, ...]:
+    """The built-in engines that stream."""
+    return tuple(name for name, engine in BUILT_IN.items() if engine.streams)
 
 
 def available() -> tuple[Availability, ...]:

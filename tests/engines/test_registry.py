@@ -10,7 +10,7 @@ from pytest_slmperf.core.engine import EngineSpec, Request
 from pytest_slmperf.core.errors import EngineUnavailable
 from pytest_slmperf.engines.ctranslate2 import CTranslate2
 from pytest_slmperf.engines.planted import Slowed
-from pytest_slmperf.engines.registry import available, best, create
+from pytest_slmperf.engines.registry import available, best, create, streams
 
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = DOCS / "examples"
@@ -69,6 +69,14 @@ def test_all_engines_are_listed_with_what_they_lack(tmp_path, monkeypatch):
     listed = {engine.name: engine for engine in available()}
     assert all(listed[name].usable for name in ("ctranslate2", "fake", "echo"))
     assert "no_such_module cannot be found" in listed["gone"].missing
+
+
+def test_an_engine_says_whether_it_streams(tmp_path, monkeypatch):
+    """Of ours the table says it, of another package its factory; one that can't be imported here is tried."""
+    (tmp_path / "flow.py").write_text("def create(spec): ...\ncreate.streams = True\n")
+    install(tmp_path, monkeypatch, echo="echo_engine:create", flow="flow:create", gone="no_such_module:create")
+    said = {name: streams(name) for name in ("ctranslate2", "transformers", "fake", "echo", "flow", "gone")}
+    assert said == {"ctranslate2": False, "transformers": False, "fake": True, "echo": False, "flow": True, "gone": True}
 
 
 def test_the_best_engine_does_the_work_itself():
