@@ -49,5 +49,7 @@ def at_its_pace(verdict: Verdict, now: Sample | None, was: Sample | None) -> Ver
             seen = "which may hide a loss"
         case _:
             return verdict
-    took = f"a fixed piece of work took {interval(time)}, of the time that it took for the baseline"
-    return replace(verdict, status=Status.VOID, reason=f"its cores have another pace: {took}, {seen}", way_out=WAY_OUT)
+    pace = "slower" if surely > 1 else "faster"
+    took = f"a fixed piece of work takes another time ({interval(time)})"
+    reason = f"its cores are {pace} than for the baseline, {seen}: {took}"
+    return replace(verdict, status=Status.VOID, reason=reason, way_out=WAY_OUT)

@@ -14,6 +14,7 @@ from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, NotJudged, UsageError
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.machine import Machine
+from pytest_slmperf.core.metrics import CORE_PACE
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
 from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.core.verdict import Status
@@ -408,6 +409,46 @@ def test_nothing_is_regressed_before_it_was_confirmed(error):
     verdicts = [case.verdicts["output_throughput"] for case in running.outcome().cases.values()]
     assert {verdict.status for verdict in verdicts} == {Status.INCONCLUSIVE}
     assert all("the run ended before it was confirmed" in verdict.reason for verdict in verdicts)
+
+
+@dataclass
+class OnCores(Script):
+    """Launches on cores that take so many times as long for the fixed piece of work, and have so much throughput."""
+
+    pace: float = 1.0
+    level: float = 100.0
+
+    def _record(self, _arm, case, index):
+        noise = random.Random(f"{case}{index}").gauss(1, 0.004)
+        return CaseRecord(case, {"output_throughput": (self.level * noise,), CORE_PACE: (150_000 * self.pace / noise,)})
+
+
+def stored_with_pace(**versions):
+    """The same baseline, of cores that took 150 µs for the piece of work."""
+
+    def find(case, key):
+        found = stored()(case, key)
+        times = Sample.of([[150_000 * random.Random(launch).gauss(1, 0.004)] for launch in range(20)])
+        samples = {**found.measurement.samples, CORE_PACE: times}
+        return replace(found, measurement=replace(found.measurement, samples=samples), versions=versions)
+
+    return find
+
+
+@pytest.mark.parametrize(("pace", "level", "said"), [(1.15, 87, "all of this loss"), (0.88, 100, "hide a loss")])
+def test_another_pace_of_the_cores_is_no_verdict_on_the_engine(pace, level, said):
+    """It is void at the first look, and no launch is made to confirm it."""
+    outcome = campaign(OnCores(pace=pace, level=level), find=stored_with_pace()).run()
+    verdict = outcome.cases[ONE].verdicts["output_throughput"]
+    assert verdict.status is Status.VOID
+    assert said in verdict.reason
+    assert outcome.launches == 9
+
+
+def test_another_python_takes_another_time_for_the_piece_of_work():
+    """So nothing is said of the cores' pace, and what looks regressed is."""
+    outcome = campaign(OnCores(pace=1.15, level=87), find=stored_with_pace(python="3.12.1")).run()
+    assert outcome.cases[ONE].verdicts["output_throughput"].status is Status.REGRESSED
 
 
 def test_void_fresh_launches_confirm_nothing():

@@ -55,6 +55,15 @@ def test_a_round_waits_for_a_slow_spell_to_end():
     assert clock.sleeps == FIRST_READINGS - 1 + 2
 
 
+def test_the_time_itself_is_told_as_well():
+    """It is what a baseline keeps: a share of what is usual now says nothing of then."""
+    pace = Clock(USUAL_NS, 180_000).pace()
+    assert pace.latest_ns([CORE]) is None
+    pace.now([CORE])
+    pace.now([CORE])
+    assert pace.latest_ns([CORE]) == 180_000
+
+
 def test_a_round_waits_no_longer_than_it_may():
     """What doesn't end is told."""
     pace = Clock(*[200_000] * 1000).pace()
