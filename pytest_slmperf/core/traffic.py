@@ -18,6 +18,8 @@ class Arrivals:
     """Closed loop (without `due_s`): so many requests are under way at any time, and those of the load are sent in
     turn, again from the first where they are used up. Open loop: at most so many; a request that finds no place waits,
     and its wait is no lateness of ours but its queue. None: without a limit."""
+    ramp_s: float = 0.0
+    """Open loop: so long the rate still grows, and nothing is counted."""
 
 
 @dataclass(frozen=True, slots=True)
