@@ -3,13 +3,15 @@
 An engine lives in a process of its own, started for one launch. Nothing here knows how it got there.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, fields
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.flaw import flaw
+
+T = TypeVar("T")
 
 
 def model_name(model: str) -> str:
@@ -146,6 +148,10 @@ class StreamingEngine(Engine, Protocol):
 
     def connected(self) -> AbstractAsyncContextManager[None]:
         """Is entered in the event loop that requests are streamed in, before the first and until after the last."""
+        ...
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run it to its end in the event loop of this launch, connected; `engines.streaming.Streaming` does."""
         ...
 
     async def stream(self, request: Request, stamp: Stamp) -> Answer:

@@ -7,6 +7,9 @@ engine:
   larger the batch: throughput grows with the batch up to about `level × knee` and then stays;
 - a prompt's token takes `1 / prefill_level` seconds.
 
+Requests that are streamed come and go between two steps (continuous batching): prompts are read in the step that a
+request joins, and what finds no place in the batch queues. Traffic passes in simulated time, too.
+
 Options, all with a default:
 
 `level` (1000)
@@ -25,7 +28,7 @@ Options, all with a default:
     Change of the pace with each launch of a run; −0.01 makes each one 1 % slower than the one before. It must leave
     every launch between a millionth of a token and ten million tokens per second.
 `cold` (1)
-    How many times as long the first batch takes; what is too much halves with every batch.
+    How many times as long the first batch takes; what is too much halves with every batch and every streamed request.
 `seed` (none)
     Makes the noise of a run repeatable, launch by launch; without it every launch is new.
 `context_tokens` (4096), `vocabulary` (1024)
@@ -53,8 +56,16 @@ Options, all with a default:
     `unavailable`: it can't be had here. `raises`. `hangs`. `dies`: killed by SIGKILL. `exits`: with code 3.
     `memory`: out of memory. `short`: one token too few. `unobserved`: no token times though they were asked for.
     `chatters`: prints a lot on stdout and stderr, which must not matter. `babbles`: writes into every pipe it has.
+`max_running` (none)
+    Streamed requests that run at once; the others queue.
+`fault_every` (10)
+    Every so-manyth streamed request has the fault, and some faults are theirs alone.
+    `refuses`: no answer. `stalls`: the next step takes a quarter of a second longer. `coalesces`: four tokens at a
+    time. `caches`: half of the prompt is said to come from a cache. `preempts`: it is put off in its middle, and begins
+    again from its prompt. `restarts`: the engine says that it has started anew.
 """
 
+import asyncio
 import math
 import os
 import random
@@ -64,20 +75,24 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from pathlib import Path
 
-from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Request, Served
-from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
+from pytest_slmperf.core.engine import Answer, EngineFacts, EngineSpec, Request, Served, Stamp
+from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed
 from pytest_slmperf.core.launch import LAUNCH_VARIABLE
+from pytest_slmperf.engines.fake_batching import Batching
+from pytest_slmperf.engines.simulated_time import SimulatedLoop
+from pytest_slmperf.engines.streaming import Streaming
 
 FAULTS = (
     "unavailable", "raises", "hangs", "dies", "exits", "memory", "short", "unobserved", "chatters", "babbles",
+    "refuses", "stalls", "coalesces", "caches", "preempts", "restarts",
 )  # fmt: skip
 WHOLE = (
     "seed", "context_tokens", "vocabulary", "memory_bytes", "memory_bytes_per_token", "memory_limit_bytes",
-    "fault_batch",
+    "fault_batch", "max_running", "fault_every",
 )  # fmt: skip
 TEXTS = ("load_log",)
 TRUTHS = ("real_time", "tells_memory")
@@ -86,6 +101,7 @@ LEAST = {
     **dict.fromkeys(("observing_cost", "noise", "launch_noise", "startup_s", "start_sleep_s", "batch_sleep_s"), 0),
     **dict.fromkeys(("memory_bytes_per_token", "fault_batch", "load"), 0),
     **dict.fromkeys(("context_tokens", "vocabulary", "memory_bytes", "memory_limit_bytes"), 1),
+    **dict.fromkeys(("max_running", "fault_every"), 1),
 }
 MOST = {"noise": 1, "launch_noise": 1}
 """What the values of options may be, besides finite numbers; a seed may be any whole number."""
@@ -124,6 +140,8 @@ class Behaviour:
     load: float = 0.8
     fault: str | None = None
     fault_batch: int = 0
+    max_running: int | None = None
+    fault_every: int = 10
 
 
 def create(spec: EngineSpec) -> "FakeEngine":
@@ -181,10 +199,11 @@ def _launch_pace(behaves: Behaviour, draw: random.Random, index: int) -> float:
     return math.exp(log_pace)
 
 
-class FakeEngine:
+class FakeEngine(Streaming):
     """A simulated launch. Its clock begins at the real time of its start, and runs only while it serves."""
 
     def __init__(self, spec: EngineSpec, behaves: Behaviour, *, launch: str) -> None:
+        super().__init__()
         self._spec = spec
         self._behaves = behaves
         seed = None if behaves.seed is None else f"{behaves.seed}/{launch}"
@@ -193,7 +212,8 @@ class FakeEngine:
         self._pace = 1.0
         self._pace_until_ns = 0
         self._now_ns = time.monotonic_ns()
-        self._batches = 0
+        self._batches = self._streamed = 0
+        self._batching = Batching(self._step_s, max_running=behaves.max_running, busy=self._busy)
 
     def start(self) -> EngineFacts:
         """Say what is simulated. Raises EngineUnavailable or whatever fault is asked for."""
@@ -222,15 +242,44 @@ class FakeEngine:
         peak = self._peak(batch)
         asked = tuple(request.output_tokens for request in batch)
         started = self._begin()
-        ends = self._token_ends(batch, started, stretch=self._stretch(observe=observe))
+        watched = 1 + self._behaves.observing_cost if observe else 1
+        ends = self._token_ends(batch, started, stretch=watched * self._stretch(started))
         self._now_ns = ends[-1]
         self._last_until(ends[-1])
         token_ns = tuple(tuple(ends[:tokens]) for tokens in asked) if observe and fault != "unobserved" else None
         given = (asked[0] - 1, *asked[1:]) if fault == "short" else asked
         return Served(started, ends[-1], given, token_ns, peak if self._behaves.tells_memory else None)
 
+    def event_loop(self) -> asyncio.AbstractEventLoop:
+        """One in simulated time, but with `real_time`."""
+        return super().event_loop() if self._behaves.real_time else SimulatedLoop(self._now_ns)
+
+    async def stream(self, request: Request, stamp: Stamp) -> Answer:
+        """Answer in the time that the model says. Raises RequestFailed or whatever else is asked for."""
+        self._streamed += 1
+        fault = self._behaves.fault if self._streamed % self._behaves.fault_every == 0 else None
+        if fault == "refuses":
+            raise RequestFailed("the fake engine was told to refuse this request")
+        if fault:
+            self._go_wrong(fault)
+        asked = request if fault != "short" else replace(request, output_tokens=max(1, request.output_tokens - 1))
+        return await self._batching.answer(asked, stamp, fault=fault)
+
+    async def counters(self) -> Mapping[str, float]:
+        """What it says of itself now: all there is."""
+        return self._batching.counters
+
     def stop(self) -> None:
-        """Nothing was taken."""
+        """End its event loop, if there is one."""
+        self.disconnect()
+
+    def _step_s(self, running: int, prompt_tokens: int, at_ns: int) -> float:
+        behaves = self._behaves
+        step_s = (1 + (running - 1) / behaves.knee) / behaves.level
+        return (step_s + prompt_tokens / behaves.prefill_level) * self._stretch(at_ns)
+
+    def _busy(self, works: bool, at_ns: int) -> None:  # noqa: FBT001 - what it is told
+        self._tell(self._behaves.load if works else 0, at_ns)
 
     def _begin(self) -> int:
         """When a batch begins: where the last one ended, but after a real pause in real time."""
@@ -252,14 +301,14 @@ class FakeEngine:
             with Path(self._behaves.load_log).open("ab", buffering=0) as log:
                 log.write(f"{os.getpid()} {at_ns} {load}\n".encode())
 
-    def _stretch(self, *, observe: bool) -> float:
+    def _stretch(self, at_ns: int) -> float:
+        """How many times as long as by the model something takes that begins now."""
         behaves = self._behaves
-        if behaves.noise and self._now_ns >= self._pace_until_ns:
+        if behaves.noise and at_ns >= self._pace_until_ns:
             self._pace = math.exp(self._draw.gauss(0, behaves.noise))
-            self._pace_until_ns = self._now_ns + PACE_LASTS_NS
-        cold = 1 + (behaves.cold - 1) * 0.5 ** (self._batches - 1)
-        watched = 1 + behaves.observing_cost if observe else 1
-        return cold * watched / (self._pace * self._launch_pace)
+            self._pace_until_ns = at_ns + PACE_LASTS_NS
+        cold = 1 + (behaves.cold - 1) * 0.5 ** max(0, self._batches + self._streamed - 1)
+        return cold / (self._pace * self._launch_pace)
 
     def _token_ends(self, batch: Sequence[Request], started_ns: int, *, stretch: float) -> list[int]:
         """When the first, second, … token of every request that is that long is there."""
