@@ -1,0 +1,98 @@
+"""What a testing server is told, and what of it can't be."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+from pytest_slmperf.core.errors import UsageError
+
+SHARES = (
+    "stall", "hang", "reset", "half_event", "cut", "wrong_usage", "no_usage", "too_many_requests", "unavailable",
+    "server_error", "endless", "html", "broken_json", "error_event", "other_model", "short",
+)  # fmt: skip
+"""Faults that befall some of the requests."""
+ABOVE_ZERO = ("context_tokens", "max_batch", "tokens_per_chunk", "processes")
+ABOVE_ZERO_IF_ANY = ("prefill_tokens_per_step", "kv_tokens", "natural_tokens", "dies_after", "restarts_after")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options, as the package's docstring describes them. Raises UsageError for a value that can't be."""
+
+    model: str = "tiny"
+    host: str = "127.0.0.1"
+    port: int = 0
+    context_tokens: int = 4096
+    api_key: str | None = None
+    truth: str | None = None
+    step_s: float = 0.005
+    step_request_s: float = 0.0001
+    prefill_token_s: float = 0.00001
+    max_batch: int = 256
+    prefill_tokens_per_step: int | None = None
+    noise: float = 0.0
+    seed: int = 0
+    prefix_cache: bool = False
+    kv_tokens: int | None = None
+    tokens_per_chunk: int = 1
+    natural_tokens: int | None = None
+    null: bool = False
+    processes: int = 1
+    listens_after_s: float = 0.0
+    ready_after_s: float = 0.0
+    never_ready: bool = False
+    out_of_memory: bool = False
+    refuses_model: bool = False
+    dies_after: int | None = None
+    restarts_after: int | None = None
+    tls: bool = False
+    tls_authority: str | None = None
+    stall: float = 0.0
+    stall_s: float = 1.0
+    hang: float = 0.0
+    reset: float = 0.0
+    half_event: float = 0.0
+    cut: float = 0.0
+    wrong_usage: float = 0.0
+    no_usage: float = 0.0
+    too_many_requests: float = 0.0
+    unavailable: float = 0.0
+    server_error: float = 0.0
+    endless: float = 0.0
+    html: float = 0.0
+    broken_json: float = 0.0
+    error_event: float = 0.0
+    other_model: float = 0.0
+    short: float = 0.0
+    until_stdin_closes: bool = False
+
+    def __post_init__(self) -> None:
+        if problem := next(self._problems(), None):
+            raise UsageError(f"the testing server: {problem}")
+
+    def _problems(self) -> Iterator[str]:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, (int, float)) and not (math.isfinite(value) and (value >= 0 or one.name == "seed")):
+                yield f"{one.name}={value!r}: finite, and not below 0"
+        for name in SHARES:
+            value = getattr(self, name)
+            if value > 1 and value != int(value):
+                yield f"{name}={value!r}: a share of the requests, up to 1, or a whole number n for each n-th request"
+        for name in ABOVE_ZERO:
+            if getattr(self, name) < 1:
+                yield f"{name}={getattr(self, name)!r}: at least 1"
+        for name in ABOVE_ZERO_IF_ANY:
+            if getattr(self, name) == 0:
+                yield f"{name}=0: at least 1"
+        if self.processes > 1 and not self.null:
+            yield f"processes={self.processes}: a batch runs in one process; several serve the null model only"
+
+    def arguments(self) -> list[str]:
+        """The command line that says the same."""
+        words = []
+        for one in fields(self):
+            value, flag = getattr(self, one.name), f"--{one.name.replace('_', '-')}"
+            if value != one.default:
+                words.append(flag if value is True else f"{flag}={value}")
+        return words
