@@ -10,6 +10,9 @@ from pytest_slmperf.testing.server.options import Options
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 DEFAULT_TOKENS = 16
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+BODY_LIMIT = 1 << 28
+"""Bytes of a request."""
 DONE = b"data: [DONE]\n\n"
 FIRST_TOKEN_ID = 100
 
@@ -101,7 +104,7 @@ def _prompt(prompt: object) -> Sequence[object]:
             words = prompt
         case _:
             raise Refused(400, "BadRequestError", "prompt: a text or token ids")
-    if not words or not all(isinstance(word, type(words[0])) for word in words):
+    if len(set(map(type, words))) != 1:
         raise Refused(400, "BadRequestError", "prompt: one text or one list of token ids, not empty")
     return words
 
@@ -124,7 +127,7 @@ class Writer:
 
     def __init__(self, request: Asked, identity: str, *, model: str) -> None:
         self._asked = request
-        self._head = {
+        self._head: dict[str, Any] = {
             "id": identity,
             "object": _kind(request),
             "created": int(time.time()),
@@ -177,7 +180,7 @@ class Writer:
         return json.dumps(body).encode()
 
     def _event(self, rest: Mapping[str, Any]) -> bytes:
-        return event(self._head | rest)
+        return event({**self._head, **rest})
 
 
 def _kind(request: Asked) -> str:

@@ -9,6 +9,7 @@ import struct
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -27,8 +28,6 @@ REFUSALS = {
     "server_error": Refused(500, "InternalServerError", "EngineCore encountered an issue."),
 }
 PAGE = "<!DOCTYPE html><html><head><title>Welcome</title></head><body>It works!</body></html>"
-EVENT_STREAM = "text/event-stream; charset=utf-8"
-BODY_LIMIT = 1 << 28
 RESET = struct.pack("ii", 1, 0)
 """Linger for no time: closing sends a reset."""
 
@@ -48,7 +47,7 @@ class Service:
 
     def application(self) -> web.Application:
         """The routes, behind readiness and the key."""
-        app = web.Application(client_max_size=BODY_LIMIT, middlewares=[self._door])
+        app = web.Application(client_max_size=api.BODY_LIMIT, middlewares=[self._door])
         app.cleanup_ctx.append(self._stepping)
         app.router.add_get("/health", self._health)
         app.router.add_get("/metrics", self._metrics)
@@ -163,7 +162,12 @@ class Answering:
 
     async def streamed(self, request: web.Request) -> web.StreamResponse:
         """Send the tokens as they come."""
-        response = web.StreamResponse(headers={"Content-Type": EVENT_STREAM})
+        response = web.StreamResponse(headers={"Content-Type": api.EVENT_STREAM})
+        with suppress(ConnectionResetError):  # the client has gone
+            await self._stream(request, response)
+        return response
+
+    async def _stream(self, request: web.Request, response: web.StreamResponse) -> None:
         await response.prepare(request)
         limit = self._job.limit
         sent = 0
@@ -171,7 +175,7 @@ class Answering:
         while sent < limit:
             tokens, due_ns = await self._next(min(self._options.tokens_per_chunk, limit - sent))
             if await self._goes_wrong(request, response, sent, tokens):
-                return response
+                return
             sent += tokens
             event = before + self._event(tokens, self._reason(sent) if sent == limit else None)
             before = b""
@@ -180,7 +184,6 @@ class Answering:
         await response.write(self._writer.closing(self._usage() if self._asking.include_usage else None))
         await response.write_eof()
         self._received.ended_ns = time.monotonic_ns()
-        return response
 
     async def whole(self, request: web.Request) -> web.StreamResponse:
         """Send the answer when all its tokens are there."""
@@ -194,9 +197,10 @@ class Answering:
             body = body[: len(body) // 2]
         response = web.Response(body=body, content_type="application/json")
         self._stamp(tokens, due_ns)
-        await response.prepare(request)
-        await response.write_eof()
-        self._received.ended_ns = time.monotonic_ns()
+        with suppress(ConnectionResetError):
+            await response.prepare(request)
+            await response.write_eof()
+            self._received.ended_ns = time.monotonic_ns()
         return response
 
     async def _next(self, tokens: float) -> tuple[int, int]:

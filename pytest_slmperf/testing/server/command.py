@@ -6,8 +6,11 @@ import os
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -39,7 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         import uvloop  # noqa: PLC0415 - the failing starts above need it not
 
-        uvloop.run(_serve(bound, listener))
+        with _others(bound):
+            uvloop.run(_serve(bound, listener))
     except ModuleNotFoundError as error:
         sys.stderr.write(f"{error}: pip install pytest-slmperf[openai]\n")
         return 1
@@ -78,14 +82,31 @@ def _failing_start(options: Options) -> str:
 def _bound(options: Options) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if options.processes > 1 or options.shares_port:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.bind((options.host, options.port))
     return listener
+
+
+@contextmanager
+def _others(options: Options) -> Iterator[None]:
+    """The other processes that listen at the port; they end with this one, however it ends."""
+    alike = replace(options, processes=1, shares_port=True, until_stdin_closes=True)
+    command = [sys.executable, "-m", server.__name__, *alike.arguments()]
+    with ExitStack() as others:
+        for _ in range(options.processes - 1):
+            other = others.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            others.callback(other.terminate)
+            if other.stdout is not None:
+                other.stdout.readline()
+        yield
 
 
 async def _serve(options: Options, listener: socket.socket) -> None:
     from aiohttp import web  # noqa: PLC0415
 
     from pytest_slmperf.testing.server.app import Service  # noqa: PLC0415
+    from pytest_slmperf.testing.server.null import NullService  # noqa: PLC0415
 
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -93,7 +114,7 @@ async def _serve(options: Options, listener: socket.socket) -> None:
         loop.add_signal_handler(number, stopped.set)
     if options.until_stdin_closes:
         loop.add_reader(sys.stdin.fileno(), stopped.set)
-    service = Service(options, restart=lambda: _restart(options))
+    service = NullService(options) if options.null else Service(options, restart=lambda: _restart(options))
     # A client that goes takes its request with it.
     runner = web.AppRunner(
         service.application(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1, keepalive_timeout=75

@@ -12,7 +12,9 @@ SHARES = (
 )  # fmt: skip
 """Faults that befall some of the requests."""
 ABOVE_ZERO = ("context_tokens", "max_batch", "tokens_per_chunk", "processes")
-ABOVE_ZERO_IF_ANY = ("prefill_tokens_per_step", "kv_tokens", "natural_tokens", "dies_after", "restarts_after")
+ABOVE_ZERO_IF_ANY = (
+    "prefill_tokens_per_step", "kv_tokens", "natural_tokens", "events_per_write", "dies_after", "restarts_after",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Options:
     natural_tokens: int | None = None
     null: bool = False
     processes: int = 1
+    shares_port: bool = False
+    events_per_write: int | None = None
     listens_after_s: float = 0.0
     ready_after_s: float = 0.0
     never_ready: bool = False
