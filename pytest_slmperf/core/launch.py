@@ -1,7 +1,8 @@
 """One launch as values: what it is asked to measure, and what it brings back."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.energy import Uncertainty
@@ -9,6 +10,7 @@ from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.sample import VoidRound
 from pytest_slmperf.core.traffic import Arrivals
 
+MOST_AT_ONCE = 64
 LAUNCH_VARIABLE = "SLMPERF_LAUNCH"
 """Environment variable that tells an engine's process which launch it is: `candidate/7`, the arm and the index."""
 
@@ -26,6 +28,19 @@ class Load:
     """When each is sent; None for a static batch."""
     shared_prefix_tokens: int = 0
     """So many tokens at the start of all prompts are the same."""
+
+
+def at_once(load: Load) -> Load:
+    """A static batch of as many of the load's requests as may be under way together: all of a batch, the places of a
+    loop, and of requests that come as they like those of a second in the mean, up to MOST_AT_ONCE.
+    """
+    arrivals = load.arrivals
+    if arrivals is None:
+        return load
+    a_second = math.ceil(len(load.lengths) / max((1.0, *arrivals.due_s[-1:])))
+    together = arrivals.concurrency or min(MOST_AT_ONCE, a_second)
+    lengths = (load.lengths * math.ceil(together / len(load.lengths)))[:together]
+    return replace(load, lengths=lengths, arrivals=None)
 
 
 def tokens(load: Load) -> int:

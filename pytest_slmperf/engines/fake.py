@@ -65,7 +65,6 @@ Options, all with a default:
     again from its prompt. `restarts`: the engine says that it has started anew.
 """
 
-import asyncio
 import math
 import os
 import random
@@ -76,15 +75,20 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_slmperf.core.engine import Answer, EngineFacts, EngineSpec, Request, Served, Stamp
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed
 from pytest_slmperf.core.launch import LAUNCH_VARIABLE
-from pytest_slmperf.engines.fake_batching import Batching
-from pytest_slmperf.engines.simulated_time import SimulatedLoop
 from pytest_slmperf.engines.streaming import Streaming
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from pytest_slmperf.engines.fake_batching import Batching
 
 FAULTS = (
     "unavailable", "raises", "hangs", "dies", "exits", "memory", "short", "unobserved", "chatters", "babbles",
@@ -213,7 +217,6 @@ class FakeEngine(Streaming):
         self._pace_until_ns = 0
         self._now_ns = time.monotonic_ns()
         self._batches = self._streamed = 0
-        self._batching = Batching(self._step_s, max_running=behaves.max_running, busy=self._busy)
 
     def start(self) -> EngineFacts:
         """Say what is simulated. Raises EngineUnavailable or whatever fault is asked for."""
@@ -250,8 +253,10 @@ class FakeEngine(Streaming):
         given = (asked[0] - 1, *asked[1:]) if fault == "short" else asked
         return Served(started, ends[-1], given, token_ns, peak if self._behaves.tells_memory else None)
 
-    def event_loop(self) -> asyncio.AbstractEventLoop:
+    def event_loop(self) -> "AbstractEventLoop":
         """One in simulated time, but with `real_time`."""
+        from pytest_slmperf.engines.simulated_time import SimulatedLoop  # noqa: PLC0415 - it imports asyncio
+
         return super().event_loop() if self._behaves.real_time else SimulatedLoop(self._now_ns)
 
     async def stream(self, request: Request, stamp: Stamp) -> Answer:
@@ -272,6 +277,12 @@ class FakeEngine(Streaming):
     def stop(self) -> None:
         """End its event loop, if there is one."""
         self.disconnect()
+
+    @cached_property
+    def _batching(self) -> "Batching":
+        from pytest_slmperf.engines.fake_batching import Batching  # noqa: PLC0415 - it imports asyncio
+
+        return Batching(self._step_s, max_running=self._behaves.max_running, busy=self._busy)
 
     def _step_s(self, running: int, prompt_tokens: int, at_ns: int) -> float:
         behaves = self._behaves

@@ -1,15 +1,27 @@
 """A loss that is planted on purpose: how the gate is shown to catch what it promises to catch."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from typing import Any, TypeVar
 
-from pytest_slmperf.core.engine import Engine, EngineFacts, Request, Served
+from pytest_slmperf.core.engine import Answer, Engine, EngineFacts, Request, Served, Stamp, StreamingEngine
 from pytest_slmperf.core.errors import EngineUnavailable
 from pytest_slmperf.core.machine import SIMULATED
 
+T = TypeVar("T")
+
 LOSS_LIMIT = 0.9
 """A batch lasts ten times as long there; more only costs time."""
+
+
+def slowed(engine: Engine, loss: float) -> Engine:
+    """The engine with a share of its throughput taken away; one that streams goes on to stream.
+
+    Raises EngineUnavailable for a loss that is impossible.
+    """
+    return SlowedStreams(engine, loss) if isinstance(engine, StreamingEngine) else Slowed(engine, loss)
 
 
 class Slowed:
@@ -61,3 +73,29 @@ class Slowed:
 
     def _moved(self, stamp_ns: int, started_ns: int) -> int:
         return stamp_ns + round((stamp_ns - started_ns) * self._share)
+
+
+class SlowedStreams(Slowed):
+    """The same of an engine that streams. Its batches are slowed here; requests that come and go one by one by the
+    clock of whoever sends them (`worker.sending.play`), so they pass through.
+    """
+
+    def __init__(self, engine: StreamingEngine, loss: float) -> None:
+        super().__init__(engine, loss)
+        self._streams = engine
+
+    def connected(self) -> AbstractAsyncContextManager[None]:
+        """The engine's own."""
+        return self._streams.connected()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run it in the engine's event loop. Raises what it raises."""
+        return self._streams.run(work)
+
+    async def stream(self, request: Request, stamp: Stamp) -> Answer:
+        """The engine's own answer. Raises what the engine raises."""
+        return await self._streams.stream(request, stamp)
+
+    async def counters(self) -> Mapping[str, float]:
+        """What the engine says of itself."""
+        return await self._streams.counters()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from pytest_slmperf.core.engine import Engine, EngineFactory, EngineSpec
 from pytest_slmperf.core.errors import EngineUnavailable
-from pytest_slmperf.engines.planted import Slowed
+from pytest_slmperf.engines.planted import slowed
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -59,7 +59,7 @@ def create(spec: EngineSpec) -> Engine:
     """
     engine = _factory(spec.engine)(spec)
     if spec.planted_loss:
-        return Slowed(engine, spec.planted_loss)
+        return slowed(engine, spec.planted_loss)
     return engine
 
 

@@ -1,19 +1,22 @@
 """What every engine shares whose requests come and go one by one: one event loop a launch, and batches on top of it."""
 
-import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_slmperf.core.engine import Answer, Request, Served, Stamp
 from pytest_slmperf.core.errors import EngineFailed, RequestFailed
-from pytest_slmperf.engines.simulated_time import clock_of
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
 
-def new_event_loop() -> asyncio.AbstractEventLoop:
+def new_event_loop() -> "asyncio.AbstractEventLoop":
     """The fastest that is installed: uvloop's, or else the standard library's."""
+    import asyncio  # noqa: PLC0415 - 30 ms, which an engine that serves batches alone need not pay
+
     try:
         import uvloop  # noqa: PLC0415 - an extra
     except ImportError:
@@ -31,7 +34,7 @@ class Streaming:
         self._connections = AsyncExitStack()
         self._served = 0
 
-    def event_loop(self) -> asyncio.AbstractEventLoop:
+    def event_loop(self) -> "asyncio.AbstractEventLoop":
         """A new event loop for a launch."""
         return new_event_loop()
 
@@ -55,6 +58,8 @@ class Streaming:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run it to its end in the event loop of this launch, connected. Raises what it raises."""
         if self._runner is None:
+            import asyncio  # noqa: PLC0415 - as above
+
             self._runner = asyncio.Runner(loop_factory=self.event_loop)
             self._runner.run(_entered(self._connections, self.connected()))
         return self._runner.run(work)
@@ -79,6 +84,10 @@ class Streaming:
         return self.run(self._serve(sent, observe=observe))
 
     async def _serve(self, batch: Sequence[Request], *, observe: bool) -> Served:
+        import asyncio  # noqa: PLC0415 - as above
+
+        from pytest_slmperf.engines.simulated_time import clock_of  # noqa: PLC0415 - it imports asyncio
+
         clock = clock_of(asyncio.get_running_loop())
         stamped: list[list[tuple[int, int]]] = [[] for _ in batch]
 

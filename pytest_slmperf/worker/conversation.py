@@ -11,8 +11,10 @@ from io import BufferedReader, RawIOBase
 from typing import TypeVar
 
 from pytest_slmperf import __version__
-from pytest_slmperf.core.engine import Engine, EngineFacts, EngineSpec
+from pytest_slmperf.core.engine import Engine, EngineFacts, EngineSpec, StreamingEngine
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
+from pytest_slmperf.core.launch import at_once
+from pytest_slmperf.core.prompts import Prompts
 from pytest_slmperf.core.protocol import (
     Failed,
     Hello,
@@ -20,6 +22,8 @@ from pytest_slmperf.core.protocol import (
     MeasurePeak,
     Message,
     PeakMeasured,
+    Play,
+    Played,
     Prepare,
     Prepared,
     Ready,
@@ -29,6 +33,7 @@ from pytest_slmperf.core.protocol import (
     decode,
     encode,
 )
+from pytest_slmperf.core.traffic import Traffic
 from pytest_slmperf.worker.serving import Case, WrongAnswer
 
 T = TypeVar("T")
@@ -53,7 +58,7 @@ def converse(read_fd: int, write_fd: int) -> None:
             facts = _attempt(told, engine.start)
             if facts is not None:
                 _send(told, Ready(facts, _versions(start.spec, facts)))
-                _serve(asked, told, engine, facts)
+                _serve(asked, told, _Launched(engine, facts, start.spec))
         finally:
             _stop(engine)
 
@@ -64,28 +69,52 @@ def _create(spec: EngineSpec) -> Engine:
     return registry.create(spec)
 
 
-def _serve(asked: BufferedReader, told: RawIOBase, engine: Engine, facts: EngineFacts) -> None:
-    case: Case | None = None
+def _serve(asked: BufferedReader, told: RawIOBase, launched: "_Launched") -> None:
     while (message := _receive(asked)) is not None and not isinstance(message, Stop):
-        if isinstance(message, MeasurePeak | Prepare):
-            case = Case(engine, message.load, facts)
-        if case is None:
-            raise ValueError(f"{message} before any load")
-        answer = _attempt(told, partial(_answer, message, case))
+        answer = _attempt(told, partial(launched.answer, message))
         if answer is None:
             return
         _send(told, answer)
 
 
-def _answer(message: Message, case: Case) -> PeakMeasured | Prepared | Measured:
-    match message:
-        case MeasurePeak():
-            return case.measure_peak()
-        case Prepare(round_s=round_s, warmup_limit=limit):
-            return case.prepare(round_s, limit)
-        case Round(batches=batches, observe=observe, marks=marks):
-            return case.round(batches, observe=observe, marks=marks)
-    raise ValueError(f"no message of a launch: {message}")
+class _Launched:
+    """A started engine, and what it is asked to serve. Lives as long as the conversation."""
+
+    def __init__(self, engine: Engine, facts: EngineFacts, spec: EngineSpec) -> None:
+        self._engine, self._facts, self._spec = engine, facts, spec
+        self._case: Case | None = None
+        self._prompts: dict[str, Prompts] = {}
+        """By case: what a repeated load sends is not what it sent before, or a prefix cache would know it."""
+
+    def answer(self, message: Message) -> PeakMeasured | Prepared | Measured | Played:
+        """Do what the launch asks. Raises ValueError for what is out of turn, and whatever the engine raises."""
+        match message:
+            case MeasurePeak(load=load):
+                self._case = Case(self._engine, at_once(load), self._facts)
+                return self._case.measure_peak()
+            case Prepare(load=load, round_s=round_s, warmup_limit=limit):
+                self._case = Case(self._engine, load, self._facts)
+                return self._case.prepare(round_s, limit)
+            case Round(batches=batches, observe=observe, marks=marks) if self._case:
+                return self._case.round(batches, observe=observe, marks=marks)
+            case Play():
+                return Played(self._play(message))
+        raise ValueError(f"no message of a launch, or before any load: {message}")
+
+    def _play(self, ask: Play) -> Traffic:
+        from pytest_slmperf.worker.sending import play  # noqa: PLC0415 - engines of batches need no event loop
+
+        engine, load = self._engine, ask.load
+        if not isinstance(engine, StreamingEngine):
+            raise EngineUnavailable(
+                f"{self._spec.engine} serves static batches only, and requests of {load.case} come and go one by one; "
+                "engines that stream are a StreamingEngine of pytest_slmperf.core.engine"
+            )
+        if load.case not in self._prompts:
+            self._prompts[load.case] = Prompts(
+                vocabulary=self._facts.vocabulary, seed=load.seed, shared_prefix_tokens=load.shared_prefix_tokens
+            )
+        return play(engine, ask, self._prompts[load.case], loss=self._spec.planted_loss)
 
 
 def _attempt(told: RawIOBase, do: Callable[[], T]) -> T | None:
