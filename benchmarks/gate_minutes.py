@@ -24,7 +24,8 @@ from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.core.sweep import Case, Sweep
 from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.run.brief import Brief, Configuration, Prime, Reference, Surroundings
-from pytest_slmperf.run.briefing import load_of, round_policy
+from pytest_slmperf.run.briefing import round_policy
+from pytest_slmperf.run.loads import load_of
 from pytest_slmperf.run.campaign import Campaign
 from pytest_slmperf.run.plan import parts_s
 from pytest_slmperf.run.settings import Settings

@@ -1,4 +1,4 @@
-"""The knee of a sweep: past which batch more buys too little.
+"""The knee of a sweep: past which batch, concurrency or rate more buys too little.
 
 It moves by a factor of 2 to 5 with its definition, so every knee carries the name of the one it was found by. What is
 not decided by the curve (a single point, a curve that still rises) is a reason, never a number.
@@ -33,14 +33,14 @@ class NoKnee:
 
     reason: str
     beyond: bool = False
-    """Whether there may be one past the largest batch of the sweep."""
+    """Whether there may be one past the largest place of the sweep."""
 
 
-Found = int | NoKnee
+Found = float | NoKnee
 
 
 def bca(
-    batch: Sequence[int],
+    batch: Sequence[float],
     throughput: Sequence[float],
     itl: Sequence[float],
     *,
@@ -57,18 +57,18 @@ def bca(
     batch, (throughput, itl) = _curve(batch, throughput, itl)
     missing = [size for size in (1, reference) if size not in batch]
     if missing:
-        return NoKnee(f"the definition needs batch {' and '.join(map(str, missing))} in the sweep")
+        return NoKnee(f"the definition needs {' and '.join(map(str, missing))} in the sweep")
     single, limit = throughput[batch.index(1)], k * itl[batch.index(reference)]
     points = zip(batch, throughput, itl, strict=True)
     advised = [size for size, rate, latency in points if rate / (size * single) > epsilon and latency <= limit]
     if not advised:
-        return NoKnee("no batch size keeps both limits")
+        return NoKnee("no place keeps both limits")
     if advised[-1] == batch[-1]:
-        return NoKnee(f"both limits still hold at {batch[-1]}, the largest batch of the sweep", beyond=True)
+        return NoKnee(f"both limits still hold at {batch[-1]}, the largest of the sweep", beyond=True)
     return advised[-1]
 
 
-def share_of_maximum(batch: Sequence[int], throughput: Sequence[float], *, share: float = 0.95) -> Found:
+def share_of_maximum(batch: Sequence[float], throughput: Sequence[float], *, share: float = 0.95) -> Found:
     """The smallest batch with at least this share of the sweep's largest throughput."""
     if not 0 < share < 1:
         raise SuiteError(f"share_of_maximum: share={share!r}; it lies between 0 and 1")
@@ -78,11 +78,11 @@ def share_of_maximum(batch: Sequence[int], throughput: Sequence[float], *, share
     wanted = share * max(throughput)
     found = next(size for size, rate in zip(batch, throughput, strict=True) if rate >= wanted)
     if found == batch[-1]:
-        return NoKnee(f"the throughput still rises at {batch[-1]}, the largest batch of the sweep", beyond=True)
+        return NoKnee(f"the throughput still rises at {batch[-1]}, the largest of the sweep", beyond=True)
     return found
 
 
-def kneedle(batch: Sequence[int], throughput: Sequence[float], *, sensitivity: float = 1.0) -> Found:
+def kneedle(batch: Sequence[float], throughput: Sequence[float], *, sensitivity: float = 1.0) -> Found:
     """The first knee of throughput over log2(batch) by Kneedle, offline, for concave rising curves, without smoothing.
 
     Both axes are scaled to 0…1; a local maximum of (y - x) is a knee once a later difference falls below it by
@@ -94,7 +94,7 @@ def kneedle(batch: Sequence[int], throughput: Sequence[float], *, sensitivity: f
         return _too_few(batch, KNEEDLE_POINTS)
     lowest, highest = min(throughput), max(throughput)
     if highest == lowest:
-        return NoKnee("the throughput is the same at every batch size")
+        return NoKnee("the throughput is the same everywhere")
     width = math.log2(batch[-1] / batch[0])
     difference = [
         (rate - lowest) / (highest - lowest) - math.log2(size / batch[0]) / width
@@ -109,7 +109,7 @@ def kneedle(batch: Sequence[int], throughput: Sequence[float], *, sensitivity: f
     return NoKnee("the curve does not bend far enough below its steepest rise")
 
 
-def two_segment(batch: Sequence[int], throughput: Sequence[float]) -> Found:
+def two_segment(batch: Sequence[float], throughput: Sequence[float]) -> Found:
     """The batch where two straight lines, fitted by least squares over log2(batch), meet with the smallest error.
 
     The lines share the measured point at the knee, and the second must rise less than the first.
@@ -158,12 +158,12 @@ class Definition:
         settings = {**(_DEFINITIONS[self.name].__kwdefaults__ or {}), **self.settings}
         return f"{self.name}({', '.join(f'{name}={value:g}' for name, value in settings.items())})"
 
-    def of(self, batch: Sequence[int], throughput: Sequence[float], itl: Sequence[float] | None = None) -> Found:
+    def of(self, batch: Sequence[float], throughput: Sequence[float], itl: Sequence[float] | None = None) -> Found:
         """The knee of one curve. Raises SuiteError where the definition needs the ITL and there is none."""
         if self.name != "bca":
             return _DEFINITIONS[self.name](batch, throughput, **self.settings)
         if itl is None:
-            raise SuiteError("bca needs the inter-token latency at every batch size: gate or declare itl_ms")
+            raise SuiteError("bca needs the inter-token latency everywhere: gate or declare itl_ms")
         return _DEFINITIONS[self.name](batch, throughput, itl, **self.settings)
 
 
@@ -176,19 +176,21 @@ class Knee:
     """The knee of a sweep by a named definition, with what resampled launches say of it."""
 
     definition: str
-    batch: int | None
-    """None where the curve has no knee; `reason` says why."""
-    interval: tuple[int, int] | None
+    batch: float | None
+    """Or the concurrency, or the rate. None where the curve has no knee; `reason` says why."""
+    interval: tuple[float, float] | None
     """Covers 99 % of the knees of resampled launches; None where more than 1 % of those have none."""
-    sizes: tuple[int, ...]
-    """The batch sizes of the sweep: a knee is one of them."""
-    shares: Mapping[int, float]
-    """Share of the resampled curves with their knee at each batch size; what is missing to 1 had none."""
+    sizes: tuple[float, ...]
+    """The places of the sweep, as its batch sizes: a knee is one of them."""
+    shares: Mapping[float, float]
+    """Share of the resampled curves with their knee at each place; what is missing to 1 had none."""
     seed: int
     reason: str = ""
     case: str = ""
     beyond: float = 0.0
-    """Share of the resampled curves whose knee may lie past the largest batch."""
+    """Share of the resampled curves whose knee may lie past the largest place."""
+    label: str = "batch"
+    """What the places are called by."""
     measured: bool = field(default=False, compare=False)
     """Whether it is what a run measured, and no stored one that the run can be compared with."""
 
@@ -203,15 +205,15 @@ class Knee:
         if self.batch is None:
             return "no knee"
         between = f"{self.interval[0]}…{self.interval[1]}" if self.interval else "not bounded"
-        return f"batch {self.batch} ({between})"
+        return f"{self.label} {self.batch} ({between})"
 
     def unchanged_from(self, baseline: "Knee") -> Verdict:
         """Whether the knee is where it was.
 
-        `regressed` (it moved, in either direction) only where the two intervals have no batch size in common, or where
+        `regressed` (it moved, in either direction) only where the two intervals have no place in common, or where
         the sweep has no knee any more. `unchanged` where 95 % of the resampled knees lie within the baseline's
-        interval, and that is one batch size or two neighbouring ones: a baseline on the edge between two sizes is
-        never known better; also where both lie past the largest batch. Everything else is `inconclusive`; knees by
+        interval, and that is one place or two neighbouring ones: a baseline on the edge between two is never known
+        better; also where both lie past the largest. Everything else is `inconclusive`; knees by
         other definitions or of other sweeps are `incomparable`.
         """
         status, reason, way_out = self._compared(baseline)
@@ -234,11 +236,11 @@ class Knee:
             return Status.INCOMPARABLE, f"two definitions: {both}", "Compare knees by one definition."
         if self.sizes != baseline.sizes:
             sizes = [", ".join(map(str, knee.sizes)) for knee in (baseline, self)]
-            return Status.INCOMPARABLE, f"two sweeps: {sizes[0]} → {sizes[1]}", "Sweep the baseline's batch sizes."
+            return Status.INCOMPARABLE, f"two sweeps: {sizes[0]} → {sizes[1]}", f"Sweep {baseline.label} {sizes[0]}."
         moved = self._moved_from(baseline)
         if moved is None:
             both_found = self.interval and baseline.interval
-            doubt = "it lies on the edge between batch sizes" if both_found else "nothing to compare"
+            doubt = "it lies on the edge between two places" if both_found else "nothing to compare"
             return Status.INCONCLUSIVE, f"{doubt}: {both}", _MORE
         if moved:
             return Status.REGRESSED, f"the knee moved: {both}", ""
@@ -260,25 +262,27 @@ class Knee:
         return False if within >= WITHIN and close else None
 
     def _ways(self, baseline: "Knee") -> tuple[str, ...]:
-        """Where it moved to: a knee that is gone may lie past the largest batch, which is upward."""
+        """Where it moved to: a knee that is gone may lie past the largest, which is upward."""
         if self.interval is None:
             return ("gone", "up") if self.beyond >= COVERAGE else ("gone",)
         upward = baseline.interval is not None and self.interval[0] > baseline.interval[1]
         return ("up",) if upward else ("down",)
 
 
-_MORE = "What decides it: more launches, batch sizes on both sides of the knee, or another definition."
+_MORE = "What decides it: more launches, places on both sides of the knee, or another definition."
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The samples of one model's sweep over the batch size."""
+    """The samples of one model's sweep over the batch size, the concurrency or the request rate."""
 
-    throughput: Mapping[int, Sample]
-    itl: Mapping[int, Sample] = field(default_factory=dict)
-    """Inter-token latency at the same batch sizes; may be empty for definitions that don't look at it."""
+    throughput: Mapping[float, Sample]
+    itl: Mapping[float, Sample] = field(default_factory=dict)
+    """Inter-token latency at the same places; may be empty for definitions that don't look at it."""
     case: str = ""
     """The sweep and the model, `decode/opt-125m`."""
+    label: str = "batch"
+    """What the places are called by."""
 
     def knee(
         self,
@@ -289,14 +293,15 @@ class Curve:
     ) -> Knee:
         """The knee of the median curve, and of `resamples` curves of resampled launches.
 
-        One launch measured every batch size, so launches are drawn whole where all sizes have equally many.
-        What a day adds (ONE_DAY_SD) is drawn for every batch size of its own.
+        One launch measured every place, so launches are drawn whole where all have equally many. What a day adds
+        (ONE_DAY_SD) is drawn for every place of its own.
         """
         sizes = tuple(sorted(self.throughput))
         if not sizes:
-            return Knee(definition.label, None, None, (), {}, seed, "nothing was measured", self.case)
+            nothing = "nothing was measured"
+            return Knee(definition.label, None, None, (), {}, seed, nothing, self.case, label=self.label)
         if definition.name == "bca" and set(self.itl) != set(sizes):
-            raise SuiteError("bca needs the inter-token latency at every batch size: gate or declare itl_ms")
+            raise SuiteError("bca needs the inter-token latency everywhere: gate or declare itl_ms")
         columns = [self.throughput, self.itl] if definition.name == "bca" else [self.throughput]
         found = definition.of(sizes, *([column[size].median for size in sizes] for column in columns))
         launches = [[[median(rounds) for rounds in column[size].launches] for size in sizes] for column in columns]
@@ -314,17 +319,18 @@ class Curve:
             seed=seed,
             reason=found.reason if isinstance(found, NoKnee) else "",
             case=self.case,
+            label=self.label,
             beyond=sum(isinstance(one, NoKnee) and one.beyond for one in drawn) / resamples,
         )
 
 
-def _curve(batch: Sequence[int], *columns: Sequence[float]) -> tuple[list[int], list[list[float]]]:
-    """The batch sizes in ascending order, and the columns in the same.
+def _curve(batch: Sequence[float], *columns: Sequence[float]) -> tuple[list[float], list[list[float]]]:
+    """The places in ascending order, and the columns in the same.
 
-    Raises SuiteError for a batch size twice or below 1, BadSample for a value that no measurement can have.
+    Raises SuiteError for a place twice or not above 0, BadSample for a value that no measurement can have.
     """
-    if not batch or len(set(batch)) != len(batch) or any(size < 1 for size in batch):
-        raise SuiteError(f"a curve has every batch size once, from 1 up; not {', '.join(map(str, batch)) or 'none'}")
+    if not batch or len(set(batch)) != len(batch) or any(size <= 0 for size in batch):
+        raise SuiteError(f"a curve has every place once, above 0; not {', '.join(map(str, batch)) or 'none'}")
     for column in columns:
         bad = [value for value in column if not (math.isfinite(value) and value > 0)]
         if bad:
@@ -333,8 +339,8 @@ def _curve(batch: Sequence[int], *columns: Sequence[float]) -> tuple[list[int], 
     return [batch[at] for at in order], [[column[at] for at in order] for column in columns]
 
 
-def _too_few(batch: Sequence[int], needed: int) -> NoKnee:
-    return NoKnee(f"{len(batch)} batch sizes are too few: {needed} at least")
+def _too_few(batch: Sequence[float], needed: int) -> NoKnee:
+    return NoKnee(f"{len(batch)} points are too few: {needed} at least")
 
 
 def _line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
@@ -358,7 +364,7 @@ def _resampled(launches: Sequence[Sequence[Sequence[float]]], draw: random.Rando
     ]
 
 
-def _covering(knees: Sequence[int], resamples: int) -> tuple[int, int] | None:
+def _covering(knees: Sequence[float], resamples: int) -> tuple[float, float] | None:
     """The smallest and largest of the ordered knees after leaving out half of the rest at either end."""
     spare = math.floor((1 - COVERAGE) / 2 * resamples)
     if resamples - len(knees) > 2 * spare or len(knees) <= 2 * spare:

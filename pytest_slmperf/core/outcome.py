@@ -33,7 +33,7 @@ class CaseOutcome:
     """One case: what was measured, what it is compared with, and what the gate says."""
 
     case: str
-    coordinates: Mapping[str, str | int]
+    coordinates: Mapping[str, str | float]
     """`{"model": "opt-125m", "batch_size": 64}`: what a suite looks it up by."""
     measurement: Measurement
     baseline: Measurement | None
@@ -49,6 +49,18 @@ class CaseOutcome:
     """The same of the other arm; None where the stored baseline stood beside it."""
     cut_off: str = ""
     """Why no launch measured it, where the run ended before one could: any metric may have been there then."""
+
+    @property
+    def axis(self) -> str:
+        """What its sweep varies: `batch_size`, `concurrency`, `request_rate` or `speed`."""
+        return next(name for name in self.coordinates if name != "model")
+
+    @property
+    def at(self) -> float:
+        """Where on that axis it is."""
+        place = self.coordinates[self.axis]
+        assert not isinstance(place, str)  # noqa: S101 - models alone are texts
+        return place
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,12 @@ class SweepOutcome:
     fresh_launches: int = 0
     """How many of the launches, in both arms, were made afresh since a knee or a frontier looked regressed. Those that
     confirm a gated metric are none of these: see `CaseOutcome.fresh_from`."""
+
+    @property
+    def label(self) -> str:
+        """What its cases are called by, as `batch`; empty where there is none."""
+        names = (*self.cases, *self.skipped, *self.unselected)
+        return next((name.rpartition("/")[2].partition("=")[0] for name in names), "")
 
     def names_on(self, engine: str) -> frozenset[str]:
         """Names of the cases on this engine, measured or not. Its other cases are on another."""

@@ -183,7 +183,10 @@ class Point:
     def __init__(self, outcome: CaseOutcome, sweep: SweepOutcome, ledger: Ledger) -> None:
         self.case = outcome.case
         self.model = str(outcome.coordinates["model"])
-        self.batch_size = int(outcome.coordinates["batch_size"])
+        self.axis = outcome.axis
+        """What the sweep varies: `batch_size`, `concurrency`, `request_rate` or `speed`."""
+        self.at = outcome.at
+        """Where on it this is."""
         self.key = outcome.measurement.key
         self.baseline = StoredPoint(outcome)
         self._measurement = outcome.measurement
@@ -198,6 +201,13 @@ class Point:
 
     def __repr__(self) -> str:
         return f"<{self.case}>"
+
+    @property
+    def batch_size(self) -> int:
+        """Of a static batch. Raises SuiteError for any other point."""
+        if self.axis != "batch_size":
+            raise SuiteError(f"{self.case} has no batch_size: its {self.axis} is point.at")
+        return int(self.at)
 
     def sample(self, meaning: Metric) -> Sample | None:
         """The measured samples of a metric, or None where there are none."""

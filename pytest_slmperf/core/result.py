@@ -77,10 +77,13 @@ class Result:
     def __len__(self) -> int:
         return len(self.outcome.cases)
 
-    def __getitem__(self, at: int | tuple[str, int]) -> Point:
-        """The point of a batch size. Raises NotJudged for one that doesn't fit this machine, which skips the test."""
-        model, batch_size = at if isinstance(at, tuple) else (self._one_model(), at)
-        return self.of(model)[batch_size]
+    def __getitem__(self, at: float | tuple[str, float]) -> Point:
+        """The point at a place of the axis, as a batch size.
+
+        Raises NotJudged for one that doesn't fit this machine, which skips the test.
+        """
+        model, place = at if isinstance(at, tuple) else (self._one_model(), at)
+        return self.of(model)[place]
 
     def of(self, model: str) -> "ModelResult":
         """The part of one model, by its name or, as a sweep declares it, its path."""
@@ -128,18 +131,20 @@ class Result:
 
 
 class Curves:
-    """What one model's measurements over the batch size come to: those of now, or the stored ones."""
+    """What one model's measurements over the axis come to: those of now, or the stored ones."""
 
-    def __init__(self, name: str, by_size: Mapping[int, Measurement], gated: Collection[str]) -> None:
+    def __init__(self, name: str, label: str, by_place: Mapping[float, Measurement], gated: Collection[str]) -> None:
         self._name = name
-        self._by_size = by_size
+        self._label = label
+        """What the cases are called by, as `batch`."""
+        self._by_place = by_place
         latencies = sorted(name for name in gated if metric(name).quantile is not None)
         self._latencies = latencies if THROUGHPUT in gated else []
         """What a frontier can be of, beside the throughput."""
 
     def __bool__(self) -> bool:
         """Whether there is anything to compare with."""
-        return bool(self._by_size)
+        return bool(self._by_place)
 
     @property
     def knee(self) -> Knee:
@@ -149,10 +154,10 @@ class Curves:
     def knee_by(self, definition: str, **settings: float) -> Knee:
         """The knee by another definition. Raises SuiteError for an unknown one."""
         throughput, itl = (
-            {size: one.samples[name] for size, one in self._by_size.items() if name in one.samples}
+            {at: one.samples[name] for at, one in self._by_place.items() if name in one.samples}
             for name in (THROUGHPUT, "median_itl_ms")
         )
-        return Curve(throughput, itl, self._name).knee(Definition(definition, settings))
+        return Curve(throughput, itl, self._name, self._label).knee(Definition(definition, settings))
 
     @property
     def frontier(self) -> Frontier:
@@ -172,18 +177,19 @@ class Curves:
                 f"{self._name}: a frontier is of throughput against a latency: gate both, as in "
                 f"gate={{'output_throughput': 0.03, '{latency or 'tpot_ms'}': 0.03}}"
             )
-        measured = {one.case: one.samples for one in self._by_size.values()}
+        measured = {one.case: one.samples for one in self._by_place.values()}
         return frontier(measured, (THROUGHPUT, latency), self._name)
 
 
 class ModelResult:
-    """One model's part of a measured sweep: its points by batch size, its knee and its frontier."""
+    """One model's part of a measured sweep: its points by their place on the axis, its knee and its frontier."""
 
     def __init__(self, model: str, cases: Sequence[CaseOutcome], of: Result) -> None:
         self._model = model
         self._name = f"{of.outcome.sweep}/{model}"
-        self._cases = {int(case.coordinates["batch_size"]): case for case in cases}
+        self._cases = {case.at: case for case in cases}
         self._of = of
+        self._label = of.outcome.label
         self._skipped = {name: why for name, why in of.outcome.skipped.items() if name.rpartition("/")[0] == self._name}
         self._tolerances = {
             case.case: {name: verdict.tolerance for name, verdict in case.verdicts.items() if verdict.tolerance}
@@ -195,20 +201,20 @@ class ModelResult:
     def _curves(self, cases: Iterable[CaseOutcome]) -> "tuple[Curves, Curves]":
         """The curves of these cases, and of what they are compared with."""
         gated = {*self._of.outcome.asked, *(name for case in self._tolerances.values() for name in case)}
-        by_size = {int(case.coordinates["batch_size"]): case for case in cases}
-        now = {size: case.measurement for size, case in by_size.items()}
-        stored = {size: case.baseline for size, case in by_size.items() if case.baseline}
-        return Curves(self._name, now, gated), Curves(self._name, stored, gated)
+        by_place = {case.at: case for case in cases}
+        now = {at: case.measurement for at, case in by_place.items()}
+        stored = {at: case.baseline for at, case in by_place.items() if case.baseline}
+        return Curves(self._name, self._label, now, gated), Curves(self._name, self._label, stored, gated)
 
-    def __getitem__(self, batch_size: int) -> Point:
-        if batch_size in self._cases:
-            return self._of.point(self._cases[batch_size])
-        name = f"{self._name}/batch={batch_size}"
+    def __getitem__(self, at: float) -> Point:
+        if at in self._cases:
+            return self._of.point(self._cases[at])
+        name = f"{self._name}/{self._label}={at}"
         if name in self._skipped:
             raise NotJudged(f"{name}: {self._skipped[name]}")
         raise SuiteError(
-            f"{name} was not measured in this run; measured are batch sizes {list(self._cases)}. A test that looks at "
-            f"one batch size says so, as in @SWEEP.at({batch_size})"
+            f"{name} was not measured in this run; measured is {self._label} {', '.join(map(str, self._cases))}. A "
+            f"test that looks at one case says so, as in @SWEEP.at({at})"
         )
 
     def __len__(self) -> int:
@@ -222,7 +228,7 @@ class ModelResult:
 
     @property
     def knee(self) -> "Claim[Knee]":
-        """The smallest batch with 95 % of the largest throughput; compare it with `baseline.knee`."""
+        """The smallest place with 95 % of the largest throughput; compare it with `baseline.knee`."""
         return self.knee_by(DEFAULT_DEFINITION.name)
 
     def knee_by(self, definition: str, **settings: float) -> "Claim[Knee]":
@@ -331,7 +337,7 @@ class ModelResult:
             return _without(
                 Status.UNMEASURED,
                 f"the baseline's curve has points that can't be measured here: {_reasons(lost)}",
-                "measure them where they fit, or take them out of batch_size",
+                "measure them where they fit, or take them out of the sweep",
             )
         void = next((case for case in self._cases.values() if case.measurement.void), None)
         if void:

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import ClassVar, TypeAlias
@@ -109,6 +109,10 @@ class ClosedLoop(_Requests):
     AXIS: ClassVar[str] = "concurrency"
     LABEL: ClassVar[str] = "concurrency"
 
+    def __post_init__(self) -> None:
+        _Requests.__post_init__(self)
+        _refuse_wrong_prefix(self, self.shared_prefix_tokens)
+
 
 @dataclass(frozen=True, slots=True)
 class OpenLoop(_Requests):
@@ -126,6 +130,15 @@ class OpenLoop(_Requests):
 
     AXIS: ClassVar[str] = "request_rate"
     LABEL: ClassVar[str] = "rate"
+
+    def __post_init__(self) -> None:
+        _Requests.__post_init__(self)
+        if not (_number(self.burstiness) and self.burstiness > 0):
+            raise SuiteError(f"OpenLoop: burstiness={self.burstiness!r}; it must be above 0, or math.inf")
+        if not (_number(self.ramp_s) and 0 <= self.ramp_s < math.inf):
+            raise SuiteError(f"OpenLoop: ramp_s={self.ramp_s!r}; it must be a number of seconds, at least 0")
+        _refuse_wrong_limit(self, self.max_concurrency)
+        _refuse_wrong_prefix(self, self.shared_prefix_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +158,17 @@ class Replay:
     AXIS: ClassVar[str] = "speed"
     LABEL: ClassVar[str] = "speed"
 
+    def __post_init__(self) -> None:
+        if self.seconds is not None and not (_number(self.seconds) and 0 < self.seconds < math.inf):
+            raise SuiteError(f"Replay: seconds={self.seconds!r}; it must be a number above 0, or None for all of it")
+        _refuse_wrong_limit(self, self.max_concurrency)
+
 
 Workload: TypeAlias = StaticBatch | ClosedLoop | OpenLoop | Replay
+LABELS: Mapping[str, str] = {kind.AXIS: kind.LABEL for kind in (StaticBatch, ClosedLoop, OpenLoop, Replay)}
+"""What cases are called by, by what their sweep varies: `batch` by `batch_size`."""
+COUNTED = (StaticBatch.AXIS, ClosedLoop.AXIS)
+"""What is varied in whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +182,36 @@ class Slo:
     tpot_ms: float | None = None
     e2el_ms: float | None = None
 
+    def __post_init__(self) -> None:
+        given = [limit for limit in (self.ttft_ms, self.tpot_ms, self.e2el_ms) if limit is not None]
+        if not given or not all(_number(limit) and 0 < limit < math.inf for limit in given):
+            raise SuiteError(f"{self}: it takes one limit at least, each a number of milliseconds above 0")
+
 
 def _whole(value: object) -> bool:
     return type(value) is int and value >= 1
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _refuse_wrong_limit(workload: OpenLoop | Replay, limit: object) -> None:
+    if not (limit is None or _whole(limit)):
+        raise SuiteError(
+            f"{type(workload).__name__}: max_concurrency={limit!r}; it must be a whole number of at least 1, or None"
+        )
+
+
+def _refuse_wrong_prefix(workload: ClosedLoop | OpenLoop, shared: int) -> None:
+    """A prompt that is all prefix is the same as any other."""
+    prompt = workload.prompt_tokens
+    least = prompt.least if isinstance(prompt, Uniform) else prompt if isinstance(prompt, int) else None
+    if type(shared) is not int or shared < 0 or (least is not None and shared >= least):
+        below = "" if least is None else f", below {least}, the shortest prompt"
+        raise SuiteError(
+            f"{type(workload).__name__}: shared_prefix_tokens={shared!r}; it must be a whole number, at least 0{below}"
+        )
 
 
 def longest(tokens: Tokens) -> int:

@@ -97,15 +97,14 @@ def _given(config: pytest.Config) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a test that is bound to a sweep its cases."""
     binding = binding_of(metafunc.function)
-    if binding is None or binding.batch_sizes is not None:
+    if binding is None or binding.places is not None:
         return
     active = _active(metafunc.config)
     sweep = active.resolved(binding.sweep) if active else binding.sweep
-    axes = {"batch_size": tuple(sweep.batch_size), "model": tuple(sweep.model)}
-    for name, values in axes.items():
+    axes = {sweep.axis: (sweep.places, sweep.workload.LABEL), "model": (tuple(sweep.model), "")}
+    for name, (values, label) in axes.items():
         if name in metafunc.fixturenames and values:
-            label = "batch{}" if name == "batch_size" else "{}"
-            metafunc.parametrize(name, values, ids=[label.format(value) for value in values])
+            metafunc.parametrize(name, values, ids=[f"{label}{value}" for value in values])
 
 
 def _active(config: pytest.Config) -> SlmperfSession | None:

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
     import pytest
 
-BatchSizes: TypeAlias = set[int] | None
-"""None for all of a sweep."""
+Places: TypeAlias = set[float] | None
+"""On a sweep's axis, as batch sizes; None for all of them."""
 
 
 @dataclass(frozen=True)
 class Selection:
     """What a set of tests looks at."""
 
-    sweeps: dict[Sweep, BatchSizes] = field(default_factory=dict)
+    sweeps: dict[Sweep, Places] = field(default_factory=dict)
     everything: bool = False
     """A test doesn't say which sweep it looks at: it may be any."""
 
@@ -90,7 +90,7 @@ def covers_project(config: pytest.Config) -> bool:
 
 def selection_of(items: Iterable[pytest.Item]) -> Selection:
     """What the tests look at. One that is bound to no sweep looks at all of every sweep that its module names."""
-    sweeps: dict[Sweep, BatchSizes] = {}
+    sweeps: dict[Sweep, Places] = {}
     everything = False
     for item in items:
         at = coordinates(item)
@@ -100,7 +100,7 @@ def selection_of(items: Iterable[pytest.Item]) -> Selection:
             everything = everything or not named
             continue
         known = sweeps.setdefault(at.sweep, set())
-        sweeps[at.sweep] = None if known is None or at.batch_sizes is None else known | at.batch_sizes
+        sweeps[at.sweep] = None if known is None or at.places is None else known | at.places
     return Selection(sweeps, everything)
 
 
@@ -110,17 +110,18 @@ class Coordinates:
 
     sweep: Sweep
     model: str | None
-    batch_sizes: BatchSizes
+    places: Places
 
 
 def coordinates(item: pytest.Item) -> Coordinates | None:
-    """The sweep, model and batch sizes that a test is bound to, or None for any other test."""
+    """The sweep, model and places that a test is bound to, or None for any other test."""
     binding = binding_of(getattr(item, "function", None))
     if binding is None:
         return None
     parameters = getattr(getattr(item, "callspec", None), "params", {})
-    if binding.batch_sizes is not None:
-        sizes: BatchSizes = set(binding.batch_sizes)
+    axis = binding.sweep.axis
+    if binding.places is not None:
+        places: Places = set(binding.places)
     else:
-        sizes = {parameters["batch_size"]} if "batch_size" in parameters else None
-    return Coordinates(binding.sweep, parameters.get("model"), sizes)
+        places = {parameters[axis]} if axis in parameters else None
+    return Coordinates(binding.sweep, parameters.get("model"), places)

@@ -302,8 +302,8 @@ class SlmperfSession:
             self.measuring.coverage.declare(sweep)
         running = [item for item in measuring if not item.get_closest_marker("skip")]
         looked_at = selection_of(running)
-        for sweep, sizes in looked_at.sweeps.items():
-            self.measuring.coverage.select(sweep, sizes)
+        for sweep, places in looked_at.sweeps.items():
+            self.measuring.coverage.select(sweep, places)
         if looked_at.everything:
             self.measuring.coverage.select_everything()
         metered = selection_of(item for item in running if METER_FIXTURE in getattr(item, "fixturenames", ()))
@@ -317,12 +317,12 @@ class SlmperfSession:
     def _skip_what_is_not_swept(self, item: pytest.Item) -> bool:
         """Skip a test of cases that this machine, or the tier, leaves out; whether it is one."""
         at = coordinates(item)
-        if at is None or not at.batch_sizes:
+        if at is None or not at.places:
             return False
-        here = self.resolved(at.sweep).batch_size
-        missing = sorted(at.batch_sizes - set(here))
+        here = self.resolved(at.sweep).places
+        missing = sorted(at.places - set(here))
         if missing:
-            reason = f"{at.sweep.name} has batch sizes {list(here)} on this machine and tier, not {missing}"
+            reason = f"{at.sweep.name} has {at.sweep.axis}={list(here)} on this machine and tier, not {missing}"
             item.add_marker(pytest.mark.skip(reason=reason))
             if self.measuring.options.tier != "quick":  # of the tier, the sweep's own part of the report says so
                 self.measuring.remark(f"{reason}: {item.name} is skipped")

@@ -107,8 +107,8 @@ class Surroundings:
 
     launch: Launcher
     stored: Callable[[str, Mapping[str, object]], Reference]
-    loads: Callable[[Sweep, Case, int], tuple[Load, str | None]]
-    """(sweep, case, context tokens) → the load, and a note where requests were left out."""
+    loads: Callable[[Sweep, Case, int, RoundPolicy], tuple[Load, str | None]]
+    """(sweep, case, context tokens, policy) → the load, and a note where requests were left out."""
     fits: Callable[[Sweep, Case, EngineSpec], str | None]
     """Why the case can't be measured on this machine, or None. Asked before the engine is started."""
     progress: Watcher

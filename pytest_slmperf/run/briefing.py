@@ -1,6 +1,5 @@
 """What a campaign is told before it begins: its engines and cases, how it measures, and what it uses of the machine."""
 
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,11 +11,12 @@ from pytest_slmperf.core.launch import LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.machine import SIMULATED, Machine
 from pytest_slmperf.core.memory import GIB
 from pytest_slmperf.core.sweep import Case, Sweep
-from pytest_slmperf.engines.lengths import draw_lengths
+from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.run import fitting, launch
 from pytest_slmperf.run.accept import on_another_device
 from pytest_slmperf.run.brief import Brief, Configuration, Prime, Reference, Surroundings
 from pytest_slmperf.run.devices import Device, HeldDevices, device_of
+from pytest_slmperf.run.loads import load_of
 from pytest_slmperf.run.metering import Metering
 from pytest_slmperf.run.options import Options
 from pytest_slmperf.run.pace import Pace
@@ -27,6 +27,8 @@ ONCE_A_LAUNCH = {"peak_memory_bytes", "startup_s"}
 """Metrics that a launch has one value of, however many rounds it times."""
 LEAST_OBSERVED = 2
 """Requests that a launch observes where only medians are wanted, so that none rests on a single request."""
+LEAST_ARRIVED = 20
+"""The same where requests arrive one by one: each meets another queue."""
 
 
 def configurations(
@@ -71,13 +73,18 @@ def brief(
 
 
 def round_policy(sweep: Sweep, settings: Settings) -> RoundPolicy:
-    """How a launch measures a case of the sweep: with one round where nothing is gated that rounds repeat."""
+    """How a launch measures a case of the sweep: with one round where nothing is gated that rounds repeat, and where
+    requests arrive.
+    """
     gated = sweep.tolerances.keys()
+    arrive = not isinstance(sweep.workload, StaticBatch)
+    once = arrive or (gated and gated <= ONCE_A_LAUNCH)
     return RoundPolicy(
-        rounds=1 if gated and gated <= ONCE_A_LAUNCH else settings.rounds,
+        rounds=1 if once else settings.rounds,
         round_s=settings.round_s,
-        observed_requests=max(LEAST_OBSERVED, *map(needed, sweep.quantiles)),
+        observed_requests=max(LEAST_ARRIVED if arrive else LEAST_OBSERVED, *map(needed, sweep.quantiles)),
         observed_s=settings.round_s,
+        traffic_s=settings.traffic_s,
         void_retries=settings.void_retries,
         answer_limit_s=settings.answer_limit_s,
     )
@@ -128,7 +135,7 @@ class Bench:
             launch=start,
             stored=self.find,
             loads=load_of,
-            fits=self.too_large,
+            fits=self.misfit,
             progress=self.progress,
             unfit=lambda key: on_another_device(key, self.machine),
         )
@@ -158,17 +165,10 @@ class Bench:
                 f"{self.machine.device}: its samples belong to another machine"
             )
 
-    def too_large(self, sweep: Sweep, case: Case, spec: EngineSpec) -> str | None:
-        """Why a case surely doesn't fit this machine, or None."""
+    def misfit(self, sweep: Sweep, case: Case, spec: EngineSpec) -> str | None:
+        """Why a case surely doesn't fit this machine, or its engine; None where it may."""
+        if why := fitting.static_only(sweep.workload, spec):
+            return why
         memory_gib = self.machine.fields.get("gpu_memory_gib" if self.machine.kind == "cuda" else "memory_gib")
         total = float(memory_gib) * GIB if isinstance(memory_gib, (int, float)) else None
         return fitting.too_large(sweep.workload, case, spec, memory_bytes=total)
-
-
-def load_of(sweep: Sweep, case: Case, context_tokens: int) -> tuple[Load, str | None]:
-    """The case's load. Its prompts depend on its name alone: every launch and every arm sends the same."""
-    lengths, left_out = draw_lengths(sweep.workload, case.batch_size, context_tokens)
-    note = (
-        f"{case.model}: {left_out} requests of the trace exceed its context of {context_tokens} tokens and are left out"
-    )
-    return Load(case.name, tuple(lengths), seed=zlib.crc32(case.name.encode())), note if left_out else None

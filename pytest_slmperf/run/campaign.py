@@ -54,7 +54,7 @@ def case_key(sweep: Sweep, record: LaunchRecord) -> dict[str, object]:
         **{f"option.{name}": value for name, value in spec.options.items() if name not in BOARD_OPTIONS},
         **{f"setting.{name}": value for name, value in facts.settings.items()},
         **({"planted_loss": spec.planted_loss} if spec.planted_loss else {}),
-        **workload_key(sweep.workload),
+        **workload_key(sweep.workload, sweep.slo),
     }
 
 
@@ -191,7 +191,7 @@ class Campaign:
             self._skipped_stored.extend(name for name in unfit if find(name, keys["candidate"]).measurement)
         context_tokens = min(record.facts.context_tokens for record in records.values())
         for case in cases:
-            load, note = self._around.loads(self._brief.sweep, case, context_tokens)
+            load, note = self._load(case, context_tokens)
             stored = (
                 self._around.stored(case.name, keys["candidate"]) if self._brief.design == "stored" else Reference()
             )
@@ -201,7 +201,10 @@ class Campaign:
     def _primers(self, cases: Sequence[Case], facts: EngineFacts) -> list[Load]:
         if not facts.compiles:
             return []
-        return [self._around.loads(self._brief.sweep, case, facts.context_tokens)[0] for case in cases]
+        return [self._load(case, facts.context_tokens)[0] for case in cases]
+
+    def _load(self, case: Case, context_tokens: int) -> tuple[Load, str | None]:
+        return self._around.loads(self._brief.sweep, case, context_tokens, self._brief.policy)
 
     def _never_started(self, case: Case, configuration: Configuration) -> OngoingCase:
         """A case that the budget leaves undecided before its engine could say what it is. Raises UsageError for a

@@ -29,7 +29,7 @@ class Coverage:
 
     def __init__(self) -> None:
         self._declared: dict[Sweep, None] = {}
-        self._selected: dict[Sweep, set[int] | None] = {}
+        self._selected: dict[Sweep, set[float] | None] = {}
         self._everything = False
         self._metered: set[Sweep] | None = set()
         self._tried: set[Sweep] = set()
@@ -39,9 +39,9 @@ class Coverage:
         """The suites of this run have a test that looks at the sweep, and may skip it."""
         self._declared.setdefault(sweep)
 
-    def select(self, sweep: Sweep, sizes: set[int] | None) -> None:
-        """Measure only these batch sizes of a sweep; None for all of them."""
-        self._selected[sweep] = sizes
+    def select(self, sweep: Sweep, places: set[float] | None) -> None:
+        """Measure only these places on a sweep's axis; None for all of them."""
+        self._selected[sweep] = places
 
     def select_everything(self) -> None:
         """A selected test doesn't say which sweep it looks at: measure every sweep whole."""
@@ -62,8 +62,8 @@ class Coverage:
 
     def wants(self, sweep: Sweep, case: Case) -> bool:
         """Whether a selected test looks at the case."""
-        sizes = self._selected.get(sweep)
-        return self._everything or sizes is None or case.batch_size in sizes
+        places = self._selected.get(sweep)
+        return self._everything or places is None or case.at in places
 
     def trying(self, sweep: Sweep) -> None:
         """A test asks for the sweep: whatever becomes of it, somebody measures it."""
@@ -120,11 +120,11 @@ class Coverage:
     def not_looked_at(self) -> list[str]:
         """Gated cases of the sweeps that were measured which no test looks at."""
         return [
-            f"sweep {outcome.sweep!r} gates {', '.join(outcome.asked)}, and no test that runs looks at "
-            f"{', '.join(outcome.unselected)}: bind one to all of its cases, as each does, or take them out of "
-            f"batch_size{UNSEEN}"
-            for outcome in (one.outcome for one in self._measured.values() if not one.failure)
-            if outcome.asked and outcome.unselected
+            f"sweep {one.sweep.name!r} gates {', '.join(one.outcome.asked)}, and no test that runs looks at "
+            f"{', '.join(one.outcome.unselected)}: bind one to all of its cases, as each does, or take them out of "
+            f"{one.sweep.axis}{UNSEEN}"
+            for one in self._measured.values()
+            if not one.failure and one.outcome.asked and one.outcome.unselected
         ]
 
     def unasserted(

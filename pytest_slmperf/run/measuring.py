@@ -170,7 +170,7 @@ class Measuring:
         """The sweep as this machine's settings and the tier change it."""
         here = self._on_this_machine(sweep)
         if self.options.tier == "quick":
-            here = replace(here, batch_size=sorted({min(here.batch_size), max(here.batch_size)}))
+            here = here.ends
         return here
 
     def _on_this_machine(self, sweep: Sweep) -> Sweep:
@@ -307,7 +307,7 @@ class Measuring:
         said = []
         for sweep in self.coverage.selected:
             try:
-                said += plan.lines(self._planned(sweep), cost, self._bench.too_large)
+                said += plan.lines(self._planned(sweep), cost, self._bench.misfit)
             except UsageError as error:  # the test that measures it is red for the same
                 said.append(f"slmperf: {sweep.name}: {error}")
         return said
@@ -317,7 +317,7 @@ class Measuring:
         cases = dict.fromkeys(sweep.cases([candidate.model_name]), candidate)
         policy = briefing.round_policy(sweep, self.settings)
         planned = plan.Planned(sweep, cases, policy, joules=bool(sweep.metered))
-        return plan.lines(planned, self._cost(arms=2), self._bench.too_large)
+        return plan.lines(planned, self._cost(arms=2), self._bench.misfit)
 
     def _cost(self, *, arms: int) -> plan.Cost:
         return plan.Cost(

@@ -12,8 +12,10 @@ from pytest_slmperf.core.launch import RoundPolicy
 from pytest_slmperf.core.machine import SIMULATED
 from pytest_slmperf.core.shapes import SHAPES
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Case, Sweep
-from pytest_slmperf.engines.lengths import draw_lengths
+from pytest_slmperf.core.workload import COUNTED, OpenLoop, Replay, StaticBatch, Workload
+from pytest_slmperf.engines.lengths import draw_lengths, read_arrivals, recorded
 from pytest_slmperf.run.brief import Mode
+from pytest_slmperf.run.fitting import static_only
 from pytest_slmperf.run.metering import UPDATE_S
 from pytest_slmperf.run.progress import duration
 from pytest_slmperf.run.settings import Settings
@@ -95,16 +97,22 @@ class Planned:
     """Why none of it is measured; empty where something is."""
 
 
-def lines(planned: Planned, cost: Cost, too_large: Callable[[Sweep, Case, EngineSpec], str | None]) -> list[str]:
+def lines(planned: Planned, cost: Cost, misfit: Callable[[Sweep, Case, EngineSpec], str | None]) -> list[str]:
     """A sweep's cases, launches and time: `about` so long where that is known within a factor of two or so, and
     `at least` so long where it isn't, as of a model that is none of the table. What is simulated takes none, nor what
-    is skipped, as cases that are `too_large` for the machine.
+    is skipped, as cases that are too large for the machine, or not for their engine: see `misfit`.
     """
     name = planned.sweep.name
     if planned.nothing_left:
         return [f"slmperf: {name}: skipped: {planned.nothing_left}"]
-    unfit = [case for case, spec in planned.cases.items() if spec and too_large(planned.sweep, case, spec)]
-    said = [f"slmperf: {name}: skipped, too large: {', '.join(case.name for case in unfit)}"] if unfit else []
+    unfit: dict[Case, str] = {}
+    for case, spec in planned.cases.items():
+        if spec and misfit(planned.sweep, case, spec):
+            unfit[case] = static_only(planned.sweep.workload, spec) or "too large"
+    said = [
+        f"slmperf: {name}: skipped, {why}: {', '.join(case.name for case, its in unfit.items() if its == why)}"
+        for why in dict.fromkeys(unfit.values())
+    ]
     cases = {case: spec for case, spec in planned.cases.items() if case not in unfit}
     if not cases:
         return said
@@ -127,7 +135,9 @@ def _time(planned: Planned, cost: Cost) -> str:
     batches = {case: _batch_s(planned.sweep, case, spec, cost) for case, spec in cases.items()}
     starts_s = sum(_start_s(spec, cost) for spec in {case.model: spec for case, spec in cases.items()}.values())
     parts = (
-        parts_s(batch_s or 0.0, case, planned.policy, cost.settings, joules=planned.joules)
+        traffic_parts_s(batch_s or 0.0, planned.sweep.workload, case, planned.policy)
+        if not isinstance(planned.sweep.workload, StaticBatch)
+        else parts_s(batch_s or 0.0, case, planned.policy, cost.settings, joules=planned.joules)
         for case, batch_s in batches.items()
     )
     cases_s = sum(sum(one.values()) for one in parts)
@@ -144,12 +154,18 @@ def _time(planned: Planned, cost: Cost) -> str:
 
 
 def _batch_s(sweep: Sweep, case: Case, spec: EngineSpec | None, cost: Cost) -> float | None:
-    """Seconds that a batch takes; None where nothing is known of the model, the type or the requests."""
+    """Seconds that a batch takes; None where nothing is known of the model, the type or the requests.
+
+    Of requests that arrive, so many as a closed loop has under way; of others one.
+    """
     shape = SHAPES.get(spec.model) if spec else None
     if spec is None or shape is None:
         return None
     try:
-        lengths, _ = draw_lengths(sweep.workload, case.batch_size, shape.context)
+        if isinstance(sweep.workload, Replay):
+            lengths = recorded(sweep.workload, shape.context)[1][:1]
+        else:
+            lengths, _ = draw_lengths(sweep.workload, int(case.at) if case.axis in COUNTED else 1, shape.context)
         return roofline.batch_s(shape, spec.dtype, lengths, _rates(spec, cost))
     except SuiteError:
         return None
@@ -175,7 +191,27 @@ def parts_s(batch_s: float, case: Case, policy: RoundPolicy, settings: Settings,
         "peak": batch_s,
         "warm-up": (COLD_STEPS + STEADY_STEPS) * max(batch_s, STEP_SHARE * policy.round_s),
         "timed": policy.rounds * max(batch_s, policy.round_s),
-        "observed": max(policy.observed_s, batch_s * math.ceil(policy.observed_requests / case.batch_size)),
+        "observed": max(policy.observed_s, batch_s * math.ceil(policy.observed_requests / case.at)),
         "lead-in": max(settings.lead_in_s, batch_s) if joules else 0.0,
         "window": max(settings.window_s + 2 * UPDATE_S, batch_s) if joules else 0.0,
     }
+
+
+def traffic_parts_s(batch_s: float, workload: Workload, case: Case, policy: RoundPolicy) -> dict[str, float]:
+    """Seconds that a launch spends on requests that arrive one by one: on the peak of memory, until they are steady,
+    on the window and until the last is answered. Joules are counted over the same window.
+    """
+    if isinstance(workload, Replay):
+        try:
+            rows = read_arrivals(workload.trace)
+        except SuiteError:  # the test that measures it is red for the same
+            rows = ()
+        trace_s = rows[-1][0] if rows else 0.0
+        ramp_s, window_s = 0.0, min(trace_s, workload.seconds or trace_s) / case.at
+    elif isinstance(workload, OpenLoop):
+        window_s = max(policy.traffic_s, policy.observed_requests / case.at)
+        ramp_s = workload.ramp_s + window_s
+    else:
+        ramp_s = 2 * batch_s
+        window_s = max(policy.traffic_s, batch_s * math.ceil(policy.observed_requests / case.at))
+    return {"peak": batch_s, "ramp": ramp_s, "window": window_s, "drain": batch_s}

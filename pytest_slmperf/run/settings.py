@@ -13,8 +13,10 @@ from pytest_slmperf.core.flaw import flaw
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.recordable import LEAST_LAUNCHES
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, MISSING_METER, Sweep
+from pytest_slmperf.core.workload import COUNTED, LABELS, Slo
 from pytest_slmperf.run.options import OptionValue, named_engine
 
+LIMITS = tuple(limit.name for limit in fields(Slo))
 TOLERANCES = ("asked", "supported")
 MOST_LAUNCHES = 200
 """In each arm: a gate's look at so many takes a second of arithmetic, and at twice as many ten."""
@@ -46,6 +48,10 @@ def _gates(value: object) -> bool:
     return all(map(_number, value.values())) if isinstance(value, dict) else _list_of(_name)(value)
 
 
+def _limits(value: object) -> bool:
+    return isinstance(value, dict) and value.keys() <= set(LIMITS) and all(map(_number, value.values()))
+
+
 Kinds = Mapping[str, tuple[Callable[[object], bool], str]]
 """Fields by their name: whether a value is of the field's kind, and what that is."""
 
@@ -56,10 +62,12 @@ CONDITIONS: Kinds = {
 """What can be asked of a machine."""
 AXES: Kinds = {
     "model": (_names, "a list of names"),
-    "batch_size": (_list_of(_whole), "a list of whole numbers"),
+    **dict.fromkeys(COUNTED, (_list_of(_whole), "a list of whole numbers")),
+    **{axis: (_list_of(_number), "a list of numbers") for axis in LABELS if axis not in COUNTED},
     "prompt_tokens": (_whole, "a whole number"),
     "output_tokens": (_whole, "a whole number"),
     "gate": (_gates, "a table of tolerances, or a list of metrics"),
+    "slo": (_limits, f"a table of {', '.join(LIMITS)}, in milliseconds"),
     "percentiles": (_list_of(_number), "a list of numbers"),
     "missing_meter": (MISSING_METER.__contains__, " or ".join(map(repr, MISSING_METER))),
 }
@@ -118,6 +126,8 @@ class Settings:
     max_launches: int = 16
     rounds: int = 4
     round_s: float = 0.1
+    traffic_s: float = 3.0
+    """Of requests that arrive one by one: the least length of the steady state over which they are counted."""
     window_s: float = 3.0
     """Over which joules are counted, in each launch of a case."""
     lead_in_s: float = 1.5
@@ -178,6 +188,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "max_launches": (gate.FIRST_LOOK, MOST_LAUNCHES),
     "rounds": (1, 1000),
     "round_s": (0.001, 3600),
+    "traffic_s": (0.1, LONGEST_S),
     "window_s": (0.1, LONGEST_S),
     "lead_in_s": (0, LONGEST_S),
     "sensor_seen_s": (0.001, LONGEST_S),

@@ -86,7 +86,7 @@ def test_points_are_looked_up_by_batch_size_and_model():
     with pytest.raises(SuiteError, match="did not measure 'c'; it measured a, b"):
         two["c", 4]
     with pytest.raises(
-        SuiteError, match=r"batch=8 was not measured in this run; measured are batch sizes \[1, 4, 16, 64\]"
+        SuiteError, match=r"batch=8 was not measured in this run; measured is batch 1, 4, 16, 64\."
     ):
         one[8]
 

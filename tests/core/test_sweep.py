@@ -107,9 +107,9 @@ def test_settings_cannot_set_lengths_of_a_trace():
 def test_a_decorated_test_carries_its_sweep():
     """`each` binds a test to all cases, `at` to some; neither needs pytest."""
     sweep = Sweep("s", WORKLOAD, batch_size=[1, 4])
-    assert getattr(sweep.each(lambda: None), BINDING).batch_sizes is None
-    assert getattr(sweep.at(4)(lambda: None), BINDING).batch_sizes == (4,)
-    with pytest.raises(SuiteError, match="its batch sizes are"):
+    assert getattr(sweep.each(lambda: None), BINDING).places is None
+    assert getattr(sweep.at(4)(lambda: None), BINDING).places == (4,)
+    with pytest.raises(SuiteError, match="its batch_size is one of"):
         sweep.at(2)
 
 

@@ -75,8 +75,8 @@ def test_an_engine_says_whether_it_streams(tmp_path, monkeypatch):
     """Of ours the table says it, of another package its factory; one that can't be imported here is tried."""
     (tmp_path / "flow.py").write_text("def create(spec): ...\ncreate.streams = True\n")
     install(tmp_path, monkeypatch, echo="echo_engine:create", flow="flow:create", gone="no_such_module:create")
-    said = {name: streams(name) for name in ("ctranslate2", "transformers", "fake", "echo", "flow", "gone")}
-    assert said == {"ctranslate2": False, "transformers": False, "fake": True, "echo": False, "flow": True, "gone": True}
+    assert not any(map(streams, ("ctranslate2", "transformers", "echo")))
+    assert all(map(streams, ("fake", "flow", "gone")))
 
 
 def test_the_best_engine_does_the_work_itself():

@@ -153,7 +153,7 @@ def test_a_test_of_a_case_that_this_machine_leaves_out_is_in_the_report(project)
     )
     result = project.gate("--slmperf-report", "report.json")
     result.assert_outcomes(passed=5, skipped=1)
-    said = "decode has batch sizes [1, 16] on this machine and tier, not [4]: test_four is skipped"
+    said = "decode has batch_size=[1, 16] on this machine and tier, not [4]: test_four is skipped"
     assert said in prose(result)
     assert said in _report(project)["remarks"]
 
@@ -165,7 +165,7 @@ def test_the_quick_tier_measures_the_ends_and_skips_the_rest(project):
     )
     result = project.gate("--slmperf-tier", "quick", "-rs")
     result.assert_outcomes(passed=5, skipped=1)
-    result.stdout.fnmatch_lines(["SKIPPED*decode has batch sizes [[]1, 16[]] on this machine and tier, not [[]4[]]"])
+    result.stdout.fnmatch_lines(["SKIPPED*decode has batch_size=[[]1, 16[]] on this machine and tier, not [[]4[]]"])
 
 
 def test_another_field_may_be_compared_across(project):

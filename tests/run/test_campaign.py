@@ -113,7 +113,7 @@ def campaign(
     around = Surroundings(
         launch=script.launch,
         stored=find or stored(),
-        loads=lambda _sweep, case, _context: (Load(case.name, ((8, 8),), 0), None),
+        loads=lambda _sweep, case, *_: (Load(case.name, ((8, 8),), 0), None),
         fits=fits or (lambda *_: None),
         progress=script,
         unfit=unfit or (lambda _: None),
@@ -367,7 +367,7 @@ def test_a_recording_ends_on_a_machine_that_no_number_of_launches_helps():
 def test_what_does_not_fit_is_skipped_before_an_engine_starts():
     """A case that can't be here is left out with its reason; where none can, nothing is started."""
     script = Script()
-    outcome = play(script, fits=lambda _sweep, case, _spec: "too large" if case.batch_size == 4 else None)
+    outcome = play(script, fits=lambda _sweep, case, _spec: "too large" if case.at == 4 else None)
     assert outcome.skipped == {FOUR: "too large"}
     assert list(outcome.cases) == [ONE]
     script = Script()
