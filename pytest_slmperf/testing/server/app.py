@@ -27,6 +27,7 @@ REFUSALS = {
     "unavailable": Refused(503, "ServiceUnavailableError", "The service is temporarily unavailable."),
     "server_error": Refused(500, "InternalServerError", "EngineCore encountered an issue."),
 }
+FAILURE = api.error_body(500, "InternalServerError", "EngineCore encountered an issue.")
 PAGE = "<!DOCTYPE html><html><head><title>Welcome</title></head><body>It works!</body></html>"
 RESET = struct.pack("ii", 1, 0)
 """Linger for no time: closing sends a reset."""
@@ -101,7 +102,10 @@ class Service:
                 asking = api.asked(await request.read(), self._options, chat=request.path == api.CHAT)
             except Refused as refused:
                 received.status = refused.status
-                return web.json_response(refused.body, status=refused.status)
+                retry = {"Retry-After": "1"} if refused.status in (429, 503) else None
+                return web.json_response(refused.body, status=refused.status, headers=retry)
+            received.streamed, received.asked_tokens = asking.stream, asking.tokens
+            received.prompt_tokens = len(asking.prompt)
             if "hang" in received.faults:
                 await asyncio.Event().wait()
             if "html" in received.faults:
@@ -129,8 +133,6 @@ class Service:
     async def _answer(self, request: web.Request, asking: Asked, received: Received) -> web.StreamResponse:
         tokens = self._length(asking, received)
         job = Job(asking.prompt, sys.maxsize if "endless" in received.faults else tokens)
-        received.streamed, received.asked_tokens = asking.stream, asking.tokens
-        received.prompt_tokens = len(asking.prompt)
         answering = Answering(self._options, asking, received, job)
         self._batch.enter(job)
         try:
@@ -191,7 +193,9 @@ class Answering:
         if self._has("stall"):
             await asyncio.sleep(self._options.stall_s)
         if self._has("reset"):
-            return _reset(request)
+            _reset(request)
+        if self._has("error_event"):
+            return web.json_response(FAILURE, status=500)
         body = self._writer.whole(tokens, self._reason(tokens), self._usage(tokens))
         if self._has("broken_json") or self._has("half_event") or self._has("cut"):
             body = body[: len(body) // 2]
@@ -249,21 +253,19 @@ class Answering:
         elif self._has("cut"):
             await response.write_eof()
         elif self._has("error_event"):
-            error = api.error_body(500, "InternalServerError", "EngineCore encountered an issue.")
-            await response.write(api.event(error) + api.DONE)
+            await response.write(api.event(FAILURE) + api.DONE)
             await response.write_eof()
         else:
             return False
         return True
 
 
-def _reset(request: web.Request) -> web.StreamResponse:
+def _reset(request: web.Request) -> None:
     """Break the connection off, so that the client reads a reset."""
     if request.transport is not None:
         connection = request.transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         request.transport.abort()
-    return web.Response()
 
 
 def exposition(counts: Counts, *, model: str, started_at: float) -> str:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -110,8 +110,8 @@ async def _serve(options: Options, listener: socket.socket) -> None:
 
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+    loop.add_signal_handler(signal.SIGINT, stopped.set)
+    loop.add_signal_handler(signal.SIGTERM, (lambda: None) if options.ignores_sigterm else stopped.set)
     if options.until_stdin_closes:
         loop.add_reader(sys.stdin.fileno(), stopped.set)
     service = NullService(options) if options.null else Service(options, restart=lambda: _restart(options))
@@ -123,7 +123,8 @@ async def _serve(options: Options, listener: socket.socket) -> None:
     site = web.SockSite(runner, listener, ssl_context=_certified(options) if options.tls else None, backlog=BACKLOG)
     if options.listens_after_s:
         _announce(options)
-        await asyncio.sleep(options.listens_after_s)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopped.wait(), options.listens_after_s)
         await site.start()
     else:
         await site.start()

@@ -45,6 +45,7 @@ class Options:
     listens_after_s: float = 0.0
     ready_after_s: float = 0.0
     never_ready: bool = False
+    ignores_sigterm: bool = False
     out_of_memory: bool = False
     refuses_model: bool = False
     dies_after: int | None = None
