@@ -11,15 +11,18 @@ import jsonschema_rs
 from pytest_slmperf.core.flaw import BEYOND, flaw
 
 
-def parsed(text: bytes) -> Any:  # noqa: ANN401 - any JSON
-    """A document as it is written, not checked any further.
+def parsed(text: bytes, *, finite: bool = True) -> Any:  # noqa: ANN401 - any JSON
+    """A document as it is written, not checked any further. Without `finite`, Python's NaN and Infinity are numbers.
 
     Raises ValueError that says what and where, for text that is no JSON and for JSON that nothing here can hold: a name
     twice in one object, a number that is none, one of more digits than Python reads, and what is nested too deeply.
     """
     try:
         return json.loads(
-            text.decode("utf-8"), object_pairs_hook=_no_twins, parse_constant=_no_constant, parse_int=_whole
+            text.decode("utf-8"),
+            object_pairs_hook=_no_twins,
+            parse_constant=_no_constant if finite else float,
+            parse_int=_whole,
         )
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}") from error
