@@ -194,6 +194,7 @@ class Answering:
             await asyncio.sleep(self._options.stall_s)
         if self._has("reset"):
             _reset(request)
+            return web.Response()
         if self._has("error_event"):
             return web.json_response(FAILURE, status=500)
         body = self._writer.whole(tokens, self._reason(tokens), self._usage(tokens))

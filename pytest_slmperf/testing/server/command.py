@@ -84,7 +84,11 @@ def _bound(options: Options) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if options.processes > 1 or options.shares_port:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    listener.bind((options.host, options.port))
+    try:
+        listener.bind((options.host, options.port))
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 
@@ -94,8 +98,11 @@ def _others(options: Options) -> Iterator[None]:
     alike = replace(options, processes=1, shares_port=True, until_stdin_closes=True)
     command = [sys.executable, "-m", server.__name__, *alike.arguments()]
     with ExitStack() as others:
-        for _ in range(options.processes - 1):
-            other = others.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        started = [
+            others.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            for _ in range(options.processes - 1)
+        ]
+        for other in started:
             others.callback(other.terminate)
             if other.stdout is not None:
                 other.stdout.readline()
