@@ -6,6 +6,7 @@ are nanoseconds of the clock that the engine's process reads, CLOCK_MONOTONIC bu
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,8 @@ class Arrivals:
     and its wait is no lateness of ours but its queue. None: without a limit."""
     ramp_s: float = 0.0
     """Open loop: so long the rate still grows, and nothing is counted."""
+    recorded: bool = False
+    """Open loop: arrivals of a trace, whose rate changes as it did then: there is no steady state to look for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,20 @@ class Exchange:
     """How long it waited for a place below the load's limit before it was due."""
     error: str = ""
     """Why there is no whole answer; an empty text where there is one."""
+
+    @property
+    def arrived_ns(self) -> int:
+        """When it came, before it waited for a place below the load's limit."""
+        return self.due_ns - self.queued_ns
+
+    @property
+    def part_tokens(self) -> tuple[int, ...]:
+        """Tokens of each part; where the engine doesn't tell, its output tokens spread over its parts."""
+        if len(self.chunk_tokens) == len(self.chunk_ns) and sum(self.chunk_tokens) == self.output_tokens:
+            return self.chunk_tokens
+        parts = max(1, len(self.chunk_ns))
+        until = [place * self.output_tokens // parts for place in range(len(self.chunk_ns) + 1)]
+        return tuple(after - before for before, after in pairwise(until))
 
 
 @dataclass(frozen=True, slots=True)
