@@ -1,8 +1,9 @@
-"""Latencies of observed requests: from token times to quantiles.
+"""Latencies of requests: from the times of their tokens to quantiles.
 
 All requests of a static batch are sent when the batch starts, so that is what TTFT and E2EL count from. They come from
 observed rounds alone: watching each token costs throughput, so a plain round is faster than these figures say, and
-they are comparable with figures that were measured the same way only.
+they are comparable with figures that were measured the same way only. Requests of a load with arrivals count from when
+each was sent, and all of them are stamped as they stream.
 """
 
 import math
@@ -12,6 +13,7 @@ from itertools import pairwise
 
 from pytest_slmperf.core.engine import Served
 from pytest_slmperf.core.metrics import LATENCIES, at_quantile
+from pytest_slmperf.core.traffic import Exchange
 
 NS_PER_MS = 1e6
 
@@ -25,24 +27,59 @@ class Latencies:
     tpot_ms: tuple[float, ...]
     """Of requests with two output tokens at least; others have none."""
     itl_ms: tuple[float, ...]
+    """Gaps between tokens, or between parts of an answer where those hold several."""
     e2el_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One answer as it came."""
+
+    sent_ns: int
+    stamps: Sequence[int]
+    """When each of its parts was there, one at least."""
+    output_tokens: int
+
+    @property
+    def ttft_ms(self) -> float:
+        """From sending to its first part."""
+        return (self.stamps[0] - self.sent_ns) / NS_PER_MS
+
+    @property
+    def e2el_ms(self) -> float:
+        """From sending to its last part, as in vLLM: what a server says after it is no output."""
+        return (self.stamps[-1] - self.sent_ns) / NS_PER_MS
+
+    @property
+    def tpot_ms(self) -> float | None:
+        """As in vLLM and MLPerf, by the tokens that the engine counted; None of a single token."""
+        if self.output_tokens < 2:
+            return None
+        return (self.stamps[-1] - self.stamps[0]) / (self.output_tokens - 1) / NS_PER_MS
+
+
+def seen_of(exchanges: Iterable[Exchange]) -> list[Seen]:
+    """Every request of traffic that was answered, in their order."""
+    return [Seen(one.sent_ns, one.chunk_ns, one.output_tokens) for one in exchanges if one.chunk_ns and not one.error]
 
 
 def latencies(batches: Iterable[Served]) -> Latencies:
     """The latencies of every request of the observed batches."""
-    ttft: list[float] = []
-    tpot: list[float] = []
-    itl: list[float] = []
-    e2el: list[float] = []
-    for batch in batches:
-        for stamps in batch.token_ns or ():
-            first, last = stamps[0] - batch.started_ns, stamps[-1] - batch.started_ns
-            ttft.append(first / NS_PER_MS)
-            e2el.append(last / NS_PER_MS)
-            if len(stamps) > 1:
-                tpot.append((last - first) / (len(stamps) - 1) / NS_PER_MS)
-                itl.extend((after - before) / NS_PER_MS for before, after in pairwise(stamps))
-    return Latencies(len(ttft), tuple(ttft), tuple(tpot), tuple(itl), tuple(e2el))
+    return latencies_of(
+        [Seen(batch.started_ns, stamps, len(stamps)) for batch in batches for stamps in batch.token_ns or ()]
+    )
+
+
+def latencies_of(requests: Sequence[Seen]) -> Latencies:
+    """The latencies of these requests."""
+    gaps = ((after - before) / NS_PER_MS for one in requests for before, after in pairwise(one.stamps))
+    return Latencies(
+        len(requests),
+        tuple(one.ttft_ms for one in requests),
+        tuple(tpot for one in requests if (tpot := one.tpot_ms) is not None),
+        tuple(gaps),
+        tuple(one.e2el_ms for one in requests),
+    )
 
 
 def needed(quantile: float) -> int:
@@ -60,6 +97,38 @@ def percentile(values: Sequence[float], quantile: float) -> float:
     above = min(below + 1, len(ordered) - 1)
     share = place - below
     return ordered[below] * (1 - share) + ordered[above] * share
+
+
+def interval(values: Sequence[float], quantile: float, *, level: float = 0.95) -> tuple[float, float] | None:
+    """The narrowest pair of order statistics, symmetric in rank, that holds the quantile with this confidence.
+
+    Exact for independent values of any continuous distribution, by the binomial one of how many lie below the quantile
+    (H. A. David, H. N. Nagaraja, Order Statistics, 7.1); each side errs with half of the rest at most. None where there
+    are too few: fewer than 368 for p99, than 6 for the median. Of requests that queue behind each other it is narrower than the truth,
+    so the gate compares launches and not this; it says what one run by itself can tell.
+    """
+    count, tail = len(values), (1 - level) / 2
+    low = _below(count, quantile, tail)
+    high = _below(count, 1 - quantile, tail)
+    if not (low and high):
+        return None
+    ordered = sorted(values)
+    return ordered[low - 1], ordered[count - high]
+
+
+def _below(count: int, share: float, tail: float) -> int:
+    """The largest r so that fewer than r of `count` draws, each a hit by `share`, have a probability of `tail` at most.
+
+    0 where there is none.
+    """
+    reached, hits = 0.0, 0
+    while hits < count:
+        ways = math.lgamma(count + 1) - math.lgamma(hits + 1) - math.lgamma(count - hits + 1)
+        reached += math.exp(ways + hits * math.log(share) + (count - hits) * math.log1p(-share))
+        if reached > tail:
+            return hits
+        hits += 1
+    return count
 
 
 def statistics(seen: Latencies, quantiles: Sequence[float]) -> tuple[dict[str, float], dict[str, str]]:

@@ -9,6 +9,8 @@ from itertools import accumulate
 from statistics import median
 
 from pytest_slmperf.core.engine import Served
+from pytest_slmperf.core.traffic import Exchange
+from pytest_slmperf.core.traffic_concurrency import under_way
 
 NS_PER_S = 1e9
 STEP_SWING = 0.2
@@ -51,6 +53,41 @@ def work_of(batches: Iterable[Served], prompt_tokens: int) -> tuple[Work, ...]:
             work.append(Work(begin, at, came[at], prompt, ended[at]))
             begin, prompt = at, 0
     return tuple(work)
+
+
+def work_of_traffic(exchanges: Sequence[Exchange]) -> tuple[Work, ...]:
+    """Requests that come and go as stretches of work, in the order of time and none overlapping.
+
+    A stretch is a step of the engine, as far as that can be seen from its answers: it gives each request one part at
+    most, so a step ends where a request that has had its part in it gets another. A prompt belongs to the step of its
+    request's first part, and a request to that of its last. Where nothing was under way there is no work.
+    """
+    tokens = [one.part_tokens for one in exchanges]
+    busy = under_way(exchanges)
+    steps: list[tuple[int, list[tuple[int, int, int]]]] = []
+    served: set[int] = set()
+    ended_ns = 0
+    for came in sorted(
+        (at, place, part) for place, one in enumerate(exchanges) for part, at in enumerate(one.chunk_ns)
+    ):
+        at_ns, place, _ = came
+        rose_ns = busy.risen_before(at_ns)
+        if not steps or place in served or rose_ns > ended_ns:
+            steps.append((max(ended_ns, rose_ns), []))
+            served = set()
+        steps[-1][1].append(came)
+        served.add(place)
+        ended_ns = at_ns
+    return tuple(
+        Work(
+            began_ns,
+            came[-1][0],
+            output_tokens=sum(tokens[place][part] for _, place, part in came),
+            prompt_tokens=sum(exchanges[place].prompt_tokens for _, place, part in came if part == 0),
+            requests=sum(part == len(tokens[place]) - 1 for _, place, part in came),
+        )
+        for began_ns, came in steps
+    )
 
 
 @dataclass(frozen=True, slots=True)
