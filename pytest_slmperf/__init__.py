@@ -12,14 +12,29 @@ if TYPE_CHECKING:
     from pytest_slmperf.core.memory import largest_batch_within, predicted_peak
     from pytest_slmperf.core.shapes import shape_of
     from pytest_slmperf.core.sweep import Sweep
-    from pytest_slmperf.core.workload import StaticBatch, TraceLengths
+    from pytest_slmperf.core.workload import (
+        ClosedLoop,
+        LogNormal,
+        OpenLoop,
+        Replay,
+        Slo,
+        StaticBatch,
+        TraceLengths,
+        Uniform,
+    )
 
 __version__ = "0.1.0.dev0"
 __all__ = [
+    "ClosedLoop",
     "EngineSpec",
+    "LogNormal",
+    "OpenLoop",
+    "Replay",
+    "Slo",
     "StaticBatch",
     "Sweep",
     "TraceLengths",
+    "Uniform",
     "__version__",
     "largest_batch_within",
     "predicted_peak",
@@ -28,9 +43,11 @@ __all__ = [
 
 _HOMES = {
     "EngineSpec": "pytest_slmperf.core.engine",
-    "StaticBatch": "pytest_slmperf.core.workload",
+    **dict.fromkeys(
+        ("ClosedLoop", "LogNormal", "OpenLoop", "Replay", "Slo", "StaticBatch", "TraceLengths", "Uniform"),
+        "pytest_slmperf.core.workload",
+    ),
     "Sweep": "pytest_slmperf.core.sweep",
-    "TraceLengths": "pytest_slmperf.core.workload",
     "largest_batch_within": "pytest_slmperf.core.memory",
     "predicted_peak": "pytest_slmperf.core.memory",
     "shape_of": "pytest_slmperf.core.shapes",

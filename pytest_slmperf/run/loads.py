@@ -41,10 +41,11 @@ def _requests(
         case OpenLoop():
             due_s = _due_s(workload, case.at, policy, seed)
             lengths, left_out = draw_lengths(workload, len(due_s), context_tokens)
-            return lengths, left_out, Arrivals(due_s, workload.max_concurrency)
+            return lengths, left_out, Arrivals(due_s, workload.max_concurrency, ramp_s=workload.ramp_s)
         case Replay():
             offsets_s, lengths, left_out = recorded(workload, context_tokens)
-            return lengths, left_out, Arrivals(arrivals.replayed(offsets_s, case.at), workload.max_concurrency)
+            due_s = arrivals.replayed(offsets_s, case.at)
+            return lengths, left_out, Arrivals(due_s, workload.max_concurrency, recorded=True)
 
 
 def _due_s(workload: OpenLoop, rate: float, policy: RoundPolicy, seed: int) -> tuple[float, ...]:

@@ -126,7 +126,7 @@ class Settings:
     max_launches: int = 16
     rounds: int = 4
     round_s: float = 0.1
-    traffic_s: float = 3.0
+    traffic_s: float = 5.0
     """Of requests that arrive one by one: the least length of the steady state over which they are counted."""
     window_s: float = 3.0
     """Over which joules are counted, in each launch of a case."""

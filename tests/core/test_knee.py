@@ -95,7 +95,7 @@ def test_bca_needs_its_two_references():
     """Without batch 1 or the reference batch, the advisor says which is missing."""
     assert bca([2, 4, 8, 32], [1.0, 2.0, 3.0, 4.0], [1.0] * 4) == NoKnee("the definition needs 1 in the sweep")
     found = bca([1, 2], [1.0, 2.0], [1.0] * 2)
-    assert found == NoKnee("the definition needs batch 32 in the sweep")
+    assert found == NoKnee("the definition needs 32 in the sweep")
 
 
 @given(

@@ -85,10 +85,36 @@ def test_points_are_looked_up_by_batch_size_and_model():
         two[4]
     with pytest.raises(SuiteError, match="did not measure 'c'; it measured a, b"):
         two["c", 4]
-    with pytest.raises(
-        SuiteError, match=r"batch=8 was not measured in this run; measured is batch 1, 4, 16, 64\."
-    ):
+    with pytest.raises(SuiteError, match=r"batch=8 was not measured in this run; measured is batch 1, 4, 16, 64\."):
         one[8]
+
+
+def test_points_of_any_axis_are_looked_up_by_it():
+    """A rate needs not be whole, and a knee says what it is of."""
+    outcome = sweep_outcome()
+    rates = {size: size / 2 for size in SIZES}
+    cases = [
+        replace(
+            case,
+            case=f"rate/m/rate={rates[size]:g}",
+            coordinates={"model": "m", "request_rate": rates[size]},
+            baseline=replace(case.baseline, case=f"rate/m/rate={rates[size]:g}"),
+        )
+        for size, case in zip(SIZES, outcome.cases.values(), strict=True)
+    ]
+    found = Result(
+        replace(outcome, sweep="rate", cases={case.case: case for case in cases}, skipped={"rate/m/rate=64": "no"})
+    )
+    assert (found[0.5].case, found[0.5].at, found[0.5].axis) == ("rate/m/rate=0.5", 0.5, "request_rate")
+    assert found["m", 2].at == 2
+    assert found.knee.value.place.startswith("rate 8.0 (")
+    assert found.knee.unchanged_from(found.baseline.knee)
+    with pytest.raises(SuiteError, match=r"has no batch_size: its request_rate is point\.at"):
+        _ = found[2].batch_size
+    with pytest.raises(SuiteError, match=r"rate/m/rate=3 was not measured.*measured is rate 0\.5, 2"):
+        found[3]
+    with pytest.raises(NotJudged, match="rate/m/rate=64: no"):
+        found[64]
 
 
 def test_a_case_that_does_not_fit_skips_whoever_looks_at_it():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pytest_slmperf.core.binding import BINDING
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.sweep import Sweep
-from pytest_slmperf.core.workload import StaticBatch, TraceLengths
+from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Replay, Slo, StaticBatch, TraceLengths, Uniform
 
 WORKLOAD = StaticBatch(prompt_tokens=8, output_tokens=4)
 
@@ -73,6 +73,89 @@ def test_a_senseless_workload_is_refused(lengths, said):
     """A workload has lengths of one kind, and they are whole and positive."""
     with pytest.raises(SuiteError, match=said):
         StaticBatch(**lengths)
+
+
+OPEN = OpenLoop(8, 4)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "named"),
+    [
+        (Sweep("serve", ClosedLoop(8, 4), concurrency=[1, 8]), ["serve/m/concurrency=1", "serve/m/concurrency=8"]),
+        (Sweep("rate", OPEN, request_rate=[1.0, 2.5]), ["rate/m/rate=1", "rate/m/rate=2.5"]),
+        (Sweep("replay", Replay(seconds=60), speed=[1]), ["replay/m/speed=1"]),
+        (Sweep("decode", WORKLOAD, [4]), ["decode/m/batch=4"]),
+    ],
+)
+def test_a_sweep_varies_its_workloads_axis(sweep, named):
+    """Cases are called by it, and are looked up by its name; a whole rate is one however it is written."""
+    cases = sweep.cases(["m"])
+    assert [case.name for case in cases] == named
+    assert [dict(case.coordinates) for case in cases] == [{"model": "m", sweep.axis: at} for at in sweep.places]
+
+
+@pytest.mark.parametrize(
+    ("declare", "said"),
+    [
+        (
+            lambda: Sweep("s", ClosedLoop(8, 4), batch_size=[1]),
+            r"batch_size is none of a ClosedLoop: .*concurrency=\[…",
+        ),
+        (
+            lambda: Sweep("s", WORKLOAD, [1], request_rate=[1]),
+            r"request_rate is none of a StaticBatch: .*batch_size=\[",
+        ),
+        (lambda: Sweep("s", OPEN), r"request_rate=\(\); it takes different numbers above 0"),
+        (lambda: Sweep("s", OPEN, request_rate=[0]), "numbers above 0"),
+        (lambda: Sweep("s", OPEN, request_rate=[float("inf")]), "numbers above 0"),
+        (lambda: Sweep("s", OPEN, request_rate=[1, 1.0]), "different"),
+        (lambda: Sweep("s", ClosedLoop(8, 4), concurrency=[1.5]), "whole numbers"),
+        (lambda: Sweep("s", "static", batch_size=[1]), "it takes one of StaticBatch, ClosedLoop, OpenLoop, Replay"),
+        (lambda: Sweep("s", OPEN, request_rate=[1], gate=["goodput_share"]), r"goodput_share.*add slo=Slo\(…\)"),
+        (lambda: Sweep("s", OPEN, request_rate=[1], slo={"ttft_ms": 200}), r"it takes Slo\("),
+        (lambda: Sweep("s", WORKLOAD, [1], slo=Slo(ttft_ms=200)), "StaticBatch all begin at once"),
+        (Slo, "one limit at least"),
+        (lambda: Slo(ttft_ms=0), "above 0"),
+        (lambda: OpenLoop(8, 4, burstiness=0), "burstiness"),
+        (lambda: OpenLoop(8, 4, ramp_s=-1), "ramp_s"),
+        (lambda: OpenLoop(8, 4, max_concurrency=0), "max_concurrency"),
+        (lambda: ClosedLoop(8, 4, shared_prefix_tokens=8), "below 8, the shortest prompt"),
+        (lambda: ClosedLoop(Uniform(4, 9), 4, shared_prefix_tokens=-1), "at least 0, below 4"),
+        (lambda: ClosedLoop(8), "ClosedLoop needs"),
+        (lambda: Replay(seconds=0), "seconds"),
+    ],
+)
+def test_a_senseless_sweep_of_arrivals_is_refused(declare, said):
+    """The axis is the workload's own, its values make sense, and goodput says of which requests."""
+    with pytest.raises(SuiteError, match=said):
+        declare()
+
+
+def test_the_ends_of_an_axis_are_its_smallest_and_largest_place():
+    """Whatever the order in which they are declared; of one place, that one."""
+    assert Sweep("s", OPEN, request_rate=[2.5, 1, 8]).ends.places == (1, 8)
+    assert Sweep("s", WORKLOAD, batch_size=[4]).ends.places == (4,)
+
+
+def test_settings_name_the_axis_of_the_sweep():
+    """They set places, lengths and limits; an axis that the sweep doesn't vary, or lengths of a trace, they can't."""
+    sweep = Sweep("rate", OPEN, request_rate=[1], slo=Slo(ttft_ms=200, tpot_ms=50))
+    here = sweep.on({"request_rate": [0.5, 2], "prompt_tokens": 16, "slo": {"ttft_ms": 900}})
+    assert (here.places, here.workload, here.slo) == ((0.5, 2), OpenLoop(16, 4), Slo(ttft_ms=900, tpot_ms=50))
+    with pytest.raises(SuiteError, match="varies request_rate; the settings give batch_size"):
+        sweep.on({"batch_size": [1]})
+    with pytest.raises(SuiteError, match="from a trace; the settings give output_tokens"):
+        Sweep("replay", Replay(), speed=[1]).on({"output_tokens": 4})
+
+
+def test_a_test_of_some_places_names_the_axis():
+    """`at` takes what the sweep varies, and its test no argument of that name."""
+    sweep = Sweep("rate", OPEN, request_rate=[1, 2.5])
+    assert getattr(sweep.at(2.5)(lambda: None), BINDING).places == (2.5,)
+    with pytest.raises(SuiteError, match="its request_rate is one of"):
+        sweep.at(3)
+    with pytest.raises(SuiteError, match="passes no request_rate"):
+        sweep.at(1)(lambda request_rate: request_rate)
 
 
 def test_a_bare_latency_is_gated_at_its_median():

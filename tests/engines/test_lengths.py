@@ -3,8 +3,8 @@
 import pytest
 
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.workload import StaticBatch, TraceLengths
-from pytest_slmperf.engines.lengths import draw_lengths, read_trace, workload_key
+from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Replay, Slo, StaticBatch, TraceLengths, Uniform
+from pytest_slmperf.engines.lengths import draw_lengths, read_arrivals, read_trace, recorded, workload_key
 
 
 def test_fixed_lengths_are_repeated():
@@ -102,3 +102,96 @@ def test_a_users_trace_is_keyed_by_its_content_and_not_by_its_folder(tmp_path):
     here, there, other = traces
     assert here == there != other
     assert here.startswith("mine.csv sha256:")
+
+
+def trace(folder, *times, name="mine.csv"):
+    """A file with these arrival times, of requests of 8 and 4 tokens."""
+    file = folder / name
+    file.write_text(
+        "".join(f"{row}\n" for row in ("TIMESTAMP,ContextTokens,GeneratedTokens", *(f"{at},8,4" for at in times)))
+    )
+    return str(file)
+
+
+def test_the_excerpt_tells_when_its_requests_arrived():
+    """Times count from the first request, to the microsecond, and go on for minutes."""
+    arrived = read_arrivals("azure-conversation-2023")
+    assert [at for at, _, _ in arrived[:3]] == [0.0, 4.314579, 4.541877]
+    assert tuple((prompt, output) for _, prompt, output in arrived) == read_trace("azure-conversation-2023")
+    assert 120 < arrived[-1][0] < 3600
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ["2024-05-10 00:00:00.5+00:00", "2024-05-10 01:00:01+01:00"],
+        ["2024-05-10T00:00:00.5", "2024-05-10T00:00:01"],
+        ["0", "0.5"],
+        ["1715299200.5", "1715299201"],
+    ],
+)
+def test_times_are_dates_or_seconds(tmp_path, times):
+    """Of either the first request is the beginning."""
+    assert [at for at, _, _ in read_arrivals(trace(tmp_path, *times))] == [0.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (["0", ""], "line 3, column TIMESTAMP: '' is no time"),
+        (["-1", "0"], "line 2, column TIMESTAMP: '-1' is no time"),
+        (["nan"], "line 2, column TIMESTAMP: 'nan' is no time"),
+        (["0", "yesterday"], "line 3, column TIMESTAMP: 'yesterday' is no time"),
+        (["0", "2", "1"], "line 4, column TIMESTAMP: '1' is before the request above"),
+        (["0", "2024-05-10"], "line 3, column TIMESTAMP: '2024-05-10' is another kind of time"),
+        (["2024-05-10", "2024-05-10 01:00+01:00"], "line 3, .* is another kind of time"),
+    ],
+)
+def test_wrong_times_are_answered_with_file_line_and_column(tmp_path, times, message):
+    """A hole, a negative time, one that can't be read and one before its predecessor are no arrivals."""
+    with pytest.raises(SuiteError, match=rf"mine\.csv, {message}"):
+        read_arrivals(trace(tmp_path, *times))
+
+
+def test_a_trace_without_times_replays_nothing(tmp_path):
+    """Its lengths can still be drawn."""
+    file = tmp_path / "mine.csv"
+    file.write_text("ContextTokens,GeneratedTokens\n8,4\n")
+    with pytest.raises(SuiteError, match="line 1: there is no column TIMESTAMP"):
+        recorded(Replay(str(file)), 64)
+
+
+def test_a_part_of_a_trace_is_replayed():
+    """So many of its own seconds, without what exceeds the context, which is counted."""
+    offsets, lengths, left_out = recorded(Replay(seconds=60), 2048)
+    assert offsets[-1] < 60
+    assert len(offsets) == len(lengths)
+    assert all(sum(one) <= 2048 for one in lengths)
+    assert left_out + len(lengths) == sum(at < 60 for at, _, _ in read_arrivals("azure-conversation-2023"))
+    with pytest.raises(SuiteError, match="fits into a context of 8 tokens"):
+        recorded(Replay(seconds=60), 8)
+
+
+def test_what_matters_of_arrivals_is_part_of_the_key(tmp_path):
+    """A baseline of another load is incomparable; what isn't set is no field."""
+    traced = [trace(tmp_path, *times, name=f"{times[1]}.csv") for times in (("0", "1"), ("0", "2"))]
+    keys = [
+        workload_key(StaticBatch(8, 4)),
+        workload_key(ClosedLoop(8, 4)),
+        workload_key(ClosedLoop(8, 4, shared_prefix_tokens=4)),
+        workload_key(ClosedLoop(Uniform(8, 9), 4)),
+        workload_key(OpenLoop(8, 4)),
+        workload_key(OpenLoop(8, 4, burstiness=0.5)),
+        workload_key(OpenLoop(8, 4, burstiness=float("inf"))),
+        workload_key(OpenLoop(8, 4, ramp_s=2)),
+        workload_key(OpenLoop(8, 4, max_concurrency=8)),
+        workload_key(OpenLoop(8, 4), Slo(ttft_ms=200)),
+        workload_key(OpenLoop(8, 4), Slo(tpot_ms=200)),
+        workload_key(Replay()),
+        workload_key(Replay(seconds=60)),
+        *(workload_key(Replay(file)) for file in traced),
+    ]
+    assert len({tuple(key.items()) for key in keys}) == len(keys)
+    assert keys[0] == {"workload": "static-batch", "prompt_tokens": 8, "output_tokens": 4}
+    assert keys[9]["slo.ttft_ms"] == 200
+    assert all(isinstance(value, str | int | float) for key in keys for value in key.values())

@@ -3,7 +3,7 @@
 import pytest
 
 from pytest_slmperf.core.sweep import Sweep
-from pytest_slmperf.core.workload import StaticBatch
+from pytest_slmperf.core.workload import ClosedLoop, StaticBatch
 from pytest_slmperf.run.briefing import brief
 from pytest_slmperf.run.options import Options
 from pytest_slmperf.run.settings import Settings
@@ -29,3 +29,11 @@ def test_what_a_launch_tells_once_takes_one_round(gate, rounds):
     """A sweep that gates memory alone doesn't time rounds that nothing is judged by; one without a gate keeps them."""
     sweep = Sweep("memory", StaticBatch(8, 8), batch_size=[1], gate=gate)
     assert brief(sweep, (), Options(), Settings(), budget_s=None).policy.rounds == rounds
+
+
+def test_requests_that_arrive_have_one_round_of_a_length_that_is_set():
+    """It is long enough for some of them, also where only medians are wanted."""
+    policy = brief(
+        Sweep("serve", ClosedLoop(8, 8), concurrency=[1]), (), Options(), Settings(traffic_s=7), budget_s=None
+    ).policy
+    assert (policy.rounds, policy.traffic_s, policy.observed_requests) == (1, 7, 20)

@@ -6,8 +6,8 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.memory import GIB, largest_batch
 from pytest_slmperf.core.shapes import SHAPES
 from pytest_slmperf.core.sweep import Case
-from pytest_slmperf.core.workload import StaticBatch
-from pytest_slmperf.run.fitting import too_large
+from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Replay, StaticBatch
+from pytest_slmperf.run.fitting import static_only, too_large
 
 WORKLOAD = StaticBatch(512, 512)
 
@@ -41,3 +41,19 @@ def test_what_nobody_knows_is_tried(of):
 def test_a_context_that_is_too_short_needs_no_memory_to_be_known():
     """More tokens than the model's context fit no machine."""
     assert "exceed the context of opt-13b, 2048" in said(1, None, workload=StaticBatch(2000, 2000))
+
+
+def test_requests_that_come_one_by_one_can_wait_for_memory():
+    """Only the context is looked at, where it can be known."""
+    assert said(4096, GIB, workload=ClosedLoop(512, 512)) is None
+    assert "exceed the context" in said(1, None, workload=OpenLoop(2000, 2000))
+    assert said(1, GIB, workload=Replay()) is None
+
+
+def test_traffic_goes_to_engines_that_stream():
+    """Others say so before they are started, and which can take it."""
+    why = static_only(ClosedLoop(8, 8), EngineSpec("ctranslate2", "opt-125m"))
+    assert why.startswith("ctranslate2 serves static batches only, and the requests of a ClosedLoop come one by one: ")
+    assert "fake" in why
+    assert static_only(StaticBatch(8, 8), EngineSpec("ctranslate2", "opt-125m")) is None
+    assert static_only(OpenLoop(8, 8), EngineSpec("fake", "opt-125m")) is None

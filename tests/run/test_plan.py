@@ -10,7 +10,7 @@ from test_measuring import QUIET, measuring
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.lookup import Against
 from pytest_slmperf.core.sweep import Sweep
-from pytest_slmperf.core.workload import StaticBatch, TraceLengths
+from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Replay, StaticBatch, TraceLengths
 from pytest_slmperf.run.briefing import round_policy
 from pytest_slmperf.run.plan import Cost, Planned, lines
 from pytest_slmperf.run.settings import Settings
@@ -172,3 +172,31 @@ def test_joules_take_their_time():
 def test_two_arms_take_twice_the_time():
     """Each has its launches, and one to prime it."""
     assert minutes(said(decode([1]), replace(ON_A_CORE, arms=2))) == pytest.approx(2 * minutes(said(decode([1]))), 0.2)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "launch_s"),
+    [
+        pytest.param(Sweep("serve", ClosedLoop(8, 8), concurrency=[8]), 5, id="closed loop"),
+        pytest.param(Sweep("rate", OpenLoop(8, 8), request_rate=[10]), 10, id="open loop"),
+        pytest.param(Sweep("rate", OpenLoop(8, 8, ramp_s=30), request_rate=[10]), 40, id="with a ramp"),
+        pytest.param(Sweep("rate", OpenLoop(8, 8), request_rate=[1], percentiles=[99]), 200, id="with a percentile"),
+        pytest.param(Sweep("replay", Replay(seconds=60), speed=[2]), 30, id="half a minute of a trace"),
+        pytest.param(Sweep("replay", Replay("no such file"), speed=[1]), 0, id="no trace"),
+    ],
+)
+def test_traffic_takes_its_ramp_and_its_window(sweep, launch_s):
+    """How long its last answers take, is the engine's affair: it takes at least so long."""
+    text = said(sweep, replace(ON_A_CORE, mode="report"), models=["tiny-2x64"], engine="openai")
+    assert text.startswith("at least ")
+    assert minutes(text) * 60 / 5 == pytest.approx(launch_s + 1, abs=0.2 * launch_s + 1)
+
+
+def test_an_engine_of_static_batches_is_told_from_a_model_that_is_too_large():
+    """The plan says why, once for all cases."""
+    sweep = Sweep("serve", ClosedLoop(8, 8), concurrency=[1, 8])
+    spec = EngineSpec("ctranslate2", "opt-125m")
+    planned = Planned(sweep, dict.fromkeys(sweep.cases(["opt-125m"]), spec), round_policy(sweep, Settings()))
+    (line,) = lines(planned, ON_A_CORE, lambda *_: "no")
+    assert line.startswith("slmperf: serve: skipped, ctranslate2 serves static batches only, ")
+    assert line.endswith(": serve/opt-125m/concurrency=1, serve/opt-125m/concurrency=8")

@@ -44,6 +44,15 @@ def test_the_first_machine_that_matches_decides(tmp_path):
     assert settings.sweep_on("decode", Machine("NVIDIA H100", "580.65")) == {"model": ["opt-1.3b"]}
 
 
+def test_every_axis_and_the_limits_of_a_sweep_can_be_set():
+    """Concurrencies are whole, rates and speeds are numbers, and limits have the names of an Slo."""
+    sweep = {"concurrency": [1, 8], "request_rate": [0.5, 2], "speed": [1], "slo": {"ttft_ms": 500}}
+    assert settings_of({"machine": [{"sweep": {"serve": sweep}}]}, "here").sweep_on("serve", LAPTOP) == sweep
+    for field, value in {"concurrency": [1.5], "request_rate": 2, "speed": ["1"], "slo": {"ttft": 500}}.items():
+        with pytest.raises(UsageError, match=f"sweep.serve: {field} = "):
+            settings_of({"machine": [{"sweep": {"serve": {field: value}}}]}, "here")
+
+
 def test_sweeps_that_nobody_declares_are_told_apart():
     """By whether their table holds on this machine, and by whether they look like a slip."""
     machines = [{"when": {"device": "H100"}, "sweep": {"gpu": {}, "decoed": {}}}, {"sweep": {"decode": {}, "cpu": {}}}]
