@@ -3,15 +3,13 @@
 import ctypes
 import gc
 import re
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from pytest_slmperf.engines.processes import library_bytes
+
 _OURSELVES = Path("/proc/self")
 _FORGET_PEAK = "5"
-_MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ (?P<may>\S+) \S+ \S+ \d+ *(?P<file>.*)")
-_NO_FILE = ("/memfd:", "/dev/")
-"""Begins of what looks like a path in a list of mappings, and is memory of the process, or a device's."""
 
 
 def forget_peak() -> str | None:
@@ -42,27 +40,3 @@ def peak_bytes() -> int:
         raise OSError("/proc/self/status has no VmHWM")
     with (_OURSELVES / "smaps").open(errors="replace") as mappings:
         return int(mark[1]) * 1024 - library_bytes(mappings)
-
-
-def library_bytes(smaps: Iterable[str]) -> int:
-    """Bytes resident of files that are mapped for execution, but for the pages that the process made its own.
-
-    Of such a file all mappings count, its constants as well as its code; of no other file any: weights that an engine
-    maps are no library.
-    """
-    shared: dict[str, int] = {}
-    executed: set[str] = set()
-    file = ""
-    for line in smaps:
-        mapping = _MAPPING.match(line)
-        if mapping:
-            file = mapping["file"]
-            if "x" in mapping["may"]:
-                executed.add(file)
-            continue
-        name, _, size = line.partition(":")
-        if name in {"Rss", "Anonymous"}:
-            kib = int(size.split()[0])
-            shared[file] = shared.get(file, 0) + (kib if name == "Rss" else -kib)
-    files = {file for file in executed if file.startswith("/") and not file.startswith(_NO_FILE)}
-    return sum(shared.get(file, 0) for file in files) * 1024

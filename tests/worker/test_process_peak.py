@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_slmperf.worker.memory import library_bytes
+from pytest_slmperf.engines.processes import library_bytes
 
 LIBRARY = "/usr/lib/libengine.so.1"
 
