@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_slmperf.cli import output
-from pytest_slmperf.cli.arguments import add_engine, add_reports, add_verb, engine_of
+from pytest_slmperf.cli.arguments import add_engine, add_reports, add_verb, engine_of, gate
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.point import Ledger
@@ -54,7 +54,7 @@ def add(verbs: "Verbs") -> None:
     parser.add_argument(
         "--gate",
         action="append",
-        type=_gate,
+        type=gate,
         metavar="METRIC[=TOLERANCE]",
         help=f"what is judged, may be given several times; default: output_throughput={DEFAULT_TOLERANCE}",
     )
@@ -132,14 +132,6 @@ def _sizes(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: it takes whole numbers, as in 1,16") from error
-
-
-def _gate(text: str) -> tuple[str, float]:
-    name, equals, tolerance = text.partition("=")
-    try:
-        return name, float(tolerance) if equals else DEFAULT_TOLERANCE
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: a tolerance is a fraction, as in {name}=0.03") from error
 
 
 class _Stderr:

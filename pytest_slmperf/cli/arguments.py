@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE
 from pytest_slmperf.run.options import named_engine
 from pytest_slmperf.run.settings import Settings
 
@@ -65,3 +66,12 @@ def baselines_of(given: argparse.Namespace, settings: Settings, *, may_be_new: b
     except OSError as error:
         raise UsageError(f"{root}: {error.strerror or error}") from error
     return root
+
+
+def gate(text: str) -> tuple[str, float]:
+    """METRIC or METRIC=TOLERANCE, as an argument's type."""
+    name, equals, tolerance = text.partition("=")
+    try:
+        return name, float(tolerance) if equals else DEFAULT_TOLERANCE
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: a tolerance is a fraction, as in {name}=0.03") from error

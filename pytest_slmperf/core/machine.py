@@ -14,6 +14,8 @@ SIMULATED = "simulated"
 """The device of an engine that does not do the work it is timed for, and the first word of a GPU's name that a stand-in
 for its driver told.
 """
+NOT_SAID = "not said"
+"""What nobody knows of a measurement that was imported: two that don't say it may differ in it."""
 GPU_UUID = "gpu_uuid"
 """The field that every machine with a GPU has, and no other."""
 

@@ -3,7 +3,7 @@
 import math
 
 from pytest_slmperf.core.baseline import PLANTED
-from pytest_slmperf.core.machine import SIMULATED, Machine
+from pytest_slmperf.core.machine import NOT_SAID, SIMULATED, Machine
 from pytest_slmperf.core.metrics import ENERGY
 from pytest_slmperf.core.sample import Measurement
 
@@ -24,6 +24,10 @@ def unfit(measurement: Measurement, machine: Machine, engine: str) -> str | None
         return f"simulated samples can't be recorded for a real machine ({machine.device})"
     if key.get("engine", engine) != engine:
         return f"measured on {key['engine']}, and this is a baseline of {engine}"
+    told = {**key, "device": machine.device, "driver": machine.driver}
+    if missing := [name for name, value in told.items() if value == NOT_SAID]:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+        return f"nobody said its {', '.join(missing)}: import it again with {options}"
     for name, value in key.items():
         flat = value is None or isinstance(value, (str, int, float, bool))
         if not flat or (isinstance(value, float) and not math.isfinite(value)):

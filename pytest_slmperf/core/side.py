@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pytest_slmperf.core.baseline import BaselineFile, StoredCase
-from pytest_slmperf.core.machine import Machine
+from pytest_slmperf.core.machine import NOT_SAID, Machine
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Measurement
 
@@ -53,7 +53,15 @@ def of_run(label: str, run: RunOutcome) -> Side:
         remarks.append(f"{label}: the run was interrupted or failed, and holds only what was finished")
     if run.tier == "quick":
         remarks.append(f"{label}: measured with --slmperf-tier=quick, a glance")
+    if missing := _not_said(cases):
+        remarks.append(f"{label}: imported, and nobody said its {', '.join(missing)}: a difference there is not seen")
     return Side(label, cases, absent, tuple(remarks))
+
+
+def _not_said(cases: Iterable[RecordedCase]) -> list[str]:
+    """Fields of which nobody knows what they were when these were measured."""
+    facts = [{**one.measurement.key, "device": one.machine.device, "driver": one.machine.driver} for one in cases]
+    return list(dict.fromkeys(name for one in facts for name, value in one.items() if value == NOT_SAID))
 
 
 def _measured(run: RunOutcome, sweep: SweepOutcome, case: CaseOutcome) -> RecordedCase:

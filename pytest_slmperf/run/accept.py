@@ -8,7 +8,7 @@ from pytest_slmperf.core import gate
 from pytest_slmperf.core.diff import Diff, Loosened
 from pytest_slmperf.core.drift import drift_of
 from pytest_slmperf.core.errors import BaselineError, UsageError
-from pytest_slmperf.core.machine import Machine, Role
+from pytest_slmperf.core.machine import NOT_SAID, Machine, Role
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import RunOutcome, SweepOutcome
 from pytest_slmperf.core.recordable import unfit, unfit_metric
@@ -132,6 +132,8 @@ def on_another_device(key: Mapping[str, object], machine: Machine) -> str | None
     device = key.get("device")
     if machine.runs(device):
         return None
+    if device == NOT_SAID:
+        return "nobody said on what kind of device it was measured: import it again with --runs-on"
     if str(device).partition(":")[0] in ("cpu", "cuda"):
         return (
             f"the engine ran on {device}, and was taken for one on {machine.device}: say where it runs, "
