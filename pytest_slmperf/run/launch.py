@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -15,8 +16,20 @@ from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.latency import latencies, statistics
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy, tokens
 from pytest_slmperf.core.metrics import CORE_PACE, LATENCIES, at_quantile
-from pytest_slmperf.core.protocol import Measured, MeasurePeak, PeakMeasured, Prepare, Prepared, Ready, Round, Start
+from pytest_slmperf.core.protocol import (
+    Measured,
+    MeasurePeak,
+    PeakMeasured,
+    Played,
+    Prepare,
+    Prepared,
+    Ready,
+    Round,
+    Start,
+)
 from pytest_slmperf.core.sample import VoidRound
+from pytest_slmperf.core.workload import Slo
+from pytest_slmperf.run import playing
 from pytest_slmperf.run.guards import (
     Scan,
     Stolen,
@@ -35,7 +48,7 @@ from pytest_slmperf.run.guards import (
 )
 from pytest_slmperf.run.metering import EnergyRound, Metering, without
 from pytest_slmperf.run.pace import Pace, Slowness
-from pytest_slmperf.run.pinning import keep_off
+from pytest_slmperf.run.pinning import keep_off, used_cores
 from pytest_slmperf.run.process import EngineProcess
 
 NS_PER_S = 1e9
@@ -69,6 +82,7 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
     index: int,
     cores: tuple[int, ...] | None,
     quantiles: Sequence[float],
+    slo: Slo | None = None,
     progress: TellRound | None = None,
     energy: EnergyTerms | None = None,
     pace: Pace | None = None,
@@ -76,11 +90,11 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
 ) -> LaunchRecord:
     """Start the engine, measure the loads in the order given, end it, and say what it did.
 
-    The engine is pinned to `cores`, and this process keeps off them; with None neither is pinned. `progress` is told
-    (case, round, rounds) before each plain round. With `energy` each case gets a round of its own around which a meter
-    counts joules. `pace` is what the cores' pace is held to, by default of this launch alone. What `prime` answers to
-    the engine's facts is served once, before anything is measured. Whatever happens, the engine and all that it has
-    started are dead at the end.
+    The engine is pinned to `cores`, and this process keeps off them; with None neither is pinned. Requests that come
+    and go one by one are good within `slo`. `progress` is told (case, round, rounds) before each plain round. With
+    `energy` each case gets a round of its own around which a meter counts joules. `pace` is what the cores' pace is
+    held to, by default of this launch alone. What `prime` answers to the engine's facts is served once, before anything
+    is measured. Whatever happens, the engine and all that it has started are dead at the end.
 
     Raises EngineUnavailable, EngineFailed, EngineDied or EngineHung, and UsageError for fewer cores than threads.
     """
@@ -97,7 +111,9 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
         ready = process.ask(Start(spec), Ready, policy.answer_limit_s)
         started_s = (time.monotonic_ns() - process.started_ns) / NS_PER_S
         startup_s = ready.facts.startup_s or started_s
-        terms = _Terms(policy, index, cores, quantiles, progress or _silent, startup_s, pace or Pace(), energy, idle)
+        terms = _Terms(
+            policy, index, cores, quantiles, slo, progress or _silent, startup_s, pace or Pace(), energy, idle
+        )
         launch = _Launch(process, ready.facts, terms)
         for load in sorted(prime(ready.facts), key=tokens):
             launch.peak(load)
@@ -130,6 +146,7 @@ class _Terms:
     index: int
     cores: tuple[int, ...] | None
     quantiles: Sequence[float]
+    slo: Slo | None
     progress: TellRound
     startup_s: float
     pace: Pace
@@ -146,6 +163,8 @@ class _Case:
     batches: int
     rounds: list[Measured] = field(default_factory=list)
     observed: list[Served] = field(default_factory=list)
+    played: list[playing.PlayedRound] = field(default_factory=list)
+    """Instead of both, where requests come and go one by one."""
     voids: list[VoidRound] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     load_elsewhere: list[float] = field(default_factory=list)
@@ -172,6 +191,8 @@ class _Launch:
         self._tolerances = Tolerances()
         # A simulated engine takes no time of this machine, so nothing that happens here can be in its figures.
         self._witness = None if facts.device == "simulated" else Witness(process.root, terms.cores, engine=process.pid)
+        self._cores = used_cores(process.pid, terms.cores)
+        """Of the engine, and of what sends its requests where that has moved off them."""
         self._scanned: Scan = {}
         """When the case began, or later: what happened since is blamed on whoever used the cores since."""
 
@@ -182,6 +203,22 @@ class _Launch:
     def measure(self, load: Load, peak: PeakMeasured) -> CaseRecord:
         policy = self._terms.policy
         at_first = self._scanned = scan() if self._witness else {}
+        if load.arrivals is not None:
+            case = _Case(load, batches=1)
+            void = self._play(case)
+        else:
+            case, void = self._serve(load)
+        self._note_load_elsewhere(case, at_first)
+        if self._witness:
+            case.notes.extend(self._witness.blind_to)
+        if void:
+            void = f"{void} (tried {policy.void_retries + 1} times): {case.voids[-1].reason}"
+            return CaseRecord(load.case, {}, void_rounds=tuple(case.voids), void=void, notes=tuple(case.notes))
+        return self._record(case, peak)
+
+    def _serve(self, load: Load) -> tuple[_Case, str]:
+        """Measure a static batch. Returns what was measured, and which round stayed void."""
+        policy = self._terms.policy
         self._settle()
         self._process.doing = f"warming up {load.case}"
         warm = self._process.ask(Prepare(load, policy.round_s, policy.warmup_limit), Prepared, policy.answer_limit_s)
@@ -193,20 +230,53 @@ class _Launch:
             self._process.doing = f"serving {load.case}, round {number} of {policy.rounds}"
             measured = self._valid_round(case, lambda slow: self._round(case, Round(case.batches, observe=False), slow))
             if measured is None:
-                void = f"round {number} of {policy.rounds} stayed void"
-                break
+                return case, f"round {number} of {policy.rounds} stayed void"
             case.rounds.append(measured)
-        else:
-            void = "" if self._observe(case) else "the observed rounds stayed void"
-            if not void and self._terms.energy and not self._measure_energy(case, self._terms.energy):
-                void = "the energy round stayed void"
-        self._note_load_elsewhere(case, at_first)
-        if self._witness:
-            case.notes.extend(self._witness.blind_to)
-        if void:
-            void = f"{void} (tried {policy.void_retries + 1} times): {case.voids[-1].reason}"
-            return CaseRecord(load.case, {}, void_rounds=tuple(case.voids), void=void, notes=tuple(case.notes))
-        return self._record(case, peak)
+        void = "" if self._observe(case) else "the observed rounds stayed void"
+        if not void and self._terms.energy and not self._measure_energy(case, self._terms.energy):
+            void = "the energy round stayed void"
+        return case, void
+
+    def _play(self, case: _Case) -> str:
+        """Measure requests that come and go one by one, and count joules over the same. Returns which round stayed
+        void, or an empty text.
+        """
+        policy, terms, load = self._terms.policy, self._terms, case.load
+        energy = terms.energy
+        missing = energy.metering.not_of(self._device) if energy else ""
+        metering = energy.metering if energy and not missing else None
+        if missing:
+            case.energy = without(missing)
+        ask = playing.ask_for(load, policy, least_s=metering.longest_s if metering else 0.0)
+
+        def attempt(slow: Slowness) -> tuple[Measured, Void | None]:
+            answers: list[Played] = []
+
+            def serve() -> Measured:
+                answers.append(self._process.ask(ask, Played, playing.answer_limit_s(ask, policy)))
+                return playing.measured(answers[-1].traffic)
+
+            with metering.reading() if metering else nullcontext() as reading:
+                measured, void = self._guarded(case, serve, slow, package=bool(metering and metering.of_all_cores))
+            one = playing.judged(answers[-1].traffic, load, policy, slo=terms.slo, quantiles=terms.quantiles)
+            void = void or one.void
+            if void is None and reading and metering and energy:
+                seen = reading.of(one.span)
+                case.energy, on_board = metering.judge(seen, load, terms.idle, ours=self._process.pid, work=one.work)
+                if on_board and energy.gated and on_board.guard != "window":
+                    void = on_board
+            if void is None:
+                case.played.append(one)
+            return measured, void
+
+        for number in range(1, policy.rounds + 1):
+            terms.progress(load.case, number, policy.rounds)
+            self._process.doing = f"sending {load.case}, round {number} of {policy.rounds}"
+            if self._valid_round(case, attempt) is None:
+                return f"round {number} of {policy.rounds} stayed void"
+        case.notes.extend(dict.fromkeys(note for one in case.played for note in one.notes))
+        case.notes.extend(case.energy.notes)
+        return ""
 
     def _observe(self, case: _Case) -> bool:
         """Observe whole batches until there are enough requests. Returns whether no round stayed void."""
@@ -277,37 +347,47 @@ class _Launch:
     def _round(
         self, case: _Case, ask: Round, slow_before: Slowness, *, package: bool = False
     ) -> tuple[Measured, Void | None]:
-        """A round, and why it is void. With `package` nobody may have worked on any other core, either."""
+        """A round of batches, and why it is void."""
         limit_s, plain = self._terms.policy.answer_limit_s, not (ask.observe or ask.marks)
+        measured, void = self._guarded(
+            case, lambda: self._process.ask(ask, Measured, limit_s), slow_before, package=package
+        )
+        return measured, void or (self._length(measured) if plain else None)
+
+    def _guarded(
+        self, case: _Case, serve: Callable[[], Measured], slow_before: Slowness, *, package: bool
+    ) -> tuple[Measured, Void | None]:
+        """What is served, and why this machine makes it void. With `package` nobody may have worked on any other core,
+        either.
+        """
         if self._witness is None:
-            measured = self._process.ask(ask, Measured, limit_s)
-            return measured, self._length(measured) if plain else None
+            return serve(), None
         before = self._witness.read()
-        measured = self._process.ask(ask, Measured, limit_s)
+        measured = serve()
         after = self._witness.read()
         slow_after = self._terms.pace.now(self._terms.cores or ())
         served_ns = measured.ended_ns - measured.started_ns
         void = judge_round(
             before,
             after,
-            cores=self._terms.cores,
+            cores=self._cores,
             served_ns=served_ns,
             earlier=case.stolen,
             tolerances=self._tolerances,
         )
-        if self._terms.cores:
-            case.load_elsewhere.append(load_elsewhere(before, after, self._terms.cores))
+        if self._cores:
+            case.load_elsewhere.append(load_elsewhere(before, after, self._cores))
         shared = judge_package(before, after, self._tolerances) if package else None
         if shared:
             void = Void(shared.guard, f"{shared.reason}; seen: {self._blame(None)}")
         elif void and void.guard == "contended":
-            void = Void(void.guard, f"{void.reason}; on it: {self._blame(self._terms.cores)}")
+            void = Void(void.guard, f"{void.reason}; on it: {self._blame(self._cores)}")
         void = void or judge_pace(slow_before, slow_after, self._tolerances)
         if void is None:
             case.stolen = case.stolen.and_of(before, after)
             if self._device == "cpu" and (pace_ns := self._terms.pace.latest_ns(self._terms.cores or ())):
                 case.pace_ns.append(pace_ns)
-        return measured, void or (self._length(measured) if plain else None)
+        return measured, void
 
     def _settle(self) -> Slowness:
         """Wait for the engine's cores to have their usual pace, and say how slow they are then."""
@@ -329,38 +409,22 @@ class _Launch:
             return
         mean = sum(case.load_elsewhere) / len(case.load_elsewhere)
         if mean > self._tolerances.elsewhere:
-            elsewhere = set(range(os.cpu_count() or 1)) - set(self._terms.cores or ())
+            elsewhere = set(range(os.cpu_count() or 1)) - set(self._cores or ())
             found = suspects(at_first, scan(), cores=elsewhere, root=self._process.root)
             case.notes.append(
                 f"the other cores were {mean:.0%} busy, and share caches and memory; seen: {blame(found, command_line)}"
             )
 
     def _record(self, case: _Case, peak: PeakMeasured) -> CaseRecord:
-        seconds = [(measured.ended_ns - measured.started_ns) / NS_PER_S for measured in case.rounds]
-        both = list(zip(case.rounds, seconds, strict=True))
-        values = {
-            "output_throughput": tuple(measured.output_tokens / s for measured, s in both),
-            "total_token_throughput": tuple(
-                (measured.prompt_tokens + measured.output_tokens) / s for measured, s in both
-            ),
-            "request_throughput": tuple(measured.requests / s for measured, s in both),
-            "startup_s": (self._terms.startup_s,),
-        }
+        played = case.load.arrivals is not None
+        values, unmeasured = playing.of_rounds(one.metrics for one in case.played) if played else self._of_batches(case)
+        values["startup_s"] = (self._terms.startup_s,)
         if case.pace_ns:
             values[CORE_PACE] = (median(case.pace_ns),)
-        unmeasured: dict[str, str] = {}
         if peak.memory_bytes is None:
             unmeasured["peak_memory_bytes"] = peak.reason
         else:
             values["peak_memory_bytes"] = (float(peak.memory_bytes),)
-        if not case.observed:
-            wanted = dict.fromkeys((0.5, *self._terms.quantiles))
-            names = [at_quantile(latency, quantile).name for latency in LATENCIES.values() for quantile in wanted]
-            unmeasured.update(dict.fromkeys(names, "no request was observed: observed_requests is 0"))
-        else:
-            seen, unseen = statistics(latencies(case.observed), self._terms.quantiles)
-            values.update({name: (value,) for name, value in seen.items()})
-            unmeasured.update(unseen)
         values.update({name: (value,) for name, value in case.energy.values.items()})
         unmeasured.update(case.energy.unmeasured)
         return CaseRecord(
@@ -372,3 +436,21 @@ class _Launch:
             boards=case.energy.boards,
             meter_error=case.energy.error,
         )
+
+    def _of_batches(self, case: _Case) -> tuple[dict[str, tuple[float, ...]], dict[str, str]]:
+        """Throughput of each timed round, and latencies of the observed ones."""
+        seconds = [(measured.ended_ns - measured.started_ns) / NS_PER_S for measured in case.rounds]
+        both = list(zip(case.rounds, seconds, strict=True))
+        values = {
+            "output_throughput": tuple(measured.output_tokens / s for measured, s in both),
+            "total_token_throughput": tuple(
+                (measured.prompt_tokens + measured.output_tokens) / s for measured, s in both
+            ),
+            "request_throughput": tuple(measured.requests / s for measured, s in both),
+        }
+        if not case.observed:
+            wanted = dict.fromkeys((0.5, *self._terms.quantiles))
+            names = [at_quantile(latency, quantile).name for latency in LATENCIES.values() for quantile in wanted]
+            return values, dict.fromkeys(names, "no request was observed: observed_requests is 0")
+        seen, unseen = statistics(latencies(case.observed), self._terms.quantiles)
+        return values | {name: (value,) for name, value in seen.items()}, dict(unseen)

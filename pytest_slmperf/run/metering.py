@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -147,6 +147,11 @@ class Metering:
         """
         return math.ceil(self.lead_in_s / batch_s) + math.ceil((self.window_s + 2 * self._update_s) / batch_s)
 
+    @property
+    def longest_s(self) -> float:
+        """How long a load without batches is to last, for its lead-in and its window."""
+        return self.lead_in_s + self.window_s + 2 * self._update_s
+
     @contextmanager
     def reading(self) -> Iterator["RoundUnderway"]:
         """The meter runs while the body serves."""
@@ -166,15 +171,22 @@ class Metering:
         self._update_s = max(periods, default=self._update_s)
 
     def judge(
-        self, seen: "BoardsRound", load: Load, idle: Mapping[str, BoardState], *, ours: int
+        self,
+        seen: "BoardsRound",
+        load: Load,
+        idle: Mapping[str, BoardState],
+        *,
+        ours: int,
+        work: Sequence[Work] | None = None,
     ) -> tuple[EnergyRound, Void | None]:
         """What a round came to, and why it is void, if it is: by a guard, or since it left no window.
 
-        `idle` are the boards before the engine's start, `ours` is its process.
+        `idle` are the boards before the engine's start, `ours` is its process. `work` is what was done where that was
+        no batches of the load.
         """
         found = energy_of_round(
             seen.recording,
-            _work(seen.measured, load),
+            _work(seen.measured, load) if work is None else work,
             Around(idle, seen.before, seen.after),
             Terms(lead_in_s=self.lead_in_s, least_s=SHORTEST_WINDOW * self.window_s),
             limits_w=self._limits_w,

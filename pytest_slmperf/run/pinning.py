@@ -62,6 +62,18 @@ def cores_of(listed: str) -> frozenset[int]:
     return frozenset(cores)
 
 
+def used_cores(process: int, cores: Collection[int] | None) -> tuple[int, ...] | None:
+    """The cores that an engine was given, and those that its process is on now: what sends requests to a server of its
+    own moves off the server's. None where it wasn't pinned.
+    """
+    if not cores:
+        return None
+    moved = set(cores)
+    with suppress(OSError):  # it has ended
+        moved |= os.sched_getaffinity(process)
+    return tuple(sorted(moved))
+
+
 @contextmanager
 def keep_off(cores: Collection[int] | None) -> Iterator[None]:
     """Keep every thread of this process off the cores, where it may use others. Undone at the end."""
