@@ -26,6 +26,8 @@ HOMES = {
     "filelock": {"run/lock.py"},
     # HTTP and its event loop: the client that measures, and the server that clients are tested against.
     "aiohttp": {"engines/openai.py", "testing/server/app.py", "testing/server/command.py", "testing/server/null.py"},
+    "msgspec": {"engines/openai_api.py"},
+    "yarl": {"engines/openai.py"},
     "uvloop": {"engines/streaming.py", "testing/server/command.py"},
     "trustme": {"testing/server/command.py"},
     # Arrays are a vocabulary, not a service: the resampled gate, a model's weights, and the engine that is fed them.

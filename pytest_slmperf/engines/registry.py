@@ -32,6 +32,7 @@ class BuiltIn:
 BUILT_IN = {
     "ctranslate2": BuiltIn("pytest_slmperf.engines.ctranslate2:create", needs=("ctranslate2",)),
     "transformers": BuiltIn("pytest_slmperf.engines.transformers:create", ("torch", "transformers"), device="auto"),
+    "openai": BuiltIn("pytest_slmperf.engines.openai:create", needs=("aiohttp", "msgspec"), streams=True),
     "fake": BuiltIn("pytest_slmperf.engines.fake:create", device="simulated", streams=True),
 }
 REAL = ("ctranslate2", "transformers")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineUnavailable
+from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 
 ASK_EVERY_S = 0.05
 """Its start is timed, so this is how exactly that is known."""
@@ -129,10 +129,10 @@ class Server:
         raise EngineFailed(f"{ended}{self.last_lines()}")
 
     def check(self) -> None:
-        """Raises EngineDied, with the end of its log, if it has ended by itself."""
+        """Raises EngineFailed, with the end of its log, if it has ended by itself."""
         how = self.ended()
         if how is not None:
-            raise EngineDied(f"{self._name} died: {how}{self.last_lines()}")
+            raise EngineFailed(f"{self._name} died: {how}{self.last_lines()}")
 
     def ended(self) -> str | None:
         """How it ended: `exit code 1`, `signal SIGKILL`; None while it runs."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineUnavailable
+from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.engines.server import (
     Server,
     command_of,
@@ -162,14 +162,14 @@ def test_a_port_in_use(started):
 
 
 def test_one_that_dies_later(started):
-    """It is an engine that died, and its last lines are there."""
+    """How it died is said, and its last lines are there."""
     server = started("print('bye', flush=True); import time; time.sleep(60)")
     printed(server, "bye")
     os.kill(server.pid, signal.SIGSEGV)
     deadline = time.monotonic() + 10
     while server.ended() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    with pytest.raises(EngineDied, match=r"(?s)the server died: signal SIGSEGV.*bye"):
+    with pytest.raises(EngineFailed, match=r"(?s)the server died: signal SIGSEGV.*bye"):
         server.check()
 
 

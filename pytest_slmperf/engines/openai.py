@@ -1,0 +1,531 @@
+"""Any server that speaks the OpenAI API with streaming: one that runs, or one that a command line starts.
+
+`vllm serve`, SGLang, llama.cpp's server, TensorRT-LLM, Ollama, a cluster's address. The only file that sends HTTP
+requests, by aiohttp.
+
+How a server wants to be asked is found out at its start by a few short requests: whether it takes token ids as a prompt
+(else prompts are texts of common words, whose number is set by the server's own count), whether it can be told to go on
+to the length that was asked for, and whether its parts have texts. What was found is part of the facts' settings.
+"""
+
+import asyncio
+import os
+import re
+import resource
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+from yarl import URL
+
+from pytest_slmperf.core.engine import Answer, EngineFacts, EngineSpec, Request, Stamp, model_name
+from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed
+from pytest_slmperf.core.workload import FIRST_ORDINARY_TOKEN
+from pytest_slmperf.engines.openai_api import (
+    Dialect,
+    Reading,
+    body_of,
+    counters_of,
+    models_of,
+    refusal_of,
+    shown,
+    version_of,
+)
+from pytest_slmperf.engines.options import options_of, refuse_unknown
+from pytest_slmperf.engines.server import (
+    Server,
+    command_of,
+    device_of_url,
+    free_port,
+    hidden,
+    is_local,
+    step_aside,
+    taken,
+)
+from pytest_slmperf.engines.streaming import Streaming
+
+APIS = ("completions", "chat")
+DEVICES = ("cpu", "cuda")
+USUAL_KEY = "OPENAI_API_KEY"
+"""The environment variable that the API's own clients read."""
+ASSUMED_CONTEXT = 2_048
+"""Context of a model of which neither the server nor the option says it."""
+VOCABULARY = 1_000
+"""Prompts take token ids below this by default: every vocabulary is at least so large."""
+ASK_LIMIT_S = 2.0
+"""Answers to questions other than for tokens come at once, or not."""
+KEEP_ALIVE_S = 3.0
+"""An idle connection is used again for so long: less than the 5 s of vLLM's server, or some would break on use."""
+READ_AT_ONCE = 1 << 18
+REFUSAL_LIMIT = 1 << 16
+"""Bytes that are read of what isn't an answer."""
+PROBE_TOKENS = 4
+SHORT_PROMPT, LONG_PROMPT = 8, 40
+"""Tokens, or words of the two texts by which a server's tokenizer is found out."""
+AFTER_A_BREAK_S = 0.05
+"""A server's connections break a moment before its process is seen to have ended."""
+LOCKED_OUT = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+EVENT_STREAM = "text/event-stream"
+AS_SERVED = "as served"
+"""The dtype of a server that doesn't say it."""
+_KEY_IN_COMMAND = re.compile(r"api[-_]?key[= ]\s*(?!\{key\})\S", re.IGNORECASE)
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `EngineSpec.options` may hold for this engine."""
+
+    url: str | None = None
+    """The API's address, `http://HOST:PORT/v1`. With `command`, where the server that it starts will be."""
+    command: str | None = None
+    """Starts a server on this machine; `{port}`, `{model}`, `{dtype}`, `{threads}` and `{key}` are filled in."""
+    device: str = "cpu"
+    """What a server on this machine runs on: `cpu` or `cuda`."""
+    device_index: int = 0
+    api: str = "completions"
+    """`completions` or `chat`."""
+    served_model: str | None = None
+    """The model's name on the server, where it isn't the case's."""
+    key_env: str | None = None
+    """The environment variable that holds the key; `OPENAI_API_KEY`, if it is set, where the server was not started."""
+    context_tokens: int | None = None
+    """Context of a model of which the server doesn't say it."""
+    vocabulary: int = VOCABULARY
+    ready: str | None = None
+    """Path that answers 200 once the server is ready; `/health`, or `/v1/models` where there is none."""
+    start_limit_s: float = 600.0
+    request_limit_s: float = 600.0
+    log: str | None = None
+    """File that keeps what a started server prints."""
+    ca: str | None = None
+    """File with the certificate of the authority that signed the server's."""
+    verify: bool = True
+    """Whether the server's certificate is checked."""
+    proxy: bool = False
+    """Whether requests to another machine go through the environment's proxy, which is then measured, too."""
+
+
+def create(spec: EngineSpec) -> "OpenAI":
+    """The engine of a spec, not started. Raises EngineUnavailable for options that can't be."""
+    return OpenAI(spec, options_of(Options, spec))
+
+
+class OpenAI(Streaming):
+    """A server, and the connections to it."""
+
+    def __init__(self, spec: EngineSpec, options: Options, *, environment: Mapping[str, str] | None = None) -> None:
+        """`environment` is for a server that is started, on top of this process's."""
+        super().__init__()
+        refuse_unknown(spec, "device", options.device, DEVICES)
+        refuse_unknown(spec, "api", options.api, APIS)
+        self._spec, self._options = spec, options
+        self._environment = dict(environment or {})
+        self._key = _key(options)
+        self._url = _url(options)
+        self._proxy = options.proxy and device_of_url(self._url) is not None
+        self._through = _proxy_of(self._url) if self._proxy else None
+        self._session: aiohttp.ClientSession
+        self._server: Server | None = None
+        self._dialect = Dialect(options.served_model or spec.model, "chat" if options.api == "chat" else "completions")
+        self._target = URL(self._url + self._dialect.path)
+        """Where requests are sent."""
+        self._tells_counters = True
+
+    @property
+    def server(self) -> Server | None:
+        """The server that was started, if there is one."""
+        return self._server
+
+    # Start
+
+    def start(self) -> EngineFacts:
+        """Start the server if that is asked for, wait until it is ready, and find out how it wants to be asked.
+
+        Raises EngineUnavailable for a server that isn't there, doesn't serve the model or doesn't let us in;
+        EngineFailed and MemoryError as `Server.wait_until_ready` does, and EngineFailed for one whose answers are none.
+        """
+        if self._options.command is not None:
+            self._launch(self._options.command)
+        self._wait_until_ready()
+        return self.run(self._introduced())
+
+    def _launch(self, template: str) -> None:
+        self._refuse_leftover()
+        command = command_of(
+            template,
+            {
+                "port": str(urlsplit(self._url).port),
+                "model": self._spec.model,
+                "dtype": self._spec.dtype,
+                "threads": str(self._spec.threads),
+                "key": self._key,
+            },
+        )
+        environment = dict(self._environment)
+        if self._options.device == "cuda" and self._options.device_index:
+            seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+            index = self._options.device_index
+            environment["CUDA_VISIBLE_DEVICES"] = seen[index] if len(seen) > index else str(index)
+        self._server = Server(
+            command,
+            name=Path(command[0]).name,
+            environment=environment,
+            log=Path(self._options.log).expanduser() if self._options.log else None,
+            secret=self._key,
+        )
+        self._server.start()
+        step_aside()
+
+    def _refuse_leftover(self) -> None:
+        """A server that is there already would be measured in place of the one that is to be started."""
+        parts = urlsplit(self._url)
+        if taken(parts.hostname or "", parts.port or 80):
+            raise EngineFailed(
+                f"somebody listens at {self._url} before the server was started, maybe a server that an earlier crash "
+                "left behind: end that one, or let {port} in the command choose a free port"
+            )
+
+    def _wait_until_ready(self) -> None:
+        if self._server is not None:
+            self._server.wait_until_ready(lambda: self.run(self._unready()), self._options.start_limit_s)
+            return
+        self.run(self._loaded())
+
+    async def _loaded(self) -> None:
+        """Wait for a server that runs: it may still load its model, but it has to be there."""
+        try:
+            async with asyncio.timeout(self._options.start_limit_s):
+                while (why := await self._unready(there=True)) is not None:
+                    await asyncio.sleep(ASK_LIMIT_S / 10)
+        except TimeoutError:
+            raise EngineFailed(
+                f"{self._url} was not ready within {self._options.start_limit_s:g} s ({why}); if it is only slow, "
+                "raise start_limit_s"
+            ) from None
+
+    async def _unready(self, *, there: bool = False) -> str | None:
+        """Why the server can't take a request yet, or None. Raises EngineUnavailable for an untrusted certificate, and
+        with `there` where nobody listens.
+        """
+        try:
+            if self._options.ready is not None:
+                status, _ = await self._got(self._root(self._options.ready))
+            else:
+                status, _ = await self._got(self._root("/health"))
+                if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
+                    status, _ = await self._got(URL(self._url + "/models"))
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise EngineUnavailable(
+                f"{self._url}: its certificate isn't trusted ({error.certificate_error}): ca=FILE names the authority "
+                "that signed it, verify=false trusts any"
+            ) from error
+        except (aiohttp.ClientError, TimeoutError) as error:
+            if there and isinstance(error, aiohttp.ClientConnectorError):
+                raise EngineUnavailable(f"{self._url}: nobody answers there ({error}){self._unused_proxy()}") from error
+            return str(error) or type(error).__name__
+        # A server that wants a key is ready.
+        ready = status < HTTPStatus.BAD_REQUEST or status in LOCKED_OUT
+        return None if ready else f"HTTP {status}"
+
+    def _unused_proxy(self) -> str:
+        names = [name for name in PROXIES if os.environ.get(name)]
+        if not names or self._proxy:
+            return ""
+        if is_local(urlsplit(self._url).hostname or ""):
+            return f"; {names[0]} is set, and isn't used for this machine"
+        return f"; {names[0]} is set and not used: proxy=true goes through it, and measures it"
+
+    async def _introduced(self) -> EngineFacts:
+        context, owner = await self._found_model()
+        await self._find_dialect()
+        version = await self._version()
+        dialect = self._dialect
+        settings: dict[str, str | int | float | bool] = {
+            "prompts": "ids" if dialect.ids else "text",
+            "ignore_eos": dialect.forced,
+        }
+        if dialect.token_ids:
+            settings["token_ids"] = True
+        if self._proxy:
+            settings["proxy"] = True
+        return EngineFacts(
+            version=" ".join(filter(None, (owner, version))) or "unknown",
+            device=device_of_url(self._url) or self._options.device,
+            dtype=self._spec.dtype if "{dtype}" in (self._options.command or "") else AS_SERVED,
+            weights=f"served:{dialect.model}",
+            context_tokens=self._options.context_tokens or context or ASSUMED_CONTEXT,
+            vocabulary=self._options.vocabulary,
+            settings=settings,
+        )
+
+    async def _found_model(self) -> tuple[int | None, str]:
+        """Choose the model's name on the server. Its context and owner, where the server says them."""
+        status, body = await self._told(URL(self._url + "/models"))
+        if status in LOCKED_OUT:
+            raise EngineUnavailable(self._locked_out(status, refusal_of(body)))
+        named = self._options.served_model
+        try:
+            listed = models_of(body)
+        except ValueError as error:
+            if named is None:
+                raise EngineUnavailable(
+                    f"{self._url}/models lists no models (HTTP {status}: {self._hidden(shown(body))}): is this the "
+                    "address of an OpenAI API, with its /v1? If so, served_model=NAME names the model"
+                ) from error
+            listed = []
+        served = {model.id: model for model in listed}
+        wanted = [named] if named else [self._spec.model, self._spec.model_name]
+        name = next((one for one in wanted if one in served), None)
+        if name is None and (served or not named):
+            raise EngineUnavailable(
+                f"{self._url} serves {', '.join(served) or 'no model'}, and not {named or self._spec.model}: "
+                "served_model=NAME says which of them is meant"
+            )
+        self._dialect = replace(self._dialect, model=name or named or self._spec.model)
+        model = served.get(name or "")
+        return (model.max_model_len, model.owned_by or "") if model else (None, "")
+
+    async def _version(self) -> str:
+        for path in ("/version", "/api/version"):  # vLLM, Ollama
+            status, body = await self._told(self._root(path))
+            if status == HTTPStatus.OK and (version := version_of(body)):
+                return version
+        return ""
+
+    async def _find_dialect(self) -> None:
+        """Try the ways of asking, best first, until one is answered. Raises EngineFailed with the first's error."""
+        first = ""
+        for ids in (False,) if self._dialect.api == "chat" else (True, False):
+            for forced in (True, False):
+                self._dialect = replace(self._dialect, ids=ids, forced=forced)
+                try:
+                    await self._found_out()
+                except RequestFailed as error:
+                    first = first or str(error)
+                else:
+                    return
+        raise EngineFailed(f"{self._url} can't be measured: {first}")
+
+    async def _found_out(self) -> None:
+        """Try this way of asking, and set what else it takes. Raises RequestFailed."""
+        answer, reading = await self._try(SHORT_PROMPT)
+        if reading.parts < answer.output_tokens:  # several tokens a part: it may tell how many
+            self._dialect = replace(self._dialect, token_ids=True)
+            _, telling = await self._try(SHORT_PROMPT)
+            self._dialect = replace(self._dialect, token_ids=telling.tells_tokens)
+        if not self._dialect.ids:
+            longer, _ = await self._try(LONG_PROMPT)
+            per_word = (longer.prompt_tokens - answer.prompt_tokens) / (LONG_PROMPT - SHORT_PROMPT)
+            if per_word <= 0:
+                raise RequestFailed("it counts no more prompt tokens for a longer prompt")
+            besides = answer.prompt_tokens - per_word * SHORT_PROMPT
+            self._dialect = replace(self._dialect, tokens_per_word=per_word, tokens_besides=besides)
+        model, asked = reading.model or "", self._dialect.model
+        if model and not model.startswith(asked) and model_name(model) != model_name(asked):
+            raise EngineFailed(f"{self._url} was asked for {asked}, and {model} answered")
+        self._dialect = replace(self._dialect, answers_as=model)
+
+    async def _try(self, prompt_tokens: int) -> tuple[Answer, Reading]:
+        prompt = tuple(range(FIRST_ORDINARY_TOKEN, FIRST_ORDINARY_TOKEN + prompt_tokens))
+        return await self._exchanged(Request(prompt, PROBE_TOKENS), lambda _: None)
+
+    # Requests
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[None]:
+        """Keep connections open between requests, as many as there are at once."""
+        _allow_many_connections()
+        connector = aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=KEEP_ALIVE_S, ssl=self._encryption() if self._url.startswith("https") else True
+        )
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        async with aiohttp.ClientSession(
+            connector=connector,
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=self._options.request_limit_s),
+            read_bufsize=READ_AT_ONCE,
+        ) as self._session:
+            yield
+
+    async def stream(self, request: Request, stamp: Stamp) -> Answer:
+        """Send a request and read its answer to the end.
+
+        Raises RequestFailed, and EngineFailed for a server that has died, wants a key or doesn't know the model.
+        """
+        answer, _ = await self._exchanged(request, stamp)
+        return answer
+
+    async def _exchanged(self, request: Request, stamp: Stamp) -> tuple[Answer, Reading]:
+        """The answer, and what was seen of it. Raises what `stream` does."""
+        reading = Reading(request, self._dialect, stamp)
+        body = body_of(request, self._dialect)
+        try:
+            response = await self._session.post(self._target, data=body, proxy=self._through, allow_redirects=False)
+            try:
+                streams = response.headers.get("Content-Type", "").startswith(EVENT_STREAM)
+                if response.status != HTTPStatus.OK or not streams:
+                    await self._raise_refusal(response)
+                read = response.content.readany
+                while data := await read():
+                    reading.feed(data)
+                return reading.end(), reading
+            except BaseException:
+                response.close()  # or the rest of it would be read as the next answer
+                raise
+        except TimeoutError as error:
+            raise RequestFailed(f"no whole answer within {self._options.request_limit_s:g} s") from error
+        except aiohttp.ClientError as error:
+            await self._raise_if_dead()
+            raise RequestFailed(
+                f"the connection broke after {reading.parts} parts of its answer ({error!r})"
+            ) from error
+        except RequestFailed as error:
+            raise RequestFailed(self._hidden(str(error))) from error
+
+    async def _raise_refusal(self, response: aiohttp.ClientResponse) -> None:
+        """Raise what an answer that isn't a stream of events says."""
+        body = await response.content.read(REFUSAL_LIMIT)
+        said = self._hidden(refusal_of(body))
+        status = response.status
+        if status == HTTPStatus.OK:
+            kind = response.headers.get("Content-Type", "nothing")
+            raise RequestFailed(f"it answered with {kind} where a stream of events belongs: {said}")
+        if status in LOCKED_OUT:
+            raise EngineFailed(self._locked_out(status, said))
+        if status == HTTPStatus.NOT_FOUND:
+            raise EngineFailed(f"{self._target} answered HTTP 404: {said}")
+        raise RequestFailed(f"HTTP {status}: {said}")
+
+    async def _raise_if_dead(self) -> None:
+        if self._server is not None:
+            await asyncio.sleep(AFTER_A_BREAK_S)
+            self._server.check()
+
+    def _locked_out(self, status: int, said: str) -> str:
+        told = f"{self._url} lets nobody in without a key (HTTP {status}: {self._hidden(said)})"
+        if self._key:
+            return f"{told}, and not with that of {self._options.key_env or USUAL_KEY}"
+        return f"{told}: put it into the environment as {USUAL_KEY}, or name its variable with key_env=NAME"
+
+    async def counters(self) -> Mapping[str, float]:
+        """What /metrics says, by the names of vLLM, SGLang and llama.cpp; nothing where there is none."""
+        if not self._tells_counters:
+            return {}
+        try:
+            status, body = await self._got(self._root("/metrics"))
+        except (aiohttp.ClientError, TimeoutError):
+            return {}
+        if status == HTTPStatus.NOT_FOUND:
+            self._tells_counters = False
+        return counters_of(body.decode(errors="replace")) if status == HTTPStatus.OK else {}
+
+    async def _told(self, url: URL) -> tuple[int, bytes]:
+        """Status and body of a question at the start. Raises EngineFailed where there is no answer."""
+        try:
+            return await self._got(url)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            await self._raise_if_dead()
+            raise EngineFailed(f"{url} gave no answer ({error!r})") from error
+
+    async def _got(self, url: URL) -> tuple[int, bytes]:
+        limit = aiohttp.ClientTimeout(total=ASK_LIMIT_S)
+        async with self._session.get(url, timeout=limit, proxy=self._through, allow_redirects=False) as response:
+            return response.status, await response.read()
+
+    def _root(self, path: str) -> URL:
+        """A path of the server, and not of its API."""
+        return URL(self._url.removesuffix("/v1") + path)
+
+    def _encryption(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self._options.ca)
+        except OSError as error:  # ssl's own errors are such
+            raise EngineUnavailable(f"ca={self._options.ca}: no certificates can be read there ({error})") from error
+        if not self._options.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+    def _hidden(self, text: str) -> str:
+        return hidden(text, self._key)
+
+    # End
+
+    def stop(self) -> None:
+        """Close the connections, and end the server that was started."""
+        try:
+            self.disconnect()
+        finally:
+            if self._server is not None:
+                self._server.stop()
+
+
+def _url(options: Options) -> str:
+    """The API's address, with a free port where the command takes one. Raises EngineUnavailable."""
+    command, url = options.command, options.url
+    if url is None and command is None:
+        raise EngineUnavailable("openai needs url=http://HOST:PORT/v1, or command=… that starts a server")
+    if command is not None and _KEY_IN_COMMAND.search(command):
+        raise EngineUnavailable(
+            "command: it is recorded, so no key belongs into it; {key} is filled in from the variable key_env"
+        )
+    if url is None:
+        if "{port}" not in (command or ""):
+            raise EngineUnavailable("command: it has no {port} to fill in, and no url says where its server will be")
+        return f"http://127.0.0.1:{free_port()}/v1"
+    return _checked(url, started=command is not None)
+
+
+def _checked(url: str, *, started: bool) -> str:
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query
+    except ValueError:
+        known = False
+    if not known:
+        raise EngineUnavailable(f"url={url} is no address of an API; it looks like http://HOST:PORT/v1")
+    if parts.username or parts.password:
+        raise EngineUnavailable("url: it is recorded, so no name or password belongs into it; key_env names the key")
+    if started and (parts.port is None or device_of_url(url) is not None):
+        raise EngineUnavailable(f"url={url}: a server that a command starts is on this machine, at a port")
+    return url.rstrip("/")
+
+
+def _key(options: Options) -> str:
+    """The key, or an empty text; a server that is started gets one only where that is asked for.
+
+    Raises EngineUnavailable for one that isn't there, or can't be sent.
+    """
+    if options.key_env is None:
+        key = os.environ.get(USUAL_KEY, "") if options.command is None else ""
+    elif not (key := os.environ.get(options.key_env, "")):
+        raise EngineUnavailable(f"key_env={options.key_env}: the environment has no such variable")
+    key = key.strip()
+    if not (key.isascii() and key.isprintable()):
+        raise EngineUnavailable(f"the key in {options.key_env or USUAL_KEY} has characters that no header may hold")
+    return key
+
+
+def _proxy_of(url: str) -> str | None:
+    """The environment's proxy for an address, if it has one."""
+    parts = urlsplit(url)
+    if proxy_bypass(parts.hostname or ""):
+        return None
+    return getproxies().get(parts.scheme)
+
+
+def _allow_many_connections() -> None:
+    """Each request under way has a connection, and a shell allows a process 1,024 files."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
