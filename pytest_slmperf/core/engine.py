@@ -95,6 +95,8 @@ class EngineFacts:
     settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     startup_s: float | None = None
     """What the start took in simulated time; None for an engine whose start can be timed from outside."""
+    phases_s: Mapping[str, float] = field(default_factory=dict)
+    """What each phase of the start took, of those in `core.metrics.STARTUP_PHASES` that the engine tells."""
 
     @property
     def compiles(self) -> bool:

@@ -45,6 +45,10 @@ SCALARS = {
         Metric("mean_queue", "req", DOWN, "requests that the engine had queued, the mean of a window"),
         Metric("peak_memory_bytes", "B", DOWN, "the most memory that a case took, without the pages of libraries"),
         Metric("startup_s", "s", DOWN, "from the start of the process to the first request it can take"),
+        Metric("startup_import_s", "s", DOWN, "of a start: until the first weight is read, processes and imports"),
+        Metric("startup_load_s", "s", DOWN, "of a start: reading the weights"),
+        Metric("startup_compile_s", "s", DOWN, "of a start: compiling the model"),
+        Metric("startup_capture_s", "s", DOWN, "of a start: capturing CUDA graphs"),
         Metric("core_pace_ns", "ns", DOWN, "a fixed piece of work, on the engine's cores while the engine rests"),
         Metric("joules_per_output_token", "J/tok", DOWN, "energy of a window over the tokens generated in it"),
         Metric("joules_per_total_token", "J/tok", DOWN, "energy of a window over its prompt and generated tokens"),
@@ -60,6 +64,8 @@ SCALARS = {
     )
 }
 
+STARTUP_PHASES = {phase: f"startup_{phase}_s" for phase in ("import", "load", "compile", "capture")}
+"""Phases of an engine's start, and the metric of each."""
 CORE_PACE = "core_pace_ns"
 """What tells a slow machine from a slow engine."""
 

@@ -10,6 +10,7 @@ from pytest_slmperf.core.latency import needed
 from pytest_slmperf.core.launch import LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.machine import SIMULATED, Machine
 from pytest_slmperf.core.memory import GIB
+from pytest_slmperf.core.metrics import STARTUP_PHASES
 from pytest_slmperf.core.sweep import Case, Sweep
 from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.run import fitting, launch
@@ -23,7 +24,7 @@ from pytest_slmperf.run.pace import Pace
 from pytest_slmperf.run.progress import Progress
 from pytest_slmperf.run.settings import Settings
 
-ONCE_A_LAUNCH = {"peak_memory_bytes", "startup_s"}
+ONCE_A_LAUNCH = {"peak_memory_bytes", "startup_s", *STARTUP_PHASES.values()}
 """Metrics that a launch has one value of, however many rounds it times."""
 LEAST_OBSERVED = 2
 """Requests that a launch observes where only medians are wanted, so that none rests on a single request."""

@@ -15,7 +15,7 @@ from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Served
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.latency import latencies, statistics
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy, tokens
-from pytest_slmperf.core.metrics import CORE_PACE, LATENCIES, at_quantile
+from pytest_slmperf.core.metrics import CORE_PACE, LATENCIES, STARTUP_PHASES, at_quantile
 from pytest_slmperf.core.protocol import (
     Measured,
     MeasurePeak,
@@ -188,6 +188,7 @@ class _Launch:
         self._process = process
         self._terms = terms
         self._device = facts.device
+        self._phases_s = facts.phases_s
         self._tolerances = Tolerances()
         # A simulated engine takes no time of this machine, so nothing that happens here can be in its figures.
         self._witness = None if facts.device == "simulated" else Witness(process.root, terms.cores, engine=process.pid)
@@ -419,6 +420,8 @@ class _Launch:
         played = case.load.arrivals is not None
         values, unmeasured = playing.of_rounds(one.metrics for one in case.played) if played else self._of_batches(case)
         values["startup_s"] = (self._terms.startup_s,)
+        phases_s = self._phases_s
+        values.update({name: (phases_s[phase],) for phase, name in STARTUP_PHASES.items() if phase in phases_s})
         if case.pace_ns:
             values[CORE_PACE] = (median(case.pace_ns),)
         if peak.memory_bytes is None:

@@ -16,7 +16,8 @@ from pytest_slmperf.core.protocol import BadMessage, Failed, Measured, OtherVers
 finite = st.floats(allow_nan=False, allow_infinity=False)
 settings = st.dictionaries(st.text(), st.text() | st.integers() | finite | st.booleans())
 specs = st.builds(EngineSpec, options=settings, planted_loss=finite)
-facts = st.builds(EngineFacts, settings=settings, startup_s=st.none() | finite)
+phases = st.dictionaries(st.text(), finite)
+facts = st.builds(EngineFacts, settings=settings, startup_s=st.none() | finite, phases_s=phases)
 stamps = st.lists(st.lists(st.integers()).map(tuple)).map(tuple)
 served = st.builds(Served, token_ns=st.none() | stamps)
 messages = st.one_of(

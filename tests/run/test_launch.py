@@ -113,6 +113,20 @@ def test_what_primes_an_engine_is_served_once_the_smallest_first_and_brings_noth
     assert (tmp_path / "batches").read_text().split() == ["1", "2", "3", "6"]
 
 
+def test_the_phases_of_a_start_are_metrics_where_the_engine_tells_them(tmp_path, monkeypatch):
+    """Each has a value a launch; a phase that no metric knows has none."""
+    told = NOTING.replace('{{"compile": True}}', '{{}}, 1.0, {{"load": 0.25, "tea": 9.0}}').replace(
+        "Served(1, 2,", "Served(1, 9**9,"
+    )
+    install(tmp_path, "noting", told.format(log=tmp_path / "batches"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    values = launch(EngineSpec("noting", "tiny"), policy=replace(POLICY, observed_requests=0)).cases[CASE].values
+    assert {name: values[name] for name in values if name.startswith("startup")} == {
+        "startup_s": (1.0,),
+        "startup_load_s": (0.25,),
+    }
+
+
 def test_throughput_has_a_value_for_each_round_and_the_rest_one_for_the_launch():
     """And the simulated engine's values are those of its model."""
     case = launch(fake(level=1000, prefill_level=1e12)).cases[CASE]
