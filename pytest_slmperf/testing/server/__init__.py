@@ -20,8 +20,9 @@ is prefilled, and lasts
 
     step_s + step_request_s × (running requests − 1) + prefill_token_s × prompt tokens prefilled in this step
 
-Tokens are sent some 0.1 ms after the model's time, and later on a machine that is busy; the truth has the times at
-which they were sent indeed, and says how late the latest was.
+Tokens are sent some tenths of a millisecond after the model's time, those of a large batch one after the other at some
+20 µs each, and later on a machine that is busy; the truth has the times at which they were sent indeed, and says how
+late the latest was.
 
 What is served:
 
