@@ -1,11 +1,179 @@
-"""Guards of a load with arrivals: what voids a round of it, judged by its causes."""
+"""Guards of a load with arrivals: what voids a round of it, judged by its causes and never by its result.
 
-from pytest_slmperf.core.board import Finding
+A failed request is never a fast one: one that fails while the window is open voids it, whenever it was sent, since the
+engine worked for it in place of others.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+from pytest_slmperf.core.board import Effect, Finding
+from pytest_slmperf.core.latency import NS_PER_MS, percentile, seen_of
 from pytest_slmperf.core.launch import Load
-from pytest_slmperf.core.traffic import Traffic
+from pytest_slmperf.core.traffic import (
+    CACHED_TOKENS,
+    PREEMPTIONS,
+    QUERIED_TOKENS,
+    STARTED_AT,
+    Exchange,
+    Look,
+    Sender,
+    Traffic,
+)
 from pytest_slmperf.core.window import NoWindow, Window
 
 
-def judge_traffic(traffic: Traffic, window: Window | NoWindow, load: Load) -> tuple[Finding, ...]:
-    """What is to be said of a round: findings that void it (`Effect.VOID`), then notes (`Effect.NOTE`)."""
-    raise NotImplementedError(traffic, window, load)
+@dataclass(frozen=True, slots=True)
+class TrafficTolerances:
+    """How much of each cause a round may have seen."""
+
+    late_ms: float = 2.0
+    """Lateness that is never blamed. An event loop's clock has ticks of 1 ms, and a request that is due in one is sent
+    in the next."""
+    late_share: float = 0.05
+    """Of the median TTFT. A late request finds the engine as it is so much later; what it finds changes in the time
+    that the engine takes for one, and a twentieth of that is below what a gate tells from noise."""
+    core: float = 0.9
+    """Share of a core that the sender's thread may use: from there on, what comes is stamped when it has time."""
+    cached: float = 0.01
+    """Share of the prompts' tokens that may come from a cache: all of them begin with the same token or two."""
+
+
+def judge_traffic(
+    traffic: Traffic,
+    window: Window | NoWindow,
+    load: Load,
+    tolerances: TrafficTolerances = TrafficTolerances(),
+) -> tuple[Finding, ...]:
+    """What is to be said of a round: findings that void it (`Effect.VOID`), then notes (`Effect.NOTE`).
+
+    Where no window was found, that is the last of the reasons: a failed request may be why.
+    """
+    if isinstance(window, NoWindow):
+        from_ns, to_ns = traffic.began_ns, traffic.last_sent_ns
+    else:
+        from_ns, to_ns = window.from_ns, window.to_ns
+    sent = [one for one in traffic.exchanges if from_ns <= one.sent_ns < to_ns]
+    there = [one for one in traffic.exchanges if one.sent_ns < to_ns and one.ended_ns >= from_ns]
+    looks = _around(traffic.looks, from_ns, to_ns)
+    found: Iterable[Finding | None] = (
+        _failed(there),
+        _restarted(traffic.looks),
+        _answers(sent),
+        *_late(sent, traffic.sender, tolerances),
+        _busy(traffic.sender, tolerances),
+        _cached(sent, looks, load, tolerances),
+        _preempted(looks),
+        _void("unsteady", window.reason) if isinstance(window, NoWindow) else None,
+        *_unseen(traffic, sent),
+    )
+    return tuple(filter(None, found))
+
+
+def _void(guard: str, reason: str) -> Finding:
+    return Finding(guard, Effect.VOID, reason)
+
+
+def _failed(there: Sequence[Exchange]) -> Finding | None:
+    failed = [one for one in there if one.error]
+    if not failed:
+        return None
+    return _void("errors", f"{len(failed)} of {len(there)} requests failed, the first of them: {failed[0].error}")
+
+
+def _answers(sent: Sequence[Exchange]) -> Finding | None:
+    """Fewer or more tokens are other work than what was asked for."""
+    answered = [one for one in sent if not one.error]
+    other = [one for one in answered if one.output_tokens != one.asked_tokens]
+    if not other:
+        return None
+    first = f"the first of them {other[0].output_tokens} of {other[0].asked_tokens}"
+    return _void("answers", f"{len(other)} of {len(answered)} answers have other than the tokens asked for, {first}")
+
+
+def _late(
+    sent: Sequence[Exchange], sender: Sender, tolerances: TrafficTolerances
+) -> tuple[Finding | None, Finding | None]:
+    """Requests that were sent late, and an event loop that was: then whatever came was stamped late, too."""
+    ttft_ms = [one.ttft_ms for one in seen_of(sent)]
+    bound_ms = max(tolerances.late_ms, tolerances.late_share * median(ttft_ms) if ttft_ms else 0.0)
+    late_ms = percentile([(one.sent_ns - one.due_ns) / NS_PER_MS for one in sent], 0.99) if sent else 0.0
+    lag_ms = percentile(sender.lag_ms, 0.99) if sender.lag_ms else 0.0
+    allowed = f"and {bound_ms:.3g} ms is allowed"
+    return (
+        _void("late", f"requests were sent up to {late_ms:.3g} ms late (p99), {allowed}")
+        if late_ms > bound_ms
+        else None,
+        _void("sender", f"who sends them was late by {lag_ms:.3g} ms (p99), {allowed}") if lag_ms > bound_ms else None,
+    )
+
+
+def _busy(sender: Sender, tolerances: TrafficTolerances) -> Finding | None:
+    if sender.cpu_s <= tolerances.core * sender.wall_s:
+        return None
+    return _void("sender", f"who sends the requests used {sender.cpu_s / sender.wall_s:.0%} of a core")
+
+
+def _cached(
+    sent: Sequence[Exchange], looks: Sequence[Look], load: Load, tolerances: TrafficTolerances
+) -> Finding | None:
+    """By the answers where they tell, else by the engine's own count, which doesn't know what is shared on purpose."""
+    prompt = sum(one.prompt_tokens for one in sent)
+    hit = float(sum(max(0, one.cached_tokens - load.shared_prefix_tokens) for one in sent))
+    if not hit and not load.shared_prefix_tokens:
+        counted, prompt = _grown(looks, CACHED_TOKENS), round(_grown(looks, QUERIED_TOKENS) or 0) or prompt
+        hit = counted or 0.0
+    if hit <= tolerances.cached * prompt:
+        return None
+    beyond = " beyond the prefix that they share" if load.shared_prefix_tokens else ", and they share none"
+    return _void("cached", f"{hit:.0f} of {prompt} prompt tokens came from a cache{beyond}")
+
+
+def _preempted(looks: Sequence[Look]) -> Finding | None:
+    times = _grown(looks, PREEMPTIONS)
+    if not times:
+        return None
+    return _void(
+        "preempted", f"the engine put requests off {times:.0f} times as its memory ran out, and began them anew"
+    )
+
+
+def _restarted(looks: Sequence[Look]) -> Finding | None:
+    starts = {look.counters[STARTED_AT] for look in looks if STARTED_AT in look.counters}
+    if len(starts) > 1:
+        return _void("restarted", "the engine was started anew in the middle")
+    for name in (PREEMPTIONS, CACHED_TOKENS, QUERIED_TOKENS):
+        told = [look.counters[name] for look in looks if name in look.counters]
+        if any(after < before for before, after in pairwise(told)):
+            return _void("restarted", f"its count of {name} fell: the engine was started anew in the middle")
+    return None
+
+
+def _around(looks: Sequence[Look], from_ns: int, to_ns: int) -> list[Look]:
+    """The looks within, and the nearest on either side."""
+    before = [look for look in looks if look.at_ns < from_ns][-1:]
+    after = [look for look in looks if look.at_ns >= to_ns][:1]
+    return [*before, *(look for look in looks if from_ns <= look.at_ns < to_ns), *after]
+
+
+def _grown(looks: Sequence[Look], counter: str) -> float | None:
+    """By how much it grew, or None where two looks at it are missing."""
+    told = [look.counters[counter] for look in looks if counter in look.counters]
+    return told[-1] - told[0] if len(told) > 1 else None
+
+
+def _unseen(traffic: Traffic, sent: Sequence[Exchange]) -> list[Finding]:
+    """What can't be seen of this engine."""
+    told = {name for look in traffic.looks for name in look.counters}
+    blind = []
+    if PREEMPTIONS not in told:
+        blind.append("preemptions")
+    if CACHED_TOKENS not in told and not any(one.cached_tokens for one in sent):
+        blind.append("whether prompts came from a cache")
+    if STARTED_AT not in told and PREEMPTIONS not in told:
+        blind.append("whether it was started anew")
+    if not blind:
+        return []
+    return [Finding("blind", Effect.NOTE, f"the engine doesn't let see {', '.join(blind)}")]

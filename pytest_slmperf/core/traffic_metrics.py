@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from pytest_slmperf.core.latency import Seen, interval, latencies_of, seen_of, statistics
+from pytest_slmperf.core.latency import Latencies, Seen, interval, latencies_of, seen_of, statistics
 from pytest_slmperf.core.metrics import LATENCIES, at_quantile
 from pytest_slmperf.core.traffic import COUNTERS, RUNNING, WAITING, Arrivals, Exchange, Traffic
 from pytest_slmperf.core.traffic_concurrency import under_way
@@ -48,6 +48,7 @@ def traffic_metrics(
     1 where some ended that had arrived before it.
     """
     sent = [one for one in traffic.exchanges if window.from_ns <= one.sent_ns < window.to_ns]
+    seen = latencies_of(seen_of(sent))
     values: dict[str, float] = {}
     unmeasured: dict[str, str] = {}
     for some, reasons in (
@@ -56,7 +57,7 @@ def traffic_metrics(
         _goodput(sent, window, slo),
         _concurrency(traffic, window),
         _own_numbers(traffic, window),
-        statistics(latencies_of(seen_of(sent)), quantiles),
+        statistics(seen, quantiles),
     ):
         values.update(some)
         unmeasured.update(reasons)
@@ -65,7 +66,7 @@ def traffic_metrics(
         unsteady = dict.fromkeys((*UNSTEADY, *asked), f"{window.saturated}: it depends on how long one looks")
         values = {name: value for name, value in values.items() if name not in unsteady}
         unmeasured |= unsteady
-    return TrafficMetrics(values, unmeasured, tuple(_notes(sent, window)), _intervals(sent, quantiles, values))
+    return TrafficMetrics(values, unmeasured, tuple(_notes(sent, window)), _intervals(seen, quantiles, values))
 
 
 _Found = tuple[dict[str, float], dict[str, str]]
@@ -140,12 +141,13 @@ def _concurrency(traffic: Traffic, window: Window) -> _Found:
 def _own_numbers(traffic: Traffic, window: Window) -> _Found:
     values: dict[str, float] = {}
     unmeasured: dict[str, str] = {}
+    within = [look for look in traffic.looks if window.from_ns <= look.at_ns < window.to_ns]
     for name, counter in (("mean_running_batch", RUNNING), ("mean_queue", WAITING)):
-        looks = [look for look in traffic.looks if window.from_ns <= look.at_ns < window.to_ns]
-        told = [look.counters[counter] for look in looks if counter in look.counters]
-        if len(told) < LOOKS:
-            few = f"{len(told)} looks at its numbers fell into the window, and {LOOKS} is the least"
-            unmeasured[name] = few if told or not looks else f"the engine doesn't tell its {COUNTERS[counter]}"
+        told = [look.counters[counter] for look in within if counter in look.counters]
+        if not any(counter in look.counters for look in traffic.looks):
+            unmeasured[name] = f"the engine doesn't tell: {COUNTERS[counter]}"
+        elif len(told) < LOOKS:
+            unmeasured[name] = f"{len(told)} looks at it fell into the window, and {LOOKS} is the least"
         elif not any(told):
             unmeasured[name] = f"it was 0 at each of {len(told)} looks, which has no ratio to anything"
         else:
@@ -169,9 +171,8 @@ def _notes(sent: Sequence[Exchange], window: Window) -> list[str]:
 
 
 def _intervals(
-    sent: Sequence[Exchange], quantiles: Sequence[float], values: Mapping[str, float]
+    seen: Latencies, quantiles: Sequence[float], values: Mapping[str, float]
 ) -> dict[str, tuple[float, float]]:
-    seen = latencies_of(seen_of(sent))
     found: dict[str, tuple[float, float]] = {}
     for name in PER_REQUEST:
         for quantile in dict.fromkeys((0.5, *quantiles)):

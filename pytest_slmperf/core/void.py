@@ -25,6 +25,16 @@ WAYS_OUT: Mapping[str, str] = {
     "reset": f"find who resets the board or its driver {AGAIN}",
     "stuck": "its energy counter doesn't move: reload the driver, or gate no joules on this board",
     "unreadable": f"find why its counter can't be read (slmperf doctor) {AGAIN}",
+    # of requests that come and go
+    "errors": f"see the first error, and the engine's log; a failed request is never counted as a fast one, {AGAIN}",
+    "answers": "let the engine go on past its end-of-sequence token, and ask for no more than its context holds",
+    "late": f"give whoever sends a core of its own, or send fewer requests a second, {AGAIN}",
+    "sender": f"give whoever sends a core of its own, or send fewer requests a second, {AGAIN}",
+    "cached": "turn the engine's prefix cache off, or say in the workload what prompts share: shared_prefix_tokens",
+    "preempted": "give the engine more memory for its KV cache, or send fewer requests at a time",
+    "restarted": f"find in the engine's log why it was started anew, {AGAIN}",
+    "unsteady": "raise traffic_s in [tool.slmperf]: the load must outlast its own beginning",
+    # of joules
     "window": "raise window_s in [tool.slmperf]: the load must outlast what the meter needs",
 }
 """By the guard's name."""

@@ -9,7 +9,7 @@ import pytest_slmperf
 from pytest_slmperf.core.void import WAYS_OUT, way_out
 
 PACKAGE = Path(pytest_slmperf.__file__).parent
-JUDGES = ("core/board_guards.py", "core/edges.py", "run/guards.py", "run/metering.py")
+JUDGES = ("core/board_guards.py", "core/edges.py", "core/traffic_guards.py", "run/guards.py", "run/metering.py")
 """Files whose guards throw rounds away."""
 
 
