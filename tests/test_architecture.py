@@ -21,6 +21,7 @@ HOMES = {
     "zeus": {"meters/zeus.py"},
     "safetensors": {"engines/transformers.py"},
     "tabulate": {"report/table.py"},
+    "yaml": {"report/foreign/reading.py"},
     "torch": {"engines/transformers.py"},
     "transformers": {"engines/transformers.py"},
     "filelock": {"run/lock.py"},
