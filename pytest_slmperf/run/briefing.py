@@ -124,6 +124,7 @@ class Bench:
                 index=index,
                 cores=self.held.cores(spec),
                 quantiles=sweep.quantiles,
+                slo=sweep.slo,
                 progress=self.progress.round,
                 energy=energy,
                 pace=self.pace,
