@@ -23,21 +23,21 @@ class Alarm:
     """Calls back in the running event loop at one instant after the other. Lives as long as something is sent.
 
     It is a file descriptor that the kernel makes readable at a time of CLOCK_MONOTONIC (timerfd). epoll, which event
-    loops wait by, takes whole milliseconds, and rounds up. Where there is none, and in simulated time, it is a timer
-    of the event loop.
+    loops wait by, takes whole milliseconds, and rounds up. In simulated time it is a timer of the event loop.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self._loop = loop
         self._callback = callback
         self._timer: int | None = None
-        self._libc = ctypes.CDLL(None)
-        if isinstance(loop, SimulatedLoop) or not hasattr(self._libc, "timerfd_create"):
+        if isinstance(loop, SimulatedLoop):
             return
+        self._libc = ctypes.CDLL(None, use_errno=True)
         timer: int = self._libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_CLOEXEC_NONBLOCK)
-        if timer >= 0:
-            self._timer = timer
-            loop.add_reader(timer, self._ring)
+        if timer < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        self._timer = timer
+        loop.add_reader(timer, self._ring)
 
     def at(self, instant_ns: int) -> None:
         """Call back then, or at once where that has passed; instead of any earlier wish."""
