@@ -61,7 +61,7 @@ def results(fields: Fields) -> Iterator[Result]:
     yield Result(
         place=fields.file,
         tool=TOOL,
-        tool_version=fields.text("aiperf_version"),
+        versions={TOOL: fields.text("aiperf_version")},
         load=_load(fields, config),
         values=values.measured,
         unmeasured=values.unmeasured,

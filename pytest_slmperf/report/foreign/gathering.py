@@ -70,14 +70,14 @@ def gathered(files: Sequence[Sequence[Result]], said: Said, saved_at: str) -> Ru
     remarks = [f"imported from {len(files)} file{plural} of {everything[0].tool}, each taken for one launch"]
     if not began:
         remarks.append("no file says when it was measured, so the time of the oldest file stands for it")
-    versions = {result.tool.partition(" ")[0]: result.tool_version for result in everything if result.tool_version}
+    versions = {name: version for result in everything for name, version in result.versions.items() if version}
     sweep = SweepOutcome(
         sweep=said.suite,
         design="stored",
         mode="report",
         cases={outcome.case: outcome for outcome in outcomes},
         specs=(EngineSpec(facts["engine"], model, facts["dtype"]),),
-        versions={name: str(version) for name, version in versions.items()},
+        versions=versions,
         baseline_versions=None,
         launches=len(files),
         seconds=sum(result.seconds for result in everything),

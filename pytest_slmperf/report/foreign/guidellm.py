@@ -69,7 +69,7 @@ def _result(fields: Fields, version: str | None, named: str) -> Result:
     return Result(
         place=named,
         tool=TOOL,
-        tool_version=version,
+        versions={TOOL: version},
         load=_load(fields, metrics, answers),
         values=values.measured,
         unmeasured=values.unmeasured,

@@ -3,11 +3,19 @@
 It keeps each tool's own TPOT and ITL, so what they mean depends on the tool that it names.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
+from pytest_slmperf import __version__
 from pytest_slmperf.core.baseline import instant
+from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.metrics import LATENCIES, at_quantile
+from pytest_slmperf.core.outcome import RunOutcome, SweepOutcome
+from pytest_slmperf.core.sample import Measurement
 from pytest_slmperf.report.foreign.fields import Fields
 from pytest_slmperf.report.foreign.result import MS, Load, Result, Values, arrivals, failed, unit_of
 
@@ -26,6 +34,13 @@ QUANTILES = {
     "p99": 0.99, "p99p9": 0.999,
 }  # fmt: skip
 MS_PER_TOKEN = {"ms/token": 1.0, "s/token": 1000.0, **MS}
+THEIRS = {
+    "ttft_ms": "time_to_first_token",
+    "tpot_ms": "time_per_output_token",
+    "itl_ms": "inter_token_latency",
+    "e2el_ms": "request_latency",
+}
+NOT_KNOWN = "not known"
 RATES = {
     "request_throughput": ("request_rate", {"queries/s": 1.0}),
     "output_throughput": ("output_token_rate", {"tokens/s": 1.0}),
@@ -58,7 +73,7 @@ def results(fields: Fields) -> Iterator[Result]:
     yield Result(
         place=fields.file,
         tool=f"{TOOL} of {tool}",
-        tool_version=load.text("tool_version"),
+        versions={tool: load.text("tool_version")},
         load=_load(load, requests, total),
         values=values.measured,
         unmeasured=values.unmeasured,
@@ -145,3 +160,98 @@ def _when(time: Fields) -> str | None:
     if when is None:
         raise time.wrong(name, f"{value!r} is no date")
     return when.isoformat(timespec="seconds")
+
+
+def written(run: RunOutcome) -> str:
+    """The report of the one case of a run, as YAML. Raises UsageError where there are several.
+
+    A mean is required of every latency, and a report of ours has quantiles only: it is `.nan`.
+    """
+    found = [(sweep, case.measurement) for sweep in run.sweeps for case in sweep.cases.values()]
+    if len(found) != 1:
+        names = ", ".join(measurement.case for _, measurement in found) or "none"
+        raise UsageError(f"llm-d's report is of one case, and this one has {len(found)}: name it with --case: {names}")
+    sweep, case = found[0]
+    text = json.dumps(_report(run, sweep, case), ensure_ascii=False, allow_nan=False, indent=1)
+    return text.replace(f'"{NOT_KNOWN}"', ".nan") + "\n"
+
+
+def _report(run: RunOutcome, sweep: SweepOutcome, case: Measurement) -> dict[str, Any]:
+    key = {name: value for name, value in case.key.items() if value is not None}
+    identity = hashlib.md5(json.dumps([case.case, key], sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+    drawn = hashlib.md5(f"{run.started_at} {identity}".encode(), usedforsecurity=False).hexdigest()
+    return {
+        "version": VERSIONS[0],
+        "run": {
+            "uid": drawn,
+            "time": {"start": run.started_at, "duration": f"PT{run.seconds:.3f}S"},
+            "description": case.case,
+        },
+        "scenario": {"stack": [_engine(run, sweep, key, identity)], **_workload(sweep, key, identity)},
+        "results": {"request_performance": {"aggregate": {**_rates(case), **_quantiles(case)}}},
+    }
+
+
+def _engine(run: RunOutcome, sweep: SweepOutcome, key: Mapping[str, object], identity: str) -> dict[str, Any]:
+    own = {name: value for name, value in key.items() if name.startswith(("option.", "setting."))}
+    on_gpu = run.machine.kind == "cuda"
+    return {
+        "metadata": {"label": f"{key.get('engine')}-0", "cfg_id": identity},
+        "standardized": {
+            "kind": "inference_engine",
+            "tool": str(key.get("engine")),
+            "tool_version": str(key.get("engine_version")),
+            "role": "replica",
+            "replicas": 1,
+            "model": {"name": str(key.get("model"))},
+            "accelerator": {"model": run.machine.device, "count": int(on_gpu), "parallelism": {}},
+        },
+        "native": {
+            "args": own,
+            "config": {"driver": run.machine.driver, "dtype": key.get("dtype"), "versions": dict(sweep.versions)},
+        },
+    }
+
+
+def _workload(sweep: SweepOutcome, key: Mapping[str, object], identity: str) -> dict[str, Any]:
+    """The load, where it has one prompt length: that is required of it."""
+    prompt, answer = key.get("prompt_tokens"), key.get("output_tokens")
+    if not isinstance(prompt, (int, float)):
+        return {}
+    concurrency = key.get("concurrency", key.get("batch_size"))
+    rate = key.get("request_rate")
+    standardized = {
+        "tool": OURS,
+        "tool_version": str(sweep.versions.get(OURS, __version__)),
+        "source": "random",
+        "input_seq_len": {"distribution": "fixed", "value": prompt},
+        **({"output_seq_len": {"distribution": "fixed", "value": answer}} if isinstance(answer, (int, float)) else {}),
+        **({"concurrency": concurrency} if isinstance(concurrency, int) else {}),
+        **({"rate_qps": rate} if isinstance(rate, (int, float)) else {}),
+    }
+    config = {name: value for name, value in key.items() if not name.startswith(("option.", "setting."))}
+    return {"load": {"metadata": {"cfg_id": identity}, "standardized": standardized, "native": {"config": config}}}
+
+
+def _rates(case: Measurement) -> dict[str, Any]:
+    rates = {
+        theirs: {"units": next(iter(units)), "mean": fmean(map(median, case.samples[name].launches))}
+        for name, (theirs, units) in RATES.items()
+        if name in case.samples
+    }
+    return {"throughput": rates} if rates else {}
+
+
+def _quantiles(case: Measurement) -> dict[str, Any]:
+    """Each latency at each quantile that the format has: the median of the launches, in ms."""
+    found: dict[str, dict[str, Any]] = {}
+    for latency, theirs in THEIRS.items():
+        unit = "ms/token" if latency in ("tpot_ms", "itl_ms") else "ms"
+        values = {
+            name: sample.median
+            for name, quantile in QUANTILES.items()
+            if (sample := case.samples.get(at_quantile(LATENCIES[latency], quantile).name))
+        }
+        if values:
+            found[theirs] = {"units": unit, "mean": NOT_KNOWN, **values}
+    return {"latency": found} if found else {}

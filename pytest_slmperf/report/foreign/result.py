@@ -52,7 +52,8 @@ class Result:
     values: Mapping[str, tuple[float, ...]]
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     """Metrics that the file has by another definition or not at all, each with the reason."""
-    tool_version: str | None = None
+    versions: Mapping[str, str | None] = field(default_factory=dict)
+    """Of the tool; None where the file doesn't say it."""
     model: str | None = None
     failure: str = ""
     """Why nothing of it counts: failed requests, a run that was cut off."""
@@ -118,6 +119,8 @@ class Values:
 
     def statistics(self, fields: Fields, latency: str, names: Mapping[str, float], factor: float = 1.0) -> None:
         """Quantiles of one object, each by the name that the tool gives it, times a factor that makes them ms."""
+        if not any(name in fields for name in names):
+            self.refuse(latency, "the file has none of its quantiles")
         for name, quantile in names.items():
             value = fields.maybe(name)
             self.quantile(latency, quantile, None if value is None else value * factor)

@@ -1,9 +1,18 @@
-"""The JSON of `vllm bench serve`, `throughput` and `latency`: the definitions are ours, for ours are vLLM's."""
+"""The JSON of `vllm bench serve`, `throughput` and `latency`, read, and that of `serve`, written.
 
+The definitions are ours, for ours are vLLM's.
+"""
+
+import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from pytest_slmperf.core.baseline import instant
+from pytest_slmperf.core.machine import NOT_SAID
+from pytest_slmperf.core.outcome import RunOutcome
+from pytest_slmperf.core.sample import Measurement
 from pytest_slmperf.report.foreign.fields import Fields
 from pytest_slmperf.report.foreign.result import FACTS, GOODPUT, Load, Result, Values, arrivals, failed
 
@@ -12,6 +21,7 @@ if TYPE_CHECKING:
 
 SERVE, THROUGHPUT, LATENCY = "vllm bench serve", "vllm bench throughput", "vllm bench latency"
 STEMS = {"ttft_ms": "ttft_ms", "tpot_ms": "tpot_ms", "itl_ms": "itl_ms", "e2el_ms": "e2el_ms"}
+DATE = "%Y%m%d-%H%M%S"
 OWN_TEXTS = ("date", "endpoint_type", "backend", "label", "model_id", "tokenizer_id", "ramp_up_strategy")
 """Texts that vLLM writes itself: any other is the user's, from `--metadata KEY=VALUE`."""
 
@@ -134,6 +144,43 @@ def _date(fields: Fields) -> str | None:
     if said is None:
         return None
     try:
-        return datetime.strptime(said, "%Y%m%d-%H%M%S").replace(tzinfo=UTC).isoformat()
+        return datetime.strptime(said, DATE).replace(tzinfo=UTC).isoformat()
     except ValueError:
         raise fields.wrong("date", f"{said!r} is no date as in 20260131-173000") from None
+
+
+def written(run: RunOutcome) -> str:
+    """One object for each launch of each case, one in a line, as `--append-result` writes them.
+
+    What vLLM writes and no report of ours has (numbers of requests and of tokens, means, deviations) is left out.
+    """
+    return "".join(
+        json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+        for sweep in run.sweeps
+        for case in sweep.cases.values()
+        for line in _lines(run, case.measurement)
+    )
+
+
+def _lines(run: RunOutcome, case: Measurement) -> Iterator[dict[str, Any]]:
+    key, when = case.key, instant(run.started_at)
+    said = {"device": run.machine.device, "driver": run.machine.driver}
+    said |= {name: str(key[name]) for name in ("engine", "engine_version", "dtype", "workload") if name in key}
+    rate = key.get("request_rate", "inf")
+    for launch in range(max((len(sample.launches) for sample in case.samples.values()), default=0)):
+        values = {
+            name: sample.launches[launch] for name, sample in case.samples.items() if launch < len(sample.launches)
+        }
+        yield {
+            **({"date": when.strftime(DATE)} if when else {}),
+            "backend": str(key.get("engine")),
+            "label": case.case,
+            "model_id": str(key.get("model")),
+            "request_rate": rate,
+            "max_concurrency": key.get("concurrency", key.get("batch_size", key.get("max_concurrency"))),
+            **({"burstiness": key["burstiness"]} if "burstiness" in key else {}),
+            "launch": launch,
+            "failed": 0,
+            **{name: value for name, value in said.items() if value != NOT_SAID},
+            **{name: median(rounds) for name, rounds in values.items()},
+        }
