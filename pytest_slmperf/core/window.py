@@ -18,7 +18,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from statistics import fmean, stdev, variance
+from statistics import fmean, linear_regression, stdev, variance
 
 from pytest_slmperf.core.traffic import Arrivals, Exchange, Traffic
 from pytest_slmperf.core.traffic_concurrency import Steps, in_system
@@ -36,7 +36,13 @@ EVIDENT = 3.0
 """Standard errors from which a difference is no chance."""
 LIKELY = 2.0
 """The same for growth of what is seen to trend already."""
+DRIFTING = 4.0
+"""The same for a line's slope through ten points: by chance once in 250."""
+MATERIAL = 0.01
+"""Share that a gate may care about."""
 GROWTH_SLICES = 20
+ARITHMETIC = 1e-9
+"""What differs by less, as a share, is the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +93,7 @@ def _closed(traffic: Traffic, arrivals: Arrivals) -> Window | NoWindow:
         return NoWindow("nothing was sent after every place had been taken a second time")
     from_ns, to_ns = sent_ns[begin], sent_ns[-1]
     cuts = _cuts(from_ns, to_ns, len(sent_ns) - begin)
-    rates = _rates(traffic.exchanges, cuts)
-    cut, half = _transient(rates), len(rates) // 2
-    if cut is None and abs(_difference(rates[:half], rates[half:])) < EVIDENT:
-        cut = 0  # its halves are the same: a few quiet slices at its end are no steady state that it was on the way to
+    cut = _steady_output(traffic.exchanges, cuts)
     if cut is None:
         return NoWindow(f"its rate of output still changes after {(to_ns - from_ns) / NS_PER_S:.3g} s")
     return Window(sent_ns[bisect_left(sent_ns, cuts[cut])], to_ns)
@@ -122,9 +125,9 @@ def _steady(exchanges: Sequence[Exchange], counted: Sequence[Exchange], cuts: Se
     trends = cut is None and _transient([fmean(some) for some in _batches(waits)], only_up=True) is None
     steady_ns = cuts[cut or 0]
     if _growth(steps, steady_ns, to_ns) > (LIKELY if trends else EVIDENT):
-        full = _transient(_rates(exchanges, cuts), only_up=True)
+        full = _steady_output(exchanges, cuts)
         if full is None:
-            return NoWindow("it is saturated, and its rate of output still grows")
+            return NoWindow("it is saturated, and its rate of output still changes")
         return Window(cuts[full], to_ns, _saturated(exchanges, steps, steady_ns, to_ns))
     if trends:
         return NoWindow("the number of requests in the system and the time to their first token still grow")
@@ -156,6 +159,13 @@ def _batches(values: Sequence[float]) -> list[Sequence[float]]:
     return [values[place : place + BATCH] for place in range(0, len(values) - BATCH + 1, BATCH)]
 
 
+def _steady_output(exchanges: Sequence[Exchange], cuts: Sequence[int]) -> int | None:
+    """The slice from which on the rate of output is steady, or None where it goes on changing."""
+    rates = _rates(exchanges, cuts)
+    cut = _transient(rates) or 0  # a few quiet slices at its end are no steady state that it was on the way to
+    return None if _drifts(rates[cut:]) else cut
+
+
 def _rates(exchanges: Sequence[Exchange], cuts: Sequence[int]) -> list[float]:
     """Output tokens per nanosecond, slice by slice."""
     came = sorted(part for one in exchanges for part in zip(one.chunk_ns, one.part_tokens, strict=True))
@@ -182,13 +192,28 @@ def _transient(series: Sequence[float], *, only_up: bool = False) -> int | None:
     return best if best <= len(series) // 2 else None
 
 
+def _drifts(series: Sequence[float]) -> bool:
+    """Whether a line through ten long slices of it has a slope: those depend on their neighbours hardly any more.
+
+    A drift of less than MATERIAL from one end to the other is none, however clearly it is seen.
+    """
+    if len(series) < FEWEST_SLICES:
+        return False
+    long = [fmean(series[len(series) * place // 10 : len(series) * (place + 1) // 10]) for place in range(10)]
+    places = range(len(long))
+    slope, start = linear_regression(places, long)
+    residues = sum([(start + slope * place - value) ** 2 for place, value in zip(places, long, strict=True)])
+    error = math.sqrt(residues / (len(long) - 2) / _squares(places))
+    return abs(slope) > max(DRIFTING * error, MATERIAL / len(long) * fmean(long))
+
+
 def _difference(cut: Sequence[float], rest: Sequence[float]) -> float:
     """By how many standard errors the mean of what is cut lies above the rest's, whose neighbours may be alike."""
     centre = fmean(rest)
     squares = _squares(rest)
     gap = fmean(cut) - centre
-    if squares <= len(rest) * (1e-9 * centre) ** 2:  # what differs then is the arithmetic
-        return math.copysign(math.inf, gap) if abs(gap) > 1e-9 * abs(centre) else 0.0
+    if not squares:
+        return math.copysign(math.inf, gap) if abs(gap) > ARITHMETIC * abs(centre) else 0.0
     alike = sum([(one - centre) * (other - centre) for one, other in pairwise(rest)]) / squares
     alike = min(max(alike, 0.0), 0.95)
     worth = (1 + alike) / (1 - alike)
@@ -197,7 +222,8 @@ def _difference(cut: Sequence[float], rest: Sequence[float]) -> float:
 
 def _squares(values: Sequence[float]) -> float:
     centre = fmean(values)
-    return sum([(value - centre) ** 2 for value in values])
+    squares = sum([(value - centre) ** 2 for value in values])
+    return squares if squares > len(values) * (ARITHMETIC * centre) ** 2 else 0.0
 
 
 def _growth(steps: Steps, from_ns: int, to_ns: int) -> float:
