@@ -172,5 +172,5 @@ class Bench:
         if why := fitting.static_only(sweep.workload, spec):
             return why
         memory_gib = self.machine.fields.get("gpu_memory_gib" if self.machine.kind == "cuda" else "memory_gib")
-        total = float(memory_gib) * GIB if isinstance(memory_gib, (int, float)) else None
+        total = float(memory_gib) * GIB * self.device.count if isinstance(memory_gib, (int, float)) else None
         return fitting.too_large(sweep.workload, case, spec, memory_bytes=total)

@@ -1,5 +1,6 @@
 """Which device an engine takes, what machine that makes this one, and holding it while it is measured on."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
@@ -19,6 +20,11 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"
 MOST_DIGITS = 9
 """Of a GPU's number: with more of them it is none, and the engine says so."""
+MOST_BOARDS = 1024
+"""Of one engine: no machine has as many, and asking for the first that lacks says so."""
+SPREADS = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+"""Options of which each says over how many GPUs an engine spreads: over as many as their product, one after the other.
+"""
 HOST = "cpu"
 """The lock of all cores: see `pytest_slmperf.run.lock`."""
 
@@ -30,24 +36,30 @@ class Device:
     kind: str
     """As it calls it: `cpu`, `cuda`, `simulated`, or what this package doesn't know."""
     index: int = 0
-    """Among the GPUs that it may see."""
+    """Of the first of its GPUs, among those that it may see."""
+    count: int = 1
+    """Of its GPUs, which follow each other."""
 
     def __str__(self) -> str:
-        return f"GPU {self.index}" if self.kind == "cuda" else self.kind
+        if self.kind != "cuda":
+            return self.kind
+        return f"GPU {self.index}" if self.count == 1 else f"GPUs {self.index} to {self.index + self.count - 1}"
 
     @property
-    def board(self) -> int | str:
-        """The GPU's number or UUID, as its driver knows it. Raises UsageError for one that the engine may not see."""
-        found = boards_at(self.index)
-        if not found:
-            shown = len(_visible() or ())
-            raise UsageError(f"there is no GPU {self.index}: {VISIBLE}={os.environ[VISIBLE]} shows {shown}")
-        return found[0]
+    def boards(self) -> tuple[int | str, ...]:
+        """The GPUs' numbers or UUIDs, as their driver knows them. Raises UsageError for one that the engine may not
+        see.
+        """
+        found = boards_at(self.index, self.count)
+        if len(found) < self.count:
+            shown, asked = len(_visible() or ()), self.index + len(found)
+            raise UsageError(f"there is no GPU {asked}: {VISIBLE}={os.environ[VISIBLE]} shows {shown}")
+        return found
 
 
 def device_of(engine: str, options: Mapping[str, object]) -> Device:
     """Where an engine with these options runs: its `device` (`cuda`, `cuda:1`, `auto`) and `device_index`, or else what
-    it runs on by default.
+    it runs on by default; on several GPUs where one of SPREADS says so.
     """
     asked = str(options.get("device", registry.default_device(engine)))
     kind, _, number = asked.partition(":")
@@ -56,13 +68,17 @@ def device_of(engine: str, options: Mapping[str, object]) -> Device:
         kind = "cuda" if _visible() != () and boards.count() else "cpu"
     if kind != "cuda":
         return Device(kind)
-    return Device(kind, index if isinstance(index, int) and index >= 0 else 0)
+    spread = (options.get(name) for name in SPREADS)
+    count = math.prod(size for size in spread if isinstance(size, int) and size > 0)
+    return Device(kind, index if isinstance(index, int) and index >= 0 else 0, min(count, MOST_BOARDS))
 
 
-def boards_at(index: int) -> tuple[int | str, ...]:
-    """The board with this number among those that CUDA may see, as its driver knows it; empty where there is none."""
+def boards_at(index: int, count: int = 1) -> tuple[int | str, ...]:
+    """So many boards from this number on, of those that CUDA may see, as their driver knows them; fewer where there are
+    no more.
+    """
     seen = _visible()
-    return (index,) if seen is None else seen[index : index + 1]
+    return tuple(range(index, index + count)) if seen is None else seen[index : index + count]
 
 
 def _visible() -> tuple[int | str, ...] | None:
@@ -78,12 +94,12 @@ def machine_of(device: Device) -> Machine:
     host = fingerprint.with_variables(fingerprint.probe(), os.environ)
     if device.kind != "cuda":
         return host
-    return fingerprint.with_compile_caches(fingerprint.with_board(host, _described(device)), os.environ)
+    return fingerprint.with_compile_caches(fingerprint.with_boards(host, _described(device)), os.environ)
 
 
-def _described(device: Device) -> boards.Board:
+def _described(device: Device) -> list[boards.Board]:
     try:
-        return boards.describe(device.board, order=os.environ.get(ORDER))
+        return [boards.describe(board, order=os.environ.get(ORDER)) for board in device.boards]
     except MeterUnavailable as error:
         raise EngineUnavailable(
             f"the engine is to run on a GPU (cuda), and what it is can't be found out: {error}"
@@ -111,7 +127,7 @@ class HeldDevices:
             self._alone = gpus != real
             self._lock(HOST, shared=not self._alone)
         # In one order, or two runs would wait for each other.
-        for uuid in sorted({_described(device).uuid for device in gpus}):
+        for uuid in sorted({board.uuid for device in gpus for board in _described(device)}):
             if uuid not in self._locked:
                 self._lock(uuid)
 

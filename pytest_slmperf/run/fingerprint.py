@@ -7,11 +7,11 @@ host name, no user name and no secret is kept: a baseline is committed, and mach
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pytest_slmperf.core.machine import SIMULATED, Machine, Scalar
+from pytest_slmperf.core.machine import SIMULATED, Machine, Scalar, same, shown
 from pytest_slmperf.meters.boards import Board
 
 GIT_LIMIT_S = 10.0
@@ -107,10 +107,22 @@ def simulated() -> Machine:
     return Machine(SIMULATED, SIMULATED)
 
 
-def with_board(host: Machine, board: Board) -> Machine:
-    """The machine of an engine on this GPU. What the host is goes along, and is worth a note."""
-    name = f"{SIMULATED} {board.name}" if board.simulated else board.name
-    return Machine(name, board.driver, {**host.fields, "cpu": host.device, **board.fields})
+def with_boards(host: Machine, boards: Sequence[Board]) -> Machine:
+    """The machine of an engine on these GPUs. What the host is goes along, and is worth a note.
+
+    Of several the device is called by their number, and a field in which they differ lists them.
+    """
+    names = [board.name for board in boards]
+    counted = (f"{names.count(name)} x {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names))
+    simulated = [SIMULATED] if any(board.simulated for board in boards) else []
+    device = " ".join([*simulated, " and ".join(counted)])
+    told = dict.fromkeys(name for board in boards for name in board.fields)
+    fields = {name: _of_all([board.fields.get(name) for board in boards]) for name in told}
+    return Machine(device, boards[0].driver, {**host.fields, "cpu": host.device, **fields})
+
+
+def _of_all(values: Sequence[Scalar]) -> Scalar:
+    return values[0] if all(same(value, values[0]) for value in values) else ", ".join(map(shown, values))
 
 
 def with_compile_caches(machine: Machine, environ: Mapping[str, str]) -> Machine:

@@ -34,7 +34,11 @@ class Joules:
             metering = open_rapl(window_s=window_s, lead_in_s=lead_in_s)
         else:
             metering = open_nvml(
-                window_s=window_s, lead_in_s=lead_in_s, index=self._device.index, seen_s=settings.sensor_seen_s
+                window_s=window_s,
+                lead_in_s=lead_in_s,
+                index=self._device.index,
+                count=self._device.count,
+                seen_s=settings.sensor_seen_s,
             )
         self._opened.callback(metering.close)
         return metering

@@ -262,16 +262,18 @@ class BoardsRound:
         return max(early, late) <= CLOCK_SLACK_NS
 
 
-def open_nvml(*, window_s: float, lead_in_s: float, index: int = 0, seen_s: float | None = None) -> Metering:
-    """The board that an engine takes with this `device_index`: by default the first that CUDA may see. `seen_s` is the
-    part of each period that its sensor was found to see, where it works part time.
+def open_nvml(
+    *, window_s: float, lead_in_s: float, index: int = 0, count: int = 1, seen_s: float | None = None
+) -> Metering:
+    """The boards that an engine takes: so many from this `device_index` on, by default the first that CUDA may see.
+    `seen_s` is the part of each period that their sensors were found to see, where they work part time.
     """
-    boards = boards_at(index)
-    if not boards:
+    boards = boards_at(index, count)
+    if len(boards) < count:
         return Metering(None, window_s=window_s, lead_in_s=lead_in_s)
     meter = NvmlMeter(boards, pace=pace_for(window_s), seen_s=seen_s)
     metering = Metering(meter, window_s=window_s, lead_in_s=lead_in_s)
-    return or_zeus(metering, gpus=(index,))
+    return or_zeus(metering, gpus=tuple(range(index, index + count)))
 
 
 def pace_for(window_s: float) -> Pace:

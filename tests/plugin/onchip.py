@@ -61,7 +61,8 @@ from pytest_slmperf.engines import fake
 
 class OnChip:
     def __init__(self, spec):
-        own = {name: value for name, value in spec.options.items() if name not in ("device", "device_index")}
+        placed = ("device", "device_index", "tensor_parallel_size")
+        own = {name: value for name, value in spec.options.items() if name not in placed}
         own["level"] = float(os.environ.get("ONCHIP_LEVEL", 10))
         self._engine = fake.create(replace(spec, options=own))
         self.serve, self.stop = self._engine.serve, self._engine.stop

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
 from metered import BUSY_W, IDLE_W, SETTINGS, SUITE
@@ -29,14 +30,14 @@ class GpuProject(OnChipProject):
         self.write("pyproject.toml", settings.replace("[tool.slmperf]", "[tool.slmperf]\nvoid_retries = 10"))
         self.write("test_suite.py", SUITE.replace("0.03", "0.1"))
 
-    def on(self, *args: str, scenario: tuple[str, ...] = (), watts: float = 1) -> str:
+    def on(self, *args: str, scenario: tuple[str, ...] = (), watts: float = 1, engine: str = ENGINE) -> str:
         """What `pytest --slmperf` says on a board with so many times the watts; the last line is its exit code."""
         (self.path / "load").unlink(missing_ok=True)
         load = f"load {self.path / 'load'} {watts * IDLE_W} {watts * BUSY_W}"
         return self.run(
             *args,
             scenario=(load, "period 0.02", *scenario),
-            engine=ENGINE,
+            engine=engine,
             environment={"ONCHIP_LEVEL": "100"},
         )
 
@@ -84,6 +85,32 @@ def test_joules_of_another_board_are_reported_and_not_gated(project):
     assert "1 unchanged" in said
     assert "joules are reported and not gated" in said
     assert "SKIPPED" in said
+
+
+ON_TWO = f"{ENGINE},tensor_parallel_size=2"
+SECOND = "GPU-00000000-0000-4000-8000-000000000001"
+
+
+def test_an_engine_on_two_gpus_has_the_joules_of_both_and_a_baseline_of_its_own(project, tmp_path):
+    """Of boards that take unlike power: the sum, each with its facts. One of them lost leaves none."""
+    other = "board 1", f"load {tmp_path / 'load'} {2 * IDLE_W} {2 * BUSY_W}"
+    project.on("--slmperf-no-gate", "--slmperf-report=one.json")
+    said = project.on("--slmperf-no-gate", "--slmperf-report=two.json", scenario=("boards 2", *other), engine=ON_TWO)
+    assert said.endswith("exit code 0"), said
+    watts = {}
+    for name in ("one", "two"):
+        report = json.loads((project.path / f"{name}.json").read_text())
+        (case,) = report["sweeps"][0]["cases"]
+        watts[name] = median(rounds[0] for rounds in case["samples"]["mean_power_w"]["launches"])
+        boards = case["boards"]
+    assert watts["two"] == pytest.approx(3 * watts["one"], rel=0.1)
+    assert list(boards) == ["GPU-00000000-0000-4000-8000-000000000000", SECOND]
+    assert boards[SECOND]["idle_w"] == pytest.approx(2 * IDLE_W, rel=0.1)
+    assert report["machine"]["device"] == "simulated 2 x NVIDIA H100 80GB HBM3"
+    assert report["machine"]["gpu_uuid"] == ", ".join(boards)
+    gated = project.on(scenario=("boards 2", *other), engine=ON_TWO)
+    assert gated.endswith("exit code 1"), gated
+    assert f"no-baseline: {JOULES}" in gated
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import nvml_standin
@@ -39,6 +40,13 @@ def gpus(driver, monkeypatch):  # noqa: F811 - a fixture's name
         ("of another package", {}, Device("cpu")),
         ("of another package", {"device": "cuda:1"}, Device("cuda", 1)),
         ("of another package", {"device": "tpu"}, Device("tpu")),
+        ("of another package", {"device": "cuda", "tensor_parallel_size": 2}, Device("cuda", 0, 2)),
+        (
+            "of another package",
+            {"device": "cuda:1", "tensor_parallel_size": 2, "pipeline_parallel_size": 3, "data_parallel_size": 0},
+            Device("cuda", 1, 6),
+        ),
+        ("of another package", {"device": "cpu", "tensor_parallel_size": 2}, Device("cpu")),
         ("of another package", {"device": f"cuda:{'9' * 5000}"}, Device("cuda")),
     ],
 )
@@ -83,6 +91,31 @@ def test_a_board_that_the_engine_may_not_see_is_refused(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     with pytest.raises(EngineUnavailable, match=r"there is no GPU 2: this machine has 2"):
         machine_of(Device("cuda", 2))
+
+
+@pytest.mark.parametrize(("visible", "uuids"), [(None, [FIRST, SECOND]), ("1,0", [SECOND, FIRST])])
+@pytest.mark.usefixtures("gpus")
+def test_an_engine_on_several_gpus_has_the_joules_of_all_of_them(monkeypatch, visible, uuids):
+    """Those from its index on that it may see, in their order; one that isn't there is named."""
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    both = Device("cuda", 0, 2)
+    assert machine_of(both).fields["gpu_uuid"] == ", ".join(uuids)
+    assert machine_of(both).device == "simulated 2 x NVIDIA H100 80GB HBM3"
+    with closing(open_nvml(window_s=1, lead_in_s=0, count=2)) as metering:
+        assert metering.source.boards == tuple(uuids)
+    error = EngineUnavailable if visible is None else UsageError
+    with pytest.raises(error, match=r"there is no GPU 2"):
+        machine_of(Device("cuda", 1, 2))
+
+
+@pytest.mark.usefixtures("gpus")
+def test_a_job_on_several_gpus_holds_each_of_them(run):
+    """Whoever wants one of them waits."""
+    one = run()
+    one.hold([Device("cuda", 0, 2)])
+    assert [taken(run(), Device("cuda", index)) for index in (0, 1)] == [True, True]
+    one.close()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -254,16 +255,28 @@ def test_a_gpus_machine_has_its_name_and_driver_and_what_its_host_is(tree):
     """The host's fields go along, and its model as `cpu`."""
     host = fingerprint.probe(tree(NEOVERSE))
     board = Board("NVIDIA GH200", "GPU-1", "580.65.06", simulated=False, fields={"gpu_uuid": "GPU-1", "ecc": True})
-    machine = fingerprint.with_board(host, board)
+    machine = fingerprint.with_boards(host, [board])
     assert (machine.device, machine.driver, machine.kind) == ("NVIDIA GH200", "580.65.06", "cuda")
     assert machine.fields == {**host.fields, "cpu": "ARM Neoverse-N1, 1 core", "gpu_uuid": "GPU-1", "ecc": True}
     assert not machine.simulated
 
 
+def test_several_gpus_are_one_machine_that_lists_what_differs(tree):
+    """It is called by their number, and by each model where they are unlike."""
+    one = Board("NVIDIA H100", "GPU-1", "580", simulated=False, fields={"gpu_uuid": "GPU-1", "power_limit_w": 700.0})
+    other = replace(one, uuid="GPU-2", fields={"gpu_uuid": "GPU-2", "power_limit_w": 700.0, "ecc": True})
+    machine = fingerprint.with_boards(fingerprint.probe(tree(NEOVERSE)), [one, other])
+    assert (machine.device, machine.driver, machine.kind) == ("2 x NVIDIA H100", "580", "cuda")
+    told = {name: machine.fields[name] for name in ("gpu_uuid", "power_limit_w", "ecc")}
+    assert told == {"gpu_uuid": "GPU-1, GPU-2", "power_limit_w": 700.0, "ecc": "absent, true"}
+    unlike = [replace(board, name=name, simulated=True) for board, name in ((one, "A"), (other, "B"), (one, "A"))]
+    assert fingerprint.with_boards(machine, unlike).device == "simulated 2 x A and B"
+
+
 def test_a_gpu_that_a_stand_in_tells_of_is_simulated(tree):
     """By its name, so that it is seen wherever the name is, and compared with no real one."""
     board = Board("NVIDIA H100", "GPU-1", "580.65.06", simulated=True, fields={"gpu_uuid": "GPU-1"})
-    machine = fingerprint.with_board(fingerprint.probe(tree(NEOVERSE)), board)
+    machine = fingerprint.with_boards(fingerprint.probe(tree(NEOVERSE)), [board])
     assert (machine.device, machine.simulated, machine.kind) == ("simulated NVIDIA H100", True, "cuda")
 
 
