@@ -25,8 +25,8 @@ from pytest_slmperf.core.sweep import Case, Sweep
 from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.run.brief import Brief, Configuration, Prime, Reference, Surroundings
 from pytest_slmperf.run.briefing import round_policy
-from pytest_slmperf.run.loads import load_of
 from pytest_slmperf.run.campaign import Campaign
+from pytest_slmperf.run.loads import load_of
 from pytest_slmperf.run.plan import parts_s
 from pytest_slmperf.run.settings import Settings
 
@@ -87,7 +87,7 @@ class Gpu:
         self.spend({"start": self.world.start_s, "prime": self.world.batch_s * len(prime(FACTS))})
         cases = {}
         for load in loads:
-            self.spend(parts_s(self.world.batch_s, CASES[load.case], policy, SETTINGS, joules=True))
+            self.spend(parts_s(self.world.batch_s, CASES[load.case], policy, SETTINGS, joules=True, gated=True))
             lost = self.loss if arm == "candidate" else 0.0
             one = values(lost, self.day[load.case], self.world.spread, self.draw)
             cases[load.case] = CaseRecord(

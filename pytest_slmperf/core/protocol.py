@@ -94,6 +94,11 @@ class Prepared:
     steps: int
     """Warm-up steps that it took."""
     steady: bool
+    batch_s: float
+    """A batch's length, at the pace of the last steps."""
+    started_ns: int
+    """By the engine's clock."""
+    ended_ns: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,8 @@ class Surroundings:
     """Why nothing can be stored under this key on this machine, or None."""
     unmetered: Mapping[str, str] = field(default_factory=dict)
     """Metrics that no meter tells here, each with the reason, where that skips their tests and isn't red."""
+    with_joules: bool = False
+    """Whether a launch reads throughput from the stretch in which it counts joules."""
     pause: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     """Seconds, by which a budget is spent."""

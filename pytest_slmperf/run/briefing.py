@@ -109,9 +109,13 @@ class Bench:
     held: HeldDevices
     pace: Pace = field(default_factory=Pace)
 
-    def surroundings(self, sweep: Sweep, metering: Metering | None = None) -> Surroundings:
-        """What a campaign of this sweep needs from outside; `metering` where its joules are counted."""
-        energy = launch.EnergyTerms(metering, gated=bool(sweep.metered)) if metering else None
+    def surroundings(
+        self, sweep: Sweep, metering: Metering | None = None, *, with_joules: bool = False
+    ) -> Surroundings:
+        """What a campaign of this sweep needs from outside; `metering` where its joules are counted, and
+        `with_joules` where throughput is read from the same stretch.
+        """
+        energy = launch.EnergyTerms(metering, gated=bool(sweep.metered), timed=with_joules) if metering else None
 
         def start(
             spec: EngineSpec, loads: Sequence[Load], *, arm: str, index: int, policy: RoundPolicy, prime: Prime
@@ -140,6 +144,7 @@ class Bench:
             fits=self.misfit,
             progress=self.progress,
             unfit=lambda key: on_another_device(key, self.machine),
+            with_joules=with_joules,
         )
 
     def refuse_others(self, specs: Iterable[EngineSpec], default: str, *, side_by_side: bool) -> None:

@@ -39,8 +39,10 @@ VOID_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 16.0
 
 
-def case_key(sweep: Sweep, record: LaunchRecord) -> dict[str, object]:
-    """What the samples of a launch hold for: a baseline whose key differs in any field is incomparable."""
+def case_key(sweep: Sweep, record: LaunchRecord, *, with_joules: bool = False) -> dict[str, object]:
+    """What the samples of a launch hold for: a baseline whose key differs in any field is incomparable. `with_joules`
+    says that throughput is read from the stretch in which joules are counted.
+    """
     facts, spec = record.facts, record.spec
     return {
         "engine": spec.engine,
@@ -54,6 +56,7 @@ def case_key(sweep: Sweep, record: LaunchRecord) -> dict[str, object]:
         **{f"option.{name}": value for name, value in spec.options.items() if name not in BOARD_OPTIONS},
         **{f"setting.{name}": value for name, value in facts.settings.items()},
         **({"planted_loss": spec.planted_loss} if spec.planted_loss else {}),
+        **({"timed": "with joules"} if with_joules else {}),
         **workload_key(sweep.workload, sweep.slo),
     }
 
@@ -183,7 +186,8 @@ class Campaign:
         if len(records) < len(configuration.arms):
             self._cases.extend(self._never_started(case, configuration) for case in cases)
             return
-        keys = {arm: case_key(self._brief.sweep, record) for arm, record in records.items()}
+        sweep, with_joules = self._brief.sweep, self._around.with_joules
+        keys = {arm: case_key(sweep, record, with_joules=with_joules) for arm, record in records.items()}
         if self._brief.mode == "accept" and (why := self._around.unfit(keys["candidate"])):
             raise UsageError(f"nothing can be recorded: {why}")
         if self._brief.design == "stored":

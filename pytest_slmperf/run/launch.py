@@ -46,7 +46,7 @@ from pytest_slmperf.run.guards import (
     scan,
     suspects,
 )
-from pytest_slmperf.run.metering import EnergyRound, Metering, without
+from pytest_slmperf.run.metering import EnergyRound, Metering, Stretch, rounds_of, without
 from pytest_slmperf.run.pace import Pace, Slowness
 from pytest_slmperf.run.pinning import keep_off, used_cores
 from pytest_slmperf.run.process import EngineProcess
@@ -71,6 +71,8 @@ class EnergyTerms:
     metering: Metering
     gated: bool
     """Whether a round that no repetition saves makes its case void; otherwise it has no joules."""
+    timed: bool = False
+    """Whether the throughput of static batches is read from that round, too, and there are no others."""
 
 
 def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by name
@@ -161,6 +163,7 @@ class _Case:
 
     load: Load
     batches: int
+    warm_batch_s: float = 0.0
     rounds: list[Measured] = field(default_factory=list)
     observed: list[Served] = field(default_factory=list)
     played: list[playing.PlayedRound] = field(default_factory=list)
@@ -173,10 +176,14 @@ class _Case:
     pace_ns: list[float] = field(default_factory=list)
     """Of the engine's cores after each of them."""
     energy: EnergyRound = field(default_factory=EnergyRound)
+    stretch: Stretch = field(default_factory=Stretch)
+    """That has run up to now, and is a lead-in to joules."""
 
     @property
     def batch_s(self) -> float:
-        """A batch's length, in the mean of the timed rounds."""
+        """A batch's length, in the mean of the timed rounds, or else in the warm-up."""
+        if not self.rounds:
+            return self.warm_batch_s
         seconds = sum(one.ended_ns - one.started_ns for one in self.rounds) / NS_PER_S
         return seconds * len(self.load.lengths) / sum(one.requests for one in self.rounds)
 
@@ -223,10 +230,13 @@ class _Launch:
         self._settle()
         self._process.doing = f"warming up {load.case}"
         warm = self._process.ask(Prepare(load, policy.round_s, policy.warmup_limit), Prepared, policy.answer_limit_s)
-        case = _Case(load, warm.batches)
+        case = _Case(load, warm.batches, warm.batch_s)
+        case.stretch.add(warm.started_ns, warm.ended_ns)
         if not warm.steady:
             case.notes.append(f"the pace was not steady after {warm.steps} warm-up steps")
-        for number in range(1, policy.rounds + 1):
+        energy = self._terms.energy
+        timed = 0 if energy and energy.timed else policy.rounds
+        for number in range(1, timed + 1):
             self._terms.progress(load.case, number, policy.rounds)
             self._process.doing = f"serving {load.case}, round {number} of {policy.rounds}"
             measured = self._valid_round(case, lambda slow: self._round(case, Round(case.batches, observe=False), slow))
@@ -234,7 +244,7 @@ class _Launch:
                 return case, f"round {number} of {policy.rounds} stayed void"
             case.rounds.append(measured)
         void = "" if self._observe(case) else "the observed rounds stayed void"
-        if not void and self._terms.energy and not self._measure_energy(case, self._terms.energy):
+        if not void and energy and not self._measure_energy(case, energy):
             void = "the energy round stayed void"
         return case, void
 
@@ -299,19 +309,31 @@ class _Launch:
         """Count joules over one more round. Returns False where it stayed void and the case is void with it."""
         metering = energy.metering
         missing = metering.not_of(self._device)
-        if missing:
+        if missing and not energy.timed:
             case.energy = without(missing)
             return True
 
+        def served(slow: Slowness) -> tuple[Measured, Void | None]:
+            batches = metering.batches(case.batch_s, case.stretch.ran_s(time.monotonic_ns()))
+            ask = Round(batches, observe=False, marks=True)
+            measured, void = self._round(case, ask, slow, package=metering.of_all_cores and not missing)
+            if energy.timed and not void:
+                lead_in_s = metering.left_of_lead_in_s(case.stretch.ran_s(measured.started_ns))
+                case.rounds = rounds_of(measured, lead_in_s, self._terms.policy.rounds)
+            return measured, void
+
         def attempt(slow: Slowness) -> tuple[Measured, Void | None]:
             # Anew for each: what the meter learns of its counter in one decides how long the next must be.
-            ask = Round(metering.batches(case.batch_s), observe=False, marks=True)
+            if missing:
+                case.energy = without(missing)
+                return served(slow)
             with metering.reading() as reading:
-                measured, void = self._round(case, ask, slow, package=metering.of_all_cores)
-            seen, idle = reading.of(measured), self._terms.idle
-            case.energy, on_board = metering.judge(seen, case.load, idle, ours=self._process.pid)
+                measured, void = served(slow)
+            seen, idle, ran_s = reading.of(measured), self._terms.idle, case.stretch.ran_s(measured.started_ns)
+            case.energy, on_board = metering.judge(seen, case.load, idle, ours=self._process.pid, ran_s=ran_s)
             return measured, void or on_board
 
+        self._terms.progress(case.load.case, 1, 1)
         self._process.doing = f"serving {case.load.case}, and its joules are counted"
         if self._valid_round(case, attempt) is None:
             last, tried = case.voids[-1], self._terms.policy.void_retries + 1
@@ -335,7 +357,9 @@ class _Launch:
                 self._scanned = scan()
             measured, void = attempt(self._settle())
             if void is None:
+                case.stretch.add(measured.started_ns, measured.ended_ns)
                 return measured
+            case.stretch = Stretch()
             guards.add(void.guard)
             case.voids.append(VoidRound(self._terms.index, void.guard, void.reason))
             if void.guard == "short":

@@ -13,6 +13,7 @@ from pytest_slmperf.core.errors import BaselineError, SlmperfError, UsageError
 from pytest_slmperf.core.outcome import RunOutcome
 from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.core.result import Fresh, Result
+from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.engines import registry
 from pytest_slmperf.run import briefing, fingerprint, plan
 from pytest_slmperf.run.accept import Terms
@@ -220,10 +221,9 @@ class Measuring:
         brief = briefing.brief(here, configurations, self.options, self.settings, budget_s=self._budget_left())
         metered = self.coverage.counts_joules(sweep, here)
         unmetered = self._unmetered(here, specs) if metered else {}
-        around = replace(
-            self._bench.surroundings(here, self._joules.metering if metered else None),
-            unmetered=unmetered,
-        )
+        meter = self._joules.metering if metered else None
+        with_joules = metered and self._timed_with_joules(here, specs, unmetered)
+        around = replace(self._bench.surroundings(here, meter, with_joules=with_joules), unmetered=unmetered)
         if metered and self.options.mode == "accept":
             self._joules.check_recordable(here, unmetered)
         self._joules.before_launches(to_come=metered or self._joules_to_come())
@@ -266,8 +266,22 @@ class Measuring:
         unmetered = self._joules.unmetered(here)
         if not unmetered or self._other_python or self.options.mode == "report" or self.settings.says_of_meter(here):
             return unmetered
-        held = {name for spec in specs for name in self._stored.gated(spec.engine, here.name)}
+        held = self._gated_by_baseline(here, specs)
         return {name: reason for name, reason in unmetered.items() if name not in held}
+
+    def _gated_by_baseline(self, here: Sweep, specs: Iterable[EngineSpec]) -> set[str]:
+        """What the baseline gates."""
+        return {name for spec in specs for name in self._stored.gated(spec.engine, here.name)}
+
+    def _timed_with_joules(self, here: Sweep, specs: Iterable[EngineSpec], unmetered: Mapping[str, str]) -> bool:
+        """Whether the throughput of static batches is read from the stretch in which joules are counted: where some
+        are gated and not skipped, or where the baseline's was.
+        """
+        if not isinstance(here.workload, StaticBatch):
+            return False
+        gated = set(here.metered)
+        of_baseline = set() if self.options.mode == "accept" else self._gated_by_baseline(here, specs)
+        return bool(gated - unmetered.keys() or gated & of_baseline)
 
     def _budget_left(self) -> float | None:
         budget = self.options.budget_s

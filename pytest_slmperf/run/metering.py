@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
@@ -44,6 +45,8 @@ CLOCK_SLACK_NS = 100_000_000
 ANOTHER_CLOCK = "the engine's times are not those of this machine's clock, which the meter's are"
 SHORTEST_WINDOW = 1 / 3
 """Share of the wanted window that must be left, from edge to edge, after the lead-in."""
+LONGEST_GAP_NS = 50_000_000
+"""Between two rounds of one load: while no more passes, a board keeps its clock and its temperature."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,47 @@ class EnergyRound:
     boards: Mapping[str, BoardFacts] = field(default_factory=dict)
     error: Uncertainty | None = None
     """Of the joules per output token."""
+
+
+@dataclass
+class Stretch:
+    """How long a load has run without a pause, by the engine's clock. Lives as long as its case."""
+
+    began_ns: int = 0
+    ended_ns: int = 0
+
+    def add(self, started_ns: int, ended_ns: int) -> None:
+        """The load ran from then till then."""
+        if not self._goes_on(started_ns):
+            self.began_ns = started_ns
+        self.ended_ns = ended_ns
+
+    def ran_s(self, until_ns: int) -> float:
+        """How long it has run if it is on again at this instant; 0 after a pause, and by another clock than this."""
+        return (until_ns - self.began_ns) / NS_PER_S if self._goes_on(until_ns) else 0.0
+
+    def _goes_on(self, at_ns: int) -> bool:
+        return self.began_ns < self.ended_ns and 0 <= at_ns - self.ended_ns <= LONGEST_GAP_NS
+
+
+def rounds_of(measured: Measured, lead_in_s: float, most: int) -> list[Measured]:
+    """The whole batches of a marked stretch after its lead-in, in so many parts at most, each as long as the others but
+    for a batch: as rounds to read throughput from.
+    """
+    marks = measured.marks
+    from_ns = measured.started_ns + lead_in_s * NS_PER_S
+    steady = [mark for mark in marks if mark[0] >= from_ns] or marks[-1:]
+    parts = min(most, len(steady))
+    ends = [round(len(steady) * part / parts) for part in range(parts + 1)]
+
+    def of(some: Sequence[tuple[int, int]]) -> Measured:
+        requests, prompt_tokens, output_tokens = (
+            total * len(some) // len(marks)
+            for total in (measured.requests, measured.prompt_tokens, measured.output_tokens)
+        )
+        return Measured(some[0][0], some[-1][1], requests, prompt_tokens, output_tokens)
+
+    return [of(steady[begin:end]) for begin, end in pairwise(ends)]
 
 
 def without(reason: str) -> EnergyRound:
@@ -141,11 +185,19 @@ class Metering:
             return f"the engine ran on {device}, and the meter reads {', '.join(self._facts.boards)}"
         return self.missing
 
-    def batches(self, batch_s: float) -> int:
-        """As many as last lead-in, window and two updates; a batch that takes longer than the lead-in is followed by
-        one to look at.
+    def left_of_lead_in_s(self, ran_s: float) -> float:
+        """What is left of the lead-in of a load that has run for so long. All of it where power is read instead of a
+        counter, since a mean of the last second holds every pause in it.
         """
-        return math.ceil(self.lead_in_s / batch_s) + math.ceil((self.window_s + 2 * self._update_s) / batch_s)
+        counted = set(self._facts.sources.values()) == {"counter"}
+        return max(0.0, self.lead_in_s - ran_s) if counted else self.lead_in_s
+
+    def batches(self, batch_s: float, ran_s: float = 0.0) -> int:
+        """As many as last what is left of the lead-in, window and two updates, where the load has run for `ran_s`; a
+        batch that takes longer than the lead-in is followed by one to look at.
+        """
+        window_s = self.window_s + 2 * self._update_s
+        return math.ceil(self.left_of_lead_in_s(ran_s) / batch_s) + math.ceil(window_s / batch_s)
 
     @property
     def longest_s(self) -> float:
@@ -177,18 +229,20 @@ class Metering:
         idle: Mapping[str, BoardState],
         *,
         ours: int,
+        ran_s: float = 0.0,
         work: Sequence[Work] | None = None,
     ) -> tuple[EnergyRound, Void | None]:
         """What a round came to, and why it is void, if it is: by a guard, or since it left no window.
 
-        `idle` are the boards before the engine's start, `ours` is its process. `work` is what was done where that was
-        no batches of the load.
+        `idle` are the boards before the engine's start, `ours` is its process. `ran_s` is how long the load had run
+        when the round began, and `work` what was done where that was no batches of the load.
         """
+        lead_in_s = self.left_of_lead_in_s(ran_s)
         found = energy_of_round(
             seen.recording,
             _work(seen.measured, load) if work is None else work,
             Around(idle, seen.before, seen.after),
-            Terms(lead_in_s=self.lead_in_s, least_s=SHORTEST_WINDOW * self.window_s),
+            Terms(lead_in_s=lead_in_s, least_s=SHORTEST_WINDOW * self.window_s),
             limits_w=self._limits_w,
             ours={ours},
         )
@@ -197,7 +251,7 @@ class Metering:
         energy = found.energy
         if not seen.timed_here and not seen.recording.missing:
             energy = NoEnergy(ANOTHER_CLOCK, lasting=True)
-        values = _beside(seen.recording, seen.measured.started_ns + self.lead_in_s * NS_PER_S)
+        values = _beside(seen.recording, seen.measured.started_ns + lead_in_s * NS_PER_S)
         unmeasured = {name: "no driver told it, or it was 0 all the time" for name in BOARD if name not in values}
         notes = tuple(f"{uuid}: {one.reason}" for uuid, told in found.findings.items() for one in told)
         if isinstance(energy, NoEnergy):

@@ -133,11 +133,12 @@ def _time(planned: Planned, cost: Cost) -> str:
         return ""
     cases = planned.cases
     batches = {case: _batch_s(planned.sweep, case, spec, cost) for case, spec in cases.items()}
+    gated = planned.joules and bool(planned.sweep.metered)
     starts_s = sum(_start_s(spec, cost) for spec in {case.model: spec for case, spec in cases.items()}.values())
     parts = (
         traffic_parts_s(batch_s or 0.0, planned.sweep.workload, case, planned.policy)
         if not isinstance(planned.sweep.workload, StaticBatch)
-        else parts_s(batch_s or 0.0, case, planned.policy, cost.settings, joules=planned.joules)
+        else parts_s(batch_s or 0.0, case, planned.policy, cost.settings, joules=planned.joules, gated=gated)
         for case, batch_s in batches.items()
     )
     cases_s = sum(sum(one.values()) for one in parts)
@@ -183,16 +184,23 @@ def _rates(spec: EngineSpec, cost: Cost) -> roofline.Rates:
     return roofline.ANY_GPU if cost.device == "cuda" else roofline.CPU_THREAD.of_threads(spec.threads)
 
 
-def parts_s(batch_s: float, case: Case, policy: RoundPolicy, settings: Settings, *, joules: bool) -> dict[str, float]:
+def parts_s(
+    batch_s: float, case: Case, policy: RoundPolicy, settings: Settings, *, joules: bool, gated: bool = False
+) -> dict[str, float]:
     """Seconds that a launch spends on each part of a case: a batch for its peak of memory, warm-up, timed and observed
-    rounds, and joules. Whatever is to last for some time lasts for a batch at least.
+    rounds, and joules. Whatever is to last for some time lasts for a batch at least. Where joules are `gated`, their
+    window is timed, and no other round. What ran before it is of its lead-in.
     """
+    before = {
+        "warm-up": (COLD_STEPS + STEADY_STEPS) * max(batch_s, STEP_SHARE * policy.round_s),
+        "timed": 0.0 if gated else policy.rounds * max(batch_s, policy.round_s),
+        "observed": max(policy.observed_s, batch_s * math.ceil(policy.observed_requests / case.at)),
+    }
+    lead_in_s = settings.lead_in_s - sum(before.values())
     return {
         "peak": batch_s,
-        "warm-up": (COLD_STEPS + STEADY_STEPS) * max(batch_s, STEP_SHARE * policy.round_s),
-        "timed": policy.rounds * max(batch_s, policy.round_s),
-        "observed": max(policy.observed_s, batch_s * math.ceil(policy.observed_requests / case.at)),
-        "lead-in": max(settings.lead_in_s, batch_s) if joules else 0.0,
+        **before,
+        "lead-in": max(lead_in_s, batch_s) if joules and lead_in_s > 0 else 0.0,
         "window": max(settings.window_s + 2 * UPDATE_S, batch_s) if joules else 0.0,
     }
 

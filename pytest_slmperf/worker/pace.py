@@ -25,6 +25,11 @@ def steady(steps_s: Sequence[float]) -> bool:
     return spread <= (STEADY_TREND if gaining else STEADY_SPREAD)
 
 
+def pace_s(steps_s: Sequence[float]) -> float:
+    """A batch's length at the pace of the last steps."""
+    return median(steps_s[-STEADY_STEPS:])
+
+
 def batches_for(steps_s: Sequence[float], wanted_s: float) -> int:
     """How many batches last about `wanted_s` at the pace of the last steps; one at least."""
-    return max(1, round(wanted_s / median(steps_s[-STEADY_STEPS:])))
+    return max(1, round(wanted_s / pace_s(steps_s)))

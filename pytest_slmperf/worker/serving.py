@@ -8,7 +8,7 @@ from pytest_slmperf.core.launch import Load
 from pytest_slmperf.core.protocol import Measured, PeakMeasured, Prepared
 from pytest_slmperf.core.workload import prompts
 from pytest_slmperf.worker.memory import forget_peak, peak_bytes
-from pytest_slmperf.worker.pace import STEP_SHARE, batches_for, steady
+from pytest_slmperf.worker.pace import STEP_SHARE, batches_for, pace_s, steady
 
 NS_PER_S = 1e9
 
@@ -28,7 +28,7 @@ class Case:
         self._output_tokens = sum(request.output_tokens for request in self._requests)
 
     def measure_peak(self) -> PeakMeasured:
-        """The most memory while the batch is served once: the engine's word, or on a CPU the kernel's mark.
+        """The most memory while the batch is served once: the engine's word, or on a CPU what the kernel tells.
 
         The kernel knows the process's own memory only: on another device it would be read, and gated, as the device's.
         Half of the batch goes first: an allocator places its first large blocks otherwise than later ones, and a case
@@ -46,7 +46,7 @@ class Case:
         try:
             return PeakMeasured(peak_bytes())
         except OSError as error:
-            return PeakMeasured(None, f"the kernel keeps no high-water mark here ({error})")
+            return PeakMeasured(None, f"the kernel does not tell it here ({error})")
 
     def prepare(self, round_s: float, warmup_limit: int) -> Prepared:
         """Serve until the pace is steady, `warmup_limit` steps at most.
@@ -54,13 +54,21 @@ class Case:
         A step is one batch, or as many as last a twentieth of a round.
         """
         steps_s: list[float] = []
-        in_step = 1
+        in_step, started_ns, ended_ns = 1, 0, 0
         while len(steps_s) < warmup_limit and not steady(steps_s):
             served = self._serve(self._requests, in_step, observe=False)
-            step_s = (served[-1].ended_ns - served[0].started_ns) / NS_PER_S
+            started_ns, ended_ns = started_ns or served[0].started_ns, served[-1].ended_ns
+            step_s = (ended_ns - served[0].started_ns) / NS_PER_S
             steps_s.append(step_s / in_step)
             in_step = batches_for(steps_s[-1:], STEP_SHARE * round_s)
-        return Prepared(batches_for(steps_s, round_s), steps=len(steps_s), steady=steady(steps_s))
+        return Prepared(
+            batches_for(steps_s, round_s),
+            steps=len(steps_s),
+            steady=steady(steps_s),
+            batch_s=pace_s(steps_s),
+            started_ns=started_ns,
+            ended_ns=ended_ns,
+        )
 
     def round(self, batches: int, *, observe: bool, marks: bool = False) -> Measured:
         """Serve that many batches without a pause."""

@@ -77,7 +77,7 @@ AMID = {
     "its power limit is lowered": Fault("its power limit was 400 W", event="power_limit {then} 400"),
     "memory fails": Fault("uncorrected memory errors (ECC)", event="ecc_uncorrected {then} {number}"),
     "the driver reports an Xid": Fault("the driver reported Xid 48", event="xid {then} 48"),
-    "the load pauses": Fault("the load paused for", "unmeasured", "unchanged", event="engine pauses"),
+    "the load pauses": Fault("the load paused for", "unmeasured", "regressed", event="engine pauses"),
 }
 """What happens in the middle."""
 

@@ -3,6 +3,7 @@
 import os
 from contextlib import suppress
 from dataclasses import replace
+from statistics import median
 
 import pytest
 from nvml_fixtures import driver, stub  # noqa: F401
@@ -13,6 +14,7 @@ from pytest_slmperf.core.idle import net_of_idle
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.metrics import BOARD, ENERGY, metric
 from pytest_slmperf.core.point import Ledger
+from pytest_slmperf.core.protocol import Measured
 from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.core.verdict import Status
@@ -26,7 +28,15 @@ from pytest_slmperf.run.devices import Device, HeldDevices
 from pytest_slmperf.run.joules import Joules
 from pytest_slmperf.run.launch import EnergyTerms, run_launch
 from pytest_slmperf.run.measuring import Measuring
-from pytest_slmperf.run.metering import SHORTEST_WINDOW, Metering, open_nvml, pace_for
+from pytest_slmperf.run.metering import (
+    LONGEST_GAP_NS,
+    SHORTEST_WINDOW,
+    Metering,
+    Stretch,
+    open_nvml,
+    pace_for,
+    rounds_of,
+)
 from pytest_slmperf.run.options import Options
 from pytest_slmperf.run.progress import Progress
 from pytest_slmperf.run.settings import Settings
@@ -68,6 +78,7 @@ def launch(driver, tmp_path):  # noqa: F811 - a fixture's name
         void_retries=4,
         boards=(),
         seen_s=None,
+        rounds=1,
         **options,
     ):
         later = [one for one in statements if "{then}" in one]
@@ -86,12 +97,12 @@ def launch(driver, tmp_path):  # noqa: F811 - a fixture's name
             record = run_launch(
                 EngineSpec("fake", "tiny", options={**told, **options}),
                 [LOAD],
-                RoundPolicy(rounds=1, round_s=0.02, void_retries=void_retries, answer_limit_s=20),
+                RoundPolicy(rounds=rounds, round_s=0.02, void_retries=void_retries, answer_limit_s=20),
                 arm="candidate",
                 index=0,
                 cores=None,
                 quantiles=(0.5,),
-                energy=EnergyTerms(metering, gated=gated),
+                energy=EnergyTerms(metering, gated=gated, timed=gated),
             )
         finally:
             metering.close()
@@ -179,6 +190,64 @@ def test_a_round_that_was_too_short_for_its_counter_is_repeated_as_long_as_that_
     case = launch("period 0.35", window_s=0.1, lead_in_s=1.25, void_retries=1)
     assert [void.guard for void in case.void_rounds] == ["window"]
     assert "mean_power_w" in case.values
+
+
+def test_a_load_that_has_run_up_to_the_meters_start_has_had_its_lead_in(launch):
+    """No power of before is in its joules, with the lead-in behind it as with all of it to come."""
+    for lead_in_s in (0.02, 0.3):
+        assert launch(lead_in_s=lead_in_s, gated=False).values["mean_power_w"] == pytest.approx((420,), rel=0.05)
+
+
+S = 1_000_000_000
+
+
+def test_a_stretch_goes_on_from_round_to_round_until_the_load_pauses():
+    """Its length is that since the pause; an instant before its end is one of another clock."""
+    stretch = Stretch()
+    assert stretch.ran_s(0) == 0
+    stretch.add(S, 2 * S)
+    stretch.add(2 * S + LONGEST_GAP_NS, 3 * S)
+    assert stretch.ran_s(3 * S + LONGEST_GAP_NS) == pytest.approx(2.05)
+    assert stretch.ran_s(3 * S + LONGEST_GAP_NS + 1) == stretch.ran_s(3 * S - 1) == 0
+    stretch.add(4 * S, 5 * S)
+    assert stretch.ran_s(5 * S) == 1
+
+
+@pytest.mark.parametrize(("statements", "left_s"), [((), 0.5), (("missing DeviceGetTotalEnergyConsumption",), 1.5)])
+def test_what_a_load_has_run_is_of_its_lead_in_where_a_counter_is_read(driver, statements, left_s):  # noqa: F811
+    """A mean of power looks back over the pauses between the rounds, and wants all of it."""
+    driver("power 0 400", *statements)
+    metering = Metering(NvmlMeter(), window_s=3.0, lead_in_s=1.5)
+    assert metering.left_of_lead_in_s(1.0) == left_s
+    assert metering.batches(0.1, 1.0) == 10 * left_s + 32
+    metering.close()
+
+
+def test_a_marked_stretch_is_rounds_of_whole_batches_after_its_lead_in():
+    """As many as are wanted or there are batches for, alike but for a batch; the last batch where none is left."""
+    marks = tuple((place * S, place * S + S) for place in range(10))
+    whole = Measured(0, 10 * S, requests=40, prompt_tokens=160, output_tokens=80, marks=marks)
+    rounds = rounds_of(whole, 1.5, 3)
+    assert [(one.started_ns // S, one.ended_ns // S, one.requests) for one in rounds] == [
+        (2, 5, 12),
+        (5, 7, 8),
+        (7, 10, 12),
+    ]
+    assert [(one.prompt_tokens, one.output_tokens) for one in rounds] == [(48, 24), (32, 16), (48, 24)]
+    assert len(rounds_of(whole, 8.0, 4)) == 2
+    assert [one.started_ns // S for one in rounds_of(whole, 99.0, 4)] == [9]
+
+
+@pytest.mark.parametrize("statements", [(), ("init DRIVER_NOT_LOADED",)])
+def test_where_joules_are_gated_throughput_is_read_from_the_same_stretch(launch, statements):
+    """In as many parts as there would be rounds, also where nothing tells the joules; else in rounds of its own."""
+    of_window, of_rounds = (launch(*statements, gated=gated, rounds=3).values for gated in (True, False))
+    assert len(of_window["output_throughput"]) == len(of_rounds["output_throughput"]) == 3
+    for values in (of_window, of_rounds):
+        assert median(values["output_throughput"]) == pytest.approx(TOKENS_PER_S, rel=0.05)
+    if not statements:
+        joules_a_second = of_window["joules_per_output_token"][0] * median(of_window["output_throughput"])
+        assert joules_a_second == pytest.approx(of_window["mean_power_w"][0], rel=0.05)
 
 
 def test_where_no_joules_are_gated_a_void_energy_round_leaves_the_rest_alone(launch):
@@ -326,14 +395,14 @@ METERED = Sweep("metered", StaticBatch(8, 8), batch_size=[4], gate={"output_thro
 def gate(driver, tmp_path):  # noqa: F811 - a fixture's name
     """Gates a case on a board of this scenario; gives its verdicts. `stored` is what the baseline says."""
 
-    def run(*statements, stored=lambda *_: Reference(reason="nothing is stored")):
+    def run(*statements, stored=lambda *_: Reference(reason="nothing is stored"), with_joules=True):
         driver(f"load {tmp_path / 'load'} 100 500", "period 0.02", *statements, real=True)
         spec = EngineSpec("fake", "tiny", options={"load_log": str(tmp_path / "load"), "real_time": True})
         metering = open_nvml(window_s=0.1, lead_in_s=LEAD_IN_S)
         progress = Progress(Screen())
         held = HeldDevices(wait_s=0, say=progress.remark)
         bench = Bench(fingerprint.simulated(), stored, progress, Device("simulated"), held)
-        around = replace(bench.surroundings(METERED, metering), pause=lambda _: None)
+        around = replace(bench.surroundings(METERED, metering, with_joules=with_joules), pause=lambda _: None)
         policy = RoundPolicy(rounds=1, round_s=0.02, void_retries=0)
         brief = Brief(METERED, (Configuration(spec, tuple(METERED.cases(["tiny"]))),), "gate", policy, 20, 16)
         (case,) = Campaign(brief, around).run().cases.values()
@@ -341,6 +410,19 @@ def gate(driver, tmp_path):  # noqa: F811 - a fixture's name
         return case.verdicts
 
     return run
+
+
+@pytest.mark.parametrize("with_joules", [True, False])
+def test_the_key_says_where_throughput_is_read_with_the_joules(gate, with_joules):
+    """So that it is never compared with that of rounds of its own."""
+    keys = []
+
+    def stored(_case, key):
+        keys.append(key)
+        return Reference(reason="nothing is stored")
+
+    gate(stored=stored, with_joules=with_joules)
+    assert keys[0].get("timed") == ("with joules" if with_joules else None)
 
 
 def test_a_board_that_stays_throttled_makes_every_gated_metric_of_its_case_void(gate):

@@ -8,11 +8,12 @@ import pytest
 from test_measuring import QUIET, measuring
 
 from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.launch import RoundPolicy
 from pytest_slmperf.core.lookup import Against
 from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Replay, StaticBatch, TraceLengths
 from pytest_slmperf.run.briefing import round_policy
-from pytest_slmperf.run.plan import Cost, Planned, lines
+from pytest_slmperf.run.plan import Cost, Planned, lines, parts_s
 from pytest_slmperf.run.settings import Settings
 
 THIS_PYTHON = Against("python", sys.executable)
@@ -163,10 +164,18 @@ def test_a_percentile_takes_the_requests_that_it_needs():
 
 
 def test_joules_take_their_time():
-    """Where they are counted, each case takes lead-in, window and two moves of a counter more in each launch."""
-    assert minutes(said(decode([1]), joules=True)) == pytest.approx(
-        minutes(said(decode([1]))) + 20 * (1.5 + 3 + 0.2) / 60, abs=1
+    """Where they are counted, each case takes window, two moves of a counter and what is left of the lead-in more in
+    each launch; where they are gated, that is timed and no other round.
+    """
+    (case,) = BARE.cases(["opt-125m"])
+    plain, counted, gated = (
+        parts_s(0.25, case, RoundPolicy(), Settings(), joules=joules, gated=gated)
+        for joules, gated in ((False, False), (True, False), (True, True))
     )
+    assert plain == {"peak": 0.25, "warm-up": 1.0, "timed": 1.0, "observed": 0.25, "lead-in": 0.0, "window": 0.0}
+    assert counted == {**plain, "window": 3.2}
+    assert gated == {**plain, "timed": 0.0, "lead-in": 0.25, "window": 3.2}
+    assert minutes(said(decode([1]), joules=True)) > minutes(said(decode([1])))
 
 
 def test_two_arms_take_twice_the_time():

@@ -77,8 +77,7 @@ def serving(options: Options | None = None) -> Iterator[Server]:
     """
     with tempfile.TemporaryDirectory(prefix="slmperf-server-") as folder:
         given = options or Options()
-        truth_file = Path(given.truth or f"{folder}/truth.jsonl")
-        told = replace(given, truth=None if given.null else str(truth_file), until_stdin_closes=True)
+        told = replace(given, truth=given.truth or f"{folder}/truth.jsonl", until_stdin_closes=True)
         log = Path(folder, "log")
         command = [sys.executable, "-m", "pytest_slmperf.testing.server", *told.arguments()]
         with (
@@ -93,7 +92,7 @@ def serving(options: Options | None = None) -> Iterator[Server]:
             if not address:
                 process.wait()
                 raise EngineFailed(f"the testing server didn't start: {log.read_text().strip()}")
-            server = Server(address, process, truth_file, log)
+            server = Server(address, process, Path(str(told.truth)), log)
             try:
                 yield server
             finally:
