@@ -20,4 +20,6 @@ def server():
 def serve():
     """Start one with options of the test's own."""
     with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(serving(Options(**{**QUICK, **options})))
+        yield lambda **options: stack.enter_context(
+            serving(Options(**(options if options.get("null") else {**QUICK, **options})))
+        )

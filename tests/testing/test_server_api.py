@@ -103,7 +103,11 @@ def test_it_says_what_it_serves(server):
         ({"prompt": "a", "model": "opt-125m"}, 404, "The model `opt-125m` does not exist."),
         ({"prompt": ""}, 400, "not empty"),
         ({"prompt": [1, "a"]}, 400, "one text or one list"),
-        ({"prompt": None}, 400, "a text or token ids"),
+        ({"prompt": None}, 400, "one text or one list"),
+        ({"prompt": ["two", "prompts"]}, 400, "one text or one list"),
+        ({"prompt": [[1], [2]]}, 400, "one text or one list"),
+        ({"prompt": [1.5]}, 400, "one text or one list"),
+        ({"prompt": "a", "max_tokens": 0}, 400, "at least 1"),
         ({"prompt": "a", "max_tokens": -1}, 400, "at least 1"),
         ({"prompt": "a", "n": 2}, 400, "one answer"),
         ({"prompt": list(range(4000)), "max_tokens": 100}, 400, "maximum context length is 4096 tokens"),
@@ -132,6 +136,7 @@ def test_a_key_is_asked_for_where_there_is_one(serve):
     "options",
     [
         {"step_s": -1}, {"noise": float("nan")}, {"reset": 1.5}, {"max_batch": 0}, {"kv_tokens": 0}, {"processes": 2},
+        {"reset": 1, "null": True},
     ],
 )  # fmt: skip
 def test_options_that_can_not_be_are_refused(options):

@@ -143,6 +143,27 @@ def _runs(server):
     return request(server, "/metrics").body.splitlines()[1].endswith(b" 1.0")
 
 
+def test_a_server_ends_in_the_middle_of_a_long_step(serve):
+    """It doesn't wait for it."""
+    server = serve(step_s=60)
+    with pytest.raises(TimeoutError):
+        request(server, "/v1/completions", {"prompt": [1]}, limit_s=0.2)
+    began = time.monotonic()
+    server.stop()
+    assert time.monotonic() - began < 5
+
+
+def test_the_extra_is_asked_for_where_it_is_missing():
+    """By the command, with exit code 1."""
+    code = (
+        "import sys; sys.modules['uvloop'] = None\n"
+        "from pytest_slmperf.testing.server.command import main; sys.exit(main([]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "takes the extra openai" in done.stderr
+
+
 def test_a_server_may_have_to_be_killed(serve):
     """SIGTERM leaves it as it was."""
     server = serve(ignores_sigterm=True)
@@ -185,8 +206,8 @@ def _lives(pid):
 
 @pytest.mark.parametrize("more", [{}, {"events_per_write": 1}, {"processes": 2}])
 def test_the_null_model_answers_at_once(serve, more):
-    """With all that was asked for, streamed or whole, whatever the step would take."""
-    server = serve(null=True, step_s=60, **more)
+    """With all that was asked for, streamed or whole."""
+    server = serve(null=True, **more)
     for _ in range(3):
         answer = ask(server, tokens=5)
         assert (answer.text, answer.usage["completion_tokens"], answer.done) == (" w0 w1 w2 w3 w4", 5, True)

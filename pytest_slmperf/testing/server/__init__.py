@@ -61,7 +61,7 @@ Latency:
 The null model, for measuring what a client can send:
 
 `null` (false)
-    Answers at once, with tokens that take no time, and keeps no truth. Without all that follows.
+    Answers at once, with tokens that take no time. It keeps no truth, and of the faults it has those of the start only.
 `processes` (1), `shares_port` (false)
     So many processes listen at the port, or others may (SO_REUSEPORT).
 `events_per_write` (none)
@@ -100,7 +100,7 @@ Faults of requests, each a share of them up to 1, drawn with the seed, or a whol
 `hang`
     No answer, ever.
 `stall`, and `stall_s` (1)
-    Nothing for so many seconds in the middle of the answer.
+    Nothing for so many seconds in the middle of the answer; what was due meanwhile follows at once.
 `reset`
     The connection is reset in the middle of the answer.
 `half_event`

@@ -65,7 +65,8 @@ def asked(body: bytes, options: Options, *, chat: bool) -> Asked:
         raise Refused(404, "NotFoundError", f"The model `{model}` does not exist.")
     if given.get("n", 1) != 1:
         raise Refused(400, "BadRequestError", "n: this server gives one answer")
-    tokens = given.get("max_completion_tokens", given.get("max_tokens", DEFAULT_TOKENS)) or DEFAULT_TOKENS
+    tokens = given.get("max_completion_tokens", given.get("max_tokens"))
+    tokens = DEFAULT_TOKENS if tokens is None else tokens
     if not isinstance(tokens, int) or tokens < 1:
         raise Refused(400, "BadRequestError", f"max_tokens must be at least 1, got {tokens!r}.")
     prompt = _messages(given.get("messages")) if chat else _prompt(given.get("prompt"))
@@ -84,7 +85,7 @@ def asked(body: bytes, options: Options, *, chat: bool) -> Asked:
         model=options.model,
         prompt=prompt,
         tokens=tokens,
-        exact=bool(given.get("ignore_eos")) or given.get("min_tokens", 0) >= tokens,
+        exact=bool(given.get("ignore_eos")) or (given.get("min_tokens") or 0) >= tokens,
         stream=bool(given.get("stream")),
         include_usage=bool(streaming.get("include_usage")),
         continuous_usage=bool(streaming.get("continuous_usage_stats")),
@@ -94,17 +95,13 @@ def asked(body: bytes, options: Options, *, chat: bool) -> Asked:
 
 def _prompt(prompt: object) -> Sequence[object]:
     match prompt:
-        case str():
-            words = prompt.split()
-        case [list() as only]:
-            words = only
-        case [str() as only]:
-            words = only.split()
-        case list():
-            words = prompt
+        case (str() as text) | [str() as text]:
+            words: Sequence[object] = text.split()
+        case [list() as ids] | ([int(), *_] as ids):
+            words = ids
         case _:
-            raise Refused(400, "BadRequestError", "prompt: a text or token ids")
-    if len(set(map(type, words))) != 1:
+            words = []
+    if len(set(map(type, words))) != 1 or not isinstance(words[0], str | int):
         raise Refused(400, "BadRequestError", "prompt: one text or one list of token ids, not empty")
     return words
 

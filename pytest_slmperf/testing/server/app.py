@@ -61,7 +61,10 @@ class Service:
     async def _stepping(self, _app: web.Application) -> AsyncIterator[None]:
         stepping = asyncio.create_task(self._batch.run())
         yield
+        self._batch.close()
         stepping.cancel()
+        with suppress(asyncio.CancelledError):
+            await stepping
 
     @web.middleware
     async def _door(

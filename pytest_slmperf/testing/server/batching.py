@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -53,8 +54,9 @@ class Batch:
         self._running: list[Job] = []
         self._cache: set[int] = set()
         self._work = asyncio.Event()
-        # A loop's own timers are good to a millisecond, a sleep to some 60 µs.
+        # A loop's own timers are good to a millisecond, a thread's wait to some 60 µs.
         self._sleeper = ThreadPoolExecutor(1)
+        self._closed = threading.Event()
         self._counts = Counts()
 
     @property
@@ -75,6 +77,10 @@ class Batch:
         if job in self._running:
             self._running.remove(job)
 
+    def close(self) -> None:
+        """Let go of the thread, which else would sleep to the end of the step."""
+        self._closed.set()
+
     async def run(self) -> None:
         """Step for as long as there is work, and wait for more; never returns."""
         loop = asyncio.get_running_loop()
@@ -89,7 +95,7 @@ class Batch:
             self._preempt()
             self._admit(began_ns)
             due_ns = began_ns + self._step()
-            await loop.run_in_executor(self._sleeper, _sleep_until, due_ns)
+            await loop.run_in_executor(self._sleeper, self._sleep_until, due_ns)
             self._give(due_ns)
 
     def _admit(self, now_ns: int) -> None:
@@ -138,6 +144,9 @@ class Batch:
         took_s = decode_s + options.prefill_token_s * prefilled
         return int(took_s * math.exp(self._draw.gauss(0, options.noise)) * NS_PER_S)
 
+    def _sleep_until(self, due_ns: int) -> None:
+        self._closed.wait(max(0.0, (due_ns - time.monotonic_ns()) / NS_PER_S))
+
     def _give(self, due_ns: int) -> None:
         """A token for each request whose prompt is prefilled."""
         for job in self._running:
@@ -157,7 +166,3 @@ def _prefixes(prompt: Sequence[object]) -> Iterator[int]:
     for start in range(0, len(prompt) - BLOCK + 1, BLOCK):
         before = hash((before, *prompt[start : start + BLOCK]))
         yield before
-
-
-def _sleep_until(due_ns: int) -> None:
-    time.sleep(max(0.0, (due_ns - time.monotonic_ns()) / NS_PER_S))

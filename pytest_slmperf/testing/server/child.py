@@ -77,7 +77,8 @@ def serving(options: Options | None = None) -> Iterator[Server]:
     """
     with tempfile.TemporaryDirectory(prefix="slmperf-server-") as folder:
         given = options or Options()
-        told = replace(given, truth=given.truth or f"{folder}/truth.jsonl", until_stdin_closes=True)
+        truth_file = Path(given.truth or f"{folder}/truth.jsonl")
+        told = replace(given, truth=None if given.null else str(truth_file), until_stdin_closes=True)
         log = Path(folder, "log")
         command = [sys.executable, "-m", "pytest_slmperf.testing.server", *told.arguments()]
         with (
@@ -92,7 +93,7 @@ def serving(options: Options | None = None) -> Iterator[Server]:
             if not address:
                 process.wait()
                 raise EngineFailed(f"the testing server didn't start: {log.read_text().strip()}")
-            server = Server(address, process, Path(str(told.truth)), log)
+            server = Server(address, process, truth_file, log)
             try:
                 yield server
             finally:

@@ -11,10 +11,16 @@ SHARES = (
     "server_error", "endless", "html", "broken_json", "error_event", "other_model", "short",
 )  # fmt: skip
 """Faults that befall some of the requests."""
-ABOVE_ZERO = ("context_tokens", "max_batch", "tokens_per_chunk", "processes")
-ABOVE_ZERO_IF_ANY = (
-    "prefill_tokens_per_step", "kv_tokens", "natural_tokens", "events_per_write", "dies_after", "restarts_after",
+COUNTS = (
+    "context_tokens", "max_batch", "tokens_per_chunk", "processes", "prefill_tokens_per_step", "kv_tokens",
+    "natural_tokens", "events_per_write", "dies_after", "restarts_after",
 )  # fmt: skip
+OF_NULL = (
+    "model", "host", "port", "context_tokens", "tokens_per_chunk", "null", "listens_after_s", "out_of_memory",
+    "refuses_model", "tls", "tls_authority", "ignores_sigterm", "until_stdin_closes",
+)  # fmt: skip
+"""What means something for the null model."""
+OF_NULL_ALONE = ("processes", "shares_port", "events_per_write")
 
 
 @dataclass(frozen=True)
@@ -76,22 +82,18 @@ class Options:
             raise UsageError(f"the testing server: {problem}")
 
     def _problems(self) -> Iterator[str]:
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if isinstance(value, (int, float)) and not (math.isfinite(value) and (value >= 0 or one.name == "seed")):
-                yield f"{one.name}={value!r}: finite, and not below 0"
-        for name in SHARES:
-            value = getattr(self, name)
-            if value > 1 and value != int(value):
+        told = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default}
+        for name, value in told.items():
+            if isinstance(value, (int, float)) and not (math.isfinite(value) and (value >= 0 or name == "seed")):
+                yield f"{name}={value!r}: finite, and not below 0"
+            elif name in SHARES and value > 1 and value != int(value):
                 yield f"{name}={value!r}: a share of the requests, up to 1, or a whole number n for each n-th request"
-        for name in ABOVE_ZERO:
-            if getattr(self, name) < 1:
-                yield f"{name}={getattr(self, name)!r}: at least 1"
-        for name in ABOVE_ZERO_IF_ANY:
-            if getattr(self, name) == 0:
-                yield f"{name}=0: at least 1"
-        if self.processes > 1 and not self.null:
-            yield f"processes={self.processes}: a batch runs in one process; several serve the null model only"
+            elif name in COUNTS and value < 1:
+                yield f"{name}={value!r}: at least 1"
+            elif name in OF_NULL_ALONE and not self.null:
+                yield f"{name}={value!r}: of the null model only"
+            elif self.null and name not in (*OF_NULL, *OF_NULL_ALONE):
+                yield f"null and {name}: the null model has no latency, no truth and no such fault"
 
     def arguments(self) -> list[str]:
         """The command line that says the same."""
