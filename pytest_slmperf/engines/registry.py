@@ -32,10 +32,13 @@ class BuiltIn:
 BUILT_IN = {
     "ctranslate2": BuiltIn("pytest_slmperf.engines.ctranslate2:create", needs=("ctranslate2",)),
     "transformers": BuiltIn("pytest_slmperf.engines.transformers:create", ("torch", "transformers"), device="auto"),
+    "vllm": BuiltIn(
+        "pytest_slmperf.engines.vllm:create", needs=("vllm", "aiohttp", "msgspec"), device="auto", streams=True
+    ),
     "openai": BuiltIn("pytest_slmperf.engines.openai:create", needs=("aiohttp", "msgspec"), streams=True),
     "fake": BuiltIn("pytest_slmperf.engines.fake:create", device="simulated", streams=True),
 }
-REAL = ("ctranslate2", "transformers")
+REAL = ("ctranslate2", "vllm", "transformers")
 """Built-in engines that do the work they are timed for, best first."""
 
 

@@ -428,6 +428,17 @@ def configuration(shape: Shape, transformers: Library) -> Library:
     return transformers.AutoConfig.for_model(model_type, **fields)
 
 
+def write_configuration(shape: Shape, folder: Path) -> None:
+    """Write the config.json of a shape's model into its folder, for those who load it by its path.
+
+    Raises EngineUnavailable without torch or transformers.
+    """
+    _, transformers = _libraries()
+    made = configuration(shape, transformers)
+    made.architectures = [transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[made.model_type]]
+    made.save_pretrained(folder)
+
+
 def _is_gemma(shape: Shape) -> bool:
     return shape.family in {Family.GEMMA2, Family.GEMMA3}
 

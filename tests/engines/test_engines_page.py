@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_slmperf.core.shapes import SHAPES
-from pytest_slmperf.engines import ctranslate2, transformers
+from pytest_slmperf.engines import ctranslate2, transformers, vllm
 from pytest_slmperf.engines.registry import BUILT_IN
 
 PAGE = (Path(__file__).parents[2] / "docs" / "engines.md").read_text(encoding="utf-8")
@@ -31,7 +31,9 @@ def test_every_engine_is_in_the_table():
     assert [row[0].strip("| `") for row in rows("| name | what | installed by |")] == list(BUILT_IN)
 
 
-@pytest.mark.parametrize("engine", [ctranslate2, transformers], ids=lambda engine: engine.__name__.rpartition(".")[2])
+@pytest.mark.parametrize(
+    "engine", [ctranslate2, transformers, vllm], ids=lambda engine: engine.__name__.rpartition(".")[2]
+)
 def test_every_option_is_in_the_table(engine):
     """Each engine's options are shown in the order of its fields."""
     name = engine.__name__.rpartition(".")[2]
