@@ -107,10 +107,10 @@ Faults of requests, each a share of them up to 1, drawn with the seed, or a whol
     The connection is closed in the middle of an event.
 `cut`
     The stream ends in its middle, as HTTP ends one, without the rest of its tokens and without its last events.
-`error_event`
-    An error object in the middle of a stream, and its end.
 `broken_json`
-    No event is JSON.
+    No event is JSON. An answer that comes whole is half of its JSON then, and with the two above.
+`error_event`
+    An error object in the middle of a stream, and its end; 500 for an answer that comes whole.
 `short`
     Half as many tokens as asked for, and a `finish_reason` of stop.
 `endless`

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -155,6 +156,8 @@ class Answering:
     """One request's answer, with its faults."""
 
     def __init__(self, options: Options, asking: Asked, received: Received, job: Job) -> None:
+        if "no_usage" in received.faults:
+            asking = replace(asking, include_usage=False, continuous_usage=False)
         self._options = options
         self._asking = asking
         self._received = received
@@ -186,7 +189,7 @@ class Answering:
             before = b""
             self._stamp(tokens, due_ns)
             await response.write(event)
-        await response.write(self._writer.closing(self._usage() if self._asking.include_usage else None))
+        await response.write(self._writer.closing(self._usage(sent) if self._asking.include_usage else None))
         await response.write_eof()
         self._received.ended_ns = time.monotonic_ns()
 
@@ -200,7 +203,8 @@ class Answering:
             return web.Response()
         if self._has("error_event"):
             return web.json_response(FAILURE, status=500)
-        body = self._writer.whole(tokens, self._reason(tokens), self._usage(tokens))
+        usage = None if self._has("no_usage") else self._usage(tokens)
+        body = self._writer.whole(tokens, self._reason(tokens), usage)
         if self._has("broken_json") or self._has("half_event") or self._has("cut"):
             body = body[: len(body) // 2]
         response = web.Response(body=body, content_type="application/json")
@@ -230,11 +234,9 @@ class Answering:
     def _reason(self, tokens: int) -> str:
         return "length" if tokens >= self._asking.tokens else "stop"
 
-    def _usage(self, tokens: int | None = None) -> dict[str, Any] | None:
-        if self._has("no_usage"):
-            return None
-        given = (self._received.output_tokens if tokens is None else tokens) + self._has("wrong_usage")
-        return api.usage(self._asking, given, cached=self._job.cached if self._options.prefix_cache else None)
+    def _usage(self, tokens: int) -> dict[str, Any]:
+        cached = self._job.cached if self._options.prefix_cache else None
+        return api.usage(self._asking, tokens + self._has("wrong_usage"), cached=cached)
 
     def _event(self, tokens: int, finish_reason: str | None) -> bytes:
         event = self._writer.chunk(tokens, finish_reason)
