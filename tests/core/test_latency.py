@@ -1,12 +1,25 @@
 """Latencies and their quantiles, from token times."""
 
+import math
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_slmperf.core.engine import Served
-from pytest_slmperf.core.latency import Latencies, latencies, needed, percentile, statistics
+from pytest_slmperf.core.latency import (
+    Latencies,
+    interval,
+    latencies,
+    latencies_of,
+    needed,
+    percentile,
+    seen_of,
+    statistics,
+)
+from pytest_slmperf.core.traffic import Exchange
 
 MS = 1_000_000
 values = st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=200)
@@ -97,3 +110,63 @@ def test_nothing_observed_is_nothing_measured():
     assert values == {}
     assert set(unmeasured.values()) == {"no request was observed"}
     assert len(unmeasured) == 8
+
+
+def sent(*stamps_ms, output_tokens, error="", ended_ms=999):
+    """A request that was due at 3 ms, sent at 5 ms, and whose parts came then."""
+    stamps = tuple(at * MS for at in stamps_ms)
+    return Exchange(3 * MS, 5 * MS, ended_ms * MS, stamps, 8, output_tokens, output_tokens, error=error)
+
+
+def test_requests_that_come_and_go_count_from_when_each_was_sent():
+    """To its first and last part of output: what the server says after it is no part of it."""
+    seen = latencies_of(seen_of([sent(15, 25, 45, output_tokens=3)]))
+    assert (seen.ttft_ms, seen.e2el_ms, seen.itl_ms, seen.tpot_ms) == ((10,), (40,), (10, 20), (15,))
+
+
+def test_time_per_token_is_right_where_parts_hold_several():
+    """Nine tokens in three parts have eight gaps; how many parts there are makes no difference to it."""
+    seen = latencies_of(seen_of([sent(15, 25, 55, output_tokens=9), sent(15, 55, output_tokens=9)]))
+    assert seen.tpot_ms == (5, 5)
+    assert seen.itl_ms == (10, 30, 40)
+
+
+def test_a_failed_request_has_no_latency():
+    """However soon it failed, it isn't a fast one; and whose answer is empty has no first token."""
+    assert seen_of([sent(15, output_tokens=1, error="reset"), sent(output_tokens=0)]) == []
+
+
+def chance(count, share, hits):
+    """Of so many hits, by the definition."""
+    return math.comb(count, hits) * share**hits * (1 - share) ** (count - hits)
+
+
+@given(st.integers(1, 120), st.sampled_from([0.1, 0.5, 0.9, 0.99]), st.sampled_from([0.8, 0.95, 0.99]))
+def test_a_quantile_lies_between_its_order_statistics_with_their_confidence(count, quantile, level):
+    """Each side errs with half of the rest at most, and one order statistic further in would err with more."""
+    found = interval(range(count), quantile, level=level)
+    below = [sum(chance(count, quantile, hits) for hits in range(rank + 1)) for rank in range(count)]
+    above = [sum(chance(count, quantile, hits) for hits in range(rank + 1, count + 1)) for rank in range(count)]
+    tail = (1 - level) / 2
+    # The value at `rank` lies above the quantile where `rank` or fewer do below, and below it where more do.
+    lows = [rank for rank in range(count) if below[rank] <= tail]
+    highs = [rank for rank in range(count) if above[rank] <= tail]
+    assert found == ((lows[-1], highs[0]) if lows and highs else None)
+
+
+def test_intervals_hold_the_true_quantile_as_often_as_they_say():
+    """Of a skewed distribution, in at least 95 % of two thousand draws and not in nearly all."""
+    hits, truth = 0, -math.log(0.1)
+    for seed in range(2000):
+        draw = random.Random(seed)
+        low, high = interval([draw.expovariate(1) for _ in range(100)], 0.9)
+        hits += low <= truth <= high
+    assert 0.94 < hits / 2000 < 0.98
+
+
+def test_too_few_requests_have_no_interval():
+    """A p99 takes 368, so that it is unlikely that all of them lie below it; the median six."""
+    assert interval(range(367), 0.99) is None
+    assert interval(range(368), 0.99)
+    assert interval(range(5), 0.5) is None
+    assert interval(range(6), 0.5) == (0, 5)
