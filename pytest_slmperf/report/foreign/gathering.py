@@ -245,7 +245,8 @@ def _length(name: str, rounds: Sequence[Result], asked: int | None) -> Scalar:
     Raises UsageError where a file says another.
     """
     option = f"--{name.replace('_', '-')}"
-    means = [(one.place, found) for one in rounds if (found := getattr(one.load, name)) is not None]
+    whole = [one for one in rounds if not one.failure]
+    means = [(one.place, found) for one in whole if (found := getattr(one.load, name)) is not None]
     if asked is not None:
         for where, mean in means:
             if abs(mean - asked) > AS_ASKED * asked:
