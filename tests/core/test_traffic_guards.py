@@ -1,0 +1,171 @@
+"""What voids a round of traffic, and what is only told of it."""
+
+from dataclasses import replace
+
+import pytest
+from queueing import S, exchange, traffic_of
+
+from pytest_slmperf.core.board import Effect
+from pytest_slmperf.core.launch import Load
+from pytest_slmperf.core.traffic import (
+    CACHED_TOKENS,
+    PREEMPTIONS,
+    QUERIED_TOKENS,
+    STARTED_AT,
+    Arrivals,
+    Look,
+    Sender,
+    Traffic,
+)
+from pytest_slmperf.core.traffic_guards import judge_traffic
+from pytest_slmperf.core.window import NoWindow, Window
+
+MS = S // 1000
+LOAD = Load("case", ((10, 4),), 0, Arrivals(concurrency=4))
+WINDOW = Window(2 * S, 10 * S)
+TOLD = {PREEMPTIONS: 3.0, CACHED_TOKENS: 0.0, QUERIED_TOKENS: 500.0, STARTED_AT: 17.0}
+IDLE = Sender(1.0, 12.0, (0.1,) * 100)
+LOOKS = tuple(Look(at * S, TOLD) for at in range(13))
+
+
+def requests(**fields):
+    """One every 10 ms, from 0 to 12 s, the first token of each after 20 ms."""
+    return [exchange(at, at, at + 80 * MS, **fields) for at in range(0, 12 * S, 10 * MS)]
+
+
+def round_of(exchanges, *, looks=LOOKS, sender=IDLE):
+    return traffic_of(exchanges, looks=looks, sender=sender)
+
+
+def voids(traffic, window=WINDOW, load=LOAD):
+    """The reasons of the findings that void it, by their guards."""
+    return {one.guard: one.reason for one in judge_traffic(traffic, window, load) if one.effect is Effect.VOID}
+
+
+def changed(place, **fields):
+    """All requests, one of them different."""
+    made = requests()
+    return [*made[:place], replace(made[place], **fields), *made[place + 1 :]]
+
+
+def counting(name, values):
+    """Looks at one counter that has these values, second by second."""
+    return tuple(Look(at * S, {**TOLD, name: value}) for at, value in enumerate(values))
+
+
+def test_an_undisturbed_round_has_nothing_to_be_said():
+    """Neither void nor a note."""
+    assert judge_traffic(round_of(requests()), WINDOW, LOAD) == ()
+
+
+def test_a_failed_request_of_the_window_voids_it_by_its_first_error():
+    """With how many there were."""
+    made = changed(500, error="HTTP 503: overloaded")
+    made[600] = replace(made[600], error="reset")
+    assert voids(round_of(made)) == {"errors": "2 of 808 requests failed, the first of them: HTTP 503: overloaded"}
+
+
+def test_a_request_that_was_sent_before_and_fails_within_the_window_voids_it():
+    """The engine worked for it in place of others."""
+    assert "errors" in voids(round_of(changed(100, error="timed out", ended_ns=5 * S)))
+
+
+@pytest.mark.parametrize("place", [3, 1100])
+def test_a_request_that_failed_before_or_after_the_window_is_not_its(place):
+    """Ramp-up and drain don't count."""
+    assert voids(round_of(changed(place, error="reset"))) == {}
+
+
+def test_answers_of_other_lengths_than_asked_for_void_it():
+    """It was other work than that of the baseline."""
+    found = voids(round_of(changed(500, output_tokens=2)))
+    assert found["answers"] == "1 of 800 answers have other than the tokens asked for, the first of them 2 of 4"
+
+
+@pytest.mark.parametrize(
+    ("late_ms", "first_token_ms", "void"), [(1.9, 1, False), (2.1, 1, True), (4.9, 100, False), (5.1, 100, True)]
+)
+def test_late_sends_void_it_beyond_two_ticks_and_a_twentieth_of_the_first_tokens_time(late_ms, first_token_ms, void):
+    """One per cent of them may be later; what is sent so late finds another engine than it should have."""
+    made = []
+    for at in range(0, 12 * S, 10 * MS):
+        sent_ns = at + int(late_ms * MS)
+        one = exchange(sent_ns, sent_ns, sent_ns + 4 * first_token_ms * MS)
+        made.append(replace(one, due_ns=at))
+    assert ("late" in voids(round_of(made))) is void
+
+
+def test_a_wait_for_a_place_is_no_lateness():
+    """It was due when the place was free."""
+    made = [exchange(at, at, at + MS, arrived_ns=at - S) for at in range(S, 12 * S, 10 * MS)]
+    assert voids(round_of(made)) == {}
+
+
+@pytest.mark.parametrize(
+    ("sender", "reason"),
+    [
+        (Sender(11.0, 12.0), "used 92% of a core"),
+        (Sender(1.0, 12.0, (0.1,) * 98 + (30.0, 30.0)), "was late by 30 ms"),
+    ],
+)
+def test_a_sender_at_its_own_limit_voids_it(sender, reason):
+    """What comes in is stamped when it has the time to, and not when it came."""
+    assert reason in voids(round_of(requests(), sender=sender))["sender"]
+
+
+def test_a_prompt_from_a_cache_voids_it_where_none_is_shared():
+    """By the answers' own word."""
+    found = voids(round_of(requests(cached_tokens=8)))
+    assert found["cached"] == "6400 of 8000 prompt tokens came from a cache, and they share none"
+
+
+def test_a_shared_prefix_may_come_from_a_cache_and_no_more_than_it():
+    """What is stated is measured as it is stated."""
+    shared = replace(LOAD, shared_prefix_tokens=8)
+    assert voids(round_of(requests(cached_tokens=8)), load=shared) == {}
+    assert "beyond the prefix" in voids(round_of(requests(cached_tokens=9)), load=shared)["cached"]
+
+
+def test_the_engines_count_of_cached_tokens_is_looked_at_where_answers_say_nothing():
+    """What grew around the window, of what was looked up."""
+    looks = tuple(Look(at * S, {**TOLD, CACHED_TOKENS: 5.0 * at, QUERIED_TOKENS: 100.0 * at}) for at in range(13))
+    assert voids(round_of(requests(), looks=looks))["cached"].startswith("45 of 900 prompt tokens")
+
+
+@pytest.mark.parametrize(
+    ("counts", "void"),
+    [([0, 0, 0] + [1] * 10, True), ([0] + [7] * 12, False), ([0] * 11 + [7, 7], False), ([0] * 10 + [7] * 3, True)],
+)
+def test_preemptions_void_it_where_they_may_have_been_within_the_window(counts, void):
+    """Between the last look before it and the first one after."""
+    assert ("preempted" in voids(round_of(requests(), looks=counting(PREEMPTIONS, counts)))) is void
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [counting(STARTED_AT, [17] * 6 + [18] * 7), counting(CACHED_TOKENS, [9] * 6 + [0] * 7)],
+)
+def test_a_server_that_was_started_anew_voids_it(looks):
+    """By its own word, or since a count that only grows is smaller than before."""
+    assert "started anew" in voids(round_of(requests(), looks=looks))["restarted"]
+
+
+def test_where_there_is_no_window_that_is_the_last_of_the_reasons():
+    """A server that fails every request leaves no steady state, either: the failure is what helps."""
+    found = voids(round_of(changed(500, error="reset")), NoWindow("its rate of output still changes"))
+    assert list(found) == ["errors", "unsteady"]
+    assert found["unsteady"] == "its rate of output still changes"
+
+
+def test_what_an_engine_does_not_count_is_told_and_voids_nothing():
+    """Nobody may read from an unvoided round that there was none of it."""
+    (note,) = judge_traffic(round_of(requests(), looks=()), WINDOW, LOAD)
+    assert note.effect is Effect.NOTE
+    assert note.reason == (
+        "the engine doesn't let see preemptions, whether prompts came from a cache, whether it was started anew"
+    )
+
+
+def test_nothing_sent_is_judged_without_a_fault():
+    """It has no window, and that is all."""
+    assert list(voids(Traffic((), 0, 0, LOOKS), NoWindow("nothing was sent"))) == ["unsteady"]
