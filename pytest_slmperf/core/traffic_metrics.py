@@ -147,9 +147,9 @@ def _own_numbers(traffic: Traffic, window: Window) -> _Found:
         if not any(counter in look.counters for look in traffic.looks):
             unmeasured[name] = f"the engine doesn't tell: {COUNTERS[counter]}"
         elif len(told) < LOOKS:
-            unmeasured[name] = f"{len(told)} looks at it fell into the window, and {LOOKS} is the least"
+            unmeasured[name] = f"fewer than {LOOKS} looks at it fell into the window"
         elif not any(told):
-            unmeasured[name] = f"it was 0 at each of {len(told)} looks, which has no ratio to anything"
+            unmeasured[name] = "it was 0 at every look, which has no ratio to anything"
         else:
             values[name] = fmean(told)
     return values, unmeasured

@@ -132,12 +132,12 @@ def test_what_the_engine_says_of_itself_is_the_mean_of_looks_within_the_window()
     looks = [Look(at * S, {RUNNING: at, WAITING: 0}) for at in range(13)]
     found = traffic_metrics(steady(looks=tuple(looks)), WINDOW, CLOSED)
     assert found.values["mean_running_batch"] == fmean(range(1, 11))
-    assert "0 at each of 10 looks" in found.unmeasured["mean_queue"]
+    assert "0 at every look" in found.unmeasured["mean_queue"]
 
 
 @pytest.mark.parametrize(
     ("looks", "reason"),
-    [((), "doesn't tell"), ((Look(2 * S, {WAITING: 1}),), "doesn't tell"), ((Look(2 * S, {RUNNING: 1}),), "1 looks")],
+    [((), "doesn't tell"), ((Look(2 * S, {WAITING: 1}),), "doesn't tell"), ((Look(2 * S, {RUNNING: 1}),), "fewer than 3 looks")],
 )
 def test_a_running_batch_that_nobody_saw_has_a_reason(looks, reason):
     """Where the engine says nothing, or was asked too seldom."""
