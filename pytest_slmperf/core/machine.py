@@ -16,6 +16,8 @@ for its driver told.
 """
 NOT_SAID = "not said"
 """What nobody knows of a measurement that was imported: two that don't say it may differ in it."""
+REMOTE = "remote"
+"""The first word of the device of a server on another machine, of which nothing is known but its address."""
 GPU_UUID = "gpu_uuid"
 """The field that every machine with a GPU has, and no other."""
 
@@ -49,9 +51,12 @@ ROLES: Mapping[str, Role] = {
 
 
 def role(name: str, one: "Machine", other: "Machine") -> Role:
-    """What a difference in a field of these machines means. On a GPU the processor beside it is worth a note."""
+    """What a difference in a field of these machines means. On a GPU the processor beside it is worth a note, and so is
+    that of whoever asks another machine.
+    """
     found = ROLES.get(name, Role.NOTE)
-    return Role.NOTE if found is Role.PART_OF_DEVICE and one.kind == other.kind == "cuda" else found
+    beside = one.kind == other.kind and one.kind in ("cuda", REMOTE)
+    return Role.NOTE if found is Role.PART_OF_DEVICE and beside else found
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Machine:
     """What was measured on. `device` and `driver` name the folders of a baseline file."""
 
     device: str
-    """A GPU's model or a MIG instance's, a CPU's model with its usable cores, or `simulated`."""
+    """A GPU's model or a MIG instance's, a CPU's model with its usable cores, `remote HOST:PORT`, or `simulated`."""
     driver: str
     """A GPU's driver version; on a CPU the kernel's series, `linux-6.1`."""
     fields: Mapping[str, Scalar] = field(default_factory=dict)
@@ -71,10 +76,12 @@ class Machine:
         return self.device.partition(" ")[0] == SIMULATED
 
     @property
-    def kind(self) -> Literal["cpu", "cuda", "simulated"]:
+    def kind(self) -> Literal["cpu", "cuda", "remote", "simulated"]:
         """What engines that run on it call their device."""
         if GPU_UUID in self.fields:
             return "cuda"
+        if self.device.partition(" ")[0] == REMOTE:
+            return "remote"
         return "simulated" if self.simulated else "cpu"
 
     def runs(self, device: object) -> bool:

@@ -27,6 +27,7 @@ from yarl import URL
 from pytest_slmperf.core.engine import Answer, EngineFacts, EngineSpec, Request, Stamp, model_name
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed
 from pytest_slmperf.core.workload import FIRST_ORDINARY_TOKEN
+from pytest_slmperf.engines.address import device_of_url, is_local
 from pytest_slmperf.engines.openai_api import (
     Dialect,
     Reading,
@@ -41,10 +42,8 @@ from pytest_slmperf.engines.options import options_of, refuse_unknown
 from pytest_slmperf.engines.server import (
     Server,
     command_of,
-    device_of_url,
     free_port,
     hidden,
-    is_local,
     step_aside,
     taken,
 )
@@ -131,6 +130,9 @@ class OpenAI(Streaming):
         self._url = _url(options)
         self._proxy = options.proxy and device_of_url(self._url) is not None
         self._through = _proxy_of(self._url) if self._proxy else None
+        self._trusted = _encryption(options) if self._url.startswith("https:") else True
+        if "device" in spec.options and device_of_url(self._url) is not None:
+            raise EngineUnavailable(f"device is of a server on this machine, and {self._url} is on another")
         self._session: aiohttp.ClientSession
         self._server: Server | None = None
         self._dialect = Dialect(options.served_model or spec.model, "chat" if options.api == "chat" else "completions")
@@ -342,9 +344,7 @@ class OpenAI(Streaming):
     async def connected(self) -> AsyncIterator[None]:
         """Keep connections open between requests, as many as there are at once."""
         _allow_many_connections()
-        connector = aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=KEEP_ALIVE_S, ssl=self._encryption() if self._url.startswith("https") else True
-        )
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S, ssl=self._trusted)
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -446,16 +446,6 @@ class OpenAI(Streaming):
         """A path of the server, and not of its API."""
         return URL(self._url.removesuffix("/v1") + path)
 
-    def _encryption(self) -> ssl.SSLContext:
-        try:
-            context = ssl.create_default_context(cafile=self._options.ca)
-        except OSError as error:  # ssl's own errors are such
-            raise EngineUnavailable(f"ca={self._options.ca}: no certificates can be read there ({error})") from error
-        if not self._options.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
-
     def _hidden(self, text: str) -> str:
         return hidden(text, self._key)
 
@@ -514,6 +504,18 @@ def _key(options: Options) -> str:
     if not (key.isascii() and key.isprintable()):
         raise EngineUnavailable(f"the key in {options.key_env or USUAL_KEY} has characters that no header may hold")
     return key
+
+
+def _encryption(options: Options) -> ssl.SSLContext:
+    """Whose certificates are trusted. Raises EngineUnavailable for a file that holds none."""
+    try:
+        context = ssl.create_default_context(cafile=options.ca)
+    except OSError as error:  # ssl's own errors are such
+        raise EngineUnavailable(f"ca={options.ca}: no certificates can be read there ({error})") from error
+    if not options.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _proxy_of(url: str) -> str | None:

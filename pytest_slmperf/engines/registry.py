@@ -1,8 +1,10 @@
 """Finding engines by name: the built-in ones, and those that other packages register under `slmperf.engines`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 from pytest_slmperf.core.engine import Engine, EngineFactory, EngineSpec
@@ -67,12 +69,17 @@ def create(spec: EngineSpec) -> Engine:
     return engine
 
 
-def default_device(name: str) -> str:
-    """Where an engine runs unless its options say otherwise: `cpu`, `cuda`, `simulated`, or `auto` (on a GPU if any).
+def default_device(name: str, options: Mapping[str, object] = MappingProxyType({})) -> str:
+    """Where an engine runs unless its option `device` says otherwise: `cpu`, `cuda`, `simulated`, `auto` (on a GPU if
+    any), or `remote:HOST:PORT` where the option `url` of `openai` leads to another machine.
 
     An engine of another package says so in the attribute `device` of its factory; one that says nothing, or can't be
     imported here, is taken to run on the CPU. What it says when it has started is what counts.
     """
+    if name == "openai" and "url" in options:
+        from pytest_slmperf.engines.address import device_of_url  # noqa: PLC0415 - engines' processes need it not
+
+        return device_of_url(str(options["url"])) or BUILT_IN[name].device
     if name in BUILT_IN:
         return BUILT_IN[name].device
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import DeviceBusy, EngineUnavailable, MeterUnavailable, UsageError
-from pytest_slmperf.core.machine import SIMULATED, Machine
+from pytest_slmperf.core.machine import REMOTE, SIMULATED, Machine
 from pytest_slmperf.engines import registry
 from pytest_slmperf.meters import boards
 from pytest_slmperf.meters.nvml import visible_devices
@@ -34,7 +34,7 @@ class Device:
     """Where an engine runs."""
 
     kind: str
-    """As it calls it: `cpu`, `cuda`, `simulated`, or what this package doesn't know."""
+    """As it calls it: `cpu`, `cuda`, `remote:HOST:PORT`, `simulated`, or what this package doesn't know."""
     index: int = 0
     """Of the first of its GPUs, among those that it may see."""
     count: int = 1
@@ -61,11 +61,13 @@ def device_of(engine: str, options: Mapping[str, object]) -> Device:
     """Where an engine with these options runs: its `device` (`cuda`, `cuda:1`, `auto`) and `device_index`, or else what
     it runs on by default; on several GPUs where one of SPREADS says so.
     """
-    asked = str(options.get("device", registry.default_device(engine)))
+    asked = str(options.get("device", registry.default_device(engine, options)))
     kind, _, number = asked.partition(":")
     index = int(number) if number.isdecimal() and len(number) <= MOST_DIGITS else options.get("device_index", 0)
     if kind == "auto":
         kind = "cuda" if _visible() != () and boards.count() else "cpu"
+    if kind == REMOTE:
+        return Device(asked)
     if kind != "cuda":
         return Device(kind)
     spread = (options.get(name) for name in SPREADS)
@@ -92,6 +94,8 @@ def machine_of(device: Device) -> Machine:
     if device.kind == SIMULATED:
         return fingerprint.simulated()
     host = fingerprint.with_variables(fingerprint.probe(), os.environ)
+    if device.kind.startswith(f"{REMOTE}:"):
+        return fingerprint.remote(host, device.kind.partition(":")[2])
     if device.kind != "cuda":
         return host
     return fingerprint.with_compile_caches(fingerprint.with_boards(host, _described(device)), os.environ)

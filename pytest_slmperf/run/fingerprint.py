@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pytest_slmperf.core.machine import SIMULATED, Machine, Scalar, same, shown
+from pytest_slmperf.core.machine import REMOTE, SIMULATED, Machine, Scalar, same, shown
 from pytest_slmperf.meters.boards import Board
 
 GIT_LIMIT_S = 10.0
@@ -105,6 +105,14 @@ def probe(root: Path = Path("/")) -> Machine:
 def simulated() -> Machine:
     """The machine of the fake engine: the same everywhere, and comparable with no real one."""
     return Machine(SIMULATED, SIMULATED)
+
+
+def remote(client: Machine, address: str) -> Machine:
+    """The machine of a server at this address. Nothing is known of it; of this one goes along what sends the requests,
+    and is worth a note.
+    """
+    asks = {"client": client.device, "client_kernel": client.fields.get("kernel")}
+    return Machine(f"{REMOTE} {address}", "unknown", {name: value for name, value in asks.items() if value is not None})
 
 
 def with_boards(host: Machine, boards: Sequence[Board]) -> Machine:

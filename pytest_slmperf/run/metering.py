@@ -346,6 +346,13 @@ def open_rapl(*, window_s: float, lead_in_s: float, root: Path = Path("/")) -> M
     return or_zeus(Metering(RaplMeter(root=root), window_s=window_s, lead_in_s=lead_in_s, devices=("cpu",)))
 
 
+def elsewhere(*, window_s: float, lead_in_s: float) -> Metering:
+    """Of a server on another machine: there is nothing to be read."""
+    metering = Metering(None, window_s=window_s, lead_in_s=lead_in_s)
+    metering.missing = "the server is on another machine, and its joules can't be read from here"
+    return metering
+
+
 def or_zeus(metering: Metering, *, gpus: tuple[int, ...] = ()) -> Metering:
     """This, or where it has no joules what Zeus has, if that is installed: of these GPUs, or else of the whole chip."""
     if metering.source.source or not zeus_is_installed():

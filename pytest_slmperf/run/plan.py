@@ -39,7 +39,7 @@ class Cost:
     arms: int
     settings: Settings
     max_launches: int
-    device: Literal["cpu", "cuda", "simulated"]
+    device: Literal["cpu", "cuda", "remote", "simulated"]
     """That engines run on; simulated time costs none."""
 
     def launches(self, *, gated: bool) -> tuple[int, int]:

@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
+from pytest_slmperf.engines.address import device_of_url, is_local
 from pytest_slmperf.engines.server import (
     Server,
     command_of,
-    device_of_url,
     free_port,
     hidden,
-    is_local,
     taken,
 )
 

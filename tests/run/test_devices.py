@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import nvml_standin
@@ -12,9 +13,10 @@ from nvml_fixtures import driver, stub  # noqa: F401
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import DeviceBusy, EngineUnavailable, UsageError
+from pytest_slmperf.core.machine import Role
 from pytest_slmperf.run import pinning
 from pytest_slmperf.run.devices import Device, HeldDevices, device_of, machine_of
-from pytest_slmperf.run.metering import open_nvml
+from pytest_slmperf.run.metering import elsewhere, open_nvml
 
 FIRST, SECOND = (f"GPU-00000000-0000-4000-8000-{board:012}" for board in range(2))
 
@@ -38,6 +40,9 @@ def gpus(driver, monkeypatch):  # noqa: F811 - a fixture's name
         ("transformers", {}, Device("cuda")),
         ("transformers", {"device": "cpu"}, Device("cpu")),
         ("of another package", {}, Device("cpu")),
+        ("openai", {"url": "http://127.0.0.1:8000/v1"}, Device("cpu")),
+        ("openai", {"url": "http://127.0.0.1:8000/v1", "device": "cuda"}, Device("cuda")),
+        ("openai", {"url": "http://10.0.0.7:8000/v1"}, Device("remote:10.0.0.7:8000")),
         ("of another package", {"device": "cuda:1"}, Device("cuda", 1)),
         ("of another package", {"device": "tpu"}, Device("tpu")),
         ("of another package", {"device": "cuda", "tensor_parallel_size": 2}, Device("cuda", 0, 2)),
@@ -54,6 +59,18 @@ def gpus(driver, monkeypatch):  # noqa: F811 - a fixture's name
 def test_an_engine_runs_where_its_options_say_or_else_where_it_does_by_default(engine, options, device):
     """An engine of another package that says nothing of a device is taken for one on the CPU."""
     assert device_of(engine, options) == device
+
+
+def test_a_server_elsewhere_is_a_machine_of_which_nothing_is_known():
+    """But its address; what this machine is goes along, and has no joules of that one."""
+    device = device_of("openai", {"url": "https://llm.example.org/v1"})
+    machine = machine_of(device)
+    assert (machine.device, machine.driver, machine.kind) == ("remote llm.example.org:443", "unknown", "remote")
+    assert machine.runs("remote:llm.example.org:443")
+    assert set(machine.fields) <= {"client", "client_kernel"}
+    assert not machine.differences(replace(machine, fields={"client": "another"}), Role.MUST_MATCH, Role.PART_OF_DEVICE)
+    source = elsewhere(window_s=1, lead_in_s=0).source
+    assert source.missing == "the server is on another machine, and its joules can't be read from here"
 
 
 @pytest.mark.parametrize(("visible", "kind"), [("", "cpu"), ("-1", "cpu"), ("1", "cuda"), (SECOND, "cuda")])
