@@ -4,7 +4,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_slmperf.cli import output
 from pytest_slmperf.cli.arguments import add_engine, add_reports, add_verb, engine_of, gate
@@ -12,7 +12,7 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Sweep
-from pytest_slmperf.core.workload import StaticBatch
+from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, StaticBatch
 from pytest_slmperf.engines import registry
 from pytest_slmperf.report import files, terminal
 from pytest_slmperf.run.interpreter import interpreter
@@ -48,7 +48,10 @@ def add(verbs: "Verbs") -> None:
     parser.add_argument("a", metavar="A", help="the arm that is compared with, as in python=.venv-main/bin/python")
     parser.add_argument("b", metavar="B", help="the arm that is judged, as in python=.venv/bin/python, or same")
     add_engine(parser, "of both arms")
-    parser.add_argument("--batch-size", type=_sizes, default=[1, 16], metavar="N,N", help="default: 1,16")
+    axis = parser.add_mutually_exclusive_group()
+    axis.add_argument("--batch-size", type=_counts, metavar="N,N", help="static batches; default: 1,16")
+    axis.add_argument("--concurrency", type=_counts, metavar="N,N", help="requests under way at any time")
+    axis.add_argument("--request-rate", type=_rates, metavar="R,R", help="requests a second, at random")
     parser.add_argument("--prompt-tokens", type=int, default=32, metavar="N", help="default: 32")
     parser.add_argument("--output-tokens", type=int, default=32, metavar="N", help="default: 32")
     parser.add_argument(
@@ -87,10 +90,11 @@ def _run(given: argparse.Namespace) -> int:
         engine_options=candidate.options,
         budget_s=given.budget * 60 if given.budget else None,
     )
+    kind, axis = _varied(given)
     sweep = Sweep(
         "ab",
-        StaticBatch(given.prompt_tokens, given.output_tokens),
-        batch_size=given.batch_size,
+        kind(given.prompt_tokens, given.output_tokens),
+        **axis,
         gate=dict(given.gate or [("output_throughput", DEFAULT_TOLERANCE)]),
         missing_meter="red",  # whoever asks for joules here wants a verdict on them
     )
@@ -127,11 +131,26 @@ def _arm(letter: str, text: str, common: EngineSpec) -> EngineSpec:
     return replace(common, **named, threads=threads, planted_loss=planted, options=options)
 
 
-def _sizes(text: str) -> list[int]:
+def _varied(given: argparse.Namespace) -> tuple[type[StaticBatch | ClosedLoop | OpenLoop], dict[str, Any]]:
+    """The workload's kind, and the argument of a sweep that varies it."""
+    for kind in (StaticBatch, ClosedLoop, OpenLoop):
+        if places := getattr(given, kind.AXIS):
+            return kind, {kind.AXIS: places}
+    return StaticBatch, {StaticBatch.AXIS: [1, 16]}
+
+
+def _counts(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: it takes whole numbers, as in 1,16") from error
+
+
+def _rates(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: it takes numbers, as in 0.5,2") from error
 
 
 class _Stderr:

@@ -176,7 +176,7 @@ class Campaign:
         unfit = {
             case.name: reason
             for case in configuration.cases
-            if (reason := nothing_left or self._around.fits(self._brief.sweep, case, configuration.candidate))
+            if (reason := nothing_left or self._misfit(case, configuration))
         }
         self._skipped.update(unfit)
         cases = [case for case in configuration.cases if case.name not in unfit]
@@ -201,6 +201,11 @@ class Campaign:
             )
             wanted = self._first_wanted(stored)
             self._cases.append(OngoingCase(case, configuration, load, keys, stored, wanted, self._first_phase, note))
+
+    def _misfit(self, case: Case, configuration: Configuration) -> str | None:
+        """Why some arm surely can't be measured, or None."""
+        said = (self._around.fits(self._brief.sweep, case, spec) for _, spec in configuration.arms)
+        return next(filter(None, said), None)
 
     def _primers(self, cases: Sequence[Case], facts: EngineFacts) -> list[Load]:
         if not facts.compiles:
