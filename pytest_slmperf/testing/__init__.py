@@ -16,6 +16,8 @@ entry point of the group `slmperf.engines` that names the factory. `conforms` ho
 
     def test_my_engine_keeps_the_protocol():
         conforms(my_package.create, EngineSpec("mine", "some-model"))
+
+A server to hold a client of the OpenAI API to is `pytest_slmperf.testing.server`.
 """
 
 import time

@@ -1,12 +1,11 @@
 """The testing server's latency model, and the truth that it keeps of it."""
 
 import asyncio
-import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from math import exp, log
-from statistics import median, stdev
+from math import log
+from statistics import median, quantiles
 
 import pytest
 from asking import ask, request
@@ -72,7 +71,7 @@ def test_a_long_prompt_may_take_several_steps():
     options = {"step_s": 0.002, "step_request_s": 0, "prefill_token_s": 0.0001, "prefill_tokens_per_step": 50}
     early, late = job(30, prompt=10), job(2, prompt=100)
     (due, due_late), _ = served(options, early, later=[late])
-    assert [round(gap) for gap in gaps_ms(due) if gap > 3] == [7, 7]
+    assert 7 in [round(gap, 3) for gap in gaps_ms(due)]
     assert due_late[0] in due
 
 
@@ -103,12 +102,16 @@ def test_a_prompt_that_is_known_costs_no_prefill():
 
 def test_noise_is_of_the_size_that_is_asked_for_and_repeatable():
     """Log-normal, step by step, from the seed."""
-    options = {"step_s": 0.002, "noise": 0.2, "prefill_token_s": 0}
-    gaps = gaps_ms(served(options, job(150))[0][0])
-    assert stdev(map(log, gaps)) == pytest.approx(0.2, abs=0.08)
-    draw = random.Random(0)
-    drawn = [2 * exp(draw.gauss(0, 0.2)) for _ in range(150)][1:]
-    assert median(abs(gap - one) for gap, one in zip(gaps, drawn, strict=True)) < 1e-5
+    gaps, again, other = (
+        gaps_ms(served({"step_s": 0.002, "noise": 0.2, "prefill_token_s": 0, "seed": seed}, job(150))[0][0])
+        for seed in (1, 1, 2)
+    )
+    # By medians and quartiles, since a busy machine may delay a step.
+    first, _, third = quantiles(map(log, gaps), n=4)
+    assert (third - first) / 1.349 == pytest.approx(0.2, abs=0.06)
+    assert median(gaps) == pytest.approx(2, rel=0.1)
+    assert median(abs(a - b) for a, b in zip(gaps, again, strict=True)) < 1e-5
+    assert median(abs(a - b) for a, b in zip(gaps, other, strict=True)) > 0.1
 
 
 def test_the_truth_is_what_was_sent(serve):
@@ -132,17 +135,17 @@ def test_requests_share_the_batch(serve):
     """Many at once are served together, and /metrics says how many run and wait."""
     server = serve(step_s=0.005, max_batch=4)
     with ThreadPoolExecutor(6) as pool:
-        answers = [pool.submit(ask, server, tokens=60) for _ in range(6)]
+        answers = [pool.submit(ask, server, tokens=120) for _ in range(6)]
         seen = []
         while not all(answer.done() for answer in answers):
             seen.append(metrics(server))
             time.sleep(0.02)
-    assert {len(answer.result().tokens) for answer in answers} == {60}
+    assert {len(answer.result().tokens) for answer in answers} == {120}
     assert (4, 2) in [(one["vllm:num_requests_running"], one["vllm:num_requests_waiting"]) for one in seen]
     assert metrics(server)["vllm:num_requests_running"] == 0
     received = server.received(6)
     assert [one.index for one in received] == [1, 2, 3, 4, 5, 6]
-    assert sorted(one.admitted_ns - one.received_ns > 200 * MS for one in received) == [False] * 4 + [True] * 2
+    assert sorted(one.admitted_ns - one.received_ns > 300 * MS for one in received) == [False] * 4 + [True] * 2
 
 
 def test_usage_tells_of_the_prefix_cache_where_there_is_one(serve):

@@ -89,7 +89,7 @@ def test_a_server_dies_in_the_middle(serve):
     assert ask(server, tokens=1).done
     with ThreadPoolExecutor(1) as pool:
         under_way = pool.submit(ask, server, tokens=200)
-        time.sleep(0.3)
+        until(lambda: _runs(server))
         with pytest.raises(ConnectionResetError):
             ask(server)
         assert under_way.result().error is not None
