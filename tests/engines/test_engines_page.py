@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_slmperf.core.shapes import SHAPES
-from pytest_slmperf.engines import ctranslate2, transformers, vllm
+from pytest_slmperf.engines import ctranslate2, openai, transformers, vllm
 from pytest_slmperf.engines.registry import BUILT_IN
 
 PAGE = (Path(__file__).parents[2] / "docs" / "engines.md").read_text(encoding="utf-8")
@@ -32,7 +32,7 @@ def test_every_engine_is_in_the_table():
 
 
 @pytest.mark.parametrize(
-    "engine", [ctranslate2, transformers, vllm], ids=lambda engine: engine.__name__.rpartition(".")[2]
+    "engine", [ctranslate2, transformers, vllm, openai], ids=lambda engine: engine.__name__.rpartition(".")[2]
 )
 def test_every_option_is_in_the_table(engine):
     """Each engine's options are shown in the order of its fields."""

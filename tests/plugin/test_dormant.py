@@ -82,7 +82,7 @@ WRONG = [
     (["--slmperf", "--slmperf-tier", "slow"], "invalid choice: 'slow'"),
     (["--slmperf", "--slmperf-budget", "-3"], "a budget is a number of minutes above 0, not '-3'"),
     (["--slmperf", "--slmperf-budget", "ten"], "a budget is a number of minutes above 0, not 'ten'"),
-    (["--slmperf", "--slmperf-engine", "vlm"], "unknown engine 'vlm': known are ctranslate2, transformers, fake"),
+    (["--slmperf", "--slmperf-engine", "vlm"], "unknown engine 'vlm': known are ctranslate2, transformers,"),
     (["--slmperf", "--slmperf-engine", "fake:noise"], "'noise' is not KEY=VALUE"),
     (["--slmperf", "--slmperf-engine=:slowed=0.2"], "it takes NAME or NAME:KEY=VALUE,KEY=VALUE"),
     (["--slmperf", "--slmperf-engine=fake:noise=0.1,noise=0.2"], "noise is given twice: 0.1 and 0.2"),
