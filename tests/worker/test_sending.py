@@ -80,6 +80,13 @@ def test_a_closed_loop_lasts_as_long_as_asked_once_every_place_was_taken_again()
     assert sum(one.sent_ns > again_ns for one in few.exchanges) == 33
 
 
+@pytest.mark.parametrize("loss", [0.05, 0.2, 1 / 3])
+def test_a_slowed_clock_never_wakes_before_a_request_is_due(loss):
+    """Times that no factor divides evenly are reached in simulated time, too."""
+    traffic = on_fake(open_loop([place * 0.0123457 for place in range(50)]), loss=loss)
+    assert all(0 <= one.sent_ns - one.due_ns < 10 for one in traffic.exchanges)
+
+
 def test_an_open_loop_sends_each_request_when_it_is_due_however_slow_the_engine():
     """Nothing waits for an answer, and nothing drifts."""
     due_s = [place * 0.05 for place in range(40)]
