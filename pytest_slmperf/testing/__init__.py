@@ -78,6 +78,8 @@ class FakeOptions(TypedDict, total=False):
     load: float
     fault: str
     fault_batch: int
+    max_running: int
+    fault_every: int
 
 
 def fake(model: str = "fake", *, dtype: str = "float32", **options: Unpack[FakeOptions]) -> EngineSpec:
