@@ -100,12 +100,12 @@ def percentile(values: Sequence[float], quantile: float) -> float:
 
 
 def interval(values: Sequence[float], quantile: float, *, level: float = 0.95) -> tuple[float, float] | None:
-    """The narrowest pair of order statistics, symmetric in rank, that holds the quantile with this confidence.
+    """The narrowest pair of order statistics that holds the quantile with this confidence, its tails alike.
 
     Exact for independent values of any continuous distribution, by the binomial one of how many lie below the quantile
     (H. A. David, H. N. Nagaraja, Order Statistics, 7.1); each side errs with half of the rest at most. None where there
-    are too few: fewer than 368 for p99, than 6 for the median. Of requests that queue behind each other it is narrower than the truth,
-    so the gate compares launches and not this; it says what one run by itself can tell.
+    are too few: fewer than 368 for p99, than 6 for the median. Of requests that queue behind each other it is narrower
+    than the truth, so the gate compares launches and not this; it says what one run by itself can tell.
     """
     count, tail = len(values), (1 - level) / 2
     low = _below(count, quantile, tail)

@@ -22,7 +22,14 @@ LOOKS = 3
 """At an engine's own numbers, at least, that make a mean."""
 PER_REQUEST = ("ttft_ms", "tpot_ms", "e2el_ms")
 """Latencies with one value a request: gaps of one request are no independent values."""
-UNSTEADY = ("request_goodput", "goodput_share", "mean_concurrency", "peak_concurrency", "mean_queue")
+UNSTEADY = (
+    "request_goodput",
+    "goodput_share",
+    "mean_concurrency",
+    "peak_concurrency",
+    "mean_running_batch",
+    "mean_queue",
+)
 """What depends on how long one looks where a load saturates its engine, beside all latencies."""
 
 

@@ -106,15 +106,28 @@ def _open(traffic: Traffic, arrivals: Arrivals) -> Window | NoWindow:
     first = [one for one in arrived if one.arrived_ns >= full_ns][:FIRST]
     filling_ns = max((one.ended_ns - one.arrived_ns for one in first), default=0)
     from_ns, to_ns = full_ns + filling_ns, arrived[-1].arrived_ns
-    counted = [one for one in arrived if from_ns <= one.arrived_ns < to_ns]
-    if not counted:
-        sent_s = max(0, to_ns - full_ns) / NS_PER_S
-        return NoWindow(
-            f"its first requests took up to {filling_ns / NS_PER_S:.3g} s, and all arrived in {sent_s:.3g} s"
-        )
-    if arrivals.recorded:
+    if arrivals.recorded and from_ns < to_ns:
         return Window(from_ns, to_ns)
+    if from_ns > (full_ns + to_ns) / 2:
+        return _never_filled(traffic.exchanges, full_ns, to_ns, filling_ns)
+    counted = [one for one in arrived if from_ns <= one.arrived_ns < to_ns]
     return _steady(traffic.exchanges, counted, _cuts(from_ns, to_ns, len(counted)))
+
+
+def _never_filled(exchanges: Sequence[Exchange], from_ns: int, to_ns: int, filling_ns: int) -> Window | NoWindow:
+    """Where the first requests last so long as others arrive, either the system fills still, and its output grows with
+    it, or the engine is at its limit, and its output is as much as it can be.
+    """
+    arrived = sum(from_ns <= one.arrived_ns < to_ns for one in exchanges)
+    steps, cuts = in_system(exchanges), _cuts(from_ns, max(from_ns, to_ns), arrived)
+    if len(cuts) > FEWEST_SLICES and _growth(steps, from_ns, to_ns) > EVIDENT:
+        full = _steady_output(exchanges, cuts)
+        if full is not None:
+            return Window(cuts[full], to_ns, _saturated(exchanges, steps, from_ns, to_ns))
+    arriving_s = max(0, to_ns - from_ns) / NS_PER_S
+    return NoWindow(
+        f"its first requests took up to {filling_ns / NS_PER_S:.3g} s, and all arrived in {arriving_s:.3g} s"
+    )
 
 
 def _steady(exchanges: Sequence[Exchange], counted: Sequence[Exchange], cuts: Sequence[int]) -> Window | NoWindow:

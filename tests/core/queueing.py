@@ -2,6 +2,7 @@
 
 import heapq
 import random
+from collections import deque
 
 from pytest_slmperf.core.traffic import Exchange, Traffic
 
@@ -57,6 +58,25 @@ def closed_loop(concurrency, service_s, *, seconds, places=None, tokens=4):
         heapq.heappush(ready, end)
         exchanges.append(exchange(*(int(at * S) for at in (sent, begin, end)), tokens))
     return traffic_of(exchanges)
+
+
+def in_turn(due_s, step_s, *, tokens=4):
+    """An engine that gives one token a step, to whoever is there in turn."""
+    coming, there, stamps, now = deque(due_s), deque(), [], 0.0
+    while coming or there:
+        now += step_s
+        while coming and coming[0] <= now:
+            stamps.append((coming.popleft(), []))
+            there.append(stamps[-1])
+        if there:
+            one = there.popleft()
+            one[1].append(int(now * S))
+            if len(one[1]) < tokens:
+                there.append(one)
+    return traffic_of(
+        Exchange(int(due * S), int(due * S), came[-1], tuple(came), 10, tokens, tokens, (1,) * tokens)
+        for due, came in stamps
+    )
 
 
 def poisson(rate, seconds, draw):

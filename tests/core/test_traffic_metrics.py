@@ -137,7 +137,11 @@ def test_what_the_engine_says_of_itself_is_the_mean_of_looks_within_the_window()
 
 @pytest.mark.parametrize(
     ("looks", "reason"),
-    [((), "doesn't tell"), ((Look(2 * S, {WAITING: 1}),), "doesn't tell"), ((Look(2 * S, {RUNNING: 1}),), "fewer than 3 looks")],
+    [
+        ((), "doesn't tell"),
+        ((Look(2 * S, {WAITING: 1}),), "doesn't tell"),
+        ((Look(2 * S, {RUNNING: 1}),), "fewer than 3 looks"),
+    ],
 )
 def test_a_running_batch_that_nobody_saw_has_a_reason(looks, reason):
     """Where the engine says nothing, or was asked too seldom."""

@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from queueing import S, closed_loop, exchange, mm1, open_loop, poisson, traffic_of
+from queueing import S, closed_loop, exchange, in_turn, mm1, open_loop, poisson, traffic_of
 
 from pytest_slmperf.core.traffic import Arrivals
 from pytest_slmperf.core.traffic_concurrency import in_system
@@ -77,6 +77,23 @@ def test_a_queue_at_the_limit_of_the_load_is_saturation_too():
     window = find_window(open_loop(due, [0.4] * 500, places=99, limit=10), OPEN, least_s=1)
     assert isinstance(window, Window)
     assert "50 requests a second arrived and 25.1 ended" in window.saturated
+
+
+def test_an_engine_that_is_overrun_from_the_start_is_saturated():
+    """The first requests end after the last has arrived, and yet its output has been the same all the time."""
+    traffic = in_turn([place / 100 for place in range(500)], 0.005, tokens=20)
+    window = find_window(traffic, OPEN, least_s=2)
+    assert isinstance(window, Window)
+    assert "100 requests a second arrived and 0 ended" in window.saturated
+    assert output_rate(traffic, window) == pytest.approx(200, rel=0.01)
+
+
+def test_a_system_that_fills_all_the_time_is_not_said_to_be_saturated():
+    """Requests last longer than others arrive, and its output grows as more are there: it was looked at too shortly."""
+    traffic = open_loop([place / 100 for place in range(500)], [10.0] * 500, places=500, tokens=100)
+    found = find_window(traffic, OPEN, least_s=2)
+    assert isinstance(found, NoWindow)
+    assert found.reason == "its first requests took up to 10 s, and all arrived in 4.99 s"
 
 
 @settings(max_examples=60, deadline=None)
