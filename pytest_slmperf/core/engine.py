@@ -84,7 +84,7 @@ class EngineFacts:
 
     version: str
     device: str
-    """`cpu`, `cuda`, or `simulated` for an engine that does not do the work it is timed for."""
+    """`cpu`, `cuda`, `remote:HOST:PORT`, or `simulated` for an engine that does not do the work it is timed for."""
     dtype: str
     weights: str
     """`random` (drawn as the model's family initialises them), or what identifies them: `sha256:` and a digest of the
@@ -97,6 +97,8 @@ class EngineFacts:
     """What the start took in simulated time; None for an engine whose start can be timed from outside."""
     phases_s: Mapping[str, float] = field(default_factory=dict)
     """What each phase of the start took, of those in `core.metrics.STARTUP_PHASES` that the engine tells."""
+    own_process: bool = True
+    """Whether the process that starts it does its work, so that its memory is the engine's; a server's is another's."""
 
     @property
     def compiles(self) -> bool:

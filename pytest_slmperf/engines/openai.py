@@ -13,7 +13,7 @@ import os
 import re
 import resource
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -24,7 +24,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
-from pytest_slmperf.core.engine import Answer, EngineFacts, EngineSpec, Request, Stamp, model_name
+from pytest_slmperf.core.engine import Answer, EngineFacts, EngineSpec, Request, Served, Stamp, model_name
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed
 from pytest_slmperf.core.workload import FIRST_ORDINARY_TOKEN
 from pytest_slmperf.engines.address import device_of_url, is_local
@@ -39,6 +39,7 @@ from pytest_slmperf.engines.openai_api import (
     version_of,
 )
 from pytest_slmperf.engines.options import options_of, refuse_unknown
+from pytest_slmperf.engines.processes import forget_peaks, library_bytes_of, peak_bytes, tree
 from pytest_slmperf.engines.server import (
     Server,
     command_of,
@@ -139,6 +140,10 @@ class OpenAI(Streaming):
         self._target = URL(self._url + self._dialect.path)
         """Where requests are sent."""
         self._tells_counters = True
+        self._counts_memory = False
+        self._lengths: list[tuple[int, int]] = []
+        self._processes: tuple[int, ...] = ()
+        self._libraries_bytes = 0
 
     @property
     def server(self) -> Server | None:
@@ -156,7 +161,9 @@ class OpenAI(Streaming):
         if self._options.command is not None:
             self._launch(self._options.command)
         self._wait_until_ready()
-        return self.run(self._introduced())
+        facts = self.run(self._introduced())
+        self._counts_memory = self._server is not None and facts.device == "cpu"
+        return facts
 
     def _launch(self, template: str) -> None:
         self._refuse_leftover()
@@ -265,6 +272,7 @@ class OpenAI(Streaming):
             context_tokens=self._options.context_tokens or context or ASSUMED_CONTEXT,
             vocabulary=self._options.vocabulary,
             settings=settings,
+            own_process=False,
         )
 
     async def _found_model(self) -> tuple[int | None, str]:
@@ -356,6 +364,23 @@ class OpenAI(Streaming):
             read_bufsize=READ_AT_ONCE,
         ) as self._session:
             yield
+
+    def serve(self, batch: Sequence[Request], *, observe: bool) -> Served:
+        """Send all requests of a batch at once, and block until the last answer is whole. Raises EngineFailed.
+
+        The peak of memory is that of batches of the same lengths: another batch may have taken more before.
+        """
+        lengths = [(len(request.prompt), request.output_tokens) for request in batch]
+        if self._counts_memory and self._server is not None and lengths != self._lengths:
+            self._lengths = lengths
+            self._processes = tuple(tree(self._server.pid))
+            self._libraries_bytes = self._libraries_bytes or library_bytes_of(self._processes)
+            self._counts_memory = forget_peaks(self._processes) is None
+        return super().serve(batch, observe=observe)
+
+    def peak_memory_bytes(self) -> int | None:
+        """Of all processes of a server that was started on a CPU, without their libraries' pages."""
+        return peak_bytes(self._processes) - self._libraries_bytes if self._counts_memory else None
 
     async def stream(self, request: Request, stamp: Stamp) -> Answer:
         """Send a request and read its answer to the end.

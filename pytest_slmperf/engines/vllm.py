@@ -232,6 +232,7 @@ class VLLM(openai.OpenAI):
             context_tokens=served.context_tokens,
             vocabulary=_vocabulary(folder),
             settings={**served.settings, **resolved, **_kernel_variables(os.environ)},
+            own_process=False,
             phases_s=vllm_log.phases(log, began_s),
         )
 

@@ -23,6 +23,7 @@ class Case:
     def __init__(self, engine: Engine, load: Load, facts: EngineFacts) -> None:
         self._engine = engine
         self._device = facts.device
+        self._own_process = facts.own_process
         self._requests = prompts(load.lengths, vocabulary=facts.vocabulary, seed=load.seed)
         self._prompt_tokens = sum(len(request.prompt) for request in self._requests)
         self._output_tokens = sum(request.output_tokens for request in self._requests)
@@ -30,7 +31,7 @@ class Case:
     def measure_peak(self) -> PeakMeasured:
         """The most memory while the batch is served once: the engine's word, or on a CPU what the kernel tells.
 
-        The kernel knows the process's own memory only: on another device it would be read, and gated, as the device's.
+        The kernel knows the process's own memory only: it would be read, and gated, as another device's or a server's.
         Half of the batch goes first: an allocator places its first large blocks otherwise than later ones, and a case
         that is measured alone was seen to read 8 % higher than beside a smaller one.
         """
@@ -39,7 +40,7 @@ class Case:
         told = self._serve(self._requests, 1, observe=False)[0].peak_memory_bytes
         if told is not None:
             return PeakMeasured(told)
-        if self._device != "cpu":
+        if self._device != "cpu" or not self._own_process:
             return PeakMeasured(None, f"the engine doesn't say how much memory of the device ({self._device}) it takes")
         if no_peak:
             return PeakMeasured(None, no_peak)

@@ -78,6 +78,7 @@ def test_it_says_what_it_found(tiny, engine):
     assert (facts.device, facts.dtype, facts.vocabulary) == ("cpu", "as served", 1000)
     assert facts.settings == {"prompts": "ids", "ignore_eos": True}
     assert not facts.compiles
+    assert not facts.own_process
 
 
 def test_each_part_is_stamped_when_it_comes(serve, engine):
@@ -323,6 +324,17 @@ def test_a_started_server_keeps_its_log(engine, tmp_path):
     client = engine(command=COMMAND, log=str(log))
     client.start()
     assert log.read_text().startswith("http://127.0.0.1:")
+
+
+def test_a_started_server_has_its_own_peak_of_memory(engine, tiny):
+    """Of its process, not of the one that sends; of a server that somebody else started, nobody knows."""
+    client = engine(command=COMMAND)
+    client.start()
+    peak = client.serve([ASKED], observe=False).peak_memory_bytes
+    assert 5e6 < peak < 200e6
+    other = engine(tiny.url)
+    other.start()
+    assert other.serve([ASKED], observe=False).peak_memory_bytes is None
 
 
 # Faults of single requests

@@ -89,6 +89,13 @@ def test_the_processs_memory_is_not_taken_for_that_of_another_device(device):
     assert f"memory of the device ({device})" in measured.reason
 
 
+def test_a_servers_memory_is_not_that_of_the_process_that_asks_it():
+    """An engine whose work another process does says its peak, or it is unmeasured on the CPU, too."""
+    engine = SilentOnMemory()
+    facts = replace(engine.start(), device="cpu", own_process=False)
+    assert Case(engine, LOAD, facts).measure_peak().memory_bytes is None
+
+
 def test_the_processs_memory_is_taken_on_a_cpu():
     """There an engine that doesn't say its peak has it from the kernel."""
     engine = SilentOnMemory()
