@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SAME = "same"
 WIDTH = 110
+GATE, GATE_OF_A_RATE = ("output_throughput",), ("ttft_ms", "tpot_ms")
+"""What is judged where nothing is said: at a rate as many tokens come as are asked for, sooner or later."""
 DESCRIPTION = """\
 B is judged by A. Each is KEY=VALUE,KEY=VALUE, or `same`, which names nothing:
 
@@ -59,7 +61,8 @@ def add(verbs: "Verbs") -> None:
         action="append",
         type=gate,
         metavar="METRIC[=TOLERANCE]",
-        help=f"what is judged, may be given several times; default: output_throughput={DEFAULT_TOLERANCE}",
+        help=f"what is judged, may be given several times; default: output_throughput={DEFAULT_TOLERANCE}, "
+        "or ttft_ms and tpot_ms at a request rate",
     )
     parser.add_argument(
         "--budget", type=minutes, metavar="MINUTES", help="end what is undecided so long after the first launch"
@@ -95,7 +98,7 @@ def _run(given: argparse.Namespace) -> int:
         "ab",
         kind(given.prompt_tokens, given.output_tokens),
         **axis,
-        gate=dict(given.gate or [("output_throughput", DEFAULT_TOLERANCE)]),
+        gate=dict(given.gate) if given.gate else GATE_OF_A_RATE if kind is OpenLoop else GATE,
         missing_meter="red",  # whoever asks for joules here wants a verdict on them
     )
     measuring = Measuring(wanted, settings, root=root, progress=Progress(_Stderr()), ledger=Ledger())

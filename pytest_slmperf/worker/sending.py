@@ -96,7 +96,7 @@ class _Clock:
             self.now = lambda: origin_ns + int((base() - origin_ns) * pace)
 
     def instant(self, at_ns: int) -> int:
-        """When it is so late by the event loop's clock, and no earlier: whoever wakes too early there wakes for ever."""
+        """When it is so late by the event loop's clock, and no earlier: who wakes too early there wakes for ever."""
         return at_ns if self._pace == 1 else self._origin_ns + math.ceil((at_ns - self._origin_ns) / self._pace) + 1
 
 
