@@ -6,7 +6,7 @@ import pytest
 
 from pytest_slmperf.core.errors import EngineUnavailable, UsageError
 from pytest_slmperf.engines import ctranslate2, registry
-from pytest_slmperf.engines.fake import Behaviour, create
+from pytest_slmperf.engines.fake import Behaviour, FakeEngine, behaviour, create
 from pytest_slmperf.testing import EngineSpec, FakeOptions, conforms, fake, slowed
 
 
@@ -103,3 +103,50 @@ def test_a_broken_promise_is_named(ill, said):
         conforms(factory, fake())
     assert said in str(caught.value)
     assert made[0].stopped == 1
+
+
+class Streams(FakeEngine):
+    """The fake engine with one promise of a streaming engine broken."""
+
+    def __init__(self, spec, *, answer=None, stamps=None, counted=None):
+        super().__init__(spec, behaviour(spec.options), launch="")
+        self._answer, self._stamps, self._counted = answer or {}, stamps or (lambda tokens: [tokens]), counted or {}
+
+    async def stream(self, request, stamp):
+        """Stream as the fake does, then spoil it."""
+
+        def spoilt(tokens):
+            for one in self._stamps(tokens):
+                stamp(one)
+
+        return replace(await super().stream(request, spoilt), **self._answer)
+
+    async def counters(self):
+        """What the fake counts, and more."""
+        return {**await super().counters(), **self._counted}
+
+
+@pytest.mark.parametrize(
+    ("ill", "said"),
+    [
+        ({"answer": {"output_tokens": 9}}, "a stream of 7 tokens: it counts 9 output tokens"),
+        ({"answer": {"prompt_tokens": 0}}, "of 0 prompt tokens 0 were cached"),
+        ({"answer": {"cached_tokens": 99}}, "prompt tokens 99 were cached"),
+        ({"stamps": lambda _tokens: []}, "no part of its answer was stamped"),
+        ({"stamps": lambda tokens: [tokens, 0]}, "14 parts of its answer were stamped"),
+        ({"stamps": lambda tokens: [tokens + 1]}, "its parts were stamped with 14 tokens"),
+        ({"counted": {"speed": 1.0}}, "it counts 'speed', which isn't of"),
+        ({"counted": {"running": float("nan")}}, "it counts nan running"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_broken_promise_of_a_stream_is_named(ill, said):
+    """An engine that streams is held to what it stamps and counts, too."""
+    with pytest.raises(AssertionError, match="doesn't keep the protocol") as caught:
+        conforms(lambda spec: Streams(spec, **ill), fake())
+    assert said in str(caught.value)
+
+
+def test_a_stream_may_tell_no_tokens_of_its_parts():
+    """As a server that says them only at the end."""
+    conforms(lambda spec: Streams(spec, stamps=lambda _tokens: [0]), fake())
