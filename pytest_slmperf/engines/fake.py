@@ -58,8 +58,9 @@ Options, all with a default:
     `chatters`: prints a lot on stdout and stderr, which must not matter. `babbles`: writes into every pipe it has.
 `max_running` (none)
     Streamed requests that run at once; the others queue.
-`fault_every` (10)
-    Every so-manyth streamed request has the fault, and some faults are theirs alone.
+`fault_every` (none)
+    Every so-manyth streamed request has the fault, and the start hasn't; without it every tenth. Some faults are theirs
+    alone.
     `refuses`: no answer. `stalls`: the next step takes a quarter of a second longer. `coalesces`: four tokens at a
     time. `caches`: half of the prompt is said to come from a cache. `preempts`: it is put off in its middle, and begins
     again from its prompt. `restarts`: the engine says that it has started anew.
@@ -111,6 +112,7 @@ MOST = {"noise": 1, "launch_noise": 1}
 """What the values of options may be, besides finite numbers; a seed may be any whole number."""
 SLOWEST, FASTEST = 1e-6, 1e7
 """Output tokens per second of one request: a clock of nanoseconds gives no faster pace, and a round would never end."""
+FAULT_EVERY = 10
 NS_PER_S = 1e9
 PACE_LASTS_NS = 100_000_000
 LATE_NS = 80_000_000
@@ -145,7 +147,7 @@ class Behaviour:
     fault: str | None = None
     fault_batch: int = 0
     max_running: int | None = None
-    fault_every: int = 10
+    fault_every: int | None = None
 
 
 def create(spec: EngineSpec) -> "FakeEngine":
@@ -222,7 +224,7 @@ class FakeEngine(Streaming):
         """Say what is simulated. Raises EngineUnavailable or whatever fault is asked for."""
         time.sleep(self._behaves.start_sleep_s)
         self._tell(0, time.monotonic_ns())
-        if self._behaves.fault and self._behaves.fault_batch == 0:
+        if self._behaves.fault and self._behaves.fault_batch == 0 and self._behaves.fault_every is None:
             self._go_wrong(self._behaves.fault)
         return EngineFacts(
             version="1",
@@ -257,12 +259,12 @@ class FakeEngine(Streaming):
         """One in simulated time, but with `real_time`."""
         from pytest_slmperf.engines.simulated_time import SimulatedLoop  # noqa: PLC0415 - it imports asyncio
 
-        return super().event_loop() if self._behaves.real_time else SimulatedLoop(self._now_ns)
+        return super().event_loop() if self._behaves.real_time else SimulatedLoop()
 
     async def stream(self, request: Request, stamp: Stamp) -> Answer:
         """Answer in the time that the model says. Raises RequestFailed or whatever else is asked for."""
         self._streamed += 1
-        fault = self._behaves.fault if self._streamed % self._behaves.fault_every == 0 else None
+        fault = self._behaves.fault if self._streamed % (self._behaves.fault_every or FAULT_EVERY) == 0 else None
         if fault == "refuses":
             raise RequestFailed("the fake engine was told to refuse this request")
         if fault:
@@ -315,7 +317,7 @@ class FakeEngine(Streaming):
     def _stretch(self, at_ns: int) -> float:
         """How many times as long as by the model something takes that begins now."""
         behaves = self._behaves
-        if behaves.noise and at_ns >= self._pace_until_ns:
+        if behaves.noise and not 0 < self._pace_until_ns - at_ns <= PACE_LASTS_NS:
             self._pace = math.exp(self._draw.gauss(0, behaves.noise))
             self._pace_until_ns = at_ns + PACE_LASTS_NS
         cold = 1 + (behaves.cold - 1) * 0.5 ** max(0, self._batches + self._streamed - 1)

@@ -10,10 +10,13 @@ NS_PER_S = 1e9
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
-    """Runs what any event loop runs, and no time passes but that of its timers. Its clock begins at `now_ns`."""
+    """Runs what any event loop runs, and no time passes but that of its timers.
 
-    def __init__(self, now_ns: int) -> None:
-        self.now_ns = now_ns
+    Its clock begins at a second: seconds are floats there, which tell nanoseconds for a month.
+    """
+
+    def __init__(self) -> None:
+        self.now_ns = int(NS_PER_S)
         super().__init__(_Jumping(self))
 
     def time(self) -> float:

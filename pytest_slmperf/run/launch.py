@@ -272,8 +272,10 @@ class _Launch:
             one = playing.judged(answers[-1].traffic, load, policy, slo=terms.slo, quantiles=terms.quantiles)
             void = void or one.void
             if void is None and reading and metering and energy:
-                seen = reading.of(one.span)
-                case.energy, on_board = metering.judge(seen, load, terms.idle, ours=self._process.pid, work=one.work)
+                seen, ours = reading.of(one.span), self._process.pid
+                case.energy, on_board = metering.judge(
+                    seen, load, terms.idle, ours=ours, work=one.work, ran_s=one.ran_s
+                )
                 if on_board and energy.gated and on_board.guard != "window":
                     void = on_board
             if void is None:

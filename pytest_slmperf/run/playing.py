@@ -40,6 +40,11 @@ class PlayedRound:
         return replace(whole, started_ns=window.from_ns, ended_ns=window.to_ns)
 
     @property
+    def ran_s(self) -> float:
+        """How long the load had run when the window began."""
+        return (self.span.started_ns - self.traffic.began_ns) / NS_PER_S
+
+    @property
     def work(self) -> tuple[Work, ...]:
         """What the engine did within the window; nothing where there is none."""
         window = self.window
