@@ -85,6 +85,10 @@ FROM_THE_BEGIN = {
     "somebody is there": Fault(
         "train.py (pid 4321) was on the board before our own start", scenario=("process 4321 0 - compute 900 train.py",)
     ),
+    "somebody is there through MPS": Fault(
+        "train.py (pid 4321) was on the board before our own start",
+        scenario=("process 4320 0 - mps 30 nvidia-cuda-mps-server", "process 4321 0 - mps 900 train.py"),
+    ),
     "somebody is there, and can't be seen": Fault(
         "MiB were in use before our own start", scenario=("process 4321 0 - compute 9000", UNSEEN)
     ),
@@ -158,18 +162,36 @@ def test_each_makes_the_run_red_and_is_named(metered, tmp_path, faults):
     assert not told, "\n".join(told)
 
 
-def test_what_is_no_fault_leaves_the_run_green_and_is_said(metered, tmp_path):
-    """Process ids that are nonsense, on a free board; persistence off; a second meter."""
+MARKED = {
+    "who is there can't be told, and persistence is off": (
+        ("process 4294967295 0 - compute 100", "persistence off"),
+        ("the driver's list of processes is nonsense", "its persistence mode is off"),
+    ),
+    "MIG is on": (("mig 2",), ("MIG is on: the joules are those of the whole board, of all its instances",)),
+    "MPS serves": (("process 4321 0 - mps 30 /usr/bin/nvidia-cuda-mps-server",), ()),
+    "it waits for another board's clock": (
+        ("throttle sync_boost 0 - 0.4",),
+        ("it waited for another board's clock for 40.0% of the round",),
+    ),
+    "its power limit holds it back, as ever since": (
+        ("throttle sw_power_cap 0 - 0.02",),
+        ("its power limit held it back for 2.0% of the round",),
+    ),
+}
+"""What is no fault: a scenario, and what is said of it."""
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_what_is_no_fault_leaves_the_run_green_and_is_said(metered, tmp_path, name):
+    """Beside a second meter, too."""
+    scenario, notes = MARKED[name]
     project = metered.again(tmp_path)
     project.write("conftest.py", SECOND_METER)
-    said = project.run(scenario=("process 4294967295 0 - compute 100", "persistence off"))
+    said = project.run(scenario=scenario)
     assert said.endswith("exit code 0"), said
     assert "2 unchanged" in said
-    for note in (
-        "who is on the board can't be seen (the driver's list of processes is nonsense)",
-        "its persistence mode is off",
-    ):
-        assert note in said
+    words = " ".join(said.split())
+    assert [note for note in notes if note not in words] == [], said
 
 
 def test_an_engine_that_dies_while_its_joules_are_counted_leaves_none(metered, tmp_path):
