@@ -9,7 +9,7 @@ import math
 import os
 import re
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -62,6 +62,8 @@ class Turns:
     ran_ns: int
     waited_ns: int
     """Ready to run, and without a core."""
+    cores: frozenset[int] = frozenset()
+    """That it may run on; empty where that isn't known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,16 +202,20 @@ def _contended(
     """What the engine waited for its cores while it served, as far as they were not busy with the engine itself.
 
     Two threads of one engine on one core wait for each other whenever one wakes the other. That is the engine's own
-    way of working, and no more time goes lost by it than its cores were without it.
+    way of working, and no more time goes lost by it than its cores were without it. Cores of a server and those of what
+    sends its requests are looked at apart: the idle time of these is none that the server could have had.
     """
     if before.threads is None or after.threads is None:
         return None
-    waited_ns = ran_ns = 0
+    waited_ns: Counter[frozenset[int]] = Counter()
+    ran_ns: Counter[frozenset[int]] = Counter()
     for thread, now in after.threads.items():
         earlier = before.threads.get(thread, Turns(0, 0))
-        waited_ns += now.waited_ns - earlier.waited_ns
-        ran_ns += now.ran_ns - earlier.ran_ns
-    lost_ns = min(waited_ns, len(cores) * served_ns - ran_ns)
+        on = now.cores & frozenset(cores) or frozenset(cores)
+        waited_ns[on] += now.waited_ns - earlier.waited_ns
+        ran_ns[on] += now.ran_ns - earlier.ran_ns
+    apart_ns = sum(min(waited_ns[on], max(0, len(on) * served_ns - ran_ns[on])) for on in waited_ns)
+    lost_ns = min(apart_ns, len(cores) * served_ns - ran_ns.total())
     if lost_ns <= max(tolerances.waiting * served_ns, tolerances.waiting_floor_ns):
         return None
     return Void("contended", f"others had the engine's core for {lost_ns / served_ns:.1%} of the round")
@@ -393,7 +399,8 @@ class Witness:
                         task = f"/proc/{pid}/task/{thread}"
                         with open(f"{task}/schedstat", "rb") as counters:  # noqa: PTH123
                             ran, waited, _ = counters.read().split()
-                        turns[int(thread)] = Turns(int(ran), int(waited))
+                        allowed = frozenset(os.sched_getaffinity(int(thread)))
+                        turns[int(thread)] = Turns(int(ran), int(waited), allowed)
                         with open(f"{task}/children", "rb") as children:  # noqa: PTH123
                             family.extend(map(int, children.read().split()))
         return turns

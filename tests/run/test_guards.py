@@ -122,6 +122,24 @@ def test_an_unpinned_engine_is_judged_by_its_waiting_on_any_core():
     assert judge_round(QUIET, busy, cores=None).guard == "contended"
 
 
+def test_a_servers_own_waits_are_not_held_against_the_idle_cores_of_its_client():
+    """Its processes wait for each other on the cores that they keep busy, and nobody else had those."""
+    theirs, ours = frozenset({CORE}), frozenset({CORE + 1})
+    before = replace(QUIET, threads={21: Turns(0, 0, theirs), 22: Turns(0, 0, theirs), 23: Turns(0, 0, ours)})
+
+    def after(client_waited_ns):
+        threads = {
+            21: Turns(ROUND_NS // 2, 3 * ROUND_NS, theirs),
+            22: Turns(ROUND_NS // 2, 3 * ROUND_NS, theirs),
+            23: Turns(ROUND_NS // 10, client_waited_ns, ours),
+        }
+        return replace(later(), threads=threads)
+
+    cores = (CORE, CORE + 1)
+    assert judge_round(before, after(0), cores=cores, served_ns=ROUND_NS) is None
+    assert judge_round(before, after(ROUND_NS // 5), cores=cores, served_ns=ROUND_NS).guard == "contended"
+
+
 @given(st.integers(0, 100), st.integers(0, 300))
 def test_no_more_is_blamed_on_others_than_the_engine_waited_and_than_its_core_was_not_its_own(ran_ms, waited_ms):
     """Threads of its own that wait for each other, and sleep that nobody caused, are no contention."""
