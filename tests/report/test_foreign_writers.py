@@ -30,7 +30,6 @@ KEY = {
     "workload": "closed-loop",
     "prompt_tokens": 128,
     "output_tokens": 64,
-    "concurrency": 8,
 }
 SAMPLES = {
     "output_throughput": Sample.of([[1000.0, 1100.0, 1200.0], [1150.0]]),
@@ -40,14 +39,14 @@ SAMPLES = {
 }
 
 
-def run(*cases, machine=H100, key=KEY, samples=SAMPLES):
+def run(*cases, machine=H100, key=KEY, samples=SAMPLES, **at):
     """A run of these cases with two launches."""
     meaning = metric("output_throughput")
     verdict = Verdict(Status.UNCHANGED, meaning.name, meaning.unit, True, tolerance=0.03)
     outcomes = {
         name: CaseOutcome(
             name,
-            {"model": "opt-125m", "concurrency": 8},
+            {"model": "opt-125m", **(at or {"concurrency": 8})},
             Measurement(name, key, samples),
             Measurement(name, key, {"output_throughput": Sample.of([[1120.0]])}),
             {meaning.name: verdict},
@@ -81,10 +80,15 @@ def test_vllm_has_a_line_for_each_launch():
 
 def test_vllm_has_the_rate_of_an_open_loop():
     """And the concurrency that it was limited to."""
-    key = {name: value for name, value in KEY.items() if name != "concurrency"}
-    key |= {"request_rate": 2.5, "burstiness": 0.5, "max_concurrency": 64}
-    line = json.loads(vllm.written(run(key=key)).splitlines()[0])
+    key = KEY | {"workload": "open-loop", "burstiness": 0.5, "max_concurrency": 64}
+    line = json.loads(vllm.written(run(key=key, request_rate=2.5)).splitlines()[0])
     assert (line["request_rate"], line["burstiness"], line["max_concurrency"]) == (2.5, 0.5, 64)
+
+
+def test_vllm_has_a_static_batch_as_requests_at_once():
+    """As many as the batch has; what kind of load it was stands beside it."""
+    line = json.loads(vllm.written(run(key=KEY | {"workload": "static-batch"}, batch_size=16)).splitlines()[0])
+    assert (line["request_rate"], line["max_concurrency"], line["workload"]) == ("inf", 16, "static-batch")
 
 
 STRING, COUNT, MAP = "String", "UInt32", {"*": "String"}

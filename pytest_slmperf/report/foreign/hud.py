@@ -33,7 +33,7 @@ def _records(run: RunOutcome, sweep: SweepOutcome, case: CaseOutcome) -> Iterato
             "name": case.case,
             "mode": "inference",
             "dtype": _text(key.get("dtype")),
-            "extra_info": {name: _text(value) for name, value in key.items()},
+            "extra_info": {name: _text(value) for name, value in {**key, **case.coordinates}.items()},
         },
         "model": {"name": _text(key.get("model")), "type": "language model", "backend": _text(key.get("engine"))},
         "dependencies": {name: {"version": version} for name, version in sweep.versions.items()},

@@ -14,7 +14,7 @@ from pytest_slmperf import __version__
 from pytest_slmperf.core.baseline import instant
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.metrics import LATENCIES, at_quantile
-from pytest_slmperf.core.outcome import RunOutcome, SweepOutcome
+from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Measurement
 from pytest_slmperf.report.foreign.fields import Fields
 from pytest_slmperf.report.foreign.result import MS, Load, Result, Values, arrivals, failed, unit_of
@@ -167,17 +167,18 @@ def written(run: RunOutcome) -> str:
 
     A mean is required of every latency, and a report of ours has quantiles only: it is `.nan`.
     """
-    found = [(sweep, case.measurement) for sweep in run.sweeps for case in sweep.cases.values()]
+    found = [(sweep, case) for sweep in run.sweeps for case in sweep.cases.values()]
     if len(found) != 1:
-        names = ", ".join(measurement.case for _, measurement in found) or "none"
+        names = ", ".join(case.case for _, case in found) or "none"
         raise UsageError(f"llm-d's report is of one case, and this one has {len(found)}: name it with --case: {names}")
     sweep, case = found[0]
     text = json.dumps(_report(run, sweep, case), ensure_ascii=False, allow_nan=False, indent=1)
     return text.replace(f'"{NOT_KNOWN}"', ".nan") + "\n"
 
 
-def _report(run: RunOutcome, sweep: SweepOutcome, case: Measurement) -> dict[str, Any]:
-    key = {name: value for name, value in case.key.items() if value is not None}
+def _report(run: RunOutcome, sweep: SweepOutcome, outcome: CaseOutcome) -> dict[str, Any]:
+    case = outcome.measurement
+    key = {name: value for name, value in {**case.key, **outcome.coordinates}.items() if value is not None}
     identity = hashlib.md5(json.dumps([case.case, key], sort_keys=True).encode(), usedforsecurity=False).hexdigest()
     drawn = hashlib.md5(f"{run.started_at} {identity}".encode(), usedforsecurity=False).hexdigest()
     return {

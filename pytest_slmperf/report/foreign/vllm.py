@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_slmperf.core.baseline import instant
 from pytest_slmperf.core.machine import NOT_SAID
-from pytest_slmperf.core.outcome import RunOutcome
-from pytest_slmperf.core.sample import Measurement
+from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome
 from pytest_slmperf.report.foreign.fields import Fields
 from pytest_slmperf.report.foreign.result import FACTS, GOODPUT, Load, Result, Values, arrivals, failed
 
@@ -158,19 +157,18 @@ def written(run: RunOutcome) -> str:
         json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
         for sweep in run.sweeps
         for case in sweep.cases.values()
-        for line in _lines(run, case.measurement)
+        for line in _lines(run, case)
     )
 
 
-def _lines(run: RunOutcome, case: Measurement) -> Iterator[dict[str, Any]]:
-    key, when = case.key, instant(run.started_at)
+def _lines(run: RunOutcome, case: CaseOutcome) -> Iterator[dict[str, Any]]:
+    key, when = {**case.measurement.key, **case.coordinates}, instant(run.started_at)
+    samples = case.measurement.samples
     said = {"device": run.machine.device, "driver": run.machine.driver}
     said |= {name: str(key[name]) for name in ("engine", "engine_version", "dtype", "workload") if name in key}
     rate = key.get("request_rate", "inf")
-    for launch in range(max((len(sample.launches) for sample in case.samples.values()), default=0)):
-        values = {
-            name: sample.launches[launch] for name, sample in case.samples.items() if launch < len(sample.launches)
-        }
+    for launch in range(max((len(sample.launches) for sample in samples.values()), default=0)):
+        values = {name: sample.launches[launch] for name, sample in samples.items() if launch < len(sample.launches)}
         yield {
             **({"date": when.strftime(DATE)} if when else {}),
             "backend": str(key.get("engine")),
