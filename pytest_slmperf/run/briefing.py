@@ -1,5 +1,6 @@
 """What a campaign is told before it begins: its engines and cases, how it measures, and what it uses of the machine."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -145,6 +146,7 @@ class Bench:
             progress=self.progress,
             unfit=lambda key: on_another_device(key, self.machine),
             with_joules=with_joules,
+            pause=time.sleep if metering or self.device.kind != SIMULATED else _pass_by,
         )
 
     def refuse_others(self, specs: Iterable[EngineSpec], default: str, *, side_by_side: bool) -> None:
@@ -179,3 +181,7 @@ class Bench:
         memory_gib = self.machine.fields.get("gpu_memory_gib" if self.machine.kind == "cuda" else "memory_gib")
         total = float(memory_gib) * GIB * self.device.count if isinstance(memory_gib, (int, float)) else None
         return fitting.too_large(sweep.workload, case, spec, memory_bytes=total)
+
+
+def _pass_by(_seconds: float) -> None:
+    """Nothing that passes on this machine would make a simulated round less void."""
