@@ -5,10 +5,12 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import metered
 import nvml_standin
 from projects import Project
 
 ENGINE = "onchip:noise=0.002,launch_noise=0.002,seed=1"
+IN_REAL_TIME = "onchip:real_time=true,load_log=load,noise=0.001,seed=1"
 SLOWER = {"ONCHIP_LEVEL": "8"}
 """Makes the engine 20 % slower, and no other engine of it."""
 BASELINE = "baselines/simulated-nvidia-h100-80gb-hbm3/580.65.06/onchip-decode.json"
@@ -100,7 +102,7 @@ class OnChipProject(Project):
         """What `pytest --slmperf` says; the last line is its exit code."""
         driver = nvml_standin.environment(nvml_standin.write_scenario(self.path / "scenario", scenario))
         ours = {
-            "PYTHONPATH": str(self.path / "packages"),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(self.path / "packages"), os.environ.get("PYTHONPATH")])),
             "CUDA_MPS_PIPE_DIRECTORY": str(self.path / "pipes"),  # whatever daemon this machine has
             "COLUMNS": "200",
         }
@@ -110,7 +112,30 @@ class OnChipProject(Project):
             env={**os.environ, **driver, **ours, **(environment or {})},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
         return f"{done.stdout}{done.stderr}\nexit code {done.returncode}"
+
+
+class GpuProject(OnChipProject):
+    """A folder with a suite that gates joules. The engine serves in real time, in batches so long that what else this
+    machine does is a small share of them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        settings = metered.SETTINGS.replace("round_s = 0.02", "round_s = 0.1").replace("rounds = 2", "rounds = 1")
+        self.write("pyproject.toml", settings.replace("[tool.slmperf]", "[tool.slmperf]\nvoid_retries = 10"))
+        self.write("test_suite.py", metered.SUITE.replace("0.03", "0.1"))
+
+    def on(self, *args: str, scenario: tuple[str, ...] = (), watts: float = 1, engine: str = IN_REAL_TIME) -> str:
+        """What `pytest --slmperf` says on a board with so many times the watts; the last line is its exit code."""
+        (self.path / "load").unlink(missing_ok=True)
+        load = f"load {self.path / 'load'} {watts * metered.IDLE_W} {watts * metered.BUSY_W}"
+        return self.run(
+            *args,
+            scenario=(load, "period 0.02", *scenario),
+            engine=engine,
+            environment={"ONCHIP_LEVEL": "100"},
+        )

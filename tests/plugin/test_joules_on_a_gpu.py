@@ -11,35 +11,13 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from metered import BUSY_W, IDLE_W, SETTINGS, SUITE
-from onchip import OTHER_BOARD, OnChipProject
+from metered import BUSY_W, IDLE_W
+from onchip import IN_REAL_TIME, OTHER_BOARD, GpuProject
 
 pytest.importorskip("pynvml")
-ENGINE = "onchip:real_time=true,load_log=load,noise=0.001,seed=1"
 DEVICE = "simulated-nvidia-h100-80gb-hbm3"
 BASELINE = f"baselines/{DEVICE}/580.65.06/onchip-metered.json"
 JOULES = "metered/opt-125m/batch=4 joules_per_output_token"
-
-
-class GpuProject(OnChipProject):
-    """A folder with that suite, and the engine's package."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        settings = SETTINGS.replace("round_s = 0.02", "round_s = 0.1").replace("rounds = 2", "rounds = 1")
-        self.write("pyproject.toml", settings.replace("[tool.slmperf]", "[tool.slmperf]\nvoid_retries = 10"))
-        self.write("test_suite.py", SUITE.replace("0.03", "0.1"))
-
-    def on(self, *args: str, scenario: tuple[str, ...] = (), watts: float = 1, engine: str = ENGINE) -> str:
-        """What `pytest --slmperf` says on a board with so many times the watts; the last line is its exit code."""
-        (self.path / "load").unlink(missing_ok=True)
-        load = f"load {self.path / 'load'} {watts * IDLE_W} {watts * BUSY_W}"
-        return self.run(
-            *args,
-            scenario=(load, "period 0.02", *scenario),
-            engine=engine,
-            environment={"ONCHIP_LEVEL": "100"},
-        )
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +65,12 @@ def test_joules_of_another_board_are_reported_and_not_gated(project):
     assert "SKIPPED" in said
 
 
-ON_TWO = f"{ENGINE},tensor_parallel_size=2"
+ON_TWO = f"{IN_REAL_TIME},tensor_parallel_size=2"
 SECOND = "GPU-00000000-0000-4000-8000-000000000001"
 
 
 def test_an_engine_on_two_gpus_has_the_joules_of_both_and_a_baseline_of_its_own(project, tmp_path):
-    """Of boards that take unlike power: the sum, each with its facts. One of them lost leaves none."""
+    """Of boards that take unlike power: the sum, each with its facts."""
     other = "board 1", f"load {tmp_path / 'load'} {2 * IDLE_W} {2 * BUSY_W}"
     project.on("--slmperf-no-gate", "--slmperf-report=one.json")
     said = project.on("--slmperf-no-gate", "--slmperf-report=two.json", scenario=("boards 2", *other), engine=ON_TWO)
@@ -107,7 +85,7 @@ def test_an_engine_on_two_gpus_has_the_joules_of_both_and_a_baseline_of_its_own(
     assert list(boards) == ["GPU-00000000-0000-4000-8000-000000000000", SECOND]
     assert boards[SECOND]["idle_w"] == pytest.approx(2 * IDLE_W, rel=0.1)
     assert report["machine"]["device"] == "simulated 2 x NVIDIA H100 80GB HBM3"
-    assert report["machine"]["gpu_uuid"] == ", ".join(boards)
+    assert report["machine"]["fields"]["gpu_uuid"] == ", ".join(boards)
     gated = project.on(scenario=("boards 2", *other), engine=ON_TWO)
     assert gated.endswith("exit code 1"), gated
     assert f"no-baseline: {JOULES}" in gated

@@ -1,7 +1,7 @@
 """Two drivers of one board, as recordings that the stand-in driver replays under whole runs: is the newer one worse?
 
-The recordings are synthetic, in the format of the recorder. The engine's times are real, on a device that is simulated,
-so that what else this machine does voids nothing.
+The recordings are synthetic, in the format of the recorder. The engine's times are real. Most runs are on a device that
+is simulated, so that what else this machine does voids nothing; where the driver is the machine's, on a GPU.
 """
 
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 import nvml_recording
 import pytest
 from metered import BASELINE, MeteredProject
+from onchip import GpuProject
 
 from pytest_slmperf.cli import main
 
@@ -86,3 +87,32 @@ def test_a_driver_that_takes_more_power_is_red_for_joules_alone(project, capsys)
     assert code == 1, told
     assert f"1 regressed: {JOULES}" in told
     assert "1 unchanged, 1 regressed" in told
+
+
+class RecordedGpu(GpuProject):
+    """The same suite, whose engine runs on the GPU: its driver is the machine's."""
+
+    def measure(self, *args, driver=OLD, watts=WATTS, seed=1):
+        """What a run says on the board under a driver."""
+        recording = record(self.path / f"nvml_{driver}.json", driver, watts, seed)
+        return self.on(*args, scenario=nvml_recording.board_of(recording, self.path), watts=0)
+
+
+@pytest.fixture(scope="module")
+def on_a_gpu(recorded_once) -> RecordedGpu:
+    """A project with a baseline of the old driver."""
+    return recorded_once(RecordedGpu, lambda project: project.measure("--slmperf-accept"))
+
+
+@pytest.mark.parametrize(
+    ("watts", "code", "says"), [(WATTS, 0, "2 unchanged"), (WORSE * WATTS, 1, "1 unchanged, 1 regressed")]
+)
+def test_a_drivers_regression_is_told_from_noise_against_the_other_drivers_baseline(
+    on_a_gpu, tmp_path, watts, code, says
+):
+    """The gate across the driver is the one of every day: red for joules alone, where the board takes more power."""
+    project = on_a_gpu.again(tmp_path)
+    said = project.measure(f"--slmperf-against=driver={OLD}", driver=NEW, watts=watts, seed=2)
+    assert said.endswith(f"exit code {code}"), said
+    assert says in said
+    assert (f"regressed: {JOULES}" in said) is bool(code)
