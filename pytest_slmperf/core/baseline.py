@@ -83,9 +83,13 @@ def instant(recorded: str) -> datetime | None:
 
 
 def case_order(case: str) -> tuple[object, ...]:
-    """Sorts the names of cases with numbers by their value: batch=4 comes before batch=16.
+    """Sorts the names of cases with numbers by their value: batch=4 comes before batch=16, rate=2.25 before rate=2.5."""
+    name, equals, place = case.rpartition("=")
+    whole, _, fraction = place.partition(".")
+    return (*by_numbers(f"{name}{equals}{whole}"), (0, fraction)) if equals else by_numbers(case)
 
-    Numbers may have more digits than Python makes an int of.
-    """
-    parts = re.split(r"0*([0-9]+)", case)
+
+def by_numbers(text: str) -> tuple[object, ...]:
+    """Sorts texts by the whole numbers in them, which may have more digits than Python makes an int of."""
+    parts = re.split(r"0*([0-9]+)", text)
     return tuple((len(part), part) if place % 2 else part for place, part in enumerate(parts))

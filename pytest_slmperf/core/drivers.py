@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from pytest_slmperf.core.baseline import BaselineFile, case_order
+from pytest_slmperf.core.baseline import BaselineFile, by_numbers
 from pytest_slmperf.core.comparison import Change, Comparison, Mean, Meaning, compare
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.machine import GPU_UUID
@@ -63,7 +63,7 @@ def _recorded(files: list[BaselineFile]) -> Iterator[Recorded]:
 
 def version_order(driver: str) -> tuple[object, ...]:
     """Sorts versions by their numbers: 580.65 comes before 580.105."""
-    return case_order(driver)
+    return by_numbers(driver)
 
 
 def _compared(before: BaselineFile, file: BaselineFile) -> Comparison | None:

@@ -120,7 +120,13 @@ def test_changes_are_listed_by_batch_size():
     assert [one.case for one in diff(None, file).new] == names[::-1]
 
 
-@given(st.lists(st.text()))
+def test_rates_are_ordered_by_their_fractions():
+    """Which are no whole numbers: 2.25 comes before 2.5, and both before 10."""
+    names = [f"rate/opt-1.3b/rate={rate}" for rate in (0.5, 2, 2.25, 2.5, 10, 12.5)]
+    assert sorted(names[::-1], key=case_order) == names
+
+
+@given(st.lists(st.text() | st.from_regex(r"[a=.0-9]{0,9}", fullmatch=True)))
 def test_any_names_can_be_ordered(names):
     """Names of any letters and digits, of any script, have an order."""
     assert sorted(sorted(names, key=case_order)) == sorted(names)
