@@ -30,7 +30,7 @@ UNSTEADY = (
     "mean_running_batch",
     "mean_queue",
 )
-"""What depends on how long one looks where a load saturates its engine, beside all latencies."""
+"""What depends on how long one looks where requests pile up, beside all latencies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +171,7 @@ def _notes(sent: Sequence[Exchange], window: Window) -> list[str]:
     if any(one.queued_ns > 0 for one in sent):
         notes.append("requests waited for a place below max_concurrency: that is no part of their latencies")
     if window.saturated:
-        notes.append(
-            "the load saturates the engine: its throughput is what the engine can do, and latencies have no end"
-        )
+        notes.append("requests pile up: throughput is what the engine can do, and latencies would have no end")
     return notes
 
 

@@ -35,7 +35,7 @@ FIRST = 10
 EVIDENT = 3.0
 """Standard errors from which a difference is no chance."""
 LIKELY = 2.0
-"""The same for growth of what is seen to trend already."""
+"""The same for growth that is seen otherwise already."""
 DRIFTING = 4.0
 """The same for a line's slope through ten points: by chance once in 250."""
 MATERIAL = 0.01
@@ -123,7 +123,7 @@ def _never_filled(exchanges: Sequence[Exchange], from_ns: int, to_ns: int, filli
     if len(cuts) > FEWEST_SLICES and _growth(steps, from_ns, to_ns) > EVIDENT:
         full = _steady_output(exchanges, cuts)
         if full is not None:
-            return Window(cuts[full], to_ns, _saturated(exchanges, steps, from_ns, to_ns))
+            return Window(cuts[full], to_ns, f"saturated: {_piling_up(exchanges, steps, from_ns, to_ns)}")
     arriving_s = max(0, to_ns - from_ns) / NS_PER_S
     return NoWindow(
         f"its first requests took up to {filling_ns / NS_PER_S:.3g} s, and all arrived in {arriving_s:.3g} s"
@@ -131,29 +131,33 @@ def _never_filled(exchanges: Sequence[Exchange], from_ns: int, to_ns: int, filli
 
 
 def _steady(exchanges: Sequence[Exchange], counted: Sequence[Exchange], cuts: Sequence[int]) -> Window | NoWindow:
-    """From the place on from which the number in the system doesn't grow any more, or where it never ceases to."""
+    """From where on the number in the system doesn't grow any more.
+
+    Where it goes on to, and so does the time to the first token, the engine is at its limit, or so near to it that it
+    takes longer to find out: its output is steady then, and how long requests take is not.
+    """
     steps, to_ns = in_system(exchanges), cuts[-1]
     cut = _transient([steps.mean(*between) for between in pairwise(cuts)], only_up=True)
     waits = [_first_part_ns(one) - one.arrived_ns for one in counted]
     trends = cut is None and _transient([fmean(some) for some in _batches(waits)], only_up=True) is None
     steady_ns = cuts[cut or 0]
-    if _growth(steps, steady_ns, to_ns) > (LIKELY if trends else EVIDENT):
-        full = _steady_output(exchanges, cuts)
-        if full is None:
-            return NoWindow("it is saturated, and its rate of output still changes")
-        return Window(cuts[full], to_ns, _saturated(exchanges, steps, steady_ns, to_ns))
-    if trends:
-        return NoWindow("the number of requests in the system and the time to their first token still grow")
-    return Window(steady_ns, to_ns)
+    growth = _growth(steps, steady_ns, to_ns)
+    if growth <= EVIDENT and not trends:
+        return Window(steady_ns, to_ns)
+    full = _steady_output(exchanges, cuts)
+    if full is None:
+        return NoWindow("the number of requests in the system grows, and its rate of output still changes")
+    said = _piling_up(exchanges, steps, steady_ns, to_ns)
+    return Window(cuts[full], to_ns, f"{'saturated' if growth > LIKELY else 'close to saturation'}: {said}")
 
 
-def _saturated(exchanges: Sequence[Exchange], steps: Steps, from_ns: int, to_ns: int) -> str:
+def _piling_up(exchanges: Sequence[Exchange], steps: Steps, from_ns: int, to_ns: int) -> str:
     seconds = (to_ns - from_ns) / NS_PER_S
     offered = sum(from_ns <= one.arrived_ns < to_ns for one in exchanges) / seconds
     achieved = sum(from_ns <= one.ended_ns < to_ns for one in exchanges) / seconds
     return (
-        f"saturated: {offered:.3g} requests a second arrived and {achieved:.3g} ended, so that the number in the "
-        f"system grew from {steps.at(from_ns)} to {steps.at(to_ns - 1)} in {seconds:.3g} s"
+        f"{offered:.3g} requests a second arrived and {achieved:.3g} ended, so that the number in the system grew "
+        f"from {steps.at(from_ns)} to {steps.at(to_ns - 1)} in {seconds:.3g} s"
     )
 
 

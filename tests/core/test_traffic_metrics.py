@@ -124,7 +124,7 @@ def test_a_saturated_engine_has_a_throughput_and_no_latencies():
     for name in ("median_ttft_ms", "p99_e2el_ms", "request_goodput", "goodput_share", "mean_concurrency"):
         assert found.unmeasured[name].startswith("saturated: ")
     assert not found.intervals
-    assert any("saturates" in note for note in found.notes)
+    assert any("pile up" in note for note in found.notes)
 
 
 def test_what_the_engine_says_of_itself_is_the_mean_of_looks_within_the_window():

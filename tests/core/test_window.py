@@ -71,6 +71,18 @@ def test_an_open_loop_that_its_engine_cannot_follow_is_saturated(seed):
     assert output_rate(traffic, window) == pytest.approx(80, rel=0.15)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_load_a_little_beyond_the_engine_has_no_latencies_and_its_throughput(seed):
+    """A tenth more than it can do: that requests pile up is seen sooner than whether they ever cease to."""
+    draw = random.Random(seed)
+    due = poisson(40, 30, draw)
+    traffic = open_loop(due, [16 / 36 * draw.uniform(0.95, 1.05) for _ in due], places=16)
+    window = find_window(traffic, OPEN, least_s=10)
+    assert isinstance(window, Window)
+    assert window.saturated.startswith(("saturated: ", "close to saturation: "))
+    assert output_rate(traffic, window) == pytest.approx(4 * 36, rel=0.03)
+
+
 def test_a_queue_at_the_limit_of_the_load_is_saturation_too():
     """No more than ten are sent at a time, and those that wait for a place are in the system."""
     due = [place / 50 for place in range(500)]
