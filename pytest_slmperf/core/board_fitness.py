@@ -12,10 +12,10 @@ from pytest_slmperf.core.diagnosis import Grade, Line
 from pytest_slmperf.core.edges import EnergyTrace, judge_trace
 from pytest_slmperf.core.energy import COVERAGE_FACTOR, INTEGRATED_FLOOR, LEAST_UPDATES, SAMPLED_FLOOR
 from pytest_slmperf.core.machine import Scalar
+from pytest_slmperf.core.units import NS_PER_S
 
 Values: TypeAlias = dict[str, Scalar]
 
-NS_PER_S = 1e9
 INSTALL = "install its driver, and pip install 'pytest-slmperf[nvml]'"
 REFUSED = "NO_PERMISSION"
 """NVML's name of it, which the meter's reasons carry."""

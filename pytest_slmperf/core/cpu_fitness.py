@@ -8,8 +8,8 @@ from pytest_slmperf.core.diagnosis import Grade, Line
 from pytest_slmperf.core.edges import EnergyTrace, judge_trace
 from pytest_slmperf.core.energy import COVERAGE_FACTOR
 from pytest_slmperf.core.machine import Machine
+from pytest_slmperf.core.units import NS_PER_S
 
-NS_PER_S = 1e9
 STOLEN = 0.02
 """Share of a core that the hypervisor takes, from which rounds are void: `run.guards` has it of here."""
 STOLEN_FROM_BOOT = 0.01

@@ -16,7 +16,8 @@ from statistics import NormalDist, fmean, median, stdev
 from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.edges import Edge, EnergyTrace, Source, judge_trace
 from pytest_slmperf.core.sample import Sample
-from pytest_slmperf.core.tally import NS_PER_S, STEP_SWING, Tally, Work
+from pytest_slmperf.core.tally import STEP_SWING, Tally, Work
+from pytest_slmperf.core.units import NS_PER_S
 
 COVERAGE = 0.95
 COVERAGE_FACTOR = NormalDist().inv_cdf((1 + COVERAGE) / 2)

@@ -10,7 +10,7 @@ from pytest_slmperf.core.board_guards import IDLE_UTILISATION
 from pytest_slmperf.core.edges import EnergyTrace, judge_trace
 from pytest_slmperf.core.energy import SAMPLED_FLOOR, NoEnergy, Quantity, Uncertainty
 from pytest_slmperf.core.sample import Measurement
-from pytest_slmperf.core.tally import NS_PER_S
+from pytest_slmperf.core.units import NS_PER_S
 
 MEDIAN_ERROR = math.sqrt(math.pi / 2)
 """Standard error of a median over that of a mean, of many values that are normally distributed."""

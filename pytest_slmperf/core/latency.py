@@ -14,8 +14,7 @@ from itertools import pairwise
 from pytest_slmperf.core.engine import Served
 from pytest_slmperf.core.metrics import LATENCIES, at_quantile
 from pytest_slmperf.core.traffic import Exchange
-
-NS_PER_MS = 1e6
+from pytest_slmperf.core.units import NS_PER_MS
 
 
 @dataclass(frozen=True, slots=True)

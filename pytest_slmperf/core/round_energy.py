@@ -9,7 +9,8 @@ from pytest_slmperf.core.board_guards import judge_board, power_cap_share, void
 from pytest_slmperf.core.edges import judge_trace
 from pytest_slmperf.core.energy import AVERAGE_LAG_S, BoardEnergy, Energy, NoEnergy, Terms, energy_of
 from pytest_slmperf.core.meter import Around, Recording
-from pytest_slmperf.core.tally import NS_PER_S, Work
+from pytest_slmperf.core.tally import Work
+from pytest_slmperf.core.units import NS_PER_S
 
 PLAUSIBLE = 0.1
 """Share by which a counter and power readings of one board may differ under load. Idle, they may differ by far more."""

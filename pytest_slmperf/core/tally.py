@@ -11,8 +11,8 @@ from statistics import median
 from pytest_slmperf.core.engine import Served
 from pytest_slmperf.core.traffic import Exchange
 from pytest_slmperf.core.traffic_concurrency import under_way
+from pytest_slmperf.core.units import NS_PER_S
 
-NS_PER_S = 1e9
 STEP_SWING = 0.2
 """By how much power may swing around its mean within a step: decode alternates between 300 and 430 W or so."""
 STALL = 1.5

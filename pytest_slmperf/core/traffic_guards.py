@@ -10,7 +10,7 @@ from itertools import pairwise
 from statistics import median
 
 from pytest_slmperf.core.board import Effect, Finding
-from pytest_slmperf.core.latency import NS_PER_MS, percentile, seen_of
+from pytest_slmperf.core.latency import percentile, seen_of
 from pytest_slmperf.core.launch import Load
 from pytest_slmperf.core.traffic import (
     CACHED_TOKENS,
@@ -22,6 +22,7 @@ from pytest_slmperf.core.traffic import (
     Sender,
     Traffic,
 )
+from pytest_slmperf.core.units import NS_PER_MS
 from pytest_slmperf.core.window import NoWindow, Window
 
 

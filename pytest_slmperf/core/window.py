@@ -22,8 +22,8 @@ from statistics import fmean, linear_regression, stdev, variance
 
 from pytest_slmperf.core.traffic import Arrivals, Exchange, Traffic
 from pytest_slmperf.core.traffic_concurrency import Steps, in_system
+from pytest_slmperf.core.units import NS_PER_S
 
-NS_PER_S = 1e9
 BATCH = 5
 """Requests of a slice of time, on average: MSER-5's batch."""
 FEWEST_SLICES, MOST_SLICES = 10, 100

@@ -84,6 +84,7 @@ from typing import TYPE_CHECKING
 from pytest_slmperf.core.engine import Answer, EngineFacts, EngineSpec, Request, Served, Stamp
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed
 from pytest_slmperf.core.launch import LAUNCH_VARIABLE
+from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.engines.streaming import Streaming
 
 if TYPE_CHECKING:
@@ -113,7 +114,6 @@ MOST = {"noise": 1, "launch_noise": 1}
 SLOWEST, FASTEST = 1e-6, 1e7
 """Output tokens per second of one request: a clock of nanoseconds gives no faster pace, and a round would never end."""
 FAULT_EVERY = 10
-NS_PER_S = 1e9
 PACE_LASTS_NS = 100_000_000
 LATE_NS = 80_000_000
 """By which a sleep may end too late and the next batch still begin where the last one ended: no pause was meant."""

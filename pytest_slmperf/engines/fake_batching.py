@@ -14,7 +14,8 @@ from pytest_slmperf.core.traffic import (
     STARTED_AT,
     WAITING,
 )
-from pytest_slmperf.engines.simulated_time import NS_PER_S, clock_of
+from pytest_slmperf.core.units import NS_PER_S
+from pytest_slmperf.engines.simulated_time import clock_of
 
 COALESCED = 4
 """Tokens that come together where they are told to."""

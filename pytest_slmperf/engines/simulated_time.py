@@ -6,7 +6,7 @@ import selectors
 import time
 from collections.abc import Callable
 
-NS_PER_S = 1e9
+from pytest_slmperf.core.units import NS_PER_S
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):

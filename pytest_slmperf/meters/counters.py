@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pytest_slmperf.core.edges import STUCK_S, Edge, EnergyTrace, Look, Source
+from pytest_slmperf.core.units import NS_PER_S
 
-NS_PER_S = 1e9
 LOOK_EVERY_S = 0.001
 """Between two looks for an edge: it is known to that."""
 BROKE_OFF = "the meter's thread broke off; its error is on standard error"

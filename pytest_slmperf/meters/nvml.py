@@ -18,9 +18,9 @@ from pytest_slmperf.core.board import ECC, REASON_BITS, XIDS, BoardSample, Board
 from pytest_slmperf.core.edges import STUCK_S, Edge, EnergyTrace, Look, PowerReading, Source
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.meter import MeterFacts, Recording
+from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.meters.counters import BROKE_OFF
 
-NS_PER_S = 1_000_000_000
 MILLI = 1e-3
 SM_UTIL = 2
 """GPM's number of the share of SMs that are busy. GPM tells a mean between two samples, at least 100 ms apart."""

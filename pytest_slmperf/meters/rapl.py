@@ -16,11 +16,10 @@ from pytest_slmperf.core.board import BoardState, Throttle
 from pytest_slmperf.core.edges import Look
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.meter import MeterFacts, Recording
+from pytest_slmperf.core.units import NS_PER_MS, NS_PER_S
 from pytest_slmperf.meters.counters import LOOK_EVERY_S, Lookout, Watch
 from pytest_slmperf.meters.machine_id import machine_digest
 
-NS_PER_S = 1e9
-NS_PER_MS = 1_000_000
 MICRO = 1e-6
 POWERCAP = "sys/class/powercap"
 EDGE_EVERY_S = 0.02

@@ -28,6 +28,7 @@ from pytest_slmperf.core.protocol import (
     Start,
 )
 from pytest_slmperf.core.sample import VoidRound
+from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.core.workload import Slo
 from pytest_slmperf.run import playing
 from pytest_slmperf.run.guards import (
@@ -51,7 +52,6 @@ from pytest_slmperf.run.pace import Pace, Slowness
 from pytest_slmperf.run.pinning import keep_off, used_cores
 from pytest_slmperf.run.process import EngineProcess
 
-NS_PER_S = 1e9
 FIRST_PAUSE_S = 0.1
 """Before a void round is repeated; twice as long before each further repetition."""
 LONGEST_PAUSE_S = 2.0

@@ -21,13 +21,13 @@ from pytest_slmperf.core.metrics import BOARD, ENERGY
 from pytest_slmperf.core.protocol import Measured
 from pytest_slmperf.core.round_energy import energy_of_round
 from pytest_slmperf.core.tally import Work, work_of
+from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace
 from pytest_slmperf.meters.rapl import RaplMeter
 from pytest_slmperf.meters.zeus import ZeusMeter, zeus_is_installed
 from pytest_slmperf.run.devices import VISIBLE, boards_at
 from pytest_slmperf.run.guards import Void
 
-NS_PER_S = 1e9
 UPDATE_S = 0.1
 """Of an energy counter on most boards, until the meter has seen it."""
 METERED_DEVICES = ("cuda", "simulated")

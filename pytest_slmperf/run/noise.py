@@ -16,6 +16,7 @@ from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPoli
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.recordable import LEAST_LAUNCHES
 from pytest_slmperf.core.shapes import SHAPES, parameters
+from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.run import pace
 from pytest_slmperf.run.devices import HeldDevices, device_of
 from pytest_slmperf.run.launch import EnergyTerms, run_launch
@@ -25,7 +26,6 @@ from pytest_slmperf.run.settings import Settings
 if TYPE_CHECKING:
     from pytest_slmperf.core.meter import Recording
 
-NS_PER_S = 1e9
 BYTES_PER_GB = 1e9
 ANSWER_S = 30.0
 """How long an engine may leave a question unanswered, beside what its weights take."""

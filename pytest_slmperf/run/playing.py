@@ -10,11 +10,11 @@ from pytest_slmperf.core.tally import Work, work_of_traffic
 from pytest_slmperf.core.traffic import Traffic
 from pytest_slmperf.core.traffic_guards import judge_traffic
 from pytest_slmperf.core.traffic_metrics import TrafficMetrics, traffic_metrics
+from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.core.window import NoWindow, Window, find_window
 from pytest_slmperf.core.workload import Slo
 from pytest_slmperf.run.guards import Void
 
-NS_PER_S = 1e9
 SHORTEST_WINDOW = 0.5
 """Share of the wanted window that must be left of it: of what is sent, the beginning may be no steady state."""
 REQUEST_SHARE = 0.1

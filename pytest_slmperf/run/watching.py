@@ -12,13 +12,13 @@ from pytest_slmperf.core.cpu_fitness import CpuWatch, packages_line
 from pytest_slmperf.core.diagnosis import Grade, Line
 from pytest_slmperf.core.edges import judge_trace
 from pytest_slmperf.core.errors import MeterUnavailable
+from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.meters.boards import mps_daemon_runs
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace
 from pytest_slmperf.meters.rapl import RaplMeter
 from pytest_slmperf.run.devices import VISIBLE
 from pytest_slmperf.run.guards import TICK_NS, Witness, blame, command_line, scan, suspects
 
-NS_PER_S = 1e9
 LONGER_S = 5.0
 """How long a counter is looked at that moved too seldom for its period to be known."""
 NAMED = 2

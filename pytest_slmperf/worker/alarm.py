@@ -5,9 +5,9 @@ import ctypes
 import os
 from collections.abc import Callable
 
+from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.engines.simulated_time import SimulatedLoop
 
-NS_PER_S = 1_000_000_000
 _CLOCK_MONOTONIC = 1
 _TFD_CLOEXEC_NONBLOCK = 0o2000000 | 0o4000
 _TFD_TIMER_ABSTIME = 1

@@ -20,11 +20,10 @@ from pytest_slmperf.core.errors import EngineFailed, RequestFailed
 from pytest_slmperf.core.prompts import Prompts
 from pytest_slmperf.core.protocol import Play
 from pytest_slmperf.core.traffic import Exchange, Look, Sender, Traffic
+from pytest_slmperf.core.units import NS_PER_MS, NS_PER_S
 from pytest_slmperf.engines.simulated_time import SimulatedLoop, clock_of
 from pytest_slmperf.worker.alarm import Alarm
 
-NS_PER_S = 1e9
-NS_PER_MS = 1e6
 LEAD_NS = 5_000_000
 """Between the question and the first arrival: what is to be ready then is made ready."""
 LOOK_EVERY_S = 0.5

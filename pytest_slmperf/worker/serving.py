@@ -6,11 +6,10 @@ from itertools import pairwise
 from pytest_slmperf.core.engine import Engine, EngineFacts, Request, Served
 from pytest_slmperf.core.launch import Load
 from pytest_slmperf.core.protocol import Measured, PeakMeasured, Prepared
+from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.core.workload import prompts
 from pytest_slmperf.worker.memory import forget_peak, peak_bytes
 from pytest_slmperf.worker.pace import STEP_SHARE, batches_for, pace_s, steady
-
-NS_PER_S = 1e9
 
 
 class WrongAnswer(Exception):

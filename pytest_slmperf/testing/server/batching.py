@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.testing.server.options import Options
 
-NS_PER_S = 1_000_000_000
 BLOCK = 16
 """Tokens of a prompt that a prefix cache keeps as one."""
 
