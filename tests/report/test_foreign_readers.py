@@ -229,6 +229,21 @@ def test_vllm_latency_has_a_round_for_each_iteration(tmp_path):
     assert one(tmp_path, content).values["median_e2el_ms"] == pytest.approx((1000.0, 1100.0, 1200.0))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        foreign_files.vllm(mean_itl_ms=20.2),
+        foreign_files.sglang(mean_itl_ms=20.2),
+        foreign_files.aiperf(inter_chunk_latency={"unit": "ms", "avg": 20.4, "p50": 20.0}),
+    ],
+    ids=["vllm", "sglang", "aiperf"],
+)
+def test_gaps_of_several_tokens_are_said_to_be_of_chunks(tmp_path, content):
+    """Where their mean is a multiple of TPOT's."""
+    (note,) = one(tmp_path, content).notes
+    assert note.startswith("the mean gap is 4.0 times the mean TPOT: chunks carry several tokens")
+
+
 FAILING = {
     "vllm": foreign_files.vllm(failed=3),
     "vllm, older": {name: value for name, value in foreign_files.vllm(completed=97).items() if name != "failed"},

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_slmperf.core.baseline import instant
 from pytest_slmperf.report.foreign.fields import Fields
-from pytest_slmperf.report.foreign.result import GOODPUT, MS, Load, Result, Values, arrivals, failed, unit_of
+from pytest_slmperf.report.foreign.result import GOODPUT, MS, Load, Result, Values, arrivals, failed, of_chunks, unit_of
 
 if TYPE_CHECKING:
     from pytest_slmperf.core.machine import Scalar
@@ -67,6 +67,7 @@ def results(fields: Fields) -> Iterator[Result]:
         unmeasured=values.unmeasured,
         model=_model(config),
         failure=failed(errors, answered + errors) or _cut_off(fields),
+        notes=of_chunks(*(fields.inside(LATENCIES[name]).maybe("avg") for name in ("itl_ms", "tpot_ms"))),
         began=_when(fields),
         seconds=fields.inside("benchmark_duration").maybe("avg") or 0.0,
     )

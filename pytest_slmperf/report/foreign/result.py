@@ -19,6 +19,8 @@ FACTS = ("engine", "engine_version", "dtype", "device", "driver")
 MS = {"ms": 1.0, "s": 1000.0, "sec": 1000.0, "us": 1e-3, "ns": 1e-6}
 """Milliseconds of a unit of time."""
 GOODPUT = "which limits a request had to meet is no part of what is imported"
+SEVERAL = 1.3
+"""Times TPOT that the mean gap of chunks is at least where chunks carry several tokens: two of two tokens are 2."""
 NOT_STREAMED = "it reads 0: the answers weren't streamed, or came as a whole"
 
 
@@ -136,6 +138,15 @@ def failed(failures: int | None, sent: int | None = None) -> str:
     """`3 of 100 requests failed`; empty where none did."""
     of = f" of {sent}" if sent else ""
     return f"{failures}{of} requests failed, and a failed request is never a fast one" if failures else ""
+
+
+def of_chunks(gap: float | None, tpot: float | None) -> tuple[str, ...]:
+    """A note where the mean gap between chunks says, beside the mean TPOT, that they carry several tokens."""
+    if not gap or not tpot or gap < SEVERAL * tpot:
+        return ()
+    return (
+        f"the mean gap is {gap / tpot:.1f} times the mean TPOT: chunks carry several tokens, and itl_ms is of chunks",
+    )
 
 
 def unit_of(fields: Fields, units: Mapping[str, float]) -> float:

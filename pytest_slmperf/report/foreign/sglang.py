@@ -5,7 +5,7 @@ from typing import Any
 
 from pytest_slmperf.report.foreign import vllm
 from pytest_slmperf.report.foreign.fields import Fields
-from pytest_slmperf.report.foreign.result import Result, Values, arrivals, failed
+from pytest_slmperf.report.foreign.result import Result, Values, arrivals, failed, of_chunks
 
 TOOL = "sglang bench_serving"
 STEMS = {"ttft_ms": "ttft_ms", "tpot_ms": "tpot_ms", "itl_ms": "itl_ms", "e2el_ms": "e2e_latency_ms"}
@@ -51,6 +51,7 @@ def results(fields: Fields) -> Iterator[Result]:
         model=server.text("model_path"),
         failure=failed(max(0, sent - completed), sent) if sent else "",
         answered=None if sent else completed,
+        notes=of_chunks(fields.maybe("mean_itl_ms"), fields.maybe("mean_tpot_ms")),
         seconds=fields.number("duration"),
         facts={name: value for name, value in said.items() if value},
     )

@@ -13,7 +13,7 @@ from pytest_slmperf.core.baseline import instant
 from pytest_slmperf.core.machine import NOT_SAID
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome
 from pytest_slmperf.report.foreign.fields import Fields
-from pytest_slmperf.report.foreign.result import FACTS, GOODPUT, Load, Result, Values, arrivals, failed
+from pytest_slmperf.report.foreign.result import FACTS, GOODPUT, Load, Result, Values, arrivals, failed, of_chunks
 
 if TYPE_CHECKING:
     from pytest_slmperf.core.machine import Scalar
@@ -72,6 +72,7 @@ def _serve(fields: Fields) -> Result:
         unmeasured=values.unmeasured,
         model=fields.text("model_id"),
         failure=failed(lost, sent) or ("no request was answered" if completed == 0 else ""),
+        notes=of_chunks(fields.maybe("mean_itl_ms"), fields.maybe("mean_tpot_ms")),
         began=_date(fields),
         seconds=fields.maybe("duration") or 0.0,
         facts={name: value for name, value in metadata.items() if name in FACTS},
