@@ -83,7 +83,7 @@ def instant(recorded: str) -> datetime | None:
 
 
 def case_order(case: str) -> tuple[object, ...]:
-    """Sorts the names of cases with numbers by their value: batch=4 is before batch=16, and rate=2.25 before rate=2.5."""
+    """Sorts the names of cases with numbers by their value: batch=4 is before batch=16, rate=2.25 before rate=2.5."""
     name, equals, place = case.rpartition("=")
     whole, _, fraction = place.partition(".")
     return (*by_numbers(f"{name}{equals}{whole}"), (0, fraction)) if equals else by_numbers(case)
