@@ -25,7 +25,7 @@ messages = st.one_of(
     st.builds(protocol.Start, spec=specs),
     st.builds(protocol.Ready, facts=facts, versions=st.dictionaries(st.text(), st.text())),
     st.builds(protocol.Prepare, load=st.builds(Load), round_s=finite),
-    st.builds(protocol.Prepared),
+    st.builds(protocol.Prepared, batch_s=finite),
     st.builds(protocol.Round),
     st.builds(protocol.Measured, observed=st.lists(served).map(tuple)),
     st.builds(protocol.MeasurePeak, load=st.builds(Load)),
