@@ -97,7 +97,7 @@ class VLLM(openai.OpenAI):
         own = {name: value for name, value in spec.options.items() if name in known}
         self._vllm = options_of(Options, replace(spec, options=own))
         refuse_unknown(spec, "device", self._vllm.device, DEVICES)
-        self._arguments = {name: value for name, value in spec.options.items() if name not in known}
+        self._arguments = {name.replace("-", "_"): value for name, value in spec.options.items() if name not in known}
         _refuse_ours(spec, self._arguments)
         self._cache = cache
         self._logging: IO[str] | None = None
@@ -165,13 +165,14 @@ class VLLM(openai.OpenAI):
         }
         if not any((folder / name).is_file() for name in TOKENIZERS):
             arguments["skip_tokenizer_init"] = True
-        if not {"gpu_memory_utilization", "kv_cache_memory_bytes"} & self._arguments.keys():
-            if not (CACHE_SPACE in os.environ and not boards):
-                arguments["kv_cache_memory_bytes"] = _cache_bytes(shape, boards) if boards else CPU_CACHE_BYTES
+        if "gpu_memory_utilization" not in self._arguments:
             arguments["gpu_memory_utilization"] = START_CHECK_SHARE
-        elif "kv_cache_memory_bytes" in self._arguments:
-            os.environ.pop(CACHE_SPACE, None)  # it would outdo the argument
-            arguments["gpu_memory_utilization"] = START_CHECK_SHARE
+            if "kv_cache_memory_bytes" in self._arguments:
+                os.environ.pop(CACHE_SPACE, None)  # it would outdo the argument
+            elif boards:
+                arguments["kv_cache_memory_bytes"] = _cache_bytes(shape, self._spec.dtype, boards)
+            elif CACHE_SPACE not in os.environ:
+                arguments["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
         return command_line({**arguments, **self._arguments})
 
     def _variables(self, boards: Sequence[Board]) -> dict[str, str]:
@@ -283,9 +284,9 @@ class VLLM(openai.OpenAI):
 
 def _refuse_ours(spec: EngineSpec, arguments: Mapping[str, Setting]) -> None:
     for name in arguments:
-        if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise EngineUnavailable(f"{spec.engine}: {name!r} is no argument of vLLM")
-        if name.replace("-", "_") in OURS:
+        if name in OURS:
             raise EngineUnavailable(f"{spec.engine}: {name} is chosen by the engine, and can't be an option")
 
 
@@ -301,7 +302,7 @@ def command_line(arguments: Mapping[str, Setting]) -> list[str]:
     return words
 
 
-def _cache_bytes(shape: Shape | None, boards: Sequence[Board]) -> int:
+def _cache_bytes(shape: Shape | None, dtype: str, boards: Sequence[Board]) -> int:
     """What a GPU has for a KV cache beside the weights, in whole GiB, so that each launch gets the same.
 
     Raises EngineUnavailable where the model's size isn't known, or nothing is left.
@@ -309,7 +310,8 @@ def _cache_bytes(shape: Shape | None, boards: Sequence[Board]) -> int:
     least = min(board.memory_bytes for board in boards)
     if shape is None:
         raise EngineUnavailable("of a model by path, say how much its KV cache gets: kv_cache_memory_bytes=16G")
-    left = int(USED_SHARE * least) - RESERVE_BYTES - 2 * parameters(shape) // len(boards)
+    weights_bytes = parameters(shape) * (4 if dtype == "float32" else 2)
+    left = int(USED_SHARE * least) - RESERVE_BYTES - weights_bytes // len(boards)
     if left < GIB:
         raise EngineUnavailable(
             f"{shape.name} leaves no GiB of {least / GIB:.0f} GiB for a KV cache: say how much, kv_cache_memory_bytes"
