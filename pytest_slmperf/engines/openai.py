@@ -13,6 +13,7 @@ import os
 import re
 import resource
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from yarl import URL
 
 from pytest_slmperf.core.engine import Answer, EngineFacts, EngineSpec, Request, Served, Stamp, model_name
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed
+from pytest_slmperf.core.machine import SIMULATED
 from pytest_slmperf.core.workload import FIRST_ORDINARY_TOKEN
 from pytest_slmperf.engines.address import device_of_url, is_local
 from pytest_slmperf.engines.openai_api import (
@@ -51,7 +53,7 @@ from pytest_slmperf.engines.server import (
 from pytest_slmperf.engines.streaming import Streaming
 
 APIS = ("completions", "chat")
-DEVICES = ("cpu", "cuda")
+DEVICES = ("cpu", "cuda", SIMULATED)
 USUAL_KEY = "OPENAI_API_KEY"
 """The environment variable that the API's own clients read."""
 ASSUMED_CONTEXT = 2_048
@@ -87,7 +89,7 @@ class Options:
     command: str | None = None
     """Starts a server on this machine; `{port}`, `{model}`, `{dtype}`, `{threads}` and `{key}` are filled in."""
     device: str = "cpu"
-    """What a server on this machine runs on: `cpu` or `cuda`."""
+    """What a server on this machine runs on: `cpu`, `cuda`, or `simulated` for one that only simulates a model."""
     device_index: int = 0
     api: str = "completions"
     """`completions` or `chat`."""
@@ -158,10 +160,13 @@ class OpenAI(Streaming):
         Raises EngineUnavailable for a server that isn't there, doesn't serve the model or doesn't let us in;
         EngineFailed and MemoryError as `Server.wait_until_ready` does, and EngineFailed for one whose answers are none.
         """
+        began_s = time.monotonic()
         if self._options.command is not None:
             self._launch(self._options.command)
         self._wait_until_ready()
         facts = self.run(self._introduced())
+        if facts.device == SIMULATED:
+            facts = replace(facts, startup_s=time.monotonic() - began_s)
         self._counts_memory = self._server is not None and facts.device == "cpu"
         return facts
 

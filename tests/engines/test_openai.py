@@ -81,6 +81,13 @@ def test_it_says_what_it_found(tiny, engine):
     assert not facts.own_process
 
 
+def test_a_server_may_only_simulate(tiny, engine):
+    """Then it is no device of this machine, and says how long its start took."""
+    facts = engine(tiny.url, device="simulated").start()
+    assert facts.device == "simulated"
+    assert 0 < facts.startup_s < 10
+
+
 def test_each_part_is_stamped_when_it_comes(serve, engine):
     """As late after the server sent it as a part takes to be read, and never before."""
     server = serve(step_s=0.005)
@@ -177,7 +184,7 @@ def test_neither_an_address_nor_a_command(engine):
         ({"command": "serve", "url": "http://10.0.0.1:8000/v1"}, "is on this machine"),
         ({"command": "serve", "url": "http://127.0.0.1/v1"}, "is on this machine, at a port"),
         ({"url": "http://127.0.0.1:8000/v1", "api": "responses"}, "completions, chat"),
-        ({"url": "http://127.0.0.1:8000/v1", "device": "tpu"}, "cpu, cuda"),
+        ({"url": "http://127.0.0.1:8000/v1", "device": "tpu"}, "cpu, cuda, simulated"),
         ({"url": "http://10.0.0.1:8000/v1", "device": "cuda"}, "is on another"),
         ({"url": "http://127.0.0.1:8000/v1", "key_env": "NO_SUCH_KEY"}, "no such variable"),
         ({"url": "http://127.0.0.1:8000/v1", "modell": "x"}, "has no option 'modell'"),
