@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from pytest_slmperf.core.errors import UsageError
-from pytest_slmperf.run.pinning import choose_cores, cores_of, hardware_threads, keep_off, spread
+from pytest_slmperf.run.pinning import choose_cores, cores_of, hardware_threads, keep_off, spread, used_cores
 
 
 def test_an_engine_gets_one_core_for_each_thread_and_the_last_ones():
@@ -81,3 +81,12 @@ def test_nobody_moves_where_there_is_nowhere_to_go_or_nothing_to_keep_off(cores)
     allowed = os.sched_getaffinity(0)
     with keep_off(allowed if cores == "all" else cores):
         assert os.sched_getaffinity(0) == allowed
+
+
+def test_what_sends_an_engines_requests_may_have_moved_off_its_cores():
+    """Then both are watched; without cores of its own, an engine has none."""
+    allowed = os.sched_getaffinity(0)
+    assert used_cores(os.getpid(), (max(allowed) + 1,)) == (*sorted(allowed), max(allowed) + 1)
+    assert used_cores(os.getpid(), (min(allowed),)) == tuple(sorted(allowed))
+    assert used_cores(os.getpid(), None) is None
+    assert used_cores(2**22 + 1, (3,)) == (3,)

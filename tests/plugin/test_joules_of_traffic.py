@@ -1,0 +1,75 @@
+"""Joules of requests that come and go one by one, on the stand-in driver: over the window whose tokens are counted."""
+
+import json
+from statistics import median
+
+import pytest
+from metered import MeteredProject
+
+pytest.importorskip("pynvml")
+pytestmark = pytest.mark.alone  # requests are sent in real time, and who sends them late voids a round
+
+SUITE = """
+import pytest
+
+from pytest_slmperf import ClosedLoop, Sweep
+
+METERED = Sweep("metered", ClosedLoop(8, 8), concurrency=[4], model=["opt-125m"],
+                gate={"joules_per_output_token": 0.15})
+
+
+@METERED.each
+def test_energy(slmperf, slm_engine, energy_meter, concurrency):
+    point = slmperf.measure(METERED, slm_engine)[concurrency]
+    assert point.joules_per_output_token <= point.baseline.joules_per_output_token
+"""
+
+
+class TrafficProject(MeteredProject):
+    """A folder with a suite that gates joules of a closed loop."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.settings("traffic_s = 0.5", "max_launches = 8")
+        self.write("test_suite.py", SUITE)
+
+    def reported(self, *args, **terms):
+        """What a run said, and its one case."""
+        said = self.run("--slmperf-report=report.json", *args, **terms)
+        (sweep,) = json.loads((self.path / "report.json").read_text())["sweeps"]
+        return said, sweep["cases"][0]
+
+
+@pytest.fixture(scope="module")
+def recorded(recorded_once):
+    return recorded_once(TrafficProject)
+
+
+def middle(case, metric):
+    return median(rounds[0] for rounds in case["samples"][metric]["launches"])
+
+
+def test_joules_of_traffic_are_its_boards_power_over_its_throughput(recorded, tmp_path):
+    """Counted over the same stretch; unchanged is green."""
+    said, case = recorded.again(tmp_path).reported()
+    assert said.endswith("exit code 0"), said
+    assert "1 unchanged" in said
+    expected = middle(case, "mean_power_w") / middle(case, "output_throughput")
+    assert middle(case, "joules_per_output_token") == pytest.approx(expected, rel=0.1)
+
+
+def test_a_board_that_takes_more_for_the_same_traffic_is_red(recorded, tmp_path):
+    """As of batches."""
+    said, _ = recorded.again(tmp_path).reported(busy_w=800)
+    assert said.endswith("exit code 1"), said
+    assert "regressed: metered/opt-125m/concurrency=4 joules_per_output_token" in said
+
+
+def test_a_board_that_somebody_else_is_on_voids_traffic(recorded, tmp_path):
+    """By the guards of boards, and by their name."""
+    project = recorded.again(tmp_path)
+    project.settings("traffic_s = 0.5", "max_launches = 8", "void_retries = 0")
+    said, case = project.reported(scenario=["process 4321 0 1000000 compute 900 miner"])
+    assert said.endswith("exit code 1"), said
+    assert "miner (pid 4321)" in said
+    assert "foreign" in {one["guard"] for one in case["void_rounds"]}
