@@ -3,9 +3,9 @@
 import os
 import sys
 from pathlib import Path
-from typing import TextIO
 
 from pytest_slmperf.core.errors import SlmperfError
+from pytest_slmperf.run.lost_output import discard, unwritable
 
 
 class Unwritable(SlmperfError):
@@ -20,7 +20,7 @@ def write(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise Unwritable(f"standard output can't be written: {error.strerror or error}") from error
+        raise Unwritable(unwritable(error)) from error
 
 
 def prepare() -> None:
@@ -39,14 +39,10 @@ def remark(text: str) -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
     except OSError:
-        _discard(sys.stderr)
+        discard(sys.stderr)
 
 
 def give_up() -> None:
-    """Leave what is still buffered to nobody: the interpreter would try again at its end, and complain."""
+    """Leave what is still buffered to nobody."""
     if sys.stdout is not None:
-        _discard(sys.stdout)
-
-
-def _discard(stream: TextIO) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        discard(sys.stdout)

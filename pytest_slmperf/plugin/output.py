@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
+
+from pytest_slmperf.run.lost_output import discard, unwritable
 
 if TYPE_CHECKING:
     import pytest
@@ -46,13 +47,8 @@ class WatchedOutput:
         if not self.lost:
             self.lost = True
             with suppress(OSError):
-                sys.stderr.write(f"slmperf: standard output can't be written: {error.strerror or error}\n")
-        # What is still in its buffer would be tried again, and fail again, at the interpreter's end.
-        with suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._file.fileno())
-            os.close(nowhere)
-            self._file.flush()
+                sys.stderr.write(f"slmperf: {unwritable(error)}\n")
+        discard(self._file)
 
 
 def watch(config: pytest.Config) -> WatchedOutput | None:
