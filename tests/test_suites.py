@@ -41,9 +41,15 @@ def test_the_budget_has_room_for_what_is_swept(model, batch_size):
 
 def memory_suite(folder, *options, swept=""):
     """A run of the memory suite in an empty folder, where the machine's settings say this of its sweep."""
-    (folder / SUITE.name).write_text(SUITE.read_text(encoding="utf-8"), encoding="utf-8")
-    machine = f"[[tool.slmperf.machine]]\nwhen = {{}}\nsweep.memory = {{ {swept} }}\n"
-    (folder / "pyproject.toml").write_text(machine, encoding="utf-8")
+    return run(
+        folder, SUITE, *options, settings=f"[[tool.slmperf.machine]]\nwhen = {{}}\nsweep.memory = {{ {swept} }}\n"
+    )
+
+
+def run(folder, suite, *options, settings=""):
+    """A run of a suite in an empty folder of a project with these settings."""
+    (folder / suite.name).write_text(suite.read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "pyproject.toml").write_text(settings, encoding="utf-8")
     command = (sys.executable, "-m", "pytest", "--slmperf", "-rs", "-p", "no:cacheprovider", "-p", "no:xdist")
     environment = {**os.environ, "COLUMNS": "400"}
     done = subprocess.run(
@@ -102,3 +108,11 @@ def test_one_batch_size_alone_says_nothing_of_growth(tmp_path):
     said = memory_suite(tmp_path, "--slmperf-engine=fake", "--slmperf-no-gate", swept="batch_size = [8]")
     assert "growth takes two batch sizes" in said
     assert said.endswith("exit code 0")
+
+
+def test_realistic_load_is_measured_on_an_engine_that_streams(tmp_path):
+    """At concurrencies, at rates and as a trace has it."""
+    said = run(tmp_path, ROOT / "suites" / "test_load.py", "--slmperf-engine=fake", "--slmperf-no-gate")
+    assert said.endswith("exit code 0")
+    assert all(case in said for case in ("tiny-2x128/concurrency=32", "tiny-2x128/rate=8", "tiny-2x128/speed=1"))
+    assert "6 cases measured, nothing judged" in said

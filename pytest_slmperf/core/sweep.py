@@ -111,7 +111,7 @@ class Sweep:
         others = [name for name in LABELS if name != self.axis and tuple(getattr(self, name))]
         if others:
             raise SuiteError(
-                f"Sweep {self.name!r}: {', '.join(others)} is none of a {type(self.workload).__name__}: a sweep of "
+                f"Sweep {self.name!r}: {', '.join(others)} is none of {type(self.workload).__name__}: a sweep of "
                 f"that says {self.axis}=[…]"
             )
         given = tuple(getattr(self, self.axis))

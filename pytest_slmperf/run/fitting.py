@@ -14,7 +14,7 @@ def static_only(workload: Workload, spec: EngineSpec) -> str | None:
     if isinstance(workload, StaticBatch) or registry.streams(spec.engine):
         return None
     return (
-        f"{spec.engine} serves static batches only, and the requests of a {type(workload).__name__} come one by one: "
+        f"{spec.engine} serves static batches only, and requests of {type(workload).__name__} come one by one: "
         f"{', '.join(registry.streaming())} can take those"
     )
 

@@ -99,11 +99,11 @@ def test_a_sweep_varies_its_workloads_axis(sweep, named):
     [
         (
             lambda: Sweep("s", ClosedLoop(8, 4), batch_size=[1]),
-            r"batch_size is none of a ClosedLoop: .*concurrency=\[…",
+            r"batch_size is none of ClosedLoop: .*concurrency=\[…",
         ),
         (
             lambda: Sweep("s", WORKLOAD, [1], request_rate=[1]),
-            r"request_rate is none of a StaticBatch: .*batch_size=\[",
+            r"request_rate is none of StaticBatch: .*batch_size=\[",
         ),
         (lambda: Sweep("s", OPEN), r"request_rate=\(\); it takes different numbers above 0"),
         (lambda: Sweep("s", OPEN, request_rate=[0]), "numbers above 0"),

@@ -53,7 +53,7 @@ def test_requests_that_come_one_by_one_can_wait_for_memory():
 def test_traffic_goes_to_engines_that_stream():
     """Others say so before they are started, and which can take it."""
     why = static_only(ClosedLoop(8, 8), EngineSpec("ctranslate2", "opt-125m"))
-    assert why.startswith("ctranslate2 serves static batches only, and the requests of a ClosedLoop come one by one: ")
+    assert why.startswith("ctranslate2 serves static batches only, and requests of ClosedLoop come one by one: ")
     assert "fake" in why
     assert static_only(StaticBatch(8, 8), EngineSpec("ctranslate2", "opt-125m")) is None
     assert static_only(OpenLoop(8, 8), EngineSpec("fake", "opt-125m")) is None
