@@ -103,8 +103,8 @@ def interval(values: Sequence[float], quantile: float, *, level: float = 0.95) -
 
     Exact for independent values of any continuous distribution, by the binomial one of how many lie below the quantile
     (H. A. David, H. N. Nagaraja, Order Statistics, 7.1); each side errs with half of the rest at most. None where there
-    are too few: fewer than 368 for p99, than 6 for the median. Of requests that queue behind each other it is narrower
-    than the truth, so the gate compares launches and not this; it says what one run by itself can tell.
+    are too few, see `bounding`. Of requests that queue behind each other it is narrower than the truth, so the gate
+    compares launches and not this; it says what one run by itself can tell.
     """
     count, tail = len(values), (1 - level) / 2
     low = _below(count, quantile, tail)
@@ -113,6 +113,11 @@ def interval(values: Sequence[float], quantile: float, *, level: float = 0.95) -
         return None
     ordered = sorted(values)
     return ordered[low - 1], ordered[count - high]
+
+
+def bounding(quantile: float, *, level: float = 0.95) -> int:
+    """Values of which the smallest and the largest bound a quantile with this confidence: 368 for p99, 6 for p50."""
+    return math.ceil(math.log((1 - level) / 2) / math.log(max(quantile, 1 - quantile)) - 1e-9)
 
 
 def _below(count: int, share: float, tail: float) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from pytest_slmperf.core.latency import Latencies, Seen, interval, latencies_of, seen_of, statistics
+from pytest_slmperf.core.latency import Latencies, Seen, bounding, interval, latencies_of, seen_of, statistics
 from pytest_slmperf.core.metrics import LATENCIES, at_quantile
 from pytest_slmperf.core.traffic import COUNTERS, RUNNING, WAITING, Arrivals, Exchange, Traffic
 from pytest_slmperf.core.traffic_concurrency import under_way
@@ -22,14 +22,8 @@ LOOKS = 3
 """At an engine's own numbers, at least, that make a mean."""
 PER_REQUEST = ("ttft_ms", "tpot_ms", "e2el_ms")
 """Latencies with one value a request: gaps of one request are no independent values."""
-UNSTEADY = (
-    "request_goodput",
-    "goodput_share",
-    "mean_concurrency",
-    "peak_concurrency",
-    "mean_running_batch",
-    "mean_queue",
-)
+GOODPUT = ("request_goodput", "goodput_share")
+UNSTEADY = (*GOODPUT, "mean_concurrency", "peak_concurrency", "mean_running_batch", "mean_queue")
 """What depends on how long one looks where requests pile up, beside all latencies."""
 
 
@@ -70,10 +64,12 @@ def traffic_metrics(
         unmeasured.update(reasons)
     if window.saturated:
         asked = [at_quantile(latency, one).name for latency in LATENCIES.values() for one in (0.5, *quantiles)]
-        unsteady = dict.fromkeys((*UNSTEADY, *asked), f"{window.saturated}: it depends on how long one looks")
+        unsteady = [name for name in (*UNSTEADY, *asked) if name in values or (slo and name in GOODPUT)]
         values = {name: value for name, value in values.items() if name not in unsteady}
-        unmeasured |= unsteady
-    return TrafficMetrics(values, unmeasured, tuple(_notes(sent, window)), _intervals(seen, quantiles, values))
+        unmeasured |= dict.fromkeys(unsteady, f"{window.saturated}: it depends on how long one looks")
+    intervals = _intervals(seen, quantiles, values)
+    notes = (*_notes(sent, window), *_unbounded(values, intervals, quantiles))
+    return TrafficMetrics(values, unmeasured, notes, intervals)
 
 
 _Found = tuple[dict[str, float], dict[str, str]]
@@ -117,11 +113,10 @@ def _rate(exchanges: Sequence[Exchange], window: Window, arrivals: Arrivals) -> 
 
 
 def _goodput(sent: Sequence[Exchange], window: Window, slo: Slo | None) -> _Found:
-    names = ("request_goodput", "goodput_share")
     if slo is None:
-        return {}, dict.fromkeys(names, "the sweep states no limits: slo=Slo(ttft_ms=…, tpot_ms=…, e2el_ms=…)")
+        return {}, dict.fromkeys(GOODPUT, "the sweep states no limits: slo=Slo(ttft_ms=…, tpot_ms=…, e2el_ms=…)")
     if not sent:
-        return {}, dict.fromkeys(names, "no request was sent within the window")
+        return {}, dict.fromkeys(GOODPUT, "no request was sent within the window")
     good = sum(_meets(one, slo) for one in seen_of(sent))
     return _positive(
         {"request_goodput": good / window.seconds, "goodput_share": good / len(sent)},
@@ -173,6 +168,17 @@ def _notes(sent: Sequence[Exchange], window: Window) -> list[str]:
     if window.saturated:
         notes.append("requests pile up: throughput is what the engine can do, and latencies would have no end")
     return notes
+
+
+def _unbounded(values: Mapping[str, float], intervals: Mapping[str, object], quantiles: Sequence[float]) -> list[str]:
+    """Quantiles that are told, and that a single round can't be sure of."""
+    named = {at_quantile(LATENCIES["e2el_ms"], one).name: one for one in quantiles}
+    return [
+        f"{name.partition('_')[0]}: a round has too few requests to bound it by itself ({bounding(quantile)} would "
+        "do), so it takes several launches"
+        for name, quantile in named.items()
+        if name in values and name not in intervals
+    ]
 
 
 def _intervals(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pytest_slmperf.core.engine import Served
 from pytest_slmperf.core.latency import (
     Latencies,
+    bounding,
     interval,
     latencies,
     latencies_of,
@@ -164,9 +165,9 @@ def test_intervals_hold_the_true_quantile_as_often_as_they_say():
     assert 0.94 < hits / 2000 < 0.98
 
 
-def test_too_few_requests_have_no_interval():
-    """A p99 takes 368, so that it is unlikely that all of them lie below it; the median six."""
-    assert interval(range(367), 0.99) is None
-    assert interval(range(368), 0.99)
-    assert interval(range(5), 0.5) is None
-    assert interval(range(6), 0.5) == (0, 5)
+@pytest.mark.parametrize(("quantile", "count"), [(0.5, 6), (0.9, 36), (0.1, 36), (0.99, 368), (0.999, 3688)])
+def test_too_few_requests_have_no_interval(quantile, count):
+    """It takes so many that it is unlikely that all of them lie on one side of the quantile."""
+    assert bounding(quantile) == count
+    assert interval(range(count - 1), quantile) is None
+    assert interval(range(count), quantile)

@@ -176,6 +176,15 @@ def test_a_quantile_comes_with_what_this_round_alone_tells_of_it():
     assert intervals["median_e2el_ms"] == (250, 250)
 
 
+def test_a_percentile_that_a_round_alone_cannot_bound_is_told():
+    """A hundred requests have a p99, and all of them may lie below the true one."""
+    found = traffic_metrics(steady(), WINDOW, CLOSED, quantiles=(0.9, 0.99))
+    assert found.values["p99_ttft_ms"]
+    assert found.notes == (
+        "p99: a round has too few requests to bound it by itself (368 would do), so it takes several launches",
+    )
+
+
 def test_every_metric_of_traffic_is_told_or_has_its_reason():
     """Also where nothing came at all."""
     nothing = Traffic((), 0, 0)
