@@ -1,4 +1,4 @@
-"""Serving under realistic load, which the paper names as its next step (arXiv 2404.03353): users, arrivals, a trace.
+"""Realistic load, which the paper names as its next step (arXiv 2404.03353): users, arrivals, a recorded trace.
 
 It takes an engine that requests can be sent to one by one; on others it is skipped.
 """
@@ -9,8 +9,8 @@ from pytest_slmperf import ClosedLoop, LogNormal, OpenLoop, Replay, Slo, Sweep
 
 MODELS = ["tiny-2x128"]
 LENGTHS = {"prompt_tokens": LogNormal(median=64, spread=0.7, most=256), "output_tokens": 32}
-SERVING = Sweep(
-    "serving",
+LOAD = Sweep(
+    "load",
     ClosedLoop(**LENGTHS),
     model=MODELS,
     concurrency=[1, 8, 32],
@@ -29,9 +29,9 @@ PRODUCTION = Sweep("production", Replay(seconds=60), model=MODELS, speed=[1], ga
 
 
 @pytest.fixture(scope="module")
-def serving(slmperf, slm_engine):
+def load(slmperf, slm_engine):
     """Throughput and latency against concurrency."""
-    return slmperf.measure(SERVING, slm_engine)
+    return slmperf.measure(LOAD, slm_engine)
 
 
 @pytest.fixture(scope="module")
@@ -46,32 +46,32 @@ def production(slmperf, slm_engine):
     return slmperf.measure(PRODUCTION, slm_engine)
 
 
-@SERVING.each
-def test_throughput(serving, model, concurrency):
+@LOAD.each
+def test_throughput(load, model, concurrency):
     """No number of users gets fewer tokens a second than its baseline."""
-    point = serving[model, concurrency]
+    point = load[model, concurrency]
     assert point.output_throughput >= point.baseline.output_throughput
 
 
-@SERVING.each
-def test_each_token(serving, model, concurrency):
+@LOAD.each
+def test_each_token(load, model, concurrency):
     """No user waits longer from token to token."""
-    point = serving[model, concurrency]
+    point = load[model, concurrency]
     assert point.tpot_ms <= point.baseline.tpot_ms
 
 
-def test_knee_holds(serving):
+def test_knee_holds(load):
     """The fewest users that get 80 % of the largest throughput are as many as they were."""
-    for model in serving.models:
-        part = serving.of(model)
+    for model in load.models:
+        part = load.of(model)
         knee, stored = (side.knee_by("share_of_maximum", share=0.8) for side in (part, part.baseline))
         assert knee.unchanged_from(stored)
 
 
-def test_frontier_holds(serving):
+def test_frontier_holds(load):
     """Whatever throughput could be had at some latency, some concurrency still gives."""
-    for model in serving.models:
-        part = serving.of(model)
+    for model in load.models:
+        part = load.of(model)
         assert part.frontier.unchanged_from(part.baseline.frontier)
 
 
