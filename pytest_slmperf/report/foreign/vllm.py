@@ -152,7 +152,8 @@ def _date(fields: Fields) -> str | None:
 def written(run: RunOutcome) -> str:
     """One object for each launch of each case, one in a line, as `--append-result` writes them.
 
-    What vLLM writes and no report of ours has (numbers of requests and of tokens, means, deviations) is left out.
+    What vLLM writes and a report of ours has not is left out: numbers of requests but for imported ones, and of tokens,
+    means, deviations.
     """
     return "".join(
         json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
@@ -179,6 +180,7 @@ def _lines(run: RunOutcome, case: CaseOutcome) -> Iterator[dict[str, Any]]:
             "max_concurrency": key.get("concurrency", key.get("batch_size", key.get("max_concurrency"))),
             **({"burstiness": key["burstiness"]} if "burstiness" in key else {}),
             "launch": launch,
+            **({"num_prompts": key["requests"], "completed": key["requests"]} if key.get("requests") else {}),
             "failed": 0,
             **{name: value for name, value in said.items() if value != NOT_SAID},
             **{name: median(rounds) for name, rounds in values.items()},
