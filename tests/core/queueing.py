@@ -13,13 +13,14 @@ def exchange(sent_ns, begin_ns, end_ns, tokens=4, *, arrived_ns=None, **fields):
     """A request that is served from `begin_ns` on, in equal steps of one token each."""
     steps = [begin_ns + (end_ns - begin_ns) * step // tokens for step in range(1, tokens + 1)]
     told = {
+        "chunk_ns": tuple(steps),
         "prompt_tokens": 10,
         "output_tokens": tokens,
         "asked_tokens": fields.get("output_tokens", tokens),
         "queued_ns": 0 if arrived_ns is None else sent_ns - arrived_ns,
         **fields,
     }
-    return Exchange(sent_ns, sent_ns, end_ns, tuple(steps), **told)
+    return Exchange(sent_ns, sent_ns, end_ns, **told)
 
 
 def traffic_of(exchanges, **fields):

@@ -116,6 +116,28 @@ def test_a_queue_that_comes_back_is_never_said_to_be_saturated(seed, load):
     assert not getattr(window, "saturated", "")
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.5, 0.95, 1.5]), st.integers(0, 10**15), st.sampled_from([1, 3, 10]))
+def test_a_window_hangs_on_no_clock(seed, load, shift_ns, stretch):
+    """Hours later, or all of it so many times as slow, it is the same window."""
+    traffic = mm1(load, 10, seed=seed)
+
+    def moved(at_ns):
+        return shift_ns + stretch * at_ns
+
+    other = [
+        exchange(moved(one.sent_ns), 0, moved(one.ended_ns), chunk_ns=tuple(map(moved, one.chunk_ns)))
+        for one in traffic.exchanges
+    ]
+    window = find_window(traffic, OPEN, least_s=1)
+    there = find_window(traffic_of(other, began_ns=shift_ns), OPEN, least_s=1)
+    assert isinstance(there, Window) is isinstance(window, Window)
+    if isinstance(window, Window):
+        assert there.from_ns == pytest.approx(moved(window.from_ns), rel=0, abs=100 * stretch)
+        assert there.to_ns == moved(window.to_ns)
+        assert bool(there.saturated) is bool(window.saturated)
+
+
 def test_a_burst_in_a_constant_load_is_kept():
     """It isn't the beginning of anything; a rule that minimises the spread alone would cut up to its end."""
     due = sorted([place / 20 for place in range(400)] + [5.0] * 30)
