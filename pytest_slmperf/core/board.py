@@ -47,8 +47,8 @@ class Finding:
 
     guard: str
     """`reset`, `stuck`, `unreadable`, `throttled`, `power cap`, `foreign`, `power limit`, `board`, `ecc`,
-    `xid`, `temperature`, `mig`, `persistence`, `implausible` or `blind`. Of those that void, `core.void.WAYS_OUT` says
-    what helps."""
+    `xid`, `temperature`, `mig`, `persistence`, `implausible` or `blind`; of traffic those in `core.traffic_guards`. Of
+    those that void, `core.void.WAYS_OUT` says what helps."""
     effect: Effect
     reason: str
 
