@@ -108,13 +108,16 @@ class Sweep:
         if not isinstance(self.workload, kinds):
             said = ", ".join(kind.__name__ for kind in kinds)
             raise SuiteError(f"Sweep {self.name!r}: workload={self.workload!r}; it takes one of {said}")
-        others = [name for name in LABELS if name != self.axis and tuple(getattr(self, name))]
+        others = [name for name in LABELS if name != self.axis and getattr(self, name) != ()]
         if others:
             raise SuiteError(
                 f"Sweep {self.name!r}: {', '.join(others)} is none of {type(self.workload).__name__}: a sweep of "
                 f"that says {self.axis}=[…]"
             )
-        given = tuple(getattr(self, self.axis))
+        asked = getattr(self, self.axis)
+        if isinstance(asked, str) or not isinstance(asked, Iterable):
+            raise SuiteError(f"Sweep {self.name!r}: {self.axis}={asked!r}; it takes a list, as in [1, 8]")
+        given = tuple(asked)
         counted = self.axis in COUNTED
         if not given or not all(_counts(one) if counted else _rate(one) for one in given):
             said = "whole numbers, at least 1" if counted else "numbers above 0"

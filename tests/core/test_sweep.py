@@ -106,6 +106,8 @@ def test_a_sweep_varies_its_workloads_axis(sweep, named):
             r"request_rate is none of StaticBatch: .*batch_size=\[",
         ),
         (lambda: Sweep("s", OPEN), r"request_rate=\(\); it takes different numbers above 0"),
+        (lambda: Sweep("s", OPEN, request_rate=2.5), r"request_rate=2\.5; it takes a list, as in \[1, 8\]"),
+        (lambda: Sweep("s", ClosedLoop(8, 4), concurrency="8"), "it takes a list"),
         (lambda: Sweep("s", OPEN, request_rate=[0]), "numbers above 0"),
         (lambda: Sweep("s", OPEN, request_rate=[float("inf")]), "numbers above 0"),
         (lambda: Sweep("s", OPEN, request_rate=[1, 1.0]), "different"),
