@@ -107,6 +107,35 @@ def test_another_driver_is_said(cli, imported):
     assert "differs, what is compared: driver: 580.65 → 590.10" in cli("compare", "before.json", "after.json")[1]
 
 
+def test_an_option_wins_over_a_file_and_says_so(imported):
+    """A server's image is named otherwise than its engine."""
+    _, said = imported("before", "llmd", launches=2)
+    assert "before/00.json says NVIDIA-H100-80GB-HBM3 for the device, and NVIDIA H100 was said and is taken" in said
+    assert "for the engine" not in said
+
+
+def test_launches_are_in_the_order_of_their_time(cli):
+    """Whatever their files are called, and wherever the clock stood."""
+    for name, date, pace in (("a", "2026-01-31T18:30:00+01:00", 1.2), ("b", "2026-01-31T17:00:00Z", 1.0)):
+        content = foreign_files.llmd(pace)
+        content["run"]["time"] = {"start": date}
+        Path(f"{name}.json").write_text(json.dumps(content))
+    assert cli("import", "a.json", "b.json", "--out=r.json")[0] == 0
+    report = json.loads(Path("r.json").read_text())
+    assert report["started_at"] == "2026-01-31T17:00:00+00:00"
+    launches = report["sweeps"][0]["cases"][0]["samples"]["output_throughput"]["launches"]
+    assert launches == [[pytest.approx(1500.0)], [pytest.approx(1800.0)]]
+
+
+def test_a_file_without_a_date_has_its_own_time(cli):
+    """And the import says so."""
+    Path("a.jsonl").write_text(json.dumps(foreign_files.sglang()))
+    os.utime("a.jsonl", (1769880600, 1769880600))
+    _, said = cli("import", "a.jsonl", "--out=r.json", *foreign_files.NEEDED["sglang"])
+    assert "the time of the oldest file stands for it" in said
+    assert json.loads(Path("r.json").read_text())["started_at"] == "2026-01-31T17:30:00+00:00"
+
+
 def test_two_tools_are_not_compared(cli, imported):
     """They measure in other ways, and so does another load generator below llm-d's report."""
     imported("before", "vllm")
@@ -250,6 +279,14 @@ MISTAKES = {
     "no number of requests": (
         lambda: [a_file(tool="sglang"), "--model=m"],
         "nobody sees which failed: say it with --requests",
+    ),
+    "fewer requests than answers": (
+        lambda: [a_file(tool="sglang"), "--model=m", "--requests=99"],
+        "a.json: 100 requests were answered, and --requests says 99",
+    ),
+    "a driver in one of two": (
+        lambda: [a_file(driver="1"), a_file("b.json", pace=1.1)],
+        "driver: a.json has 1, and b.json has not said",
     ),
     "no such file": (lambda: ["gone.json"], "gone.json: No such file or directory"),
     "a folder": (lambda: ["."], ".: it is no file"),

@@ -1,9 +1,11 @@
 """Makes a run of ours of what foreign files hold: several files of one configuration are the launches of one case."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from statistics import fmean
 
+from pytest_slmperf.core.baseline import instant
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.machine import GPU_UUID, NOT_SAID, Machine, Scalar, shown
@@ -52,7 +54,7 @@ def gathered(files: Sequence[Sequence[Result]], said: Said, saved_at: str) -> Ru
     """
     files = [[_completed(result, said) for result in results] for results in files]
     if all(results[0].began for results in files):
-        files.sort(key=lambda results: str(results[0].began))  # the gate looks for drift from launch to launch
+        files.sort(key=lambda results: _when(results[0].began))  # the gate looks for drift from launch to launch
     _refuse_twins(files)
     everything = [result for results in files for result in results]
     _one("the tool", {result.place: result.tool for result in everything})
@@ -65,9 +67,10 @@ def gathered(files: Sequence[Sequence[Result]], said: Said, saved_at: str) -> Ru
     model = _model(everything, said)
     facts = _facts(everything, said)
     outcomes = [_case(launches, said, model, facts) for launches in cases.values()]
-    began = sorted(result.began for result in everything if result.began)
+    began = sorted(_when(result.began) for result in everything if result.began)
     plural = "s" if len(files) > 1 else ""
     remarks = [f"imported from {len(files)} file{plural} of {everything[0].tool}, each taken for one launch"]
+    remarks += _overruled(everything, said)
     if not began:
         remarks.append("no file says when it was measured, so the time of the oldest file stands for it")
     versions = {name: version for result in everything for name, version in result.versions.items() if version}
@@ -87,12 +90,16 @@ def gathered(files: Sequence[Sequence[Result]], said: Said, saved_at: str) -> Ru
     return RunOutcome(
         machine=Machine(facts["device"], facts["driver"], machine_fields),
         sweeps=(sweep,),
-        started_at=began[0] if began else saved_at,
+        started_at=began[0].isoformat(timespec="seconds") if began else saved_at,
         seconds=sweep.seconds,
         commit=None,
         complete=True,
         remarks=tuple(remarks),
     )
+
+
+def _when(began: str | None) -> datetime:
+    return instant(began or "") or datetime.min.replace(tzinfo=UTC)
 
 
 def unsaid(run: RunOutcome) -> tuple[str, ...]:
@@ -120,6 +127,10 @@ def _completed(result: Result, said: Said) -> Result:
                 "failed: say it with --requests, or import a file with --output-details"
             )
         lost = said.requests - result.answered
+        if lost < 0:
+            raise UsageError(
+                f"{result.place}: {result.answered} requests were answered, and --requests says {said.requests}"
+            )
         why = f"{lost} of {said.requests} requests failed, and a failed request is never a fast one" if lost else ""
         load = replace(result.load, key={**result.load.key, "requests": said.requests})
         result = replace(result, failure=result.failure or why, load=load)
@@ -161,9 +172,19 @@ def _facts(everything: Sequence[Result], said: Said) -> dict[str, str]:
     for name in FACTS:
         found = {result.place: result.facts[name] for result in everything if name in result.facts}
         if name not in said.facts and found:
-            _one(name.replace("_", " "), found)
+            _one(name.replace("_", " "), {one.place: one.facts.get(name, NOT_SAID) for one in everything})
         facts[name] = said.facts.get(name) or next(iter(found.values()), NOT_SAID)
     return facts
+
+
+def _overruled(everything: Sequence[Result], said: Said) -> Iterator[str]:
+    """What a file says otherwise than an option, which wins."""
+    for name, option in {**said.facts, "model": said.model}.items():
+        found = [(one.place, one.model if name == "model" else one.facts.get(name)) for one in everything]
+        for where, value in found:
+            if option and value and value != option:
+                yield f"{where} says {value} for the {name.replace('_', ' ')}, and {option} was said and is taken"
+                break
 
 
 def _case(launches: Launches, said: Said, model: str, facts: Mapping[str, str]) -> CaseOutcome:
@@ -240,9 +261,7 @@ def _measurement(name: str, key: Mapping[str, Scalar], launches: Launches) -> Me
 def _length(name: str, rounds: Sequence[Result], asked: int | None) -> Scalar:
     """What was asked for, or else the mean length of a case's requests; None where nobody knows it.
 
-    A mean has two digits, where it isn't the same whole number for all.
-
-    Raises UsageError where a file says another.
+    A mean has two digits, where it isn't the same whole number for all. Raises UsageError where a file says another.
     """
     option = f"--{name.replace('_', '-')}"
     whole = [one for one in rounds if not one.failure]
