@@ -221,7 +221,7 @@ def _case(launches: Launches, said: Said, model: str, facts: Mapping[str, str]) 
         )
         for full, tolerance in said.gate.items()
     }  # fmt: skip
-    coordinates: dict[str, str | int] = {"model": spec.model_name, load.axis: load.at}
+    coordinates: dict[str, str | float] = {"model": spec.model_name, load.axis: load.at}
     return CaseOutcome(name, coordinates, measurement, None, judged)
 
 

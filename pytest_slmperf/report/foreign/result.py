@@ -12,7 +12,7 @@ from pytest_slmperf.core.metrics import LATENCIES, at_quantile
 from pytest_slmperf.core.workload import LABELS
 from pytest_slmperf.report.foreign.fields import Fields
 
-Place: TypeAlias = str | int
+Place: TypeAlias = str | float
 """On a load's axis; `inf` for a rate that sends everything at once."""
 FACTS = ("engine", "engine_version", "dtype", "device", "driver")
 """What a measurement holds for, and an option says where the file doesn't."""
@@ -82,7 +82,7 @@ def arrivals(rate: float | None, concurrency: int | None, **key: Scalar) -> Load
 
 def place(value: float) -> Place:
     """A number as a coordinate of a case has it: `4`, `2.5`."""
-    return int(value) if value == int(value) else f"{value:g}"
+    return int(value) if value == int(value) else float(f"{value:.6g}")
 
 
 class Values:
