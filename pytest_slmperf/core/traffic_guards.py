@@ -41,6 +41,16 @@ class TrafficTolerances:
     cached: float = 0.01
     """Share of the prompts' tokens that may come from a cache: all of them begin with the same token or two."""
 
+    def bound_ms(self, of_ms: Sequence[float]) -> float:
+        """How late is late where such times are measured."""
+        return max(self.late_ms, self.late_share * median(of_ms) if of_ms else 0.0)
+
+
+SEEN_IN_GAPS = (
+    "who sends the requests was late by more than a twentieth of a token's time, now and then: the higher percentiles "
+    "of itl_ms hold that, too"
+)
+
 
 def judge_traffic(
     traffic: Traffic,
@@ -98,17 +108,19 @@ def _late(
     sent: Sequence[Exchange], sender: Sender, tolerances: TrafficTolerances
 ) -> tuple[Finding | None, Finding | None]:
     """Requests that were sent late, and an event loop that was: then whatever came was stamped late, too."""
-    ttft_ms = [one.ttft_ms for one in seen_of(sent)]
-    bound_ms = max(tolerances.late_ms, tolerances.late_share * median(ttft_ms) if ttft_ms else 0.0)
+    seen = seen_of(sent)
+    bound_ms = tolerances.bound_ms([one.ttft_ms for one in seen])
     late_ms = percentile([(one.sent_ns - one.due_ns) / NS_PER_MS for one in sent], 0.99) if sent else 0.0
     lag_ms = percentile(sender.lag_ms, 0.99) if sender.lag_ms else 0.0
     allowed = f"and {bound_ms:.3g} ms is allowed"
-    return (
-        _void("late", f"requests were sent up to {late_ms:.3g} ms late (p99), {allowed}")
-        if late_ms > bound_ms
-        else None,
-        _void("sender", f"who sends them was late by {lag_ms:.3g} ms (p99), {allowed}") if lag_ms > bound_ms else None,
-    )
+    late = lagging = None
+    if late_ms > bound_ms:
+        late = _void("late", f"requests were sent up to {late_ms:.3g} ms late (p99), {allowed}")
+    if lag_ms > bound_ms:
+        lagging = _void("sender", f"who sends them was late by {lag_ms:.3g} ms (p99), {allowed}")
+    elif lag_ms > tolerances.bound_ms([tpot for one in seen if (tpot := one.tpot_ms)]):
+        lagging = Finding("sender", Effect.NOTE, SEEN_IN_GAPS)
+    return late, lagging
 
 
 def _busy(sender: Sender, tolerances: TrafficTolerances) -> Finding | None:

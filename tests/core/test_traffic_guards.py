@@ -113,6 +113,14 @@ def test_a_sender_at_its_own_limit_voids_it(sender, reason):
     assert reason in voids(round_of(requests(), sender=sender))["sender"]
 
 
+def test_a_sender_that_is_late_by_a_part_of_a_token_is_told():
+    """A first token of 400 ms hides 10 ms, and a gap of 20 ms doesn't; its median and the time per token do."""
+    steps = [exchange(at, at + 380 * MS, at + 460 * MS) for at in range(0, 12 * S, 10 * MS)]
+    (found,) = judge_traffic(round_of(steps, sender=Sender(1.0, 12.0, (0.1,) * 98 + (10.0,) * 2)), WINDOW, LOAD)
+    assert (found.guard, found.effect) == ("sender", Effect.NOTE)
+    assert "percentiles of itl_ms" in found.reason
+
+
 def test_a_prompt_from_a_cache_voids_it_where_none_is_shared():
     """By the answers' own word."""
     found = voids(round_of(requests(cached_tokens=8)))
