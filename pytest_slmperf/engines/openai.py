@@ -242,7 +242,9 @@ class OpenAI(Streaming):
             ) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             if there and isinstance(error, aiohttp.ClientConnectorError):
-                raise EngineUnavailable(f"{self._url}: nobody answers there ({error}){self._unused_proxy()}") from error
+                raise EngineUnavailable(
+                    f"{self._url}: nobody answers there ({error.os_error}){self._unused_proxy()}"
+                ) from error
             return str(error) or type(error).__name__
         # A server that wants a key is ready.
         ready = status < HTTPStatus.BAD_REQUEST or status in LOCKED_OUT
