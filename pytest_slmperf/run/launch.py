@@ -1,9 +1,8 @@
 """One launch: an engine in a process of its own, every load warmed up and measured, and the process gone again."""
 
 import math
-import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,32 +30,16 @@ from pytest_slmperf.core.sample import VoidRound
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.core.workload import Slo
 from pytest_slmperf.run import playing
-from pytest_slmperf.run.guards import (
-    Scan,
-    Stolen,
-    Tolerances,
-    Void,
-    Witness,
-    blame,
-    command_line,
-    judge_length,
-    judge_pace,
-    judge_package,
-    judge_round,
-    load_elsewhere,
-    scan,
-    suspects,
-)
+from pytest_slmperf.run.guarding import Guarding, Seen
+from pytest_slmperf.run.guards import Void, judge_length
 from pytest_slmperf.run.metering import EnergyRound, Metering, Stretch, rounds_of, without
 from pytest_slmperf.run.pace import Pace, Slowness
-from pytest_slmperf.run.pinning import keep_off, used_cores
+from pytest_slmperf.run.pinning import keep_off
 from pytest_slmperf.run.process import EngineProcess
 
 FIRST_PAUSE_S = 0.1
 """Before a void round is repeated; twice as long before each further repetition."""
 LONGEST_PAUSE_S = 2.0
-SLOW_SPELL_S = 1.0
-"""So long a round waits, at most, for cores that are slower than usual."""
 
 TellRound = Callable[[str, int, int], None]
 """Is told (case, round, rounds) before each plain round."""
@@ -162,7 +145,8 @@ class _Case:
     """What is known of a case while it is measured."""
 
     load: Load
-    batches: int
+    seen: Seen
+    batches: int = 1
     warm_batch_s: float = 0.0
     rounds: list[Measured] = field(default_factory=list)
     observed: list[Served] = field(default_factory=list)
@@ -170,11 +154,6 @@ class _Case:
     """Instead of both, where requests come and go one by one."""
     voids: list[VoidRound] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    load_elsewhere: list[float] = field(default_factory=list)
-    stolen: Stolen = field(default_factory=Stolen)
-    """From the rounds that count."""
-    pace_ns: list[float] = field(default_factory=list)
-    """Of the engine's cores after each of them."""
     energy: EnergyRound = field(default_factory=EnergyRound)
     stretch: Stretch = field(default_factory=Stretch)
     """That has run up to now, and is a lead-in to joules."""
@@ -196,13 +175,7 @@ class _Launch:
         self._terms = terms
         self._device = facts.device
         self._phases_s = facts.phases_s
-        self._tolerances = Tolerances()
-        # A simulated engine takes no time of this machine, so nothing that happens here can be in its figures.
-        self._witness = None if facts.device == "simulated" else Witness(process.root, terms.cores, engine=process.pid)
-        self._cores = used_cores(process.pid, terms.cores)
-        """Of the engine, and of what sends its requests where that has moved off them."""
-        self._scanned: Scan = {}
-        """When the case began, or later: what happened since is blamed on whoever used the cores since."""
+        self._guards = Guarding(process, facts.device, terms.cores, terms.pace)
 
     def peak(self, load: Load) -> PeakMeasured:
         self._process.doing = f"serving {load.case} once, for its peak of memory"
@@ -210,27 +183,21 @@ class _Launch:
 
     def measure(self, load: Load, peak: PeakMeasured) -> CaseRecord:
         policy = self._terms.policy
-        at_first = self._scanned = scan() if self._witness else {}
-        if load.arrivals is not None:
-            case = _Case(load, batches=1)
-            void = self._play(case)
-        else:
-            case, void = self._serve(load)
-        self._note_load_elsewhere(case, at_first)
-        if self._witness:
-            case.notes.extend(self._witness.blind_to)
+        case = _Case(load, self._guards.begin())
+        void = self._serve(case) if load.arrivals is None else self._play(case)
+        case.notes.extend(self._guards.notes(case.seen))
         if void:
             void = f"{void} (tried {policy.void_retries + 1} times): {case.voids[-1].reason}"
             return CaseRecord(load.case, {}, void_rounds=tuple(case.voids), void=void, notes=tuple(case.notes))
         return self._record(case, peak)
 
-    def _serve(self, load: Load) -> tuple[_Case, str]:
-        """Measure a static batch. Returns what was measured, and which round stayed void."""
-        policy = self._terms.policy
-        self._settle()
+    def _serve(self, case: _Case) -> str:
+        """Measure a static batch. Returns which round stayed void, or an empty text."""
+        policy, load = self._terms.policy, case.load
+        self._guards.settled()
         self._process.doing = f"warming up {load.case}"
         warm = self._process.ask(Prepare(load, policy.round_s, policy.warmup_limit), Prepared, policy.answer_limit_s)
-        case = _Case(load, warm.batches, warm.batch_s)
+        case.batches, case.warm_batch_s = warm.batches, warm.batch_s
         case.stretch.add(warm.started_ns, warm.ended_ns)
         if not warm.steady:
             case.notes.append(f"the pace was not steady after {warm.steps} warm-up steps")
@@ -241,12 +208,12 @@ class _Launch:
             self._process.doing = f"serving {load.case}, round {number} of {policy.rounds}"
             measured = self._valid_round(case, lambda slow: self._round(case, Round(case.batches, observe=False), slow))
             if measured is None:
-                return case, f"round {number} of {policy.rounds} stayed void"
+                return f"round {number} of {policy.rounds} stayed void"
             case.rounds.append(measured)
         void = "" if self._observe(case) else "the observed rounds stayed void"
         if not void and energy and not self._measure_energy(case, energy):
             void = "the energy round stayed void"
-        return case, void
+        return void
 
     def _play(self, case: _Case) -> str:
         """Measure requests that come and go one by one, and count joules over the same. Returns which round stayed
@@ -268,7 +235,9 @@ class _Launch:
                 return playing.measured(answers[-1].traffic)
 
             with metering.reading() if metering else nullcontext() as reading:
-                measured, void = self._guarded(case, serve, slow, package=bool(metering and metering.of_all_cores))
+                measured, void = self._guards.served(
+                    case.seen, serve, slow, package=bool(metering and metering.of_all_cores)
+                )
             one = playing.judged(answers[-1].traffic, load, policy, slo=terms.slo, quantiles=terms.quantiles)
             void = void or one.void
             if void is None and reading and metering and energy:
@@ -350,15 +319,15 @@ class _Launch:
         Each waits for the cores before a meter runs: what a board does while nobody works is none of the round's.
         """
         pause_s = FIRST_PAUSE_S
-        matters = self._witness or self._terms.energy  # or nothing that passes here has to do with it
+        matters = self._guards.matters or self._terms.energy
         void: Void | None = None
         guards = set()
         for _ in range(self._terms.policy.void_retries + 1):
             if void and void.guard != "short" and matters:
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-                self._scanned = scan()
-            measured, void = attempt(self._settle())
+                self._guards.look_again()
+            measured, void = attempt(self._guards.settled())
             if void is None:
                 case.stretch.add(measured.started_ns, measured.ended_ns)
                 return measured
@@ -377,71 +346,13 @@ class _Launch:
     ) -> tuple[Measured, Void | None]:
         """A round of batches, and why it is void."""
         limit_s, plain = self._terms.policy.answer_limit_s, not (ask.observe or ask.marks)
-        measured, void = self._guarded(
-            case, lambda: self._process.ask(ask, Measured, limit_s), slow_before, package=package
+        measured, void = self._guards.served(
+            case.seen, lambda: self._process.ask(ask, Measured, limit_s), slow_before, package=package
         )
         return measured, void or (self._length(measured) if plain else None)
 
-    def _guarded(
-        self, case: _Case, serve: Callable[[], Measured], slow_before: Slowness, *, package: bool
-    ) -> tuple[Measured, Void | None]:
-        """What is served, and why this machine makes it void. With `package` nobody may have worked on any other core,
-        either.
-        """
-        if self._witness is None:
-            return serve(), None
-        before = self._witness.read()
-        measured = serve()
-        after = self._witness.read()
-        slow_after = self._terms.pace.now(self._terms.cores or ())
-        served_ns = measured.ended_ns - measured.started_ns
-        void = judge_round(
-            before,
-            after,
-            cores=self._cores,
-            served_ns=served_ns,
-            earlier=case.stolen,
-            tolerances=self._tolerances,
-        )
-        if self._cores:
-            case.load_elsewhere.append(load_elsewhere(before, after, self._cores))
-        shared = judge_package(before, after, self._tolerances) if package else None
-        if shared:
-            void = Void(shared.guard, f"{shared.reason}; seen: {self._blame(None)}")
-        elif void and void.guard == "contended":
-            void = Void(void.guard, f"{void.reason}; on it: {self._blame(self._cores)}")
-        void = void or judge_pace(slow_before, slow_after, self._tolerances)
-        if void is None:
-            case.stolen = case.stolen.and_of(before, after)
-            if self._device == "cpu" and (pace_ns := self._terms.pace.latest_ns(self._terms.cores or ())):
-                case.pace_ns.append(pace_ns)
-        return measured, void
-
-    def _settle(self) -> Slowness:
-        """Wait for the engine's cores to have their usual pace, and say how slow they are then."""
-        if self._witness is None:
-            return {}
-        cores, tolerance = self._terms.cores or (), self._tolerances.paced
-        return self._terms.pace.settled(cores, tolerance=tolerance, limit_s=SLOW_SPELL_S)
-
     def _length(self, measured: Measured) -> Void | None:
-        return judge_length(measured.ended_ns - measured.started_ns, self._terms.policy.round_s, self._tolerances)
-
-    def _blame(self, cores: Collection[int] | None) -> str:
-        """Who was on these cores, or on any, since the last scan."""
-        before, self._scanned = self._scanned, scan()
-        return blame(suspects(before, self._scanned, cores=cores, root=self._process.root), command_line)
-
-    def _note_load_elsewhere(self, case: _Case, at_first: Scan) -> None:
-        if not case.load_elsewhere:
-            return
-        mean = sum(case.load_elsewhere) / len(case.load_elsewhere)
-        if mean > self._tolerances.elsewhere:
-            elsewhere = set(range(os.cpu_count() or 1)) - set(self._cores or ())
-            found = suspects(at_first, scan(), cores=elsewhere, root=self._process.root)
-            case.notes.append(
-                f"the other cores were {mean:.0%} busy, and share caches and memory; seen: {blame(found, command_line)}"
-            )
+        return judge_length(measured.ended_ns - measured.started_ns, self._terms.policy.round_s)
 
     def _record(self, case: _Case, peak: PeakMeasured) -> CaseRecord:
         played = case.load.arrivals is not None
@@ -449,8 +360,8 @@ class _Launch:
         values["startup_s"] = (self._terms.startup_s,)
         phases_s = self._phases_s
         values.update({name: (phases_s[phase],) for phase, name in STARTUP_PHASES.items() if phase in phases_s})
-        if case.pace_ns:
-            values[CORE_PACE] = (median(case.pace_ns),)
+        if case.seen.pace_ns:
+            values[CORE_PACE] = (median(case.seen.pace_ns),)
         if peak.memory_bytes is None:
             unmeasured["peak_memory_bytes"] = peak.reason
         else:
