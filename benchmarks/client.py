@@ -26,6 +26,7 @@ engine and what sends for it in a launch's process, then the way of its answers 
 import argparse
 import json
 import os
+import random
 import resource
 import signal
 import statistics
@@ -176,19 +177,29 @@ def vllm(python: str, tokenizer: Path) -> Tool:
 
 
 def guidellm(program: str, tokenizer: Path) -> Tool:
-    """`guidellm run`."""
+    """`guidellm run`. Its own synthetic prompts are of English words, of which our tokenizer knows none."""
 
-    def command(ask: Ask, address: str, _folder: Path) -> Sequence[str | Path]:
+    def command(ask: Ask, address: str, folder: Path) -> Sequence[str | Path]:
         backend = f"kind=openai_http,target={address},model={MODEL},request_format=/v1/completions"
-        data = f"kind=synthetic_text,prompt_tokens={ask.prompt_tokens},output_tokens={ask.output_tokens}"
+        write_prompts(folder / "prompts.jsonl", ask)
         return (
             *(program, "run", "--disable-console-interactive", f"--backend={backend}"),
-            *(f"--profile=kind=concurrent,streams={ask.concurrency}", f"--data={data}"),
-            *(f"--constraint=kind=max_requests,count={ask.requests}",),
+            *(f"--profile=kind=concurrent,streams={ask.concurrency}", "--data=kind=json_file,path=prompts.jsonl"),
+            f"--constraint=kind=max_requests,count={ask.requests}",
             *(f"--tokenizer=kind=huggingface_auto,model={tokenizer}", "--output=kind=json,path=benchmarks.json"),
         )
 
     return Tool("guidellm", command, "benchmarks.json", {"HF_HUB_OFFLINE": "1"})
+
+
+def write_prompts(path: Path, ask: Ask) -> None:
+    """A line for each request: as many words of the tokenizer as its prompt has tokens."""
+    draw = random.Random(1)
+    texts = (
+        " ".join(f"w{draw.randrange(1, VOCABULARY)}" for _ in range(ask.prompt_tokens)) for _ in range(ask.requests)
+    )
+    lines = (json.dumps({"prompt": text, "output_tokens_count": ask.output_tokens}) for text in texts)
+    path.write_text("\n".join(lines), encoding="utf-8")
 
 
 def aiperf(program: str, cache: Path) -> Tool:
