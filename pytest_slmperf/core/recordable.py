@@ -1,6 +1,7 @@
 """What may be recorded: every reason why a gate may not rest on a measurement, or on one metric of it."""
 
 import math
+from collections.abc import Mapping
 
 from pytest_slmperf.core.baseline import PLANTED
 from pytest_slmperf.core.machine import NOT_SAID, SIMULATED, Machine
@@ -24,10 +25,16 @@ def unfit(measurement: Measurement, machine: Machine, engine: str) -> str | None
         return f"simulated samples can't be recorded for a real machine ({machine.device})"
     if key.get("engine", engine) != engine:
         return f"measured on {key['engine']}, and this is a baseline of {engine}"
-    told = {**key, "device": machine.device, "driver": machine.driver}
-    if missing := [name for name, value in told.items() if value == NOT_SAID]:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
-        return f"nobody said its {', '.join(missing)}: import it again with {options}"
+    return _not_said({**key, "device": machine.device, "driver": machine.driver}) or _not_flat(key)
+
+
+def _not_said(facts: Mapping[str, object]) -> str | None:
+    missing = [name for name, value in facts.items() if value == NOT_SAID]
+    options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+    return f"nobody said its {', '.join(missing)}: import it again with {options}" if missing else None
+
+
+def _not_flat(key: Mapping[str, object]) -> str | None:
     for name, value in key.items():
         flat = value is None or isinstance(value, (str, int, float, bool))
         if not flat or (isinstance(value, float) and not math.isfinite(value)):
