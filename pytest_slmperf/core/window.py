@@ -75,7 +75,7 @@ def find_window(traffic: Traffic, arrivals: Arrivals, *, least_s: float) -> Wind
     if not traffic.exchanges:
         return NoWindow("nothing was sent")
     found = _open(traffic, arrivals) if arrivals.due_s else _closed(traffic, arrivals)
-    if isinstance(found, Window) and found.seconds < least_s:
+    if isinstance(found, Window) and (found.seconds < least_s or not found.seconds):
         return NoWindow(f"its steady state lasted {found.seconds:.3g} s, and {least_s:.3g} s is the least")
     return found
 

@@ -209,6 +209,12 @@ def test_why_there_is_no_window_is_told(traffic, arrivals, reason):
     assert reason in found.reason
 
 
+def test_a_window_has_a_length_even_where_none_is_asked_for():
+    """All that is left after the second turn was sent at one instant: nothing can be divided by that."""
+    traffic = closed_loop(4, lambda: 1.0, seconds=1.5)
+    assert isinstance(find_window(traffic, Arrivals(concurrency=4), least_s=0), NoWindow)
+
+
 def test_where_nothing_was_sent_there_is_no_window():
     """Nor anything else to say."""
     nothing = traffic_of([exchange(0, 0, 1)])
