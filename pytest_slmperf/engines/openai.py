@@ -41,7 +41,7 @@ from pytest_slmperf.engines.openai_api import (
     version_of,
 )
 from pytest_slmperf.engines.options import options_of, refuse_unknown
-from pytest_slmperf.engines.processes import forget_peaks, library_bytes_of, peak_bytes, tree
+from pytest_slmperf.engines.processes import forget_peaks, library_bytes_of, on_gpu, peak_bytes, tree
 from pytest_slmperf.engines.server import (
     Server,
     command_of,
@@ -165,6 +165,11 @@ class OpenAI(Streaming):
             self._launch(self._options.command)
         self._wait_until_ready()
         facts = self.run(self._introduced())
+        if self._server is not None and facts.device != "cuda" and on_gpu(tree(self._server.pid)):
+            raise EngineUnavailable(
+                "the server that the command starts runs on a GPU: device=cuda says so, or its samples would be taken "
+                "for those of a CPU"
+            )
         if facts.device == SIMULATED:
             facts = replace(facts, startup_s=time.monotonic() - began_s)
         self._counts_memory = self._server is not None and facts.device == "cpu"

@@ -9,6 +9,7 @@ _FORGET_PEAK = "5"
 _MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ (?P<may>\S+) \S+ \S+ \d+ *(?P<file>.*)")
 _NO_FILE = ("/memfd:", "/dev/")
 """Begins of what looks like a path in a list of mappings, and is memory of the process, or a device's."""
+_GPU = re.compile(r"/dev/(nvidia\d+|kfd)$")
 _MARK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 
 
@@ -19,6 +20,17 @@ def tree(process: int) -> Iterator[int]:
         for thread in Path(f"/proc/{process}/task").iterdir():
             for child in (thread / "children").read_text().split():
                 yield from tree(int(child))
+
+
+def on_gpu(processes: Iterable[int], *, proc: Path = Path("/proc")) -> bool:
+    """Whether one of them has a GPU open, as far as that can be seen: NVIDIA's or AMD's driver."""
+    for one in processes:
+        with suppress(OSError):  # it has ended, or is another user's
+            for descriptor in (proc / str(one) / "fd").iterdir():
+                with suppress(OSError):
+                    if _GPU.match(str(descriptor.readlink())):
+                        return True
+    return False
 
 
 def forget_peaks(processes: Iterable[int]) -> str | None:
