@@ -375,6 +375,14 @@ def test_what_does_not_fit_is_skipped_before_an_engine_starts():
     assert not script.asked
 
 
+def test_a_case_that_only_the_other_arm_cannot_take_is_skipped_too():
+    """There would be nothing to compare it with."""
+    script = Script()
+    outcome = play(script, arms=2, fits=lambda _sweep, _case, spec: "it serves batches" if spec.python else None)
+    assert dict(outcome.skipped) == {ONE: "it serves batches", FOUR: "it serves batches"}
+    assert not script.asked
+
+
 def test_a_failed_launch_ends_the_campaign_and_leaves_what_was_measured():
     """The error goes on; the outcome has the launches before it."""
 
