@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Request, Served
+from pytest_slmperf.core.engine import Answer, EngineFacts, EngineSpec, Request, Served, StreamingEngine
 from pytest_slmperf.core.errors import EngineUnavailable, UsageError
 from pytest_slmperf.engines.planted import Slowed
 from pytest_slmperf.engines.registry import create
@@ -87,3 +87,16 @@ def test_a_loss_that_is_no_number_is_refused():
     """NaN compares false with every limit: it's refused where an engine is described."""
     with pytest.raises(UsageError, match="'planted_loss' of an engine: nan is no finite number"):
         EngineSpec("fake", "tiny", planted_loss=float("nan"))
+
+
+def test_an_engine_that_streams_goes_on_to_stream():
+    """Its own answers and counters: who sends to it slows its clock. One that doesn't stream isn't made to."""
+    engine = create(EngineSpec("fake", "tiny", planted_loss=0.2))
+    engine.start()
+    stamped = []
+    assert isinstance(engine, StreamingEngine)
+    assert engine.run(engine.stream(BATCH[0], stamped.append)) == Answer(4, 4)
+    assert stamped == [1, 1, 1, 1]
+    assert engine.run(engine.counters())["running"] == 0
+    engine.stop()
+    assert not isinstance(Slowed(Steady(), 0.2), StreamingEngine)
