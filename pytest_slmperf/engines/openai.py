@@ -47,6 +47,7 @@ from pytest_slmperf.engines.server import (
     command_of,
     free_port,
     hidden,
+    shown_boards,
     step_aside,
     taken,
 )
@@ -87,10 +88,14 @@ class Options:
     url: str | None = None
     """The API's address, `http://HOST:PORT/v1`. With `command`, where the server that it starts will be."""
     command: str | None = None
-    """Starts a server on this machine; `{port}`, `{model}`, `{dtype}`, `{threads}` and `{key}` are filled in."""
+    """Starts a server on this machine; `{port}`, `{model}`, `{dtype}`, `{threads}`, `{tensor_parallel_size}`
+    and `{key}` are filled in.
+    """
     device: str = "cpu"
     """What a server on this machine runs on: `cpu`, `cuda`, or `simulated` for one that only simulates a model."""
     device_index: int = 0
+    tensor_parallel_size: int = 1
+    """Over how many GPUs that server spreads, from `device_index` on: a run holds them all and adds up their joules."""
     api: str = "completions"
     """`completions` or `chat`."""
     served_model: str | None = None
@@ -184,14 +189,14 @@ class OpenAI(Streaming):
                 "model": self._spec.model,
                 "dtype": self._spec.dtype,
                 "threads": str(self._spec.threads),
+                "tensor_parallel_size": str(self._options.tensor_parallel_size),
                 "key": self._key,
             },
         )
         environment = dict(self._environment)
-        if self._options.device == "cuda" and self._options.device_index:
-            seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-            index = self._options.device_index
-            environment["CUDA_VISIBLE_DEVICES"] = seen[index] if len(seen) > index else str(index)
+        if self._options.device == "cuda" and (self._options.device_index or self._options.tensor_parallel_size > 1):
+            shown = shown_boards(self._options.device_index, self._options.tensor_parallel_size)
+            environment["CUDA_VISIBLE_DEVICES"] = shown
         self._server = Server(
             command,
             name=Path(command[0]).name,

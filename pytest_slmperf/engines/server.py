@@ -194,6 +194,15 @@ def hidden(text: str, secret: str) -> str:
     return text.replace(secret, "***") if secret else text
 
 
+def shown_boards(first: int, count: int) -> str:
+    """CUDA_VISIBLE_DEVICES for a server on so many of the GPUs that this process may see, from this one on. Of one that
+    isn't there the number, for the server to say that it lacks.
+    """
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = seen.split(",") if seen else []
+    return ",".join(names[place] if place < len(names) else str(place) for place in range(first, first + count))
+
+
 def command_of(template: str, values: Mapping[str, str]) -> list[str]:
     """The words of a command line, with `{port}` and the like filled in.
 
