@@ -169,6 +169,7 @@ Message: TypeAlias = (
     | Failed
 )  # fmt: skip
 
+_SCALARS = (int, str, float, bool, types.NoneType)
 _KINDS: Mapping[str, type[Message]] = {kind.__name__.lower(): kind for kind in get_args(Message)}
 
 
@@ -198,8 +199,11 @@ def decode(line: bytes) -> Message:
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a message holds
     """The value as JSON knows it. `asdict` copies each of ten thousand token times, and knows one kind of mapping."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
     if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {name: _plain(getattr(value, name)) for name in _names(kind)}
     if isinstance(value, Mapping):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, tuple | list):
@@ -217,8 +221,16 @@ def _hints(kind: type) -> Mapping[str, Any]:
     return get_type_hints(kind)
 
 
+@functools.cache
+def _names(kind: type) -> Mapping[str, bool]:
+    """The fields, in their order, and whether each has to be told."""
+    return {one.name: one.default is MISSING and one.default_factory is MISSING for one in fields(kind)}
+
+
 def _value(hint: Any, content: Any, where: str) -> Any:  # noqa: ANN401 - as wide as JSON
     """The content as what the type hint says, or BadMessage."""
+    if type(content) is hint:  # most are, and requests come by the ten thousand
+        return content
     if isinstance(hint, type) and is_dataclass(hint):
         return _object(hint, content, where)
     origin = get_origin(hint)
@@ -238,13 +250,9 @@ def _value(hint: Any, content: Any, where: str) -> Any:  # noqa: ANN401 - as wid
 
 def _object(kind: type, content: Any, where: str) -> Any:  # noqa: ANN401 - as wide as JSON
     _checked(isinstance(content, dict), content, kind, where)
-    known = {field.name: field for field in fields(kind)}
+    known = _names(kind)
     unknown = content.keys() - known.keys()
-    missing = {
-        name
-        for name, field in known.items()
-        if name not in content and field.default is MISSING and field.default_factory is MISSING
-    }
+    missing = {name for name, needed in known.items() if needed and name not in content}
     if unknown or missing:
         wrong = [f"unknown {name}" for name in sorted(unknown)] + [f"no {name}" for name in sorted(missing)]
         raise BadMessage(f"{where}: {', '.join(wrong)}")
