@@ -70,7 +70,8 @@ def device_of(engine: str, options: Mapping[str, object]) -> Device:
         return Device(asked)
     if kind != "cuda":
         return Device(kind)
-    spread = (options.get(name) for name in SPREADS)
+    named = {name.replace("-", "_"): value for name, value in options.items()}
+    spread = (named.get(name) for name in SPREADS)
     count = math.prod(size for size in spread if isinstance(size, int) and size > 0)
     return Device(kind, index if isinstance(index, int) and index >= 0 else 0, min(count, MOST_BOARDS))
 

@@ -45,7 +45,7 @@ def gpus(driver, monkeypatch):  # noqa: F811 - a fixture's name
         ("openai", {"url": "http://10.0.0.7:8000/v1"}, Device("remote:10.0.0.7:8000")),
         ("of another package", {"device": "cuda:1"}, Device("cuda", 1)),
         ("of another package", {"device": "tpu"}, Device("tpu")),
-        ("of another package", {"device": "cuda", "tensor_parallel_size": 2}, Device("cuda", 0, 2)),
+        ("of another package", {"device": "cuda", "tensor-parallel-size": 2}, Device("cuda", 0, 2)),
         (
             "of another package",
             {"device": "cuda:1", "tensor_parallel_size": 2, "pipeline_parallel_size": 3, "data_parallel_size": 0},
