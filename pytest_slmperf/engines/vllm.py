@@ -145,6 +145,8 @@ class VLLM(openai.OpenAI):
         except (EngineFailed, MemoryError) as error:
             raise self._explained(error) from error
         facts = self._facts(self.run(self._introduced()), folder, shape, began_s)
+        # Where its front end is late, it sends several tokens in a part, and their ids say how many.
+        self._dialect = replace(self._dialect, token_ids=True)
         if self._vllm.device not in {"auto", facts.device}:
             raise EngineUnavailable(f"this build of vLLM runs on {facts.device}, and not on {self._vllm.device}")
         if facts.device == "cpu" and self.server:
@@ -232,7 +234,7 @@ class VLLM(openai.OpenAI):
             weights=self._weights(folder, shape),
             context_tokens=served.context_tokens,
             vocabulary=_vocabulary(folder),
-            settings={**served.settings, **resolved, **_kernel_variables(os.environ)},
+            settings={**resolved, **_kernel_variables(os.environ)},
             own_process=False,
             phases_s=vllm_log.phases(log, began_s),
         )
