@@ -199,7 +199,7 @@ def decode(line: bytes) -> Message:
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a message holds
     """The value as JSON knows it. `asdict` copies each of ten thousand token times, and knows one kind of mapping."""
-    kind = type(value)
+    kind: type = type(value)
     if kind in _SCALARS:
         return value
     if is_dataclass(value):
@@ -229,8 +229,6 @@ def _names(kind: type) -> Mapping[str, bool]:
 
 def _value(hint: Any, content: Any, where: str) -> Any:  # noqa: ANN401 - as wide as JSON
     """The content as what the type hint says, or BadMessage."""
-    if type(content) is hint:  # most are, and requests come by the ten thousand
-        return content
     if isinstance(hint, type) and is_dataclass(hint):
         return _object(hint, content, where)
     origin = get_origin(hint)
@@ -257,7 +255,13 @@ def _object(kind: type, content: Any, where: str) -> Any:  # noqa: ANN401 - as w
         wrong = [f"unknown {name}" for name in sorted(unknown)] + [f"no {name}" for name in sorted(missing)]
         raise BadMessage(f"{where}: {', '.join(wrong)}")
     hints = _hints(kind)
-    return kind(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in content.items()})
+    # Most are of a plain type, and requests come by the ten thousand.
+    return kind(
+        **{
+            name: value if type(value) is hints[name] else _value(hints[name], value, f"{where}.{name}")
+            for name, value in content.items()
+        }
+    )
 
 
 def _tuple(hints: tuple[Any, ...], content: Any, where: str) -> tuple[Any, ...]:  # noqa: ANN401 - as wide as JSON
