@@ -1,5 +1,6 @@
 """A round of traffic: what is asked for it, and what came of it once it was sent."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -63,10 +64,14 @@ def ask_for(load: Load, policy: RoundPolicy, *, least_s: float = 0.0) -> Play:
 
 
 def answer_limit_s(ask: Play, policy: RoundPolicy) -> float:
-    """How long all of it may take, the time that is meant to pass included."""
+    """How long all of it may take: the time that is meant to pass, and of a closed loop as many turns of its places as
+    send what is wanted, however slowly. A request that hangs is given up by who sends it.
+    """
     arrivals = ask.load.arrivals
-    last_s = arrivals.due_s[-1] if arrivals and arrivals.due_s else 0.0
-    return policy.answer_limit_s + ask.window_s + last_s
+    assert arrivals is not None  # noqa: S101 - it is sent by them
+    passes_s = arrivals.due_s[-1] if arrivals.due_s else ask.window_s
+    turns = 0 if arrivals.due_s else 2 + math.ceil(ask.requests / (arrivals.concurrency or 1))
+    return policy.answer_limit_s + passes_s + turns * ask.limit_s
 
 
 def measured(traffic: Traffic) -> Measured:

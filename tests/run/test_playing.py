@@ -110,7 +110,7 @@ def test_parts_of_several_tokens_are_noted():
             "failed while sending serve/tiny/concurrency=8, round 1 of 1: the fake",
         ),
         ({"fault": "refuses", "fault_every": 1}, EngineFailed, "none of 20 requests was answered"),
-        ({"fault": "hangs", "fault_every": 5}, EngineHung, "gave no answer for 4.8 s while sending"),
+        ({"fault": "hangs", "fault_every": 5}, EngineHung, "gave no answer for 5.64 s while sending"),
     ],
 )
 def test_an_engine_that_can_go_on_no_more_ends_the_launch(options, error, says):
@@ -167,10 +167,12 @@ def test_a_peak_is_that_of_as_many_requests_as_may_be_under_way(arrivals, length
 
 
 def test_a_request_may_take_a_tenth_of_what_an_answer_may():
-    """And all of a load as long as is meant to pass beside it."""
+    """And all of a load as long as is meant to pass beside it, or as its places need at that pace."""
     ask = playing.ask_for(OPEN, POLICY)
-    assert (ask.limit_s, playing.answer_limit_s(ask, POLICY)) == (6.0, 60 + 2 + 79 / 20)
-    assert playing.ask_for(CLOSED, POLICY, least_s=7).window_s == 7
+    assert (ask.limit_s, playing.answer_limit_s(ask, POLICY)) == (6.0, 60 + 79 / 20)
+    ask = playing.ask_for(CLOSED, replace(POLICY, observed_requests=100), least_s=7)
+    assert (ask.window_s, ask.requests) == (7, 200)
+    assert playing.answer_limit_s(ask, POLICY) == 60 + 7 + (2 + 25) * 6
 
 
 def test_traffic_without_a_window_is_void():
