@@ -1,7 +1,6 @@
 """The program in benchmarks/ that holds our client beside others: its arithmetic, and ours alone on real sockets."""
 
 import importlib.util
-import json
 import re
 import sys
 from pathlib import Path
@@ -101,12 +100,3 @@ def test_lateness_is_of_every_request(program, capsys):
     for _, _, middle, high, largest, _, cpu_us in lines:
         assert 0 <= number(middle) <= number(high) <= number(largest)
         assert number(cpu_us) > 0
-
-
-def test_the_tokenizer_that_tools_are_given_is_one(program, tmp_path):
-    """Every word of it is a token, as the testing server counts them."""
-    tokenizers = pytest.importorskip("tokenizers")
-    program.write_tokenizer(tmp_path / "words")
-    read = tokenizers.Tokenizer.from_file(str(tmp_path / "words/tokenizer.json"))
-    assert read.encode("w3 w1999 w0").ids == [3, 1999, 0]
-    assert json.loads((tmp_path / "words/config.json").read_text())["model_type"] == "gpt2"
