@@ -342,11 +342,16 @@ class OpenAI(Streaming):
 
     async def _found_out(self) -> None:
         """Try this way of asking, and set what else it takes. Raises RequestFailed."""
+        self._dialect = replace(self._dialect, token_ids=False)
         answer, reading = await self._try(SHORT_PROMPT)
-        if reading.parts < answer.output_tokens:  # several tokens a part: it may tell how many
-            self._dialect = replace(self._dialect, token_ids=True)
+        plain = self._dialect
+        self._dialect = replace(plain, token_ids=True)
+        try:  # vLLM joins parts where its front end is late, and then tells how many tokens each has
             _, telling = await self._try(SHORT_PROMPT)
-            self._dialect = replace(self._dialect, token_ids=telling.tells_tokens)
+            tells = telling.tells_tokens
+        except RequestFailed:
+            tells = False
+        self._dialect = replace(plain, token_ids=tells)
         if not self._dialect.ids:
             longer, _ = await self._try(LONG_PROMPT)
             per_word = (longer.prompt_tokens - answer.prompt_tokens) / (LONG_PROMPT - SHORT_PROMPT)

@@ -115,7 +115,7 @@ class Dialect:
     forced: bool = True
     """Whether it is told to go on to the length that was asked for."""
     token_ids: bool = False
-    """Whether it is to tell the ids of its tokens: one without a tokenizer sends no text."""
+    """Whether it is to tell the ids of its tokens: then a part that holds several says how many."""
     tokens_per_word: float | None = None
     """Of a text; None where nobody has looked yet."""
     tokens_besides: float = 0.0

@@ -76,7 +76,7 @@ def test_it_says_what_it_found(tiny, engine):
     facts = engine(tiny.url).start()
     assert (facts.version, facts.weights, facts.context_tokens) == ("vllm 0", "served:tiny", 4096)
     assert (facts.device, facts.dtype, facts.vocabulary) == ("cpu", "as served", 1000)
-    assert facts.settings == {"prompts": "ids", "ignore_eos": True}
+    assert facts.settings == {"prompts": "ids", "ignore_eos": True, "token_ids": True}
     assert not facts.compiles
     assert not facts.own_process
 
@@ -94,7 +94,7 @@ def test_each_part_is_stamped_when_it_comes(serve, engine):
     client = engine(server.url)
     client.start()
     answer, stamps = asked(client)
-    truth = server.received(requests=2)[-1]
+    truth = server.received(requests=3)[-1]
     assert answer.output_tokens == truth.output_tokens == 8
     assert answer.prompt_tokens == truth.prompt_tokens == 16
     late_ns = [at - sent for (at, _), sent in zip(stamps, truth.chunk_ns, strict=True)]
@@ -108,12 +108,12 @@ def test_requests_are_under_way_at_the_same_time(serve, engine):
     client = engine(server.url)
     client.start()
     client.serve([ASKED] * 4, observe=False)
-    batch = server.received(requests=5)[1:]
+    batch = server.received(requests=6)[2:]
     assert max(one.received_ns for one in batch) < min(one.chunk_ns[-1] for one in batch)
 
 
 def test_several_tokens_in_a_part(serve, engine):
-    """The server is then told to say how many there are."""
+    """The server says how many there are."""
     client = engine(serve(tokens_per_chunk=3).url)
     assert client.start().settings["token_ids"] is True
     assert [tokens for _, tokens in asked(client)[1]] == [3, 3, 2]
@@ -319,7 +319,7 @@ def test_a_leftover_server_is_not_measured(tiny, engine):
 
 def test_a_server_that_dies_in_the_middle(engine):
     """Whatever it is asked then fails with how it died, and not as a broken connection."""
-    client = engine(command=f"{COMMAND} --dies-after 1")
+    client = engine(command=f"{COMMAND} --dies-after 2")
     client.start()
     with pytest.raises(EngineFailed, match="died: signal SIGKILL"):
         asked(client)
@@ -367,8 +367,8 @@ def test_a_started_server_has_its_own_peak_of_memory(engine, tiny):
     ],
 )
 def test_a_request_that_fails_says_why(serve, engine, fault, why):
-    """The second request meets the fault; those before and after are answered."""
-    client = engine(serve(**{fault: 2}).url, request_limit_s=0.5)
+    """The first request after those of the start meets the fault; those before and after are answered."""
+    client = engine(serve(**{fault: 3}).url, request_limit_s=0.5)
     client.start()
     with pytest.raises(RequestFailed, match=why):
         asked(client)
@@ -377,7 +377,7 @@ def test_a_request_that_fails_says_why(serve, engine, fault, why):
 
 def test_an_answer_shorter_than_asked_is_told_by_its_count(serve, engine):
     """It is whole, and what to make of it is for others to say."""
-    client = engine(serve(short=2).url)
+    client = engine(serve(short=3).url)
     client.start()
     assert asked(client)[0].output_tokens == 4
 
