@@ -21,7 +21,7 @@ def options_of(kind: type[Kind], spec: EngineSpec) -> Kind:
     for name, value in spec.options.items():
         if name not in known:
             raise EngineUnavailable(f"{spec.engine} has no option {name!r}; it knows {', '.join(known)}")
-        if type(value) is not known[name]:  # True is no number
+        if type(value) not in ((int, float) if known[name] is float else (known[name],)):  # True is no number
             raise EngineUnavailable(f"{spec.engine}: {name}={value!r} must be of type {known[name].__name__}")
     return kind(**spec.options)
 

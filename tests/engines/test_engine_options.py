@@ -31,13 +31,19 @@ def test_what_is_given_replaces_a_default():
     assert options_of(Options, spec(**given)) == Options(**given)
 
 
+def test_a_whole_number_is_a_number():
+    """A limit of 60 seconds is written so on a command line."""
+    assert options_of(Options, spec(share=60)).share == 60
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"devise": "cpu"}, "mine has no option 'devise'; it knows device, index, share, compiled, context"),
         ({"index": "0"}, "mine: index='0' must be of type int"),
         ({"index": True}, "mine: index=True must be of type int"),
-        ({"share": 1}, "mine: share=1 must be of type float"),
+        ({"share": True}, "mine: share=True must be of type float"),
+        ({"share": "1"}, "mine: share='1' must be of type float"),
         ({"compiled": 1}, "mine: compiled=1 must be of type bool"),
         ({"context": 0.5}, "mine: context=0.5 must be of type int"),
     ],
