@@ -8,7 +8,8 @@ speed     Highest request rate (16 + 1 tokens, 32 at once), and streamed tokens 
           event written by itself and all of them at once. The server is `python -m pytest_slmperf.testing.server
           --null`, pinned to one core, and the client to another. Each run is a process of its own, tools in turn; what
           starting costs is taken out by the difference of a run of N and one of 3·N requests: of its time, and of the
-          processor time of the client with all its children. Median of the pairs, and their range. `limit` is whoever
+          processor time of the client with all its children. A start of seconds varies by tenths of them, so N is to be
+          large: a tool whose longer run took no more is not measured. Median of the pairs, and their range. `limit` is whoever
           had a core for 90 % of the time or more; where that is the server, the client's own highest rate is told by
           its processor time alone, `a client core`.
 accuracy  TTFT, ITL, TPOT and E2EL as each tool tells them, less those that the server knows of the same requests, from
@@ -525,13 +526,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a part, or what is measured of ours."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
-    for name, requests in (("speed", 2000), ("accuracy", 400)):
+    for name, requests in (("speed", 3000), ("accuracy", 400)):
         part = parts.add_parser(name)
         for tool, what in (("vllm", "PYTHON"), ("guidellm", "PROGRAM"), ("aiperf", "PROGRAM")):
             part.add_argument(f"--{tool}", metavar=what)
         part.add_argument("--requests", type=int, default=requests)
         if name == "speed":
-            part.add_argument("--answers", type=int, default=64, help="requests of 512 tokens")
+            part.add_argument("--answers", type=int, default=256, help="requests of 512 tokens")
             part.add_argument("--pairs", type=int, default=5)
     part = parts.add_parser("lateness")
     part.add_argument("--rates", type=float, nargs="+", default=[50.0, 500.0, 2000.0])
