@@ -9,9 +9,9 @@ speed     Highest request rate (16 + 1 tokens, 32 at once), and streamed tokens 
           --null`, pinned to one core, and the client to another. Each run is a process of its own, tools in turn; what
           starting costs is taken out by the difference of a run of N and one of 3·N requests: of its time, and of the
           processor time of the client with all its children. A start of seconds varies by tenths of them, so N is to be
-          large: a tool whose longer run took no more is not measured. Median of the pairs, and their range. `limit` is whoever
-          had a core for 90 % of the time or more; where that is the server, the client's own highest rate is told by
-          its processor time alone, `a client core`.
+          large: a tool whose longer run took no more is not measured. Median of the pairs, and their range. `limit` is
+          whoever had a core for 90 % of the time or more; where that is the server, the client's own highest rate is
+          told by its processor time alone, `a client core`.
 accuracy  TTFT, ITL, TPOT and E2EL as each tool tells them, less those that the server knows of the same requests, from
           when it had read a request's head to when it handed an event to the kernel. Steps of 10 ms with 5 % of noise,
           batches of 8 at most, 12 requests at once, so that some queue.
