@@ -96,7 +96,6 @@ def judged(
     notes = tuple(one.reason for one in found if one.effect is not Effect.VOID)
     void = next((Void(one.guard, one.reason) for one in found if one.effect is Effect.VOID), None)
     if isinstance(window, NoWindow):
-        void = void or Void("window", window.reason)
         return PlayedRound(traffic, window, TrafficMetrics({}, {}), notes, void)
     counted = traffic_metrics(traffic, window, load.arrivals, slo=slo, quantiles=quantiles)
     return PlayedRound(traffic, window, counted, (*notes, *counted.notes), void)
