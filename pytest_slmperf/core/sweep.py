@@ -15,6 +15,8 @@ from pytest_slmperf.core.workload import COUNTED, LABELS, Replay, Slo, StaticBat
 DEFAULT_TOLERANCE = 0.03
 LARGEST_TOLERANCE = 0.15
 """A gate that tolerates more is no gate."""
+MOST = 100_000
+"""Of a batch, of places in a loop, of requests a second: no client on one machine sends or holds more."""
 GOODPUT = ("request_goodput", "goodput_share")
 """Metrics that there are by an Slo only."""
 MISSING_METER = ("red", "skip")
@@ -94,6 +96,12 @@ class Sweep:
             raise SuiteError(f"Sweep {self.name!r}: model={models!r}; {said}")
         if any(isinstance(one, bool) or not isinstance(one, (int, float)) or not 0 < one < 100 for one in percentiles):
             raise SuiteError(f"Sweep {self.name!r}: percentiles={list(percentiles)!r}; they lie between 0 and 100")
+        if fractions := [one for one in percentiles if one < 1]:
+            meant = ", ".join(f"{100 * one:g}" for one in fractions)
+            raise SuiteError(
+                f"Sweep {self.name!r}: percentiles={list(percentiles)!r}; they are per cent, from 1 on: "
+                f"is {meant} meant?"
+            )
         if self.missing_meter not in (None, *MISSING_METER):
             said = " or ".join(map(repr, MISSING_METER))
             raise SuiteError(f"Sweep {self.name!r}: missing_meter={self.missing_meter!r}; it takes {said}")
@@ -122,6 +130,8 @@ class Sweep:
         if not given or not all(_counts(one) if counted else _rate(one) for one in given):
             said = "whole numbers, at least 1" if counted else "numbers above 0"
             raise SuiteError(f"Sweep {self.name!r}: {self.axis}={given!r}; it takes different {said}")
+        if max(given) > MOST:
+            raise SuiteError(f"Sweep {self.name!r}: {self.axis}={given!r}; it takes up to {MOST:,}")
         places = tuple(int(one) if one == int(one) else one for one in given)
         if len(set(places)) != len(places):
             raise SuiteError(f"Sweep {self.name!r}: {self.axis}={given!r}; it takes different ones")

@@ -3,6 +3,7 @@
 import zlib
 
 from pytest_slmperf.core import arrivals
+from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.sweep import Case, Sweep
 from pytest_slmperf.core.traffic import Arrivals
@@ -12,15 +13,24 @@ from pytest_slmperf.engines.lengths import RequestLengths, draw_lengths, recorde
 LEAST_LENGTHS = 64
 """Lengths that a closed loop draws, before it sends requests as long as the first ones again."""
 LONGER_BY = 1.25
+LONGEST_S = 86_400.0
+"""That a launch sends. Beyond a day somebody's unit is wrong: a trace's milliseconds, a rate per hour."""
 
 
 def load_of(sweep: Sweep, case: Case, context_tokens: int, policy: RoundPolicy) -> tuple[Load, str | None]:
-    """The case's load, and a note where requests were left out. Raises SuiteError for what exceeds the context.
+    """The case's load, and a note where requests were left out. Raises SuiteError for what exceeds the context,
+    and for what would be sent for more than a day.
 
     It depends on the case's name, its workload and the policy alone: every launch and every arm sends the same.
     """
     seed = zlib.crc32(case.name.encode())
     lengths, left_out, sent = _requests(sweep, case, context_tokens, policy, seed)
+    if sent and sent.due_s and sent.due_s[-1] > LONGEST_S:
+        hours, most = (seconds / 3600 for seconds in (sent.due_s[-1], LONGEST_S))
+        raise SuiteError(
+            f"{case.name}: a launch would send for {hours:,.0f} hours, and at most {most:.0f} are taken: raise "
+            f"{case.axis}, or let it replay or ramp for fewer seconds; times of a trace are dates or seconds"
+        )
     note = (
         f"{case.model}: {left_out} requests of the trace exceed its context of {context_tokens} tokens and are left out"
     )

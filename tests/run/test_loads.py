@@ -2,6 +2,7 @@
 
 import pytest
 
+from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.launch import RoundPolicy
 from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Replay, StaticBatch, Uniform
@@ -61,3 +62,17 @@ def test_a_replay_keeps_the_traces_times():
     assert twice.arrivals.due_s == pytest.approx([at / 2 for at in once.arrivals.due_s])
     assert (once.arrivals.concurrency, once.arrivals.recorded) == (9, True)
     assert len(once.lengths) == len(once.arrivals.due_s)
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        Sweep("rate", OpenLoop(8, 4), request_rate=[1e-9]),
+        Sweep("rate", OpenLoop(8, 4, ramp_s=1e6), request_rate=[1]),
+        Sweep("replay", Replay(), speed=[1e-4]),
+    ],
+)
+def test_what_would_last_for_days_is_refused(sweep):
+    """Before anything is sent, and with what helps: a unit is wrong."""
+    with pytest.raises(SuiteError, match=r"would send for [\d,]+ hours, and at most 24 are taken: raise "):
+        loaded(sweep)
