@@ -528,8 +528,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = parser.add_subparsers(dest="part", required=True)
     for name, requests in (("speed", 3000), ("accuracy", 400)):
         part = parts.add_parser(name)
-        for tool, what in (("vllm", "PYTHON"), ("guidellm", "PROGRAM"), ("aiperf", "PROGRAM")):
-            part.add_argument(f"--{tool}", metavar=what)
+        for tool, what in (("--vllm", "PYTHON"), ("--guidellm", "PROGRAM"), ("--aiperf", "PROGRAM")):
+            part.add_argument(tool, metavar=what)
         part.add_argument("--requests", type=int, default=requests)
         if name == "speed":
             part.add_argument("--answers", type=int, default=256, help="requests of 512 tokens")
