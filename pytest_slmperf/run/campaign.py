@@ -21,44 +21,18 @@ from pytest_slmperf.core.sample import BadSample, Measurement, Sample
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Case, Sweep
 from pytest_slmperf.core.verdict import Status, Verdict
 from pytest_slmperf.core.void import RUN_AGAIN
-from pytest_slmperf.engines.lengths import workload_key
 from pytest_slmperf.run.accept import settled
 from pytest_slmperf.run.brief import Brief, Configuration, Prime, Reference, Surroundings
+from pytest_slmperf.run.key import case_key
 from pytest_slmperf.run.ongoing import OngoingCase, Phase
 from pytest_slmperf.run.plan import first_launches, longest_recording
 
-BOARD_OPTIONS = ("device_index",)
-"""Options that say which of several boards: the machine knows which it is, and any board of a model is as fast."""
-METHOD = 2
-"""How values are measured. Counted up where a change makes old samples incomparable with new ones."""
 _NOT_HERE = "where it can't be measured, [[tool.slmperf.machine]] may leave it out of the sweep's gate"
 LONGER_BY = 4
 """Launches, before it is asked again."""
 VOID_PAUSE_S = 2.0
 """Pause after a turn with a void case, twice as long after each further one: the culprit may be done by then."""
 LONGEST_PAUSE_S = 16.0
-
-
-def case_key(sweep: Sweep, record: LaunchRecord, *, with_joules: bool = False) -> dict[str, object]:
-    """What the samples of a launch hold for: a baseline whose key differs in any field is incomparable. `with_joules`
-    says that throughput is read from the stretch in which joules are counted.
-    """
-    facts, spec = record.facts, record.spec
-    return {
-        "engine": spec.engine,
-        "engine_version": facts.version,
-        "model": spec.model_name,
-        "weights": facts.weights,
-        "device": facts.device,
-        "dtype": facts.dtype,
-        "threads": spec.threads,
-        "method": METHOD,
-        **{f"option.{name}": value for name, value in spec.options.items() if name not in BOARD_OPTIONS},
-        **{f"setting.{name}": value for name, value in facts.settings.items()},
-        **({"planted_loss": spec.planted_loss} if spec.planted_loss else {}),
-        **({"timed": "with joules"} if with_joules else {}),
-        **workload_key(sweep.workload, sweep.slo),
-    }
 
 
 class Campaign:

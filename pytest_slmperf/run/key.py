@@ -1,0 +1,33 @@
+"""The key of a case: what its samples hold for, and a stored sample has to match."""
+
+from pytest_slmperf.core.launch import LaunchRecord
+from pytest_slmperf.core.sweep import Sweep
+from pytest_slmperf.engines.lengths import workload_key
+
+OF_NO_MEASUREMENT = ("device_index", "start_limit_s", "request_limit_s", "log", "key_env", "ca", "ready")
+"""Options that change nothing of what is measured: which of several boards (the machine knows it, and any board of a
+model is as fast), how long is waited, how a server is let in to and when it is ready, where its log goes."""
+METHOD = 2
+"""How values are measured. Counted up where a change makes old samples incomparable with new ones."""
+
+
+def case_key(sweep: Sweep, record: LaunchRecord, *, with_joules: bool = False) -> dict[str, object]:
+    """What the samples of a launch hold for: a baseline whose key differs in any field is incomparable. `with_joules`
+    says that throughput is read from the stretch in which joules are counted.
+    """
+    facts, spec = record.facts, record.spec
+    return {
+        "engine": spec.engine,
+        "engine_version": facts.version,
+        "model": spec.model_name,
+        "weights": facts.weights,
+        "device": facts.device,
+        "dtype": facts.dtype,
+        "threads": spec.threads,
+        "method": METHOD,
+        **{f"option.{name}": value for name, value in spec.options.items() if name not in OF_NO_MEASUREMENT},
+        **{f"setting.{name}": value for name, value in facts.settings.items()},
+        **({"planted_loss": spec.planted_loss} if spec.planted_loss else {}),
+        **({"timed": "with joules"} if with_joules else {}),
+        **workload_key(sweep.workload, sweep.slo),
+    }
