@@ -5,22 +5,20 @@ requests, by aiohttp.
 
 How a server wants to be asked is found out at its start by a few short requests: whether it takes token ids as a prompt
 (else prompts are texts of common words, whose number is set by the server's own count), whether it can be told to go on
-to the length that was asked for, and whether its parts have texts. What was found is part of the facts' settings.
+to the length that was asked for, and whether it tells the ids of its tokens. What was found is part of the facts'
+settings.
 """
 
 import asyncio
 import os
-import re
 import resource
-import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from yarl import URL
@@ -40,12 +38,22 @@ from pytest_slmperf.engines.openai_api import (
     shown,
     version_of,
 )
+from pytest_slmperf.engines.openai_options import (
+    APIS,
+    DEVICES,
+    PROXIES,
+    USUAL_KEY,
+    Options,
+    key_of,
+    proxy_of,
+    trusted_by,
+    url_of,
+)
 from pytest_slmperf.engines.options import options_of, refuse_unknown
 from pytest_slmperf.engines.processes import forget_peaks, library_bytes_of, on_gpu, peak_bytes, tree
 from pytest_slmperf.engines.server import (
     Server,
     command_of,
-    free_port,
     hidden,
     shown_boards,
     step_aside,
@@ -53,14 +61,8 @@ from pytest_slmperf.engines.server import (
 )
 from pytest_slmperf.engines.streaming import Streaming
 
-APIS = ("completions", "chat")
-DEVICES = ("cpu", "cuda", SIMULATED)
-USUAL_KEY = "OPENAI_API_KEY"
-"""The environment variable that the API's own clients read."""
 ASSUMED_CONTEXT = 2_048
 """Context of a model of which neither the server nor the option says it."""
-VOCABULARY = 1_000
-"""Prompts take token ids below this by default: every vocabulary is at least so large."""
 ASK_LIMIT_S = 2.0
 """Answers to questions other than for tokens come at once, or not."""
 KEEP_ALIVE_S = 3.0
@@ -77,46 +79,6 @@ LOCKED_OUT = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 EVENT_STREAM = "text/event-stream"
 AS_SERVED = "as served"
 """The dtype of a server that doesn't say it."""
-_KEY_IN_COMMAND = re.compile(r"api[-_]?key[= ]\s*(?!\{key\})\S", re.IGNORECASE)
-PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What `EngineSpec.options` may hold for this engine."""
-
-    url: str | None = None
-    """The API's address, `http://HOST:PORT/v1`. With `command`, where the server that it starts will be."""
-    command: str | None = None
-    """Starts a server on this machine; `{port}`, `{model}`, `{dtype}`, `{threads}`, `{tensor_parallel_size}`
-    and `{key}` are filled in.
-    """
-    device: str = "cpu"
-    """What a server on this machine runs on: `cpu`, `cuda`, or `simulated` for one that only simulates a model."""
-    device_index: int = 0
-    tensor_parallel_size: int = 1
-    """Over how many GPUs that server spreads, from `device_index` on: a run holds them all and adds up their joules."""
-    api: str = "completions"
-    """`completions` or `chat`."""
-    served_model: str | None = None
-    """The model's name on the server, where it isn't the case's."""
-    key_env: str | None = None
-    """The environment variable that holds the key; `OPENAI_API_KEY`, if it is set, where the server was not started."""
-    context_tokens: int | None = None
-    """Context of a model of which the server doesn't say it."""
-    vocabulary: int = VOCABULARY
-    ready: str | None = None
-    """Path that answers 200 once the server is ready; `/health`, or `/v1/models` where there is none."""
-    start_limit_s: float = 600.0
-    request_limit_s: float = 600.0
-    log: str | None = None
-    """File that keeps what a started server prints."""
-    ca: str | None = None
-    """File with the certificate of the authority that signed the server's."""
-    verify: bool = True
-    """Whether the server's certificate is checked."""
-    proxy: bool = False
-    """Whether requests to another machine go through the environment's proxy, which is then measured, too."""
 
 
 def create(spec: EngineSpec) -> "OpenAI":
@@ -134,11 +96,11 @@ class OpenAI(Streaming):
         refuse_unknown(spec, "api", options.api, APIS)
         self._spec, self._options = spec, options
         self._environment = dict(environment or {})
-        self._key = _key(options)
-        self._url = _url(options)
+        self._key = key_of(options)
+        self._url = url_of(options)
         self._proxy = options.proxy and device_of_url(self._url) is not None
-        self._through = _proxy_of(self._url) if self._proxy else None
-        self._trusted = _encryption(options) if self._url.startswith("https:") else True
+        self._through = proxy_of(self._url) if self._proxy else None
+        self._trusted = trusted_by(options) if self._url.startswith("https:") else True
         if "device" in spec.options and device_of_url(self._url) is not None:
             raise EngineUnavailable(f"device is of a server on this machine, and {self._url} is on another")
         self._session: aiohttp.ClientSession
@@ -431,10 +393,13 @@ class OpenAI(Streaming):
                 raise
         except TimeoutError as error:
             raise RequestFailed(f"no whole answer within {self._options.request_limit_s:g} s") from error
+        except aiohttp.ClientConnectorError as error:
+            await self._raise_if_dead()
+            raise RequestFailed(f"no connection to {self._url} could be made ({error.os_error})") from error
         except aiohttp.ClientError as error:
             await self._raise_if_dead()
             raise RequestFailed(
-                f"the connection broke after {reading.parts} parts of its answer ({error!r})"
+                f"the connection broke after {reading.parts} parts of its answer ({str(error) or type(error).__name__})"
             ) from error
         except RequestFailed as error:
             raise RequestFailed(self._hidden(str(error))) from error
@@ -505,72 +470,6 @@ class OpenAI(Streaming):
         finally:
             if self._server is not None:
                 self._server.stop()
-
-
-def _url(options: Options) -> str:
-    """The API's address, with a free port where the command takes one. Raises EngineUnavailable."""
-    command, url = options.command, options.url
-    if url is None and command is None:
-        raise EngineUnavailable("openai needs url=http://HOST:PORT/v1, or command=… that starts a server")
-    if command is not None and _KEY_IN_COMMAND.search(command):
-        raise EngineUnavailable(
-            "command: it is recorded, so no key belongs into it; {key} is filled in from the variable key_env"
-        )
-    if url is None:
-        if "{port}" not in (command or ""):
-            raise EngineUnavailable("command: it has no {port} to fill in, and no url says where its server will be")
-        return f"http://127.0.0.1:{free_port()}/v1"
-    return _checked(url, started=command is not None)
-
-
-def _checked(url: str, *, started: bool) -> str:
-    try:
-        parts = urlsplit(url)
-        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query
-    except ValueError:
-        known = False
-    if not known:
-        raise EngineUnavailable(f"url={url} is no address of an API; it looks like http://HOST:PORT/v1")
-    if parts.username or parts.password:
-        raise EngineUnavailable("url: it is recorded, so no name or password belongs into it; key_env names the key")
-    if started and (parts.port is None or device_of_url(url) is not None):
-        raise EngineUnavailable(f"url={url}: a server that a command starts is on this machine, at a port")
-    return url.rstrip("/")
-
-
-def _key(options: Options) -> str:
-    """The key, or an empty text; a server that is started gets one only where that is asked for.
-
-    Raises EngineUnavailable for one that isn't there, or can't be sent.
-    """
-    if options.key_env is None:
-        key = os.environ.get(USUAL_KEY, "") if options.command is None else ""
-    elif not (key := os.environ.get(options.key_env, "")):
-        raise EngineUnavailable(f"key_env={options.key_env}: the environment has no such variable")
-    key = key.strip()
-    if not (key.isascii() and key.isprintable()):
-        raise EngineUnavailable(f"the key in {options.key_env or USUAL_KEY} has characters that no header may hold")
-    return key
-
-
-def _encryption(options: Options) -> ssl.SSLContext:
-    """Whose certificates are trusted. Raises EngineUnavailable for a file that holds none."""
-    try:
-        context = ssl.create_default_context(cafile=options.ca)
-    except OSError as error:  # ssl's own errors are such
-        raise EngineUnavailable(f"ca={options.ca}: no certificates can be read there ({error})") from error
-    if not options.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _proxy_of(url: str) -> str | None:
-    """The environment's proxy for an address, if it has one."""
-    parts = urlsplit(url)
-    if proxy_bypass(parts.hostname or ""):
-        return None
-    return getproxies().get(parts.scheme)
 
 
 def _allow_many_connections() -> None:

@@ -25,7 +25,7 @@ from typing import IO
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Request, Served
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.shapes import Shape, parameters, shape_of
-from pytest_slmperf.engines import openai, vllm_log, weights
+from pytest_slmperf.engines import openai, openai_options, vllm_log, weights
 from pytest_slmperf.engines.options import options_of, refuse_unknown
 from pytest_slmperf.engines.processes import forget_peaks, library_bytes_of, peak_bytes, tree
 from pytest_slmperf.engines.transformers import (
@@ -107,7 +107,7 @@ class VLLM(openai.OpenAI):
         self._libraries_bytes = 0
         super().__init__(
             spec,
-            openai.Options(
+            openai_options.Options(
                 command="{port}",  # the rest of it is known when it starts
                 served_model=spec.model_name,
                 start_limit_s=self._vllm.start_limit_s,
@@ -342,7 +342,7 @@ def _vocabulary(folder: Path) -> int:
         read = json.loads((folder / "config.json").read_text())
         return int(read.get("vocab_size") or read["text_config"]["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError):
-        return openai.VOCABULARY
+        return openai_options.VOCABULARY
 
 
 def _version(served: str) -> str:
