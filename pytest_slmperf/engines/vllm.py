@@ -27,7 +27,6 @@ from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.shapes import Shape, parameters, shape_of
 from pytest_slmperf.engines import openai, openai_options, vllm_log, weights
 from pytest_slmperf.engines.options import options_of, refuse_unknown
-from pytest_slmperf.engines.processes import forget_peaks, library_bytes_of, peak_bytes, tree
 from pytest_slmperf.engines.transformers import (
     KERNEL_VARIABLES,
     model_files,
@@ -102,9 +101,6 @@ class VLLM(openai.OpenAI):
         self._cache = cache
         self._logging: IO[str] | None = None
         self._cache_tokens = self._block_tokens = 0
-        self._processes: tuple[int, ...] = ()
-        """Of the server, whose memory is measured: none on a GPU."""
-        self._libraries_bytes = 0
         super().__init__(
             spec,
             openai_options.Options(
@@ -145,12 +141,9 @@ class VLLM(openai.OpenAI):
         except (EngineFailed, MemoryError) as error:
             raise self._explained(error) from error
         facts = self._facts(self.run(self._introduced()), folder, shape, began_s)
-        # Where its front end is late, it sends several tokens in a part, and their ids say how many.
-        self._dialect = replace(self._dialect, token_ids=True)
         if self._vllm.device not in {"auto", facts.device}:
             raise EngineUnavailable(f"this build of vLLM runs on {facts.device}, and not on {self._vllm.device}")
-        if facts.device == "cpu" and self.server:
-            self._forget_peaks(self.server.pid)
+        self._counts_memory = facts.device == "cpu"
         return facts
 
     def _command_line(self, folder: Path, shape: Shape | None, boards: Sequence[Board]) -> list[str]:
@@ -264,16 +257,6 @@ class VLLM(openai.OpenAI):
                     "kv_cache_memory_bytes"
                 )
         return super().serve(batch, observe=observe)
-
-    def peak_memory_bytes(self) -> int | None:
-        """The most memory since the start of all processes of the server, on a CPU, without their libraries' pages."""
-        return peak_bytes(self._processes) - self._libraries_bytes if self._processes else None
-
-    def _forget_peaks(self, server: int) -> None:
-        """What the start took and gave back is no case's."""
-        processes = tuple(tree(server))
-        if forget_peaks(processes) is None:
-            self._processes, self._libraries_bytes = processes, library_bytes_of(processes)
 
     def stop(self) -> None:
         """End the server and all its processes."""
