@@ -136,7 +136,7 @@ def rule(
     before, after = Sample.of(baseline), Sample.of(candidate)
     first, second = (costs_of(sample, higher_is_better=higher_is_better) for sample in (before, after))
     look = _look(_compare(first, second, design), len(before.launches), _counted(before, after, policy), policy)
-    status = _status(look, margin_of(tolerance, higher_is_better=higher_is_better))
+    status = status_of(look, margin_of(tolerance, higher_is_better=higher_is_better))
     if status is not Status.INCONCLUSIVE:
         return ("ok" if status is Status.UNCHANGED else status.value), 0
     return status.value, _launches_to_go(_counted(before, after, policy), policy)
@@ -153,7 +153,7 @@ def judge(metric: Metric, baseline: Sample, sample: Sample, policy: Policy) -> V
     look = _look(shift, len(baseline.launches), _counted(baseline, sample, policy), policy)
     margin = margin_of(policy.tolerance, higher_is_better=higher)
     verdict = Verdict(
-        status=_status(look, margin),
+        status=status_of(look, margin),
         metric=metric.name,
         unit=metric.unit,
         higher_is_better=higher,
@@ -224,7 +224,8 @@ def _launches_to_go(count: int, policy: Policy) -> int:
     return next((look - count for look in looks(policy) if look > count), 0)
 
 
-def _status(look: Look, margin: float) -> Status:
+def status_of(look: Look, margin: float) -> Status:
+    """What the bounds of a shift say, `margin` being the shift that is tolerated."""
     if look.sure[0] > 0 and look.likely[0] > margin / 2 and look.estimate > margin:
         return Status.REGRESSED
     if look.sure[1] < 2 * margin and look.likely[1] < margin:

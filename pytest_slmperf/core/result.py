@@ -1,4 +1,4 @@
-"""What the author of a suite gets from measuring a sweep: its points, its knee and its frontier."""
+"""What the author of a suite gets from measuring a sweep: its points, knee, frontier and highest rate within an SLO."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +8,16 @@ from typing import Generic, TypeVar
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.errors import NotJudged, SuiteError
 from pytest_slmperf.core.frontier import Frontier, FrontierPolicy, frontier
+from pytest_slmperf.core.highest_rate import (
+    GOODPUT_SHARE,
+    SHARE,
+    TOLERANCE,
+    HighestRate,
+    SharesInTime,
+    in_time,
+    refuse_wrong_tolerance,
+    untold,
+)
 from pytest_slmperf.core.knee import DEFAULT_DEFINITION, Curve, Definition, Knee
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
@@ -117,6 +127,15 @@ class Result:
         return self.of(self._one_model()).frontier_of(latency)
 
     @property
+    def highest_rate(self) -> "Claim[HighestRate]":
+        """See `ModelResult.highest_rate`."""
+        return self.of(self._one_model()).highest_rate
+
+    def highest_rate_within(self, share: float, *, tolerance: float = TOLERANCE) -> "Claim[HighestRate]":
+        """See `ModelResult.highest_rate_within`."""
+        return self.of(self._one_model()).highest_rate_within(share, tolerance=tolerance)
+
+    @property
     def baseline(self) -> "Curves":
         """See `ModelResult.baseline`."""
         return self.of(self._one_model()).baseline
@@ -170,6 +189,26 @@ class Curves:
     def frontier_of(self, latency: str) -> Frontier:
         """The frontier of throughput against this latency, as `tpot_ms`. Raises SuiteError where it isn't gated."""
         return self._frontier(metric(latency).name)
+
+    @property
+    def highest_rate(self) -> HighestRate:
+        """The highest rate, or concurrency, at which 99 % of the requests meet the sweep's Slo."""
+        return self.highest_rate_within(SHARE)
+
+    def highest_rate_within(self, share: float) -> HighestRate:
+        """The same for another share of the requests."""
+        launches = {at: in_time(one) for at, one in self._by_place.items()}
+        return SharesInTime(launches, self._name, self._label).highest(share)
+
+    @property
+    def share_in_time(self) -> bool:
+        """Whether any place has the share that met the Slo: where none has, nothing says that there was one."""
+        return any(GOODPUT_SHARE in one.samples for one in self._by_place.values())
+
+    @property
+    def untold_shares(self) -> str:
+        """Why the share that met the Slo isn't known of every launch; empty where it is."""
+        return next((f"{one.case}: {why}" for one in self._by_place.values() if (why := untold(one))), "")
 
     def _frontier(self, latency: str) -> Frontier:
         if latency not in self._latencies:
@@ -264,6 +303,40 @@ class ModelResult:
         """
         return self._frontier(lambda curves: curves.frontier_of(latency), THROUGHPUT, metric(latency).name)
 
+    @property
+    def highest_rate(self) -> "Claim[HighestRate]":
+        """The highest rate, or concurrency, at which 99 % of the requests meet the sweep's Slo.
+
+        Compare it with `baseline.highest_rate`.
+        """
+        return self.highest_rate_within(SHARE)
+
+    def highest_rate_within(self, share: float, *, tolerance: float = TOLERANCE) -> "Claim[HighestRate]":
+        """The same for another share of the requests; compare it with `baseline.highest_rate_within` of the same.
+
+        `tolerance` is the fraction of the rate that may be lost. Raises SuiteError for a sweep without an Slo, and as a
+        knee does where cases were left out.
+        """
+        refuse_wrong_tolerance(tolerance)
+        self._refuse_a_part("highest rate", THROUGHPUT)
+        if not any(name.startswith("slo.") for case in self._cases.values() for name in case.measurement.key):
+            raise SuiteError(f"{self._name}: a highest rate is one within limits: give its sweep slo=Slo(…)")
+        highest = replace(self._now.highest_rate_within(share), measured=True)
+
+        def compared(now: HighestRate, stored: HighestRate, curves: tuple[Curves, Curves], **how: bool) -> Verdict:
+            lacking = self._lacking_shares(*curves)
+            return now.unchanged_from(stored, tolerance=tolerance, **how) if lacking is None else lacking
+
+        def again(fresh: Curves, stored: Curves) -> Verdict:
+            both = fresh.highest_rate_within(share), stored.highest_rate_within(share)
+            return compared(*both, (fresh, stored), confirming=True)
+
+        def unchanged_from(stored: HighestRate) -> Verdict:
+            curves = self._now, self.baseline
+            return self._judged("highest_rate", (THROUGHPUT,), lambda: compared(highest, stored, curves), again)
+
+        return Claim(highest, "highest_rate", unchanged_from)
+
     def _frontier(self, of: Callable[[Curves], Frontier], *needs: str) -> "Claim[Frontier]":
         self._refuse_a_part("frontier", *needs)
         now = replace(of(self._now), measured=True)
@@ -277,6 +350,17 @@ class ModelResult:
             return self._judged(now.name, metrics, lambda: now.unchanged_from(stored, policy), again)
 
         return Claim(now, now.name, unchanged_from)
+
+    def _lacking_shares(self, now: Curves, stored: Curves) -> Verdict | None:
+        """Why shares of requests in time can't be compared; None where both sides tell them."""
+        found = None
+        if now.share_in_time and not stored.share_in_time:
+            way_out = "record it: pytest --slmperf --slmperf-accept"
+            found = _without(Status.NO_BASELINE, f"the baseline holds no {GOODPUT_SHARE}", way_out)
+        elif self._of.outcome.design == "interleaved" and (why := now.untold_shares or stored.untold_shares):
+            way_out = "record one arm and compare the other with that, or take the place out of the sweep"
+            found = _without(Status.INCONCLUSIVE, why, way_out)
+        return replace(found, metric="highest_rate", case=self._name) if found is not None else None
 
     @property
     def _lost_latencies(self) -> tuple[str, ...]:
@@ -376,11 +460,11 @@ def _without(status: Status, reason: str, way_out: str = "") -> Verdict:
     return Verdict(status, metric="", unit="", higher_is_better=True, reason=reason, way_out=way_out)
 
 
-V = TypeVar("V", bound=Knee | Frontier)
+V = TypeVar("V", bound=Knee | Frontier | HighestRate)
 
 
 class Claim(Generic[V]):
-    """A measured knee or frontier. `unchanged_from` the stored one gives a verdict."""
+    """A measured knee, frontier or highest rate. `unchanged_from` the stored one gives a verdict."""
 
     def __init__(self, value: V, name: str, judge: Callable[[V], Verdict]) -> None:
         self.value = value
@@ -399,7 +483,7 @@ class Claim(Generic[V]):
     __hash__ = None  # type: ignore[assignment]  # a value without equality has no hash
 
     def unchanged_from(self, stored: V) -> Verdict:
-        """Whether it is as it was, as far as the launches can tell: see `unchanged_from` of `Knee` and `Frontier`."""
+        """Whether it is as it was, as far as the launches can tell: see `unchanged_from` of the kind of claim."""
         if not isinstance(stored, type(self.value)):
             raise SuiteError(f"a {self._name} is compared with a stored one: write {self._example}")
         if stored.measured:

@@ -13,6 +13,7 @@ from pytest_slmperf.core.baseline import (
     instant,
 )
 from pytest_slmperf.core.errors import BaselineError, UsageError
+from pytest_slmperf.core.highest_rate import GOODPUT_SHARE
 from pytest_slmperf.core.lookup import Difference, key_differences, scalar
 from pytest_slmperf.core.machine import Machine, Role
 from pytest_slmperf.core.metrics import CLOCK, ENERGY, metric
@@ -23,8 +24,8 @@ from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
 POINTS_KEPT = 4
 """The newest recording and three to fall back on when it is retired, or to read a trend from. git keeps the rest."""
 
-SHAPE_METRICS = ("output_throughput", "median_itl_ms")
-"""Kept although nothing gates them: a sweep's knees, by every definition, are read from them."""
+SHAPE_METRICS = ("output_throughput", "median_itl_ms", GOODPUT_SHARE)
+"""Kept although nothing gates them: a sweep's knees, by every definition, and its highest rate are read from them."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,9 @@ def _point(measurement: Measurement, machine: Machine, engine: str, recording: R
     kept = (*SHAPE_METRICS, *((CLOCK,) if joules else ()))
     metrics = {}
     for name, sample in measurement.samples.items():
-        if name in gated or (name in kept and len(sample.launches) >= LEAST_LAUNCHES):
+        # Launches without a share in time met the SLO with no request: those that have one don't stand alone.
+        enough = len(sample.launches) >= LEAST_LAUNCHES or (name == GOODPUT_SHARE and bool(gated))
+        if name in gated or (name in kept and enough):
             meaning = metric(name)
             metrics[name] = StoredMetric(sample, meaning.unit, meaning.higher_is_better, gated.get(name))
     if not metrics:

@@ -10,6 +10,8 @@ from pytest_slmperf.core.errors import SlmperfError
 
 SMALLEST, LARGEST = 1e-100, 1e100
 """No metric has a value beyond these in its unit; between them ratios and logarithms are numbers, too."""
+NOT_IN_BOTH_ARMS = "no launch measured it in both arms"
+"""Why an arm has no sample of what it did measure: the other one, beside it, did not."""
 
 
 class BadSample(SlmperfError):

@@ -10,7 +10,7 @@ from pytest_slmperf.core.launch import CaseRecord, Load
 from pytest_slmperf.core.metrics import CLOCK
 from pytest_slmperf.core.outcome import FreshSamples
 from pytest_slmperf.core.same_joules import another_board, joules_apart
-from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
+from pytest_slmperf.core.sample import NOT_IN_BOTH_ARMS, Measurement, Sample, VoidRound
 from pytest_slmperf.core.sweep import Case
 from pytest_slmperf.core.verdict import Status, Verdict
 from pytest_slmperf.core.void import way_out
@@ -139,10 +139,10 @@ class OngoingCase:
         records = [block[arm] for block in self.blocks]
         names = dict.fromkeys(name for _, record in records for name in record.values)
         samples = {name: sample for name in names if (sample := self.sample(arm, name))}
-        unmeasured = {name: "no launch measured it in both arms" for name in names if name not in samples}
-        unmeasured |= {
+        unmeasured = {
             name: reason for _, record in records for name, reason in record.unmeasured.items() if name not in samples
         }
+        unmeasured |= dict.fromkeys((name for name in names if name not in samples), NOT_IN_BOTH_ARMS)
         notes = [note for _, record in records for note in record.notes]
         parts = {name: len(sample.launches) for name, sample in samples.items() if len(sample.launches) < len(records)}
         boards = of_all_launches(record.boards for _, record in records)
