@@ -279,10 +279,10 @@ class OpenAI(Streaming):
             )
         self._dialect = replace(self._dialect, model=name or named or self._spec.model)
         model = served.get(name or "")
-        return (model.max_model_len, model.owned_by or "") if model else (None, "")
+        return (model.context_tokens, model.owned_by or "") if model else (None, "")
 
     async def _version(self) -> str:
-        for path in ("/version", "/api/version"):  # vLLM, Ollama
+        for path in ("/version", "/api/version", "/props"):  # vLLM, Ollama, llama.cpp
             status, body = await self._told(self._root(path))
             if status == HTTPStatus.OK and (version := version_of(body)):
                 return version

@@ -40,6 +40,7 @@ _COUNTERS = {
     "sglang:prompt_tokens_total": QUERIED_TOKENS,
     "llamacpp:requests_processing": RUNNING,
     "llamacpp:requests_deferred": WAITING,
+    "llamacpp:prompt_tokens_cached_total": CACHED_TOKENS,
     "process_start_time_seconds": STARTED_AT,
 }
 _NAMES = tuple(_COUNTERS)
@@ -278,6 +279,14 @@ class _Model(msgspec.Struct):
     id: str
     max_model_len: int | None = None
     owned_by: str | None = None
+    meta: Any = None
+    """llama.cpp's, which tells the context of a slot; other servers may mean anything by it."""
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Prompt and output tokens that a request may have together, where the server says it, in whichever way."""
+        told = self.meta.get("n_ctx") if isinstance(self.meta, dict) else None
+        return self.max_model_len or (told if isinstance(told, int) else None)
 
 
 class _Models(msgspec.Struct):
@@ -290,13 +299,16 @@ def models_of(body: bytes) -> list[_Model]:
 
 
 class _Version(msgspec.Struct):
-    version: str
+    version: str = ""
+    build_info: str = ""
+    """llama.cpp's."""
 
 
 def version_of(body: bytes) -> str:
-    """What /version says; empty where it says nothing."""
+    """What /version or llama.cpp's /props say; empty where they say nothing."""
     try:
-        return msgspec.json.decode(body, type=_Version).version
+        told = msgspec.json.decode(body, type=_Version)
+        return told.version or told.build_info
     except ValueError:
         return ""
 

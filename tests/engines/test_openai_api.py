@@ -206,6 +206,7 @@ def test_counters_have_the_names_of_several_servers():
         "waiting": 2,
         "running": 1,
     }
+    assert counters_of("llamacpp:prompt_tokens_cached_total 3\n") == {"cached_tokens": 3}
     assert counters_of("") == {}
 
 
@@ -222,8 +223,13 @@ def test_errors_are_read_in_whichever_form_they_come():
 
 def test_models_and_versions_are_read():
     """And what is neither is no surprise."""
-    assert models_of(b'{"object": "list", "data": [{"id": "a", "max_model_len": 7, "extra": 1}]}')[0].max_model_len == 7
+    for said in ('"max_model_len": 7', '"meta": {"n_ctx": 7, "n_ctx_train": 9}'):  # vLLM, llama.cpp
+        (model,) = models_of(f'{{"object": "list", "data": [{{"id": "a", {said}, "extra": 1}}]}}'.encode())
+        assert model.context_tokens == 7
+    (model,) = models_of(b'{"data": [{"id": "a", "meta": "its own"}]}')
+    assert model.context_tokens is None
     assert version_of(b'{"version": "0.10.2"}') == "0.10.2"
+    assert version_of(b'{"build_info": "b6000-abc", "total_slots": 4}') == "b6000-abc"
     assert version_of(b"<html>") == ""
     for wrong in (b"", b"[]", b'{"data": null}', b'{"data": [{"id": 3}]}', b"<html>"):
         with pytest.raises(ValueError, match=r".+"):
