@@ -308,9 +308,9 @@ def version_of(body: bytes) -> str:
     """What /version or llama.cpp's /props say; empty where they say nothing."""
     try:
         told = msgspec.json.decode(body, type=_Version)
-        return told.version or told.build_info
     except ValueError:
         return ""
+    return told.version or told.build_info
 
 
 def message_of(error: object) -> str:
