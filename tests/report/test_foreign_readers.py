@@ -37,6 +37,8 @@ def test_each_tool_reads_as_our_metrics(tmp_path, tool):
     expected = {**SCALARS, **MEDIANS}
     if tool == "guidellm":
         del expected["median_itl_ms"]
+    if tool == "sglang":
+        del expected["median_tpot_ms"], expected["median_e2el_ms"]
     found = {name: value for name, (value,) in result.values.items()}
     assert {name: found.get(name) for name in expected} == pytest.approx(expected)
     assert found["p99_ttft_ms"] == pytest.approx(48.0)
@@ -172,6 +174,26 @@ def test_sglang_totals_are_the_sum_of_both(tmp_path):
     assert one(tmp_path, foreign_files.sglang(input_throughput=500.0)).values["total_token_throughput"] == (2000.0,)
     newer = foreign_files.sglang(total_throughput=2001.0)
     assert one(tmp_path, newer).values["total_token_throughput"] == (2001.0,)
+
+
+def test_sglang_counts_to_the_end_of_the_stream(tmp_path):
+    """Its TPOT and E2EL are none of ours; each request's gaps say what it took to its last token."""
+    result = one(tmp_path, foreign_files.sglang())
+    for name in ("median_tpot_ms", "median_e2el_ms"):
+        assert name not in result.values
+        assert "--output-details" in result.unmeasured[name]
+    requests = {"ttfts": [0.04] * 98 + [0.05, 0.06], "itls": [[0.005] * 127] * 100, "output_lens": [128] * 100}
+    values = one(tmp_path, foreign_files.sglang(errors=[""] * 100, **requests)).values
+    assert values["median_tpot_ms"] == pytest.approx((5.0,))
+    assert values["median_e2el_ms"] == pytest.approx((675.0,))
+    assert values["p99_e2el_ms"] == pytest.approx((685.1,))
+
+
+def test_sglang_gaps_that_are_none_are_named(tmp_path):
+    """With the place in the file."""
+    requests = {"ttfts": [0.04, 0.04], "itls": [[0.005], 0.005], "output_lens": [2, 2]}
+    with pytest.raises(SlmperfError, match=r"itls.*its item 1 is no list"):
+        one(tmp_path, foreign_files.sglang(**requests))
 
 
 def test_sglang_says_what_failed_with_its_details(tmp_path):

@@ -1,14 +1,24 @@
-"""The JSON lines of SGLang's `bench_serving`: vLLM's definitions under partly other names."""
+"""The JSON lines of SGLang's `bench_serving`: vLLM's definitions, but for where a request ends.
+
+Its E2E latency, and its TPOT with it, goes on to the end of the stream, after the last token. What each request took to
+its last token follows from its gaps, where the file has them.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pytest_slmperf.core.latency import percentile
 from pytest_slmperf.report.foreign import vllm
 from pytest_slmperf.report.foreign.fields import Fields
 from pytest_slmperf.report.foreign.result import Result, Values, arrivals, failed, of_chunks
 
 TOOL = "sglang bench_serving"
-STEMS = {"ttft_ms": "ttft_ms", "tpot_ms": "tpot_ms", "itl_ms": "itl_ms", "e2el_ms": "e2e_latency_ms"}
+STEMS = {"ttft_ms": "ttft_ms", "itl_ms": "itl_ms"}
+QUANTILES = (0.5, 0.9, 0.99)
+"""Of what is counted anew."""
+TO_THE_END = (
+    "SGLang counts to the end of the stream, and we to the last token: a file with --output-details has each gap"
+)
 LENGTHS = ("dataset_name", "random_input_len", "random_output_len", "random_range_ratio", "sharegpt_output_len")
 ENGINES = {"sglang": "sglang", "sglang-native": "sglang", "sglang-oai": "sglang", "sglang-oai-chat": "sglang"}
 """Backends that only this engine speaks, by their names; others are a protocol of many."""
@@ -29,6 +39,12 @@ def results(fields: Fields) -> Iterator[Result]:
     values.put("mean_concurrency", fields.maybe("concurrency"))
     for latency, stem in STEMS.items():
         values.stemmed(fields, stem, latency)
+    for latency, each_ms in _to_the_last_token(fields).items():
+        if each_ms is None:
+            values.refuse(latency, TO_THE_END)
+            continue
+        for quantile in QUANTILES:
+            values.quantile(latency, quantile, percentile(each_ms, quantile) if each_ms else None)
     sent = len(fields.items("errors")) or None
     load = arrivals(
         fields.rate("request_rate") if "request_rate" in fields else None,
@@ -61,3 +77,20 @@ def _total(fields: Fields) -> float | None:
     """Prompt and generated tokens per second: newer versions write it, and it is the sum of the two that all write."""
     total, prompts = fields.maybe("total_throughput"), fields.maybe("input_throughput")
     return total if total is not None or prompts is None else prompts + fields.number("output_throughput")
+
+
+def _to_the_last_token(fields: Fields) -> Mapping[str, list[float] | None]:
+    """TPOT and E2EL of each request, in ms; None without --output-details."""
+    firsts, rows, lengths = (fields.items(name) for name in ("ttfts", "itls", "output_lens"))
+    if not rows or not len(firsts) == len(rows) == len(lengths):
+        return {"tpot_ms": None, "e2el_ms": None}
+    tpot_ms: list[float] = []
+    e2el_ms: list[float] = []
+    for place, (first_s, gaps, tokens) in enumerate(zip(firsts, rows, lengths, strict=True)):
+        if not isinstance(gaps, list):
+            raise fields.wrong("itls", f"its item {place} is no list")
+        decoding_ms = 1000 * sum(fields.measured("itls", gap_s) for gap_s in gaps)
+        e2el_ms.append(1000 * fields.measured("ttfts", first_s) + decoding_ms)
+        if (after_first := fields.measured("output_lens", tokens) - 1) > 0:
+            tpot_ms.append(decoding_ms / after_first)
+    return {"tpot_ms": tpot_ms, "e2el_ms": e2el_ms}
