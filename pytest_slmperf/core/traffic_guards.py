@@ -70,7 +70,7 @@ def judge_traffic(
     there = [one for one in traffic.exchanges if one.sent_ns < to_ns and one.ended_ns >= from_ns]
     looks = _around(traffic.looks, from_ns, to_ns)
     found: Iterable[Finding | None] = (
-        _failed(there),
+        _unanswered(traffic.exchanges) or _failed(there),
         _restarted(traffic.looks),
         _answers(sent),
         *_late(sent, traffic.sender, tolerances),
@@ -85,6 +85,15 @@ def judge_traffic(
 
 def _void(guard: str, reason: str) -> Finding:
     return Finding(guard, Effect.VOID, reason)
+
+
+def _unanswered(exchanges: Sequence[Exchange]) -> Finding | None:
+    """Nothing at all came back: whoever sent them has sent no more."""
+    if not exchanges or not all(one.error for one in exchanges):
+        return None
+    return _void(
+        "unanswered", f"none of {len(exchanges)} requests was answered, the first of them: {exchanges[0].error}"
+    )
 
 
 def _failed(there: Sequence[Exchange]) -> Finding | None:

@@ -19,7 +19,7 @@ WAYS_OUT: Mapping[str, str] = {
     "foreign": f"free the board of other work (nvidia-smi lists its processes) {AGAIN}",
     "temperature": f"let the board get warm before it is measured: raise lead_in_s in [tool.slmperf], {AGAIN}",
     "power limit": f"find what sets its power limit while it is measured (nvidia-smi -pl), {AGAIN}",
-    "board": "run where its board stays the same: the job was moved to another one amid a round",
+    "board": "run where its board stays the same, and let the engine use the one whose joules are counted: device_index",
     "ecc": "look after the board, its memory errs: nvidia-smi -q -d ECC, reset it, and replace it if it errs again",
     "xid": "look up the Xid in the kernel's log (dmesg) and in the driver's list: a driver or a board that fails",
     "reset": f"find who resets the board or its driver {AGAIN}",
@@ -27,6 +27,7 @@ WAYS_OUT: Mapping[str, str] = {
     "unreadable": f"find why its counter can't be read (slmperf doctor) {AGAIN}",
     # of requests that come and go
     "errors": f"see the first error, and the engine's log; a failed request is never counted as a fast one, {AGAIN}",
+    "unanswered": f"send fewer requests at a time, or take this place out of the sweep; see the engine's log, {AGAIN}",
     "answers": "let the engine go on past its end-of-sequence token, and ask for no more than its context holds",
     "late": f"give whoever sends a core of its own, or send fewer requests a second, {AGAIN}",
     "sender": f"give whoever sends a core of its own, or send fewer requests a second, {AGAIN}",

@@ -187,7 +187,9 @@ class _Launch:
         void = self._serve(case) if load.arrivals is None else self._play(case)
         case.notes.extend(self._guards.notes(case.seen))
         if void:
-            void = f"{void} (tried {policy.void_retries + 1} times): {case.voids[-1].reason}"
+            last = case.voids[-1]
+            tried = "" if last.guard == "unanswered" else f" (tried {policy.void_retries + 1} times)"
+            void = f"{void}{tried}: {last.reason}"
             return CaseRecord(load.case, {}, void_rounds=tuple(case.voids), void=void, notes=tuple(case.notes))
         return self._record(case, peak)
 
@@ -334,6 +336,8 @@ class _Launch:
             case.stretch = Stretch()
             guards.add(void.guard)
             case.voids.append(VoidRound(self._terms.index, void.guard, void.reason))
+            if void.guard == "unanswered":  # another try would take as long, and find the same
+                return None
             if void.guard == "short":
                 lasted_s = (measured.ended_ns - measured.started_ns) / NS_PER_S
                 case.batches = max(case.batches + 1, round(case.batches * self._terms.policy.round_s / lasted_s))

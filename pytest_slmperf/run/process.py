@@ -208,18 +208,18 @@ class EngineProcess:
         )
 
     def _failure(self, failed: Failed) -> LaunchError:
-        said = f"{self._who} {{}} while {self.doing}: {failed.message}{{}}{self._last_words(failed.trace)}"
         match failed.cause:
             case "unavailable":
                 return EngineUnavailable(f"{self._who} cannot be had here: {failed.message}")
             case "memory":
-                return EngineFailed(
-                    said.format("ran out of memory", "; try a smaller batch, shorter prompts or a smaller dtype")
-                )
+                how, way_out = "ran out of memory", "; try a smaller batch, shorter prompts or a smaller dtype"
             case "answer":
-                return EngineFailed(said.format("answered wrongly", "; the adapter must force the output length"))
+                how, way_out = "answered wrongly", "; the adapter must force the output length"
             case "failed":
-                return EngineFailed(said.format("failed", ""))
+                how, way_out = "failed", ""
+        return EngineFailed(
+            f"{self._who} {how} while {self.doing}: {failed.message}{way_out}{self._last_words(failed.trace)}"
+        )
 
     def _death(self) -> LaunchError:
         how = _how_it_ended(self._ended(END_LIMIT_S))  # the pipe is closed a little before that

@@ -91,7 +91,13 @@ class _Launched:
         match message:
             case MeasurePeak(load=load):
                 self._case = Case(self._engine, at_once(load), self._facts)
-                return self._case.measure_peak()
+                try:
+                    return self._case.measure_peak()
+                except (EngineFailed, WrongAnswer, MemoryError) as error:
+                    # Requests that come one by one may find room where all at once don't; what fails of them is seen.
+                    if load.arrivals is None:
+                        raise
+                    return PeakMeasured(None, f"not all was served that was sent at once: {str(error) or 'no memory'}")
             case Prepare(load=load, round_s=round_s, warmup_limit=limit):
                 self._case = Case(self._engine, load, self._facts)
                 return self._case.prepare(round_s, limit)

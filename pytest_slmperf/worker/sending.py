@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import cycle
 
 from pytest_slmperf.core.engine import Answer, Request, StreamingEngine
-from pytest_slmperf.core.errors import EngineFailed, RequestFailed
+from pytest_slmperf.core.errors import RequestFailed
 from pytest_slmperf.core.prompts import Prompts
 from pytest_slmperf.core.protocol import Play
 from pytest_slmperf.core.traffic import Exchange, Look, Sender, Traffic
@@ -43,7 +43,7 @@ def play(engine: StreamingEngine, ask: Play, prompts: Prompts, *, loss: float = 
     engine does takes longer by it, and what is due comes sooner to the engine. That holds at any load, where an
     answer that is held back wouldn't: a busy engine would go on with the others meanwhile.
 
-    Raises EngineFailed, and where no request at all was answered.
+    Where none of the first requests is answered, nothing more is sent. Raises what the engine raises.
     """
     return engine.run(_played(engine, ask, prompts, loss))
 
@@ -202,13 +202,12 @@ class _Sending:
                 one.task.cancel()
 
     def traffic(self, sender: Sender) -> Traffic:
-        """What became of it. Raises EngineFailed where nothing was answered."""
-        if not self._answered:
-            raise self._hopeless()
+        """What became of it."""
+        sent = [one for one in self._sent if one.sent_ns]
         return Traffic(
-            exchanges=tuple(one.exchange() for one in sorted(self._sent, key=lambda one: one.due_ns)),
+            exchanges=tuple(one.exchange() for one in sorted(sent, key=lambda one: one.due_ns)),
             began_ns=self._began_ns,
-            last_sent_ns=max(one.sent_ns for one in self._sent),
+            last_sent_ns=max(one.sent_ns for one in sent),
             looks=tuple(self._looks),
             sender=sender,
         )
@@ -302,7 +301,7 @@ class _Sending:
         if one.error:
             self._failed += 1
             if not self._answered and self._failed >= HOPELESS:
-                self._give_up(self._hopeless())
+                self._send_no_more()
                 return
             if self._closed:
                 await asyncio.sleep(PAUSE_S)
@@ -344,6 +343,12 @@ class _Sending:
         if not self._over.done():
             self._over.set_exception(error)
 
-    def _hopeless(self) -> EngineFailed:
-        first = next((one.error for one in self._sent if one.error), "nothing was sent")
-        return EngineFailed(f"none of {self._failed} requests was answered; the first: {first}")
+    def _send_no_more(self) -> None:
+        """End the load before its time; what is under way is given up."""
+        self._sending = False
+        now_ns = self._now()
+        for one in self._underway:
+            if not one.ended_ns:
+                one.ended_ns, one.error = now_ns, "given up, as no request before it was answered"
+        if not self._over.done():
+            self._over.set_result(None)

@@ -113,6 +113,16 @@ def test_what_primes_an_engine_is_served_once_the_smallest_first_and_brings_noth
     assert (tmp_path / "batches").read_text().split() == ["1", "2", "3", "6"]
 
 
+def test_what_an_engine_says_is_repeated_as_it_is(tmp_path, monkeypatch):
+    """Also where it has braces, as a server's JSON does."""
+    broken = "        raise ValueError('not JSON: {\"a\": {}}')\n        return Served("
+    raising = NOTING.format(log=tmp_path / "batches").replace("        return Served(", broken)
+    install(tmp_path, "raising", raising)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(EngineFailed, match=r'memory: ValueError: not JSON: \{"a": \{\}\}'):
+        launch(EngineSpec("raising", "tiny"))
+
+
 def test_the_phases_of_a_start_are_metrics_where_the_engine_tells_them(tmp_path, monkeypatch):
     """Each has a value a launch; a phase that no metric knows has none."""
     told = NOTING.replace('{{"compile": True}}', '{{}}, 1.0, {{"load": 0.25, "tea": 9.0}}').replace(

@@ -1,5 +1,6 @@
 """A launch measures traffic: its window's metrics, the guards of it, and joules over the same."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -109,7 +110,6 @@ def test_parts_of_several_tokens_are_noted():
             EngineFailed,
             "failed while sending serve/tiny/concurrency=8, round 1 of 1: the fake",
         ),
-        ({"fault": "refuses", "fault_every": 1}, EngineFailed, "none of 20 requests was answered"),
         ({"fault": "hangs", "fault_every": 5}, EngineHung, "gave no answer for 5.64 s while sending"),
     ],
 )
@@ -117,6 +117,27 @@ def test_an_engine_that_can_go_on_no_more_ends_the_launch(options, error, says):
     """With what it was doing."""
     with pytest.raises(error, match=says):
         launch(CLOSED, replace(POLICY, answer_limit_s=2.8), **options)
+
+
+@pytest.mark.parametrize("load", [CLOSED, OPEN, replace(OPEN, lengths=((8, 4),) * 2, arrivals=Arrivals((0.0, 0.1)))])
+def test_a_load_of_which_nothing_is_answered_is_void_by_itself(load):
+    """At once, without a second try."""
+    spec = EngineSpec("fake", "tiny", options={"fault": "refuses", "fault_every": 1})
+    terms = {"arm": "candidate", "index": 0, "cores": None, "quantiles": (0.5,)}
+    case = run_launch(spec, [load], POLICY, **terms).cases[load.case]
+    assert [one.guard for one in case.void_rounds] == ["unanswered"]
+    assert re.match(
+        r"round 1 of 1 stayed void: none of \d+ requests was answered, the first of them: the fake engine was",
+        case.void,
+    )
+    assert case.values == {}
+
+
+def test_a_load_that_has_no_room_at_once_is_measured_one_by_one():
+    """What its peak of memory would be is not known then, with the reason."""
+    case = launch(CLOSED, memory_bytes=1, memory_limit_bytes=10, memory_bytes_per_token=1)
+    assert case.void is None
+    assert "not all was served that was sent at once: 209 bytes" in case.unmeasured["peak_memory_bytes"]
 
 
 def test_an_engine_of_static_batches_says_that_it_takes_no_traffic(tmp_path, monkeypatch):
