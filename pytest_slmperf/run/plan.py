@@ -17,6 +17,7 @@ from pytest_slmperf.engines.lengths import draw_lengths, read_arrivals, recorded
 from pytest_slmperf.run.brief import Mode
 from pytest_slmperf.run.fitting import static_only
 from pytest_slmperf.run.metering import UPDATE_S
+from pytest_slmperf.run.playing import SENT_TIMES
 from pytest_slmperf.run.progress import duration
 from pytest_slmperf.run.settings import Settings
 from pytest_slmperf.worker.pace import STEADY_STEPS, STEP_SHARE
@@ -221,5 +222,5 @@ def traffic_parts_s(batch_s: float, workload: Workload, case: Case, policy: Roun
         ramp_s = workload.ramp_s + window_s
     else:
         ramp_s = 2 * batch_s
-        window_s = max(policy.traffic_s, batch_s * math.ceil(policy.observed_requests / case.at))
+        window_s = max(policy.traffic_s, batch_s * math.ceil(SENT_TIMES * policy.observed_requests / case.at))
     return {"peak": batch_s, "ramp": ramp_s, "window": window_s, "drain": batch_s}

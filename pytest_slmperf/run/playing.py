@@ -18,6 +18,8 @@ from pytest_slmperf.run.guards import Void
 
 SHORTEST_WINDOW = 0.5
 """Share of the wanted window that must be left of it: of what is sent, the beginning may be no steady state."""
+SENT_TIMES = 2
+"""So many times the requests that are wanted a closed loop sends, for the same reason."""
 REQUEST_SHARE = 0.1
 """Of the limit that an engine has for an answer to its launch: so long a request may take."""
 
@@ -60,7 +62,7 @@ def ask_for(load: Load, policy: RoundPolicy, *, least_s: float = 0.0) -> Play:
     until half of what was sent has as many requests as are wanted.
     """
     limit_s = REQUEST_SHARE * policy.answer_limit_s
-    return Play(load, max(policy.traffic_s, least_s), 2 * policy.observed_requests, limit_s)
+    return Play(load, max(policy.traffic_s, least_s), SENT_TIMES * policy.observed_requests, limit_s)
 
 
 def answer_limit_s(ask: Play, policy: RoundPolicy) -> float:
