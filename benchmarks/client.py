@@ -46,7 +46,7 @@ from tabulate import tabulate
 from pytest_slmperf.core.arrivals import schedule
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SlmperfError
-from pytest_slmperf.core.latency import Seen, latencies_of, percentile, seen_of
+from pytest_slmperf.core.latency import Answered, answered_of, latencies_of, percentile
 from pytest_slmperf.core.latency import statistics as latency_statistics
 from pytest_slmperf.core.launch import Load
 from pytest_slmperf.core.metrics import LATENCIES, at_quantile
@@ -375,7 +375,7 @@ def summary(traffic: Traffic, ask: Ask) -> dict[str, float]:
     sent = traffic.exchanges
     if errors := [one.error for one in sent if one.error]:
         raise SystemExit(f"{len(errors)} of {len(sent)} requests failed: {errors[0]}")
-    told, _ = latency_statistics(latencies_of(seen_of(sent)), QUANTILES)
+    told, _ = latency_statistics(latencies_of(answered_of(sent)), QUANTILES)
     late_us = [(one.sent_ns - one.due_ns) / NS_PER_US for one in sent]
     offered = len(sent) / ask.seconds if ask.rate else 0.0
     achieved = len(sent) / (max(one.ended_ns for one in sent) - traffic.began_ns) * NS_PER_S
@@ -473,7 +473,7 @@ def truth(received: Sequence[Received], ask: Ask) -> dict[str, float]:
     asked = [one for one in received if one.output_tokens == ask.output_tokens and one.ended_ns][-ask.requests :]
     if len(asked) < ask.requests:
         raise NotMeasured(f"the server answered {len(asked)} of {ask.requests} requests")
-    seen = [Seen(one.received_ns, one.chunk_ns, one.output_tokens) for one in asked]
+    seen = [Answered(one.received_ns, one.chunk_ns, one.output_tokens) for one in asked]
     return latency_statistics(latencies_of(seen), QUANTILES)[0]
 
 

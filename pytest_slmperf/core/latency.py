@@ -31,7 +31,7 @@ class Latencies:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Answered:
     """One answer as it came."""
 
     sent_ns: int
@@ -57,19 +57,21 @@ class Seen:
         return (self.stamps[-1] - self.stamps[0]) / (self.output_tokens - 1) / NS_PER_MS
 
 
-def seen_of(exchanges: Iterable[Exchange]) -> list[Seen]:
+def answered_of(exchanges: Iterable[Exchange]) -> list[Answered]:
     """Every request of traffic that was answered, in their order."""
-    return [Seen(one.sent_ns, one.chunk_ns, one.output_tokens) for one in exchanges if one.chunk_ns and not one.error]
+    return [
+        Answered(one.sent_ns, one.chunk_ns, one.output_tokens) for one in exchanges if one.chunk_ns and not one.error
+    ]
 
 
 def latencies(batches: Iterable[Served]) -> Latencies:
     """The latencies of every request of the observed batches."""
     return latencies_of(
-        [Seen(batch.started_ns, stamps, len(stamps)) for batch in batches for stamps in batch.token_ns or ()]
+        [Answered(batch.started_ns, stamps, len(stamps)) for batch in batches for stamps in batch.token_ns or ()]
     )
 
 
-def latencies_of(requests: Sequence[Seen]) -> Latencies:
+def latencies_of(requests: Sequence[Answered]) -> Latencies:
     """The latencies of these requests."""
     gaps = ((after - before) / NS_PER_MS for one in requests for before, after in pairwise(one.stamps))
     return Latencies(

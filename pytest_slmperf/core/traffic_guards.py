@@ -10,7 +10,7 @@ from itertools import pairwise
 from statistics import median
 
 from pytest_slmperf.core.board import Effect, Finding
-from pytest_slmperf.core.latency import percentile, seen_of
+from pytest_slmperf.core.latency import answered_of, percentile
 from pytest_slmperf.core.launch import Load
 from pytest_slmperf.core.traffic import (
     CACHED_TOKENS,
@@ -69,12 +69,14 @@ def judge_traffic(
     sent = [one for one in traffic.exchanges if from_ns <= one.sent_ns < to_ns]
     there = [one for one in traffic.exchanges if one.sent_ns < to_ns and one.ended_ns >= from_ns]
     looks = _around(traffic.looks, from_ns, to_ns)
+    unanswered = _unanswered(traffic.exchanges)
     found: Iterable[Finding | None] = (
-        _unanswered(traffic.exchanges) or _failed(there),
+        unanswered,
+        None if unanswered else _busy(traffic.sender, tolerances),  # before what it was too busy to read in time
+        None if unanswered else _failed(there),
         _restarted(traffic.looks),
         _answers(sent),
         *_late(sent, traffic.sender, tolerances),
-        _busy(traffic.sender, tolerances),
         _cached(sent, looks, load, tolerances),
         _preempted(looks),
         _void("unsteady", window.reason) if isinstance(window, NoWindow) else None,
@@ -117,7 +119,7 @@ def _late(
     sent: Sequence[Exchange], sender: Sender, tolerances: TrafficTolerances
 ) -> tuple[Finding | None, Finding | None]:
     """Requests that were sent late, and an event loop that was: then whatever came was stamped late, too."""
-    seen = seen_of(sent)
+    seen = answered_of(sent)
     bound_ms = tolerances.bound_ms([one.ttft_ms for one in seen])
     late_ms = percentile([(one.sent_ns - one.due_ns) / NS_PER_MS for one in sent], 0.99) if sent else 0.0
     lag_ms = percentile(sender.lag_ms, 0.99) if sender.lag_ms else 0.0

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from pytest_slmperf.core.latency import Latencies, Seen, bounding, interval, latencies_of, seen_of, statistics
+from pytest_slmperf.core.latency import Answered, Latencies, answered_of, bounding, interval, latencies_of, statistics
 from pytest_slmperf.core.metrics import LATENCIES, at_quantile
 from pytest_slmperf.core.traffic import COUNTERS, RUNNING, WAITING, Arrivals, Exchange, Traffic
 from pytest_slmperf.core.traffic_concurrency import under_way
@@ -49,7 +49,7 @@ def traffic_metrics(
     1 where some ended that had arrived before it.
     """
     sent = [one for one in traffic.exchanges if window.from_ns <= one.sent_ns < window.to_ns]
-    seen = latencies_of(seen_of(sent))
+    seen = latencies_of(answered_of(sent))
     values: dict[str, float] = {}
     unmeasured: dict[str, str] = {}
     for some, reasons in (
@@ -117,14 +117,14 @@ def _goodput(sent: Sequence[Exchange], window: Window, slo: Slo | None) -> _Foun
         return {}, dict.fromkeys(GOODPUT, "the sweep states no limits: slo=Slo(ttft_ms=…, tpot_ms=…, e2el_ms=…)")
     if not sent:
         return {}, dict.fromkeys(GOODPUT, "no request was sent within the window")
-    good = sum(_meets(one, slo) for one in seen_of(sent))
+    good = sum(_meets(one, slo) for one in answered_of(sent))
     return _positive(
         {"request_goodput": good / window.seconds, "goodput_share": good / len(sent)},
         f"none of {len(sent)} requests met every limit of its {slo}",
     )
 
 
-def _meets(one: Seen, slo: Slo) -> bool:
+def _meets(one: Answered, slo: Slo) -> bool:
     limits = ((one.ttft_ms, slo.ttft_ms), (one.tpot_ms, slo.tpot_ms), (one.e2el_ms, slo.e2el_ms))
     return all(value is None or limit is None or value <= limit for value, limit in limits)
 

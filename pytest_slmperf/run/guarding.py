@@ -30,7 +30,7 @@ SLOW_SPELL_S = 1.0
 
 
 @dataclass
-class Seen:
+class Disturbances:
     """What this machine showed beside the rounds of a case."""
 
     began: Scan
@@ -63,10 +63,10 @@ class Guarding:
         """Whether anything that happens on this machine can be in the engine's figures."""
         return self._witness is not None
 
-    def begin(self) -> Seen:
+    def begin(self) -> Disturbances:
         """A case begins."""
         self.look_again()
-        return Seen(self._scanned)
+        return Disturbances(self._scanned)
 
     def look_again(self) -> None:
         """What happened before is nobody's fault from now on."""
@@ -79,7 +79,7 @@ class Guarding:
         return self._pace.settled(self._pinned, tolerance=self._tolerances.paced, limit_s=SLOW_SPELL_S)
 
     def served(
-        self, seen: Seen, serve: Callable[[], Measured], slow_before: Slowness, *, package: bool
+        self, seen: Disturbances, serve: Callable[[], Measured], slow_before: Slowness, *, package: bool
     ) -> tuple[Measured, Void | None]:
         """What is served, and why this machine makes it void. With `package` nobody may have worked on any other core,
         either.
@@ -112,11 +112,11 @@ class Guarding:
                 seen.pace_ns.append(pace_ns)
         return measured, void
 
-    def notes(self, seen: Seen) -> list[str]:
+    def notes(self, seen: Disturbances) -> list[str]:
         """What is to be said of a case at its end: who was busy beside it, and what this machine doesn't show."""
         return [*self._elsewhere(seen), *(self._witness.blind_to if self._witness else ())]
 
-    def _elsewhere(self, seen: Seen) -> list[str]:
+    def _elsewhere(self, seen: Disturbances) -> list[str]:
         if not seen.load_elsewhere:
             return []
         mean = sum(seen.load_elsewhere) / len(seen.load_elsewhere)

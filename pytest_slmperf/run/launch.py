@@ -30,7 +30,7 @@ from pytest_slmperf.core.sample import VoidRound
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.core.workload import Slo
 from pytest_slmperf.run import playing
-from pytest_slmperf.run.guarding import Guarding, Seen
+from pytest_slmperf.run.guarding import Disturbances, Guarding
 from pytest_slmperf.run.guards import Void, judge_length
 from pytest_slmperf.run.metering import EnergyRound, Metering, Stretch, rounds_of, without
 from pytest_slmperf.run.pace import Pace, Slowness
@@ -145,7 +145,7 @@ class _Case:
     """What is known of a case while it is measured."""
 
     load: Load
-    seen: Seen
+    seen: Disturbances
     batches: int = 1
     warm_batch_s: float = 0.0
     rounds: list[Measured] = field(default_factory=list)

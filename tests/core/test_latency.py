@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from pytest_slmperf.core.engine import Served
 from pytest_slmperf.core.latency import (
     Latencies,
+    answered_of,
     bounding,
     interval,
     latencies,
     latencies_of,
     needed,
     percentile,
-    seen_of,
     statistics,
 )
 from pytest_slmperf.core.traffic import Exchange
@@ -121,20 +121,20 @@ def sent(*stamps_ms, output_tokens, error="", ended_ms=999):
 
 def test_requests_that_come_and_go_count_from_when_each_was_sent():
     """To its first and last part of output: what the server says after it is no part of it."""
-    seen = latencies_of(seen_of([sent(15, 25, 45, output_tokens=3)]))
+    seen = latencies_of(answered_of([sent(15, 25, 45, output_tokens=3)]))
     assert (seen.ttft_ms, seen.e2el_ms, seen.itl_ms, seen.tpot_ms) == ((10,), (40,), (10, 20), (15,))
 
 
 def test_time_per_token_is_right_where_parts_hold_several():
     """Nine tokens in three parts have eight gaps; how many parts there are makes no difference to it."""
-    seen = latencies_of(seen_of([sent(15, 25, 55, output_tokens=9), sent(15, 55, output_tokens=9)]))
+    seen = latencies_of(answered_of([sent(15, 25, 55, output_tokens=9), sent(15, 55, output_tokens=9)]))
     assert seen.tpot_ms == (5, 5)
     assert seen.itl_ms == (10, 30, 40)
 
 
 def test_a_failed_request_has_no_latency():
     """However soon it failed, it isn't a fast one; and whose answer is empty has no first token."""
-    assert seen_of([sent(15, output_tokens=1, error="reset"), sent(output_tokens=0)]) == []
+    assert answered_of([sent(15, output_tokens=1, error="reset"), sent(output_tokens=0)]) == []
 
 
 def chance(count, share, hits):
