@@ -93,9 +93,8 @@ def _unanswered(exchanges: Sequence[Exchange]) -> Finding | None:
     """Nothing at all came back: whoever sent them has sent no more."""
     if not exchanges or not all(one.error for one in exchanges):
         return None
-    return _void(
-        "unanswered", f"none of {len(exchanges)} requests was answered, the first of them: {exchanges[0].error}"
-    )
+    first = min(exchanges, key=lambda one: one.ended_ns)  # those given up for it ended later
+    return _void("unanswered", f"none of {len(exchanges)} requests was answered; the first that failed: {first.error}")
 
 
 def _failed(there: Sequence[Exchange]) -> Finding | None:

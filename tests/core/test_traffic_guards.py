@@ -177,3 +177,16 @@ def test_what_an_engine_does_not_count_is_told_and_voids_nothing():
 def test_nothing_sent_is_judged_without_a_fault():
     """It has no window, and that is all."""
     assert list(voids(Traffic((), 0, 0, LOOKS), NoWindow("nothing was sent"))) == ["unsteady"]
+
+
+def test_who_was_too_busy_to_read_is_named_before_what_came_too_late_for_it():
+    """The answers may all have been in time."""
+    late = changed(300, error="no whole answer within 3 s")
+    assert list(voids(round_of(late, sender=Sender(11.5, 12.0)))) == ["sender", "errors"]
+
+
+def test_where_nothing_was_answered_the_first_failure_is_told():
+    """And not what was given up for it, though that was sent before."""
+    one, two = (replace(each, chunk_ns=(), error="given up") for each in requests()[:2])
+    seen = voids(round_of([one, replace(two, ended_ns=one.ended_ns - 1, error="HTTP 503")]))
+    assert seen["unanswered"] == "none of 2 requests was answered; the first that failed: HTTP 503"

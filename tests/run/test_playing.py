@@ -127,7 +127,7 @@ def test_a_load_of_which_nothing_is_answered_is_void_by_itself(load):
     case = run_launch(spec, [load], POLICY, **terms).cases[load.case]
     assert [one.guard for one in case.void_rounds] == ["unanswered"]
     assert re.match(
-        r"round 1 of 1 stayed void: none of \d+ requests was answered, the first of them: the fake engine was",
+        r"round 1 of 1 stayed void: none of \d+ requests was answered; the first that failed: the fake engine was",
         case.void,
     )
     assert case.values == {}
