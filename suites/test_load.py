@@ -25,6 +25,14 @@ ARRIVALS = Sweep(
     gate={"goodput_share": 0.05, "ttft_ms": 0.1, "e2el_ms": 0.1},
     percentiles=[90],
 )
+CAPACITY = Sweep(
+    "capacity",
+    OpenLoop(**LENGTHS),
+    model=MODELS,
+    request_rate=[8, 16, 32, 64],
+    slo=Slo(ttft_ms=2000, tpot_ms=200),
+    gate={"output_throughput": 0.05},
+)
 PRODUCTION = Sweep("production", Replay(seconds=60), model=MODELS, speed=[1], gate={"e2el_ms": 0.1}, percentiles=[90])
 
 
@@ -38,6 +46,12 @@ def load(slmperf, slm_engine):
 def arrivals(slmperf, slm_engine):
     """Latency and goodput against the request rate."""
     return slmperf.measure(ARRIVALS, slm_engine)
+
+
+@pytest.fixture(scope="module")
+def capacity(slmperf, slm_engine):
+    """Rates up to what an engine can't serve any more: a machine's settings say which those are."""
+    return slmperf.measure(CAPACITY, slm_engine)
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +108,20 @@ def test_whole_answer(arrivals, model, request_rate):
     """At no rate a request waits longer for its last token."""
     point = arrivals[model, request_rate]
     assert point.e2el_ms <= point.baseline.e2el_ms
+
+
+@CAPACITY.each
+def test_what_is_served(capacity, model, request_rate):
+    """At no rate, within what the engine can do or beyond it, fewer tokens come."""
+    point = capacity[model, request_rate]
+    assert point.output_throughput >= point.baseline.output_throughput
+
+
+def test_highest_rate_holds(capacity):
+    """The highest rate at which 99 % of the requests are answered in time is no lower."""
+    for model in capacity.models:
+        part = capacity.of(model)
+        assert part.highest_rate.unchanged_from(part.baseline.highest_rate)
 
 
 @PRODUCTION.each

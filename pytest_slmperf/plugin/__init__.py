@@ -141,10 +141,10 @@ def slmperf(request: pytest.FixtureRequest) -> Measuring:
 
     `slmperf.measure(SWEEP, slm_engine("opt-125m"))` measures the cases of that sweep which the selected tests look at,
     each launch of the engine in a process of its own, and returns the result: `result[64].output_throughput`,
-    `result[64].ttft_ms.p99`, `result[64].baseline`, `result.knee`, `result.frontier`. With several models, give
-    `slm_engine` itself (the sweep's `model=[...]` are measured, interleaved) or a list of engines, and look points up
-    by `result["opt-125m", 64]`. The same sweep on the same engine is measured once in a run. Put it in a fixture of
-    `scope="module"`.
+    `result[64].ttft_ms.p99`, `result[64].baseline`, `result.knee`, `result.frontier`, `result.highest_rate`. With
+    several models, give `slm_engine` itself (the sweep's `model=[...]` are measured, interleaved) or a list of engines,
+    and look points up by `result["opt-125m", 64]`. The same sweep on the same engine is measured once in a run. Put it
+    in a fixture of `scope="module"`.
     """
     active = _active(request.config)
     if active is None:
