@@ -10,6 +10,7 @@ settings.
 """
 
 import asyncio
+import errno
 import os
 import resource
 import time
@@ -395,7 +396,8 @@ class OpenAI(Streaming):
             raise RequestFailed(f"no whole answer within {self._options.request_limit_s:g} s") from error
         except aiohttp.ClientConnectorError as error:
             await self._raise_if_dead()
-            raise RequestFailed(f"no connection to {self._url} could be made ({error.os_error})") from error
+            way_out = ": raise the limit of open files, ulimit -n" if error.errno == errno.EMFILE else ""
+            raise RequestFailed(f"no connection to {self._url} could be made ({error.os_error}){way_out}") from error
         except aiohttp.ClientError as error:
             await self._raise_if_dead()
             raise RequestFailed(
