@@ -55,6 +55,7 @@ from pytest_slmperf.core.protocol import Play, Played, decode, encode
 from pytest_slmperf.core.traffic import Arrivals, Traffic
 from pytest_slmperf.core.workload import OpenLoop
 from pytest_slmperf.report.foreign.reading import read
+from pytest_slmperf.run.pinning import on_core
 from pytest_slmperf.testing.server import Options, Received, Server, serving
 
 MODEL, VOCABULARY = "tiny", 2_000
@@ -264,20 +265,9 @@ def cores() -> tuple[int, int]:
 
 
 @contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """What is started meanwhile stays on this core."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-@contextmanager
 def served(options: Options) -> Iterator[Server]:
     """A server on its core."""
-    with pinned(cores()[0]):
+    with on_core(cores()[0]):
         running = serving(options)
         server = running.__enter__()
     try:
@@ -302,7 +292,7 @@ def _to_its_end(tool: Tool, command: list[str], folder: Path) -> None:
     # A proxy of the environment is for other machines.
     environment = {**os.environ, "NO_PROXY": "*", "no_proxy": "*", **tool.environment}
     log = folder / "log"
-    with log.open("wb") as written, pinned(cores()[1]):
+    with log.open("wb") as written, on_core(cores()[1]):
         try:
             process = subprocess.Popen(
                 command, cwd=folder, env=environment, stdout=written, stderr=written, start_new_session=True

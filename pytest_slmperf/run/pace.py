@@ -7,13 +7,13 @@ are held to one measure, whatever interpreter they run on.
 """
 
 import math
-import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
 from statistics import fmean
+
+from pytest_slmperf.run.pinning import on_core
 
 PIECES = 6
 """Timed one after the other; the fastest counts, since an interrupt only ever adds."""
@@ -109,7 +109,7 @@ class Pace:
         return reading / ordered[int(USUAL * len(ordered))]
 
     def _read(self, core: int) -> int:
-        with _on(core):
+        with on_core(core):
             self._latest_ns[core] = fastest = min(self._piece_ns() for _ in range(PIECES))
         return fastest
 
@@ -121,17 +121,6 @@ def _asked(cores: Collection[int]) -> list[int]:
 def slowed(slowness: Slowness, tolerance: float) -> dict[int, float]:
     """The cores that are slower than usual by more than the tolerance."""
     return {core: share for core, share in slowness.items() if share > 1 + tolerance}
-
-
-@contextmanager
-def _on(core: int) -> Iterator[None]:
-    """Run this thread on the core, and nowhere else. Raises OSError where it may not."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _piece_ns() -> int:

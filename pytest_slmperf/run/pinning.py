@@ -62,6 +62,17 @@ def cores_of(listed: str) -> frozenset[int]:
     return frozenset(cores)
 
 
+@contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """Run this thread, and what it starts meanwhile, on the core and nowhere else. Raises OSError where it may not."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def used_cores(process: int, cores: Collection[int] | None) -> tuple[int, ...] | None:
     """The cores that an engine was given, and those that its process is on now: what sends requests to a server of its
     own moves off the server's. None where it wasn't pinned.
