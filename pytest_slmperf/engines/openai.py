@@ -76,6 +76,8 @@ SHORT_PROMPT, LONG_PROMPT = 8, 40
 """Tokens, or words of the two texts by which a server's tokenizer is found out."""
 AFTER_A_BREAK_S = 0.05
 """A server's connections break a moment before its process is seen to have ended."""
+NO_TIME = tuple(f"HTTP {status}:" for status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE))
+BUSY_PAUSES_S = (0.1, 0.3)
 LOCKED_OUT = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 EVENT_STREAM = "text/event-stream"
 AS_SERVED = "as served"
@@ -299,6 +301,8 @@ class OpenAI(Streaming):
                     await self._found_out()
                 except RequestFailed as error:
                     first = first or str(error)
+                    if str(error).startswith(NO_TIME):
+                        break
                 else:
                     return
         raise EngineFailed(f"{self._url} can't be measured: {first}")
@@ -328,7 +332,15 @@ class OpenAI(Streaming):
         self._dialect = replace(self._dialect, answers_as=model)
 
     async def _try(self, prompt_tokens: int) -> tuple[Answer, Reading]:
+        """A few tokens, as it is asked now. A server that has no time is asked again: that is no answer to the way."""
         prompt = tuple(range(FIRST_ORDINARY_TOKEN, FIRST_ORDINARY_TOKEN + prompt_tokens))
+        for pause_s in BUSY_PAUSES_S:
+            try:
+                return await self._exchanged(Request(prompt, PROBE_TOKENS), lambda _: None)
+            except RequestFailed as error:
+                if not str(error).startswith(NO_TIME):
+                    raise
+            await asyncio.sleep(pause_s)
         return await self._exchanged(Request(prompt, PROBE_TOKENS), lambda _: None)
 
     # Requests

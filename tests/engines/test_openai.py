@@ -407,6 +407,13 @@ def test_a_server_that_can_never_be_measured_is_refused_at_the_start(serve, engi
         engine(serve(**{fault: 1}).url).start()
 
 
+@pytest.mark.parametrize("fault", ["too_many_requests", "unavailable"])
+def test_a_server_that_is_busy_at_the_start_is_asked_the_same_again(serve, engine, fault):
+    """What it takes is known in spite of it, and no other way of asking gets into a baseline's key."""
+    settings = engine(serve(**{fault: 2}).url).start().settings
+    assert settings == engine(serve().url).start().settings
+
+
 def test_a_server_that_has_gone_fails_each_request(serve, engine):
     """As a broken connection, where it wasn't started here."""
     server = serve()
