@@ -80,6 +80,10 @@ NO_TIME = tuple(f"HTTP {status}:" for status in (HTTPStatus.TOO_MANY_REQUESTS, H
 BUSY_PAUSES_S = (0.1, 0.3)
 LOCKED_OUT = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 EVENT_STREAM = "text/event-stream"
+BREAKS_OFF = ("llama.cpp",)
+"""Servers that close a connection after each streamed answer and don't say so, by their header: a request that was
+already on its way on it would fail.
+"""
 AS_SERVED = "as served"
 """The dtype of a server that doesn't say it."""
 
@@ -111,6 +115,8 @@ class OpenAI(Streaming):
         self._dialect = Dialect(options.served_model or spec.model, "chat" if options.api == "chat" else "completions")
         self._target = URL(self._url + self._dialect.path)
         """Where requests are sent."""
+        self._lasts = True
+        """Whether a connection outlasts a streamed answer."""
         self._tells_counters = True
         self._counts_memory = False
         self._lengths: list[tuple[int, int]] = []
@@ -244,6 +250,8 @@ class OpenAI(Streaming):
         }
         if dialect.token_ids:
             settings["token_ids"] = True
+        if not self._lasts:
+            settings["keep_alive"] = False
         if self._proxy:
             settings["proxy"] = True
         return EngineFacts(
@@ -347,7 +355,7 @@ class OpenAI(Streaming):
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
-        """Keep connections open between requests, as many as there are at once."""
+        """Keep connections open between requests, as many as there are at once, where the server does."""
         _allow_many_connections()
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S, ssl=self._trusted)
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
@@ -392,7 +400,10 @@ class OpenAI(Streaming):
         reading = Reading(request, self._dialect, stamp)
         body = body_of(request, self._dialect)
         try:
-            response = await self._session.post(self._target, data=body, proxy=self._through, allow_redirects=False)
+            headers = None if self._lasts else {"Connection": "close"}
+            response = await self._session.post(
+                self._target, data=body, headers=headers, proxy=self._through, allow_redirects=False
+            )
             try:
                 streams = response.headers.get("Content-Type", "").startswith(EVENT_STREAM)
                 if response.status != HTTPStatus.OK or not streams:
@@ -466,6 +477,7 @@ class OpenAI(Streaming):
     async def _got(self, url: URL) -> tuple[int, bytes]:
         limit = aiohttp.ClientTimeout(total=ASK_LIMIT_S)
         async with self._session.get(url, timeout=limit, proxy=self._through, allow_redirects=False) as response:
+            self._lasts = response.headers.get("Server") not in BREAKS_OFF
             return response.status, await response.read()
 
     def _root(self, path: str) -> URL:

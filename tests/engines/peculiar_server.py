@@ -2,19 +2,28 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 MODEL = "peculiar"
+AFTER_AN_ANSWER_S = 0.002
+"""After which the connection may end: the next request is on its way by then."""
 
 
 @contextmanager
-def peculiar(*, tokens_per_word: float, tokens_besides: int, natural_tokens: int) -> Iterator[str]:
-    """Serve until the end of the block; gives the API's address."""
+def peculiar(
+    *, tokens_per_word: float, tokens_besides: int, natural_tokens: int, breaks_off: bool = False
+) -> Iterator[str]:
+    """Serve until the end of the block; gives the API's address.
+
+    One that `breaks_off` closes the connection a moment after each answer and doesn't say so, as llama.cpp's does.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        server_version, sys_version = ("peculiar", "llama.cpp")[breaks_off], ""
 
         def log_message(self, *_: object) -> None:
             pass
@@ -42,6 +51,8 @@ def peculiar(*, tokens_per_word: float, tokens_besides: int, natural_tokens: int
             events.append({"model": MODEL, "choices": [], "usage": usage})
             body = b"".join(b"data: " + json.dumps(event).encode() + b"\r\n\r\n" for event in events)
             self.send(200, "text/event-stream", body + b"data: [DONE]\r\n\r\n")
+            time.sleep(AFTER_AN_ANSWER_S)
+            self.close_connection |= breaks_off
 
         def answer(self, status: int, body: object) -> None:
             self.send(status, "application/json", json.dumps(body).encode())
@@ -50,6 +61,8 @@ def peculiar(*, tokens_per_word: float, tokens_besides: int, natural_tokens: int
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
+            if self.close_connection:  # as the client asked
+                self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(body)
 

@@ -150,6 +150,16 @@ def test_a_server_that_takes_neither_ids_nor_a_length(engine):
     assert answer.output_tokens == 5
 
 
+def test_a_server_that_breaks_off_unannounced_gets_a_connection_for_each_request(engine):
+    """No request is sent on a connection that is about to end, however soon it follows."""
+    with peculiar(tokens_per_word=1, tokens_besides=0, natural_tokens=4, breaks_off=True) as url:
+        client = engine(url, served_model="peculiar")
+        assert client.start().settings["keep_alive"] is False
+        for _ in range(20):
+            answer, _ = asked(client, Request(tuple(range(20, 30)), 4))
+            assert answer.output_tokens == 4
+
+
 def test_the_context_may_be_said(tiny, engine):
     """The option outdoes the server."""
     assert engine(tiny.url, context_tokens=512, vocabulary=300).start().context_tokens == 512
