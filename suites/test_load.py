@@ -32,6 +32,7 @@ CAPACITY = Sweep(
     request_rate=[8, 16, 32, 64],
     slo=Slo(ttft_ms=2000, tpot_ms=200),
     gate={"output_throughput": 0.05},
+    percentiles=[99],
 )
 PRODUCTION = Sweep("production", Replay(seconds=60), model=MODELS, speed=[1], gate={"e2el_ms": 0.1}, percentiles=[90])
 
