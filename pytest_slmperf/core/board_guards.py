@@ -30,6 +30,8 @@ IDLE_MEMORY_BYTES = 768 * MIB
 """More in use before our own start is somebody's; a driver keeps up to 600 MiB for itself."""
 IDLE_UTILISATION = 0.05
 """More before our own start is somebody's."""
+ENOUGH_LOOKS = 3
+"""At a board that isn't used. What the first tells is from before the load."""
 
 
 def judge_board(
@@ -49,6 +51,7 @@ def judge_board(
         *_slowed(seen),
         *_held_back(seen),
         *_health(seen),
+        *_unused(seen),
         *_settings(seen, power_limit_w),
         *_temperature(seen),
     )
@@ -187,6 +190,14 @@ def _health(seen: BoardRound) -> list[Finding]:
         told = f"this board tells nothing of {' and '.join(unseen)}: none would have been noticed"
         findings.append(Finding("blind", Effect.NOTE, told))
     return findings
+
+
+def _unused(seen: BoardRound) -> list[Finding]:
+    """A load that left no trace on the board ran elsewhere, on another board or a host's cores."""
+    told = [sample.utilisation for sample in seen.during if sample.utilisation is not None]
+    if len(told) < ENOUGH_LOOKS or any(told):
+        return []
+    return [_void("board", f"nothing ran on it while the load did: it was 0% busy in all of {len(told)} looks")]
 
 
 def _settings(seen: BoardRound, power_limit_w: float | None) -> list[Finding]:

@@ -19,7 +19,7 @@ WAYS_OUT: Mapping[str, str] = {
     "foreign": f"free the board of other work (nvidia-smi lists its processes) {AGAIN}",
     "temperature": f"let the board get warm before it is measured: raise lead_in_s in [tool.slmperf], {AGAIN}",
     "power limit": f"find what sets its power limit while it is measured (nvidia-smi -pl), {AGAIN}",
-    "board": "run where its board stays the same, and let the engine use the one whose joules are counted: device_index",
+    "board": "let the engine use the board whose joules are counted (its option device_index), and the same to the end",
     "ecc": "look after the board, its memory errs: nvidia-smi -q -d ECC, reset it, and replace it if it errs again",
     "xid": "look up the Xid in the kernel's log (dmesg) and in the driver's list: a driver or a board that fails",
     "reset": f"find who resets the board or its driver {AGAIN}",

@@ -91,6 +91,7 @@ def test_a_quiet_round_has_no_finding():
         pytest.param(seen(after={"uncorrected_ecc_errors": 2}), "ecc", "2 uncorrected", id="ecc"),
         pytest.param(seen(after={"xids": (79,)}), "xid", "Xid 79", id="xid"),
         pytest.param(seen(after={"uuid": "GPU-b"}), "board", "began on GPU-a and ended on GPU-b", id="board"),
+        pytest.param(seen(utilisation=0.0), "board", "0% busy in all of 4 looks", id="unused"),
         pytest.param(seen(after={"power_limit_w": 500.0}), "power limit", "500 W after the round, not 700", id="limit"),
         pytest.param(seen(after={"temperature_c": 70}), "temperature", "from 55 to 70 °C", id="temperature"),
     ],

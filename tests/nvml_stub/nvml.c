@@ -721,6 +721,9 @@ static double utilisation(Board *board, double at) {
 
 EXPORT int nvmlDeviceGetUtilizationRates(Handle handle, Utilization *rates) {
     Call call = begin_without_mig(__func__, handle);
+    const Board *board = call.board;
+    bool told = call.error || board->load_path[0] || board->utilisation.count || board->told[UTILISATION].count;
+    if (!told) call.error = NOT_SUPPORTED;
     if (!call.error) {
         rates->gpu = (unsigned)llround(utilisation(call.board, call.at));
         rates->memory = rates->gpu / 2;

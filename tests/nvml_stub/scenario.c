@@ -469,7 +469,6 @@ static void fill_board(Board *board) {
     fill(&board->limit_w, board->default_limit_w);
     fill(&board->used_mib, 4);
     fill(&board->ecc_uncorrected, 0);
-    if (!board->load_path[0]) fill(&board->utilisation, 0);
 }
 
 static const char *read_line(char *text, int *current) {

@@ -95,6 +95,7 @@ FROM_THE_BEGIN = {
     "somebody is there, and the list is nonsense": Fault(
         "the driver's list of processes is nonsense", scenario=("process 4294967295 0 - compute 9000",)
     ),
+    "its engine runs elsewhere": Fault("nothing ran on it while the load did", scenario=("load nowhere 100 500",)),
     "it gets hot": Fault("while joules were counted", scenario=("temperature 0 30", "temperature 600 60030 ramp")),
     "its clock is another": Fault(
         "its clock was 1,605 MHz in the mean, and 1,980 MHz for the baseline",
