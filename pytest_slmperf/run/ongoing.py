@@ -7,7 +7,7 @@ from enum import Enum, auto
 from pytest_slmperf.core.board import BoardFacts, of_all_launches
 from pytest_slmperf.core.energy import meter_decides
 from pytest_slmperf.core.launch import CaseRecord, Load
-from pytest_slmperf.core.metrics import CLOCK
+from pytest_slmperf.core.metrics import CLOCK, ENERGY
 from pytest_slmperf.core.outcome import FreshSamples
 from pytest_slmperf.core.same_joules import another_board, joules_apart
 from pytest_slmperf.core.sample import NOT_IN_BOTH_ARMS, Measurement, Sample, VoidRound
@@ -119,6 +119,12 @@ class OngoingCase:
         return (now, was) if now and was else ({}, {})
 
     @property
+    def _of_no_board(self) -> bool:
+        """Whether joules are stored without the board that they hold for: a file that was edited."""
+        stored = self.stored.measurement
+        return stored is not None and not stored.boards and not stored.samples.keys().isdisjoint(ENERGY)
+
+    @property
     def another_board(self) -> str | None:
         """Why joules are reported and not gated: the baseline's are of another board. None where they aren't."""
         return another_board(*self._boards())
@@ -127,6 +133,8 @@ class OngoingCase:
         """Why joules are not compared with the stored ones, what that is called and how to go on; None where they are.
         The other arm's are of the same board, at the same time.
         """
+        if self._of_no_board:
+            return Status.INCOMPARABLE, "the baseline doesn't say of which board its joules are", "record again"
         now, was = self._boards()
         if not now or not self.stored.measurement:
             return None

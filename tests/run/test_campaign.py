@@ -730,6 +730,18 @@ def test_joules_of_a_board_that_is_set_otherwise_are_void(boards, clock_mhz, wor
     assert words in verdict.reason
 
 
+def test_joules_that_are_stored_without_their_board_are_compared_with_none():
+    """Nobody could see that it is the same one; the verdict is red, and no skip."""
+
+    def nameless(case, key):
+        found = metered(case, key)
+        return replace(found, measurement=replace(found.measurement, boards={}))
+
+    verdict = joules(MeteredScript(BOARD, 1980.0), find=nameless)
+    assert (verdict.status, verdict.judged) == (Status.INCOMPARABLE, True)
+    assert "doesn't say of which board" in verdict.reason
+
+
 @pytest.mark.parametrize(("error", "said"), [(0.0001, False), (0.01, True)])
 def test_a_meter_that_is_off_by_more_than_half_of_the_spread_is_a_note(error, said):
     """Then it decides how many launches a verdict takes, and the note names the setting that helps."""
