@@ -14,6 +14,7 @@ from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.gate import LIKELY, SURE, Look, margin_of, status_of
 from pytest_slmperf.core.knee import COVERAGE, ONE_DAY_SD
 from pytest_slmperf.core.sample import NOT_IN_BOTH_ARMS, Measurement
+from pytest_slmperf.core.spending import quantile
 from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
 from pytest_slmperf.core.verdict import Status, Verdict, percent
 
@@ -44,6 +45,8 @@ class HighestRate:
     """Of the sweep."""
     draws: tuple[float, ...] = field(default=(), repr=False)
     """The rates of resampled launches, no higher than the highest place; 0 where even the lowest misses."""
+    launches: int = 0
+    """The fewest of any place."""
     reason: str = ""
     case: str = ""
     label: str = "rate"
@@ -97,7 +100,9 @@ class HighestRate:
             return Status.INCONCLUSIVE, f"nothing to compare: {both}", ""
         before = random.Random(0).sample(baseline.draws, len(baseline.draws))  # else a seed's draws would pair up
         losses = sorted(map(_loss, before, self.draws))
-        look = Look(_loss(baseline.rate or 0, self.rate or 0), _bounds(losses, sure), _bounds(losses, LIKELY), sure)
+        estimate, few = _loss(baseline.rate or 0, self.rate or 0), min(baseline.launches, self.launches)
+        surely, likely = (_widened(_bounds(losses, level), estimate, level, few) for level in (sure, LIKELY))
+        look = Look(estimate, surely, likely, sure)
         status = status_of(look, margin_of(tolerance, higher_is_better=True))
         if baseline.rate is None and status is not Status.IMPROVED:
             return Status.INCONCLUSIVE, f"nothing to compare: {both}", f"Sweep a lower {self.label}, and record it."
@@ -146,6 +151,7 @@ class SharesInTime:
             interval=_covering(drawn) if found else None,
             places=places,
             draws=drawn,
+            launches=min(map(len, columns)),
             reason=_why(found, places, self.label),
             case=self.case,
             label=self.label,
@@ -225,6 +231,21 @@ def _bounds(ordered: Sequence[float], level: float) -> tuple[float, float]:
     """One-sided bounds, each with this error level."""
     spare = math.floor(level * len(ordered))
     return ordered[spare], ordered[-1 - spare]
+
+
+def _widened(bounds: tuple[float, float], estimate: float, level: float, launches: int) -> tuple[float, float]:
+    """The bounds as far from the estimate as few launches ask for: what they are resampled to spreads too little.
+
+    By the ratio of Student's quantile to the normal one, in the first term of its expansion (Abramowitz and Stegun,
+    26.7.5), and by that of the spread of n launches to that of n - 1. Of one launch nothing is bounded.
+    """
+    if launches < 2:
+        return -math.inf, math.inf
+    wider = (1 + (quantile(level) ** 2 + 1) / (4 * (launches - 1))) * math.sqrt(launches / (launches - 1))
+    if math.isinf(estimate):  # one of the sides has no rate: the distance from that is no number
+        return bounds
+    low, high = (estimate + wider * (bound - estimate) for bound in bounds)
+    return low, high
 
 
 def _loss(before: float, now: float) -> float:
