@@ -79,6 +79,7 @@ AFTER_A_BREAK_S = 0.05
 NO_TIME = tuple(f"HTTP {status}:" for status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE))
 BUSY_PAUSES_S = (0.1, 0.3)
 LOCKED_OUT = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+UNKNOWN = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
 EVENT_STREAM = "text/event-stream"
 BREAKS_OFF = ("llama.cpp",)
 """Servers that close a connection after each streamed answer and don't say so, by their header: a request that was
@@ -214,7 +215,7 @@ class OpenAI(Streaming):
                 status, _ = await self._got(self._root(self._options.ready))
             else:
                 status, _ = await self._got(self._root("/health"))
-                if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
+                if status in UNKNOWN:
                     status, _ = await self._got(URL(self._url + "/models"))
         except aiohttp.ClientConnectorCertificateError as error:
             raise EngineUnavailable(
@@ -227,8 +228,9 @@ class OpenAI(Streaming):
                     f"{self._url}: nobody answers there ({error.os_error}){self._unused_proxy()}"
                 ) from error
             return str(error) or type(error).__name__
-        # A server that wants a key is ready.
-        ready = status < HTTPStatus.BAD_REQUEST or status in LOCKED_OUT
+        # A server that wants a key is ready; one that is there and knows no models never will be, and is told so next.
+        final = (*LOCKED_OUT, *UNKNOWN) if there and self._options.ready is None else LOCKED_OUT
+        ready = status < HTTPStatus.BAD_REQUEST or status in final
         return None if ready else f"HTTP {status}"
 
     def _unused_proxy(self) -> str:

@@ -417,6 +417,14 @@ def test_a_server_that_can_never_be_measured_is_refused_at_the_start(serve, engi
         engine(serve(**{fault: 1}).url).start()
 
 
+def test_an_address_without_its_path_is_told_at_once(engine, tiny):
+    """A server that is there and lists no models isn't waited for."""
+    began_s = time.monotonic()
+    with pytest.raises(EngineUnavailable, match="is this the address of an OpenAI API, with its /v1"):
+        engine(f"{tiny.url.removesuffix('/v1')}/nowhere/v1").start()
+    assert time.monotonic() - began_s < 30
+
+
 @pytest.mark.parametrize("fault", ["too_many_requests", "unavailable"])
 def test_a_server_that_is_busy_at_the_start_is_asked_the_same_again(serve, engine, fault):
     """What it takes is known in spite of it, and no other way of asking gets into a baseline's key."""
