@@ -92,7 +92,7 @@ def test_a_knee_that_moved_is_confirmed_in_fresh_launches(fresh):
     for case in sweep["cases"]:
         assert (case["fresh"]["launches"], case["fresh_baseline"]) == (list(range(17, 25)), None)
         assert len(case["fresh"]["samples"]["output_throughput"]["launches"]) == 8
-    assert "8 of 25 launches were made afresh, since a knee or a frontier looked regressed" in prose(red)
+    assert "8 of 25 launches were made afresh, since a claim on the whole sweep looked regressed" in prose(red)
     red.assert_outcomes(failed=2, passed=1, deselected=8)
 
 
