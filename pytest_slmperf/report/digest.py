@@ -256,7 +256,9 @@ def fresh_launches(sweep: SweepOutcome) -> list[Finding]:
     if not sweep.fresh_launches:
         return []
     of = f"{sweep.fresh_launches} of {sweep.launches} launches"
-    return [Finding(f"{of} were made afresh, since a claim on the whole sweep looked regressed: they judge no metric", ())]
+    return [
+        Finding(f"{of} were made afresh, since a claim on the whole sweep looked regressed: they judge no metric", ())
+    ]
 
 
 def findings(sweep: SweepOutcome) -> list[Finding]:
