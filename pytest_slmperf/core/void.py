@@ -26,7 +26,7 @@ WAYS_OUT: Mapping[str, str] = {
     "stuck": "its energy counter doesn't move: reload the driver, or gate no joules on this board",
     "unreadable": f"find why its counter can't be read (slmperf doctor) {AGAIN}",
     # of requests that come and go
-    "errors": f"see the first error, and the engine's log; a failed request is never counted as a fast one, {AGAIN}",
+    "errors": f"see the first error, and the engine's log; where answers take too long, send fewer requests {AGAIN}",
     "unanswered": f"send fewer requests at a time, or take this place out of the sweep; see the engine's log, {AGAIN}",
     "answers": "let the engine go on past its end-of-sequence token, and ask for no more than its context holds",
     "late": f"give whoever sends a core of its own, or send fewer requests a second, {AGAIN}",
