@@ -1,7 +1,5 @@
 """The openai engine with llama.cpp's server, of a project that isn't vLLM; `tox run -e llamacpp` runs it."""
 
-import json
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +26,6 @@ pytestmark = [
 ]
 MODEL = "qwen3-2x128"
 SERVER = Path(__file__).with_name("llamacpp_server.py")
-SUITES = Path(__file__).parents[2] / "suites"
 
 
 @pytest.fixture(scope="module")
@@ -97,49 +94,3 @@ def test_a_request_beyond_its_context_is_refused_in_its_words(started):
 def test_the_engine_keeps_the_protocol(spec):
     """What every engine promises, this one keeps with this server."""
     conforms(openai.create, spec)
-
-
-SETTINGS = """
-[tool.slmperf]
-tolerance = "supported"
-rounds = 1
-void_retries = 60
-traffic_s = 1.0
-
-[[tool.slmperf.machine]]
-when = {{}}
-sweep.decode = {{ model = ["{model}"], batch_size = [1, 4] }}
-sweep.load = {{ model = ["{model}"], concurrency = [4] }}
-"""
-
-
-def run(folder, command, *options, slowed=None):
-    """A run of two shipped suites in a process of its own: exit code, output and report."""
-    engine = f"openai:command={command},vocabulary=1024" + (f",slowed={slowed}" if slowed else "")
-    command = [sys.executable, "-m", "pytest", "--slmperf", f"--slmperf-engine={engine}", "-p", "no:randomly"]
-    done = subprocess.run(
-        [*command, "-k", "test_throughput", "--slmperf-report=report.json", *options],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout, json.loads((folder / "report.json").read_text())
-
-
-@pytest.mark.alone
-@pytest.mark.timeout(3600)
-def test_shipped_suites_are_green_and_red_by_a_planted_loss(tmp_path, command):
-    """Unchanged files: a project's settings say which model and sizes its server has."""
-    for suite in ("test_decode.py", "test_load.py"):
-        (tmp_path / suite).write_text((SUITES / suite).read_text(encoding="utf-8"), encoding="utf-8")
-    (tmp_path / "pyproject.toml").write_text(SETTINGS.format(model=MODEL), encoding="utf-8")
-    code, output, _ = run(tmp_path, command, "--slmperf-accept")
-    assert code == 0, output
-    code, output, report = run(tmp_path, command)
-    assert code == 0, output
-    assert report["counts"] == {"unchanged": 3}, output
-    code, output, report = run(tmp_path, command, slowed=0.3)
-    assert code == 1, output
-    assert report["counts"] == {"regressed": 3}, output
