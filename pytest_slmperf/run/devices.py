@@ -59,7 +59,8 @@ class Device:
 
 def device_of(engine: str, options: Mapping[str, object]) -> Device:
     """Where an engine with these options runs: its `device` (`cuda`, `cuda:1`, `auto`) and `device_index`, or else what
-    it runs on by default; on several GPUs where one of SPREADS says so.
+    it runs on by default; on several GPUs where one of SPREADS says so. Raises UsageError for a GPU before the first:
+    an engine may count such a number from the last one, and its joules would be another board's.
     """
     asked = str(options.get("device", registry.default_device(engine, options)))
     kind, _, number = asked.partition(":")
@@ -70,10 +71,12 @@ def device_of(engine: str, options: Mapping[str, object]) -> Device:
         return Device(asked)
     if kind != "cuda":
         return Device(kind)
+    if isinstance(index, int) and index < 0:
+        raise UsageError(f"there is no GPU {index}: they are counted from 0")
     named = {name.replace("-", "_"): value for name, value in options.items()}
     spread = (named.get(name) for name in SPREADS)
     count = math.prod(size for size in spread if isinstance(size, int) and size > 0)
-    return Device(kind, index if isinstance(index, int) and index >= 0 else 0, min(count, MOST_BOARDS))
+    return Device(kind, index if isinstance(index, int) else 0, min(count, MOST_BOARDS))
 
 
 def boards_at(index: int, count: int = 1) -> tuple[int | str, ...]:

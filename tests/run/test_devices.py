@@ -61,6 +61,12 @@ def test_an_engine_runs_where_its_options_say_or_else_where_it_does_by_default(e
     assert device_of(engine, options) == device
 
 
+def test_a_gpu_before_the_first_is_refused():
+    """Some engines would take the last one for it, whose joules are not the first one's."""
+    with pytest.raises(UsageError, match="there is no GPU -1: they are counted from 0"):
+        device_of("transformers", {"device": "cuda", "device_index": -1})
+
+
 def test_a_server_elsewhere_is_a_machine_of_which_nothing_is_known():
     """But its address; what this machine is goes along, and has no joules of that one."""
     device = device_of("openai", {"url": "https://llm.example.org/v1"})
