@@ -16,12 +16,15 @@ FORMATS: Mapping[str, Callable[[RunOutcome], str]] = {".json": document.text, ".
 def check_report_path(path: Path) -> None:
     """Find out ahead of the run what would stop `write_report` after it.
 
-    Raises UsageError for an unknown ending, a directory, and a folder that can't be made or takes no file.
+    Raises UsageError for an unknown ending, a directory, a device or a pipe, and for a folder that can't be made or
+    takes no file.
     """
     _renderer(path)
     try:
         if path.is_dir():
             raise UsageError(f"{path} is a directory: name a file for the report")
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path} is a device or a pipe, which a report would replace: name a file for it")
         check_folder(path.resolve().parent)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

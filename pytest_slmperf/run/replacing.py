@@ -1,5 +1,6 @@
 """Replaces files in one step each: a reader sees the old one or the new one, and a refused write changes none."""
 
+import errno
 import fcntl
 import glob
 import os
@@ -68,6 +69,8 @@ def _staged(target: Path, content: bytes) -> Iterator[Path]:
     """The content in a file beside its target. It is locked while its writer lives, and gone afterwards."""
     with ExitStack() as stack:
         with _blamed_on(target):
+            if target.exists() and not (target.is_file() or target.is_dir()):
+                raise OSError(errno.EINVAL, "it is a device or a pipe, which would be replaced")
             target.parent.mkdir(parents=True, exist_ok=True)
             for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
                 _clear(left)

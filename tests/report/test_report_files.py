@@ -141,3 +141,16 @@ def test_junit_properties_of_what_was_not_compared():
     assert said["slmperf.output_throughput.verdict"] == "no-baseline"
     assert said["slmperf.output_throughput.reason"] == "nothing is stored for this machine"
     assert "slmperf.output_throughput.ratio" not in said
+
+
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path):
+    """Neither by its own name nor through a link: whoever may would replace /dev/null for everybody."""
+    pipe, link = tmp_path / "pipe", tmp_path / "report.json"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    with pytest.raises(UsageError, match=r"report\.json is a device or a pipe"):
+        check_report_path(link)
+    with pytest.raises(SlmperfError, match="device or a pipe, which would be replaced"):
+        write_report(RUN, link)
+    assert pipe.is_fifo()
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["pipe", "report.json"]
