@@ -114,7 +114,7 @@ def test_a_command_that_is_not_there():
 
 def test_one_that_ends_before_it_is_ready_shows_its_log(started):
     """The last lines say what went wrong."""
-    server = started("import sys; print('loading'); sys.exit('no such model')")
+    server = started("import sys; print('loading', flush=True); sys.exit('no such model')")
     with pytest.raises(EngineFailed, match=r"(?s)ended before it was ready \(exit code 1\).*loading.*no such model"):
         server.wait_until_ready(lambda: "nobody listens", 20)
 

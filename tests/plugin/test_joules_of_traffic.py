@@ -30,7 +30,7 @@ class TrafficProject(MeteredProject):
 
     def __init__(self, path):
         super().__init__(path)
-        self.settings("traffic_s = 0.5", "max_launches = 8")
+        self.settings("traffic_s = 0.25", "max_launches = 8")
         self.write("test_suite.py", SUITE)
 
     def reported(self, *args, **terms):
@@ -68,7 +68,7 @@ def test_a_board_that_takes_more_for_the_same_traffic_is_red(recorded, tmp_path)
 def test_a_board_that_somebody_else_is_on_voids_traffic(recorded, tmp_path):
     """By the guards of boards, and by their name."""
     project = recorded.again(tmp_path)
-    project.settings("traffic_s = 0.5", "max_launches = 8", "void_retries = 0")
+    project.settings("traffic_s = 0.25", "max_launches = 8", "void_retries = 0")
     said, case = project.reported(scenario=["process 4321 0 1000000 compute 900 miner"])
     assert said.endswith("exit code 1"), said
     assert "miner (pid 4321)" in said

@@ -26,7 +26,6 @@ def test_throughput(slmperf, batch_size):
     point = slmperf.measure(DECODE)[batch_size]
     assert point.output_throughput >= point.baseline.output_throughput
 """
-pytestmark = pytest.mark.alone
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +81,7 @@ def test_a_server_that_is_not_there_is_red(openai):
     assert "http://127.0.0.1:1/v1: nobody answers there" in prose(red)
 
 
+@pytest.mark.alone
 def test_a_closed_loop_is_judged(server, tmp_path, monkeypatch, capsys):
     """Of two arms at the same server, the one with a planted loss is red."""
     monkeypatch.chdir(tmp_path)

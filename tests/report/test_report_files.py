@@ -102,7 +102,7 @@ def test_a_full_disk_leaves_the_old_report(tmp_path):
     write_report(RUN, path)
     before = path.read_bytes()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", FULL_DISK, str(path)]
+    command = [sys.executable, "-B", "-c", FULL_DISK, str(path)]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert f"{path} can't be written: File too large" in said
     assert path.read_bytes() == before

@@ -453,6 +453,7 @@ class Engine:
 """An engine that notes in which processes it serves."""
 
 
+@pytest.mark.alone  # or another test holds the device
 def test_the_throw_away_launch_compiles_what_a_run_would_compile_in_its_own(tmp_path, monkeypatch):
     """Else the first launch that is measured would pay for all of them."""
     install(tmp_path, "noting", COMPILING.format(log=tmp_path / "batches"))

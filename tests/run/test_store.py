@@ -64,9 +64,12 @@ def refusal(path):
 
 
 def in_child(body, *arguments, **how):
-    """Start a process that runs a body of Python with this module's names imported."""
+    """Start a process that runs a body of Python with this module's names imported.
+
+    It writes no bytecode: where it may write little, Python leaves half of a module's for whoever comes next.
+    """
     source = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_store import *\n{body}"
-    command = [sys.executable, "-c", source, *map(str, arguments)]
+    command = [sys.executable, "-B", "-c", source, *map(str, arguments)]
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
 
 
