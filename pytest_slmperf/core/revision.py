@@ -16,8 +16,9 @@ from pytest_slmperf.core.errors import BaselineError, UsageError
 from pytest_slmperf.core.highest_rate import GOODPUT_SHARE
 from pytest_slmperf.core.lookup import Difference, key_differences, scalar
 from pytest_slmperf.core.machine import Machine, Role
-from pytest_slmperf.core.metrics import CLOCK, ENERGY, metric
+from pytest_slmperf.core.metrics import CLOCK, CORE_PACE, ENERGY, metric
 from pytest_slmperf.core.recordable import LEAST_LAUNCHES, unfit, unfit_metric
+from pytest_slmperf.core.same_pace import depends_on_pace
 from pytest_slmperf.core.sample import Measurement
 from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
 
@@ -34,8 +35,8 @@ class Recording:
 
     measurements: Sequence[Measurement]
     tolerances: Mapping[tuple[str, str], float]
-    """By (case, metric's full name). A metric without one is not gated; of those only SHAPE_METRICS are stored, and the
-    clock beside joules.
+    """By (case, metric's full name). A metric without one is not gated; of those only SHAPE_METRICS are stored, the
+    clock beside joules, and the cores' pace beside times.
     """
     recorded: str
     """ISO 8601 in UTC."""
@@ -118,7 +119,8 @@ def _point(measurement: Measurement, machine: Machine, engine: str, recording: R
                 f"{case} {name}: a tolerance of {tolerance!r}; it is a fraction above 0, up to {LARGEST_TOLERANCE}"
             )
     joules = any(name in ENERGY for name in gated)
-    kept = (*SHAPE_METRICS, *((CLOCK,) if joules else ()))
+    timed = any(depends_on_pace(name) for name in gated)
+    kept = (*SHAPE_METRICS, *((CLOCK,) if joules else ()), *((CORE_PACE,) if timed else ()))
     metrics = {}
     for name, sample in measurement.samples.items():
         # Launches without a share in time met the SLO with no request: those that have one don't stand alone.

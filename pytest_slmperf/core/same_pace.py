@@ -14,12 +14,17 @@ from pytest_slmperf.core.verdict import Status, Verdict, interval
 
 UNTIMED = {*ENERGY, *BOARD, "peak_memory_bytes", CORE_PACE}
 """Metrics that are no matter of a core's pace."""
-HIDDEN = 0.5
-"""Share of the tolerance by which faster cores may hide a loss, or slower ones be what leaves a metric undecided."""
+UNDECIDED = 0.5
+"""Share of the tolerance by which slower cores may be what leaves a metric undecided."""
 WAY_OUT = (
     "run again when nobody shares its cores (another hour, a dedicated host, a fixed clock); record again if it is to "
     "stay so; or measure both versions interleaved (slmperf ab), which no pace can fool"
 )
+
+
+def depends_on_pace(name: str) -> bool:
+    """Whether a metric, by its full name, is another on faster or slower cores."""
+    return name not in UNTIMED
 
 
 def at_its_pace(verdict: Verdict, now: Sample | None, was: Sample | None) -> Verdict:
@@ -27,9 +32,10 @@ def at_its_pace(verdict: Verdict, now: Sample | None, was: Sample | None) -> Ver
 
     `now` and `was` are the times of the piece of work, launch by launch; without one of them the verdict stands. Only
     that part of a change counts which is beyond the 95 % interval of the times: noise of theirs voids nothing. A loss
-    that is larger than the pace explains stays `regressed`, and a pass on slower cores stays a pass.
+    that is larger than the pace explains stays `regressed`. A pass stays one unless the cores are faster and, at the
+    baseline's pace, more than the tolerance would be lost.
     """
-    if verdict.effect is None or verdict.metric in UNTIMED or now is None or was is None:
+    if verdict.effect is None or not depends_on_pace(verdict.metric) or now is None or was is None:
         return verdict
     tolerance = verdict.tolerance or 0.0
     time = gate.judge(metric(CORE_PACE), was, now, gate.Policy(tolerance=0.5)).effect
@@ -39,13 +45,12 @@ def at_its_pace(verdict: Verdict, now: Sample | None, was: Sample | None) -> Ver
     ratio = verdict.effect.ratio
     at_same_pace = ratio * surely if verdict.higher_is_better else ratio / surely
     lost = 1 - at_same_pace if verdict.higher_is_better else at_same_pace - 1
-    beyond = abs(surely - 1) > HIDDEN * tolerance
     match verdict.status:
         case Status.REGRESSED if surely > 1 and lost <= tolerance:
             seen = "which may be all of this loss"
-        case Status.INCONCLUSIVE if surely > 1 and beyond and verdict.final:
+        case Status.INCONCLUSIVE if surely - 1 > UNDECIDED * tolerance and verdict.final:
             seen = "which may be why this is undecided"
-        case Status.UNCHANGED | Status.IMPROVED if surely < 1 and beyond:
+        case Status.UNCHANGED | Status.IMPROVED if surely < 1 and lost > tolerance:
             seen = "which may hide a loss"
         case _:
             return verdict

@@ -276,6 +276,24 @@ def test_joules_are_stored_with_the_boards_and_the_clock_that_they_hold_for():
     assert found.measurement.boards == point.boards
 
 
+PACED = {"output_throughput": 4000.0, "peak_memory_bytes": 1e9, "core_pace_ns": 150_000.0}
+
+
+@pytest.mark.parametrize(
+    ("gated", "kept"),
+    [
+        ("output_throughput", {"output_throughput", "core_pace_ns"}),
+        ("peak_memory_bytes", {"output_throughput", "peak_memory_bytes"}),
+    ],
+)
+def test_the_pace_of_the_cores_is_stored_where_a_time_is_gated(gated, kept):
+    """So that a later gate can tell slower cores from a slower engine; memory is no matter of pace."""
+    measured = measurement(**{name: sample(median) for name, median in PACED.items()})
+    file = accepted(None, measured, tolerances={(CASE, gated): 0.05})
+    found = lookup(file, CASE, KEY, MACHINE)
+    assert set(found.measurement.samples) == kept
+
+
 def test_where_no_joules_are_gated_nothing_of_a_board_is_stored():
     """A baseline of throughput alone holds whatever board told joules beside it."""
     (point,) = accepted(None, metered(simulated=True)).cases[CASE].points
