@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.flaw import flaw
+from pytest_slmperf.core.pool import Pool
 
 T = TypeVar("T")
 
@@ -38,9 +39,11 @@ class EngineSpec:
     """Interpreter of another environment to start it with; this one's where None."""
     planted_loss: float = 0.0
     """A share of throughput that the testing kit takes away on purpose; with 0.2 a batch lasts 1.25 times as long."""
+    pool: Pool | None = None
+    """How many replicas of it serve behind one, and where; None for the engine itself."""
 
     def __post_init__(self) -> None:
-        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "pool"}
         for name, value in {**self.options, **own}.items():
             if why := flaw(name) or flaw(value):
                 raise UsageError(f"{name!r} of an engine: {why}")

@@ -25,7 +25,7 @@ from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Served
 from pytest_slmperf.core.launch import Load
 from pytest_slmperf.core.traffic import Traffic
 
-VERSION = 4
+VERSION = 5
 """Counted up with every change to a message."""
 
 

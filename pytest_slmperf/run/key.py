@@ -1,6 +1,7 @@
 """The key of a case: what its samples hold for, and a stored sample has to match."""
 
 from pytest_slmperf.core.launch import LaunchRecord
+from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.engines.lengths import workload_key
 
@@ -27,7 +28,13 @@ def case_key(sweep: Sweep, record: LaunchRecord, *, with_joules: bool = False) -
         "method": METHOD,
         **{f"option.{name}": value for name, value in spec.options.items() if name not in OF_NO_MEASUREMENT},
         **{f"setting.{name}": value for name, value in facts.settings.items()},
+        **_pool_key(spec.pool),
         **({"planted_loss": spec.planted_loss} if spec.planted_loss else {}),
         **({"timed": "with joules"} if with_joules else {}),
         **workload_key(sweep.workload, sweep.slo),
     }
+
+
+def _pool_key(pool: Pool | None) -> dict[str, object]:
+    """Nothing for an engine by itself. Where endpoints are is no matter of what is measured."""
+    return {"replicas": pool.replicas, "pool": pool.kind, "spread": pool.spread} if pool else {}

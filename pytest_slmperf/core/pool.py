@@ -1,0 +1,35 @@
+"""A replica pool as a value: how many engines serve behind one, where each runs, and how requests are spread."""
+
+from dataclasses import dataclass
+
+from pytest_slmperf.core.errors import UsageError
+
+KINDS = ("processes", "mps", "mig", "gpus", "threads", "endpoints", "ray")
+SPREADS = ("even", "round-robin", "shortest-queue")
+MOST_REPLICAS = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Several replicas of one engine behind one engine. Raises UsageError for what makes no sense."""
+
+    replicas: int
+    kind: str = "processes"
+    """Where the replicas run. `processes`: beside each other on the engine's device; on a CPU each on cores of its own.
+    `mps`: the same on a GPU, under an MPS daemon of the pool's own. `mig`: each on a MIG slice that exists. `gpus`:
+    each on a GPU of its own. `threads`: inside one engine that knows how. `endpoints`: servers that run already.
+    `ray`: actors on the machines of a Ray cluster.
+    """
+    spread: str = "even"
+    """How requests go to them. `even`: each gets the same share of a batch, and of traffic every so-manyth request.
+    `round-robin`: one after the other. `shortest-queue`: to the one with the fewest under way.
+    """
+    addresses: tuple[str, ...] = ()
+    """Of `endpoints`, one for each replica; of `ray`, the cluster's address where it isn't started here."""
+
+    def __post_init__(self) -> None:
+        if type(self.replicas) is not int or not 1 <= self.replicas <= MOST_REPLICAS:
+            raise UsageError(f"replicas={self.replicas!r}; it takes a whole number from 1 to {MOST_REPLICAS:,}")
+        for name, value, known in (("kind", self.kind, KINDS), ("spread", self.spread, SPREADS)):
+            if value not in known:
+                raise UsageError(f"{name}={value!r} of a replica pool; known are {', '.join(known)}")
