@@ -1,8 +1,13 @@
 """Where a server's address leads: to this machine, or to another."""
 
+import hashlib
+from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from urllib.parse import urlsplit
+
+NAMED = 2
+"""Servers that are told one by one."""
 
 
 def is_local(host: str) -> bool:
@@ -24,3 +29,16 @@ def device_of_url(url: str) -> str | None:
         port = parts.port or {"https": 443}.get(parts.scheme, 80)
         return f"remote:{parts.hostname}:{port}"
     return f"remote:{parts.hostname}"
+
+
+def device_of_urls(urls: Sequence[str]) -> str | None:
+    """The device of several servers as one: None where all are on this machine. Of many the first is named, and the
+    others by a digest: other servers are another device.
+    """
+    there = [device_of_url(url) or f"remote:{urlsplit(url).netloc}" for url in urls]
+    if not any(map(device_of_url, urls)):
+        return None
+    if len(there) <= NAMED:
+        return there[0] + "".join(f", {one.partition(':')[2]}" for one in there[1:])
+    digest = hashlib.sha256("\n".join(sorted(there)).encode()).hexdigest()[:6]
+    return f"{there[0]} and {len(there) - 1} more ({digest})"

@@ -1,0 +1,190 @@
+"""A pool of endpoints against testing servers on real sockets."""
+
+import asyncio
+from contextlib import ExitStack
+
+import pytest
+
+from pytest_slmperf.core.engine import EngineSpec, Request
+from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed, UsageError
+from pytest_slmperf.core.pool import Pool
+from pytest_slmperf.engines import registry
+from pytest_slmperf.engines.address import device_of_urls
+from pytest_slmperf.engines.streaming import Streaming
+from pytest_slmperf.pool.endpoints import endpoints
+from pytest_slmperf.testing.server import Options, serving
+
+QUICK = {"step_s": 0.002, "step_request_s": 0, "prefill_token_s": 0}
+ASKED = Request(tuple(range(20, 36)), 8)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Two servers, of which the second takes five times as long for a step."""
+    with serving(Options(**QUICK)) as quick, serving(Options(**{**QUICK, "step_s": 0.010})) as slow:
+        yield quick, slow
+
+
+@pytest.fixture
+def serve():
+    """Start a server with options of the test's own."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(serving(Options(**{**QUICK, **options})))
+
+
+@pytest.fixture
+def pool():
+    """Make a pool of these servers, which is stopped at the end."""
+    pools = []
+
+    def make(*addresses, spread="even", engine="openai", replicas=None, **options):
+        of = Pool(replicas or len(addresses), "endpoints", spread, tuple(addresses))
+        pools.append(registry.create(EngineSpec(engine, "tiny", options=options, pool=of)))
+        return pools[-1]
+
+    yield make
+    for one in pools:
+        one.stop()
+
+
+@pytest.fixture(autouse=True)
+def _no_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def test_a_batch_is_split_evenly(pair, pool):
+    """Each server answers its half, both at the same time, and the slower one says how long the whole took."""
+    quick, slow = pair
+    both = pool(quick.url, slow.url)
+    facts = both.start()
+    assert (facts.version, facts.weights, facts.settings["replicas"]) == ("vllm 0", "served:tiny", 2)
+    before = len(quick.received()), len(slow.received())
+    served = both.serve([ASKED] * 6, observe=True)
+    assert served.output_tokens == (8,) * 6
+    assert (len(quick.received()), len(slow.received())) == (before[0] + 3, before[1] + 3)
+    first, second = served.replicas
+    assert (first.output_tokens, second.output_tokens) == (24, 24)
+    assert 3 * first.served_ns < second.served_ns
+    assert served.ended_ns - served.started_ns < 1.2 * second.served_ns
+
+
+def test_the_shortest_queue_gets_more_of_the_quicker_one(pair, pool):
+    """A request goes to the server with the fewest under way."""
+    quick, slow = pair
+    both = pool(quick.url, slow.url, spread="shortest-queue")
+    both.start()
+    answered = both.run(_places(both, 4, 40))
+    assert answered.count(1) > 2 * answered.count(2) > 0
+
+
+@pytest.mark.parametrize("spread", ["even", "round-robin"])
+def test_other_spreads_give_each_the_same(pair, pool, spread):
+    """Whatever the servers' pace."""
+    both = pool(*(server.url for server in pair), spread=spread)
+    both.start()
+    assert both.run(_places(both, 4, 20)).count(1) == 10
+
+
+async def _places(engine, places, requests):
+    """Which replica answered each of so many requests, sent from so many places of a closed loop."""
+    answered, left = [], iter(range(requests))
+
+    async def one_place():
+        for _ in left:
+            answer = await engine.stream(ASKED, lambda _: None)
+            answered.append(answer.replica)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(places):
+            group.create_task(one_place())
+    return answered
+
+
+def test_an_endpoint_that_refuses_is_named(pair, serve, pool):
+    """By its number and address, in the error of the request; the others go on."""
+    refusing = serve(server_error=1)
+    quick, _ = pair
+    with pytest.raises(EngineFailed, match=rf"replica 2 of 2 \(127\.0\.0\.1:{refusing.port}\): .*HTTP 500"):
+        pool(quick.url, refusing.url).start()
+
+
+def test_an_endpoint_that_dies_is_named(pair, serve, pool):
+    """A request that was under way there has failed, and so does each that is sent there afterwards."""
+    quick, _ = pair
+    dying = serve(dies_after=4)
+    both = pool(quick.url, dying.url, spread="round-robin")
+    both.start()
+    named = rf"replica 2 of 2 \(127\.0\.0\.1:{dying.port}\): "
+    failed = []
+    for _ in range(12):
+        try:
+            both.run(both.stream(ASKED, lambda _: None))
+        except RequestFailed as error:
+            failed.append(error)
+    assert failed
+    assert all(error.replica == 2 for error in failed)
+    with pytest.raises(EngineFailed, match=named):
+        both.serve([ASKED] * 2, observe=False)
+
+
+def test_nobody_at_an_address(pair, serve, pool):
+    """The replica that isn't there is named."""
+    gone = serve()
+    gone.stop()
+    with pytest.raises(EngineUnavailable, match=rf"replica 2 of 2 \(127\.0\.0\.1:{gone.port}\): .*nobody answers"):
+        pool(pair[0].url, gone.url).start()
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"context_tokens": 2048}, "context_tokens is 4096 of replica 1 of 2 .* and 2048 of replica 2 of 2"),
+        ({"model": "other"}, "replica 2 of 2 .*: .* serves other, and not tiny"),
+    ],
+)
+def test_endpoints_that_are_not_alike(pair, serve, pool, other, said):
+    """Figures of a pool hold for one kind of server only: the error names both."""
+    with pytest.raises((EngineFailed, EngineUnavailable), match=said):
+        pool(pair[0].url, serve(**other).url).start()
+
+
+def test_addresses_that_make_no_pool(pair):
+    """Too few of them, the same one twice, an engine that asks nobody, and an option of a single server."""
+    quick, slow = (server.url for server in pair)
+    of = Pool(2, "endpoints", addresses=(quick, slow))
+    for spec, said in (
+        (EngineSpec("openai", "tiny", pool=Pool(3, "endpoints", addresses=(quick, slow))), "there are 2"),
+        (EngineSpec("openai", "tiny", pool=Pool(2, "endpoints", addresses=(quick, quick))), "given twice"),
+        (EngineSpec("fake", "tiny", pool=of), "this is fake"),
+        (EngineSpec("openai", "tiny", options={"url": quick}, pool=of), "url is of a single server"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            endpoints(spec, Streaming())
+
+
+def test_one_gateway_is_a_pool_of_one(pair, pool):
+    """Or the engine by itself, with its address."""
+    one = pool(pair[0].url)
+    assert one.start().settings["replicas"] == 1
+    assert one.serve([ASKED], observe=False).output_tokens == (8,)
+
+
+def test_the_servers_stay(pair, pool):
+    """A pool that ends closes its connections, and no server."""
+    quick, slow = pair
+    for _ in range(2):
+        both = pool(quick.url, slow.url)
+        both.start()
+        both.stop()
+
+
+def test_servers_on_other_machines_are_one_device():
+    """Others are another device, in whichever number; those on this machine are what they say."""
+    there = [f"http://10.0.0.{number}:8000/v1" for number in range(1, 5)]
+    assert device_of_urls(["http://127.0.0.1:8000/v1", "http://localhost/v1"]) is None
+    assert device_of_urls(there[:1]) == "remote:10.0.0.1:8000"
+    assert device_of_urls(there[:2]) == "remote:10.0.0.1:8000, 10.0.0.2:8000"
+    many = device_of_urls(there)
+    assert many.startswith("remote:10.0.0.1:8000 and 3 more (")
+    assert many != device_of_urls([*there[:3], "http://10.0.0.9:8000/v1"])
+    assert "127.0.0.1:1" in device_of_urls([there[0], "http://127.0.0.1:1/v1"])
