@@ -1,9 +1,12 @@
-"""How often the gates on knee and frontier err where the truth is known: python benchmarks/knee_noise.py [SWEEPS].
+"""How often the gates on knee, frontier and replica count err: python benchmarks/knee_noise.py [SWEEPS].
 
-A throughput saturates over the batch, T(B) = B / (1 + B / half); launches scatter by `noise` on the log scale, share
-a factor of their launch, and each arm has a day of its own. `still` has one true curve in both arms; `edge` too,
-exactly where the knee changes from one batch size to the next. `fourfold` lets the candidate saturate that much
-earlier. The frontier is of throughput and ITL; `slower` takes 8 % of the throughput away at every batch size.
+The truth is known: a throughput saturates over the batch, T(B) = B / (1 + B / half); launches scatter by `noise` on the
+log scale, share a factor of their launch, and each arm has a day of its own. `still` has one true curve in both arms;
+`edge` too, exactly where the knee changes from one batch size to the next. `fourfold` lets the candidate saturate that
+much earlier. The frontier is of throughput and ITL; `slower` takes 8 % of the throughput away at every batch size.
+
+Replica counts 1, 2 and 4 have launches of their own, at three batch sizes. `plateau` has two counts that are equally
+good, in both arms; `stops` takes away all that replicas gained, and more.
 
 It goes as in a run: 20 launches are stored; a case gets 8 to 16, until the gate has decided its metrics, and 8 more
 where one regressed; what looks regressed of the knee or the frontier is judged again on 8 fresh launches of that day.
@@ -22,8 +25,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.frontier import Frontier, FrontierPolicy, frontier
-from pytest_slmperf.core.knee import ONE_DAY_SD, Curve, Definition
+from pytest_slmperf.core.knee import Curve, Definition
 from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.replication import BestReplicas, Choice, Replication
+from pytest_slmperf.core.resampling import ONE_DAY_SD
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.verdict import Status, Verdict
 
@@ -160,6 +165,52 @@ def knees(definition: Definition, sweeps: int, noises: Mapping[float, float], re
             print_row(definition.label, noise, truth, seen, first)
 
 
+def best_count(
+    rates: Mapping[int, float], noise: float, choice: Choice, draw: random.Random
+) -> Callable[[int], BestReplicas]:
+    """What this many launches of each count say on one day."""
+    days = {(count, size): draw.gauss(0, ONE_DAY_SD) for count in rates for size in (16, 64, 256)}
+
+    def found(launches: int) -> BestReplicas:
+        samples: dict[int, dict[float, Sample]] = {}
+        for count, rate in rates.items():
+            shared = [draw.gauss(0, noise / 2) for _ in range(launches)]
+            samples[count] = {
+                size: Sample.of(
+                    [
+                        [
+                            rate * size / (size + 8) * math.exp(days[count, size] + off + draw.gauss(0, noise))
+                            for _ in range(3)
+                        ]
+                        for off in shared
+                    ]
+                )
+                for size in (16, 64, 256)
+            }
+        return Replication(samples, metric("output_throughput")).best(choice)
+
+    return found
+
+
+def replicas(choice: Choice, sweeps: int, noises: Sequence[float]) -> None:
+    """Print the verdicts on best replica counts."""
+    pays, stops, plateau = {1: 100.0, 2: 125.0, 4: 140.0}, {1: 100.0, 2: 90.0, 4: 70.0}, {1: 100.0, 2: 120.0, 4: 120.0}
+    arms = {"still": (pays, pays), "plateau": (plateau, plateau), "stops": (pays, stops)}
+    for noise in noises:
+        for truth, (before, after) in arms.items():
+            draw = random.Random(f"{choice}{noise}{truth}")
+            first: Counter[Status] = Counter()
+            seen: Counter[Status] = Counter()
+            for _ in range(sweeps):
+                stored = best_count(before, noise, choice, draw)(STORED)
+                now = best_count(after, noise, choice, draw)
+                verdict = now(FRESH).unchanged_from(stored)
+                again = confirmed(verdict, lambda: now(FRESH).unchanged_from(stored))  # noqa: B023 - it is called at once
+                first[verdict.status] += 1
+                seen[again] += 1
+            print_row(choice.label(metric("output_throughput"), "batch"), noise, truth, seen, first)
+
+
 def print_row(what: str, noise: float, truth: str, seen: Counter[Status], first: Counter[Status]) -> None:
     said = ", ".join(f"{count / seen.total():.1%} {status}" for status, count in seen.most_common())
     looked = f"{first[Status.REGRESSED] / first.total():.1%} looked regressed"
@@ -170,13 +221,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("sweeps", nargs="?", type=int, default=100)
     parser.add_argument("--resamples", type=int, default=300)
-    parser.add_argument("--only", choices=["frontiers", "knees"])
+    parser.add_argument("--only", choices=["frontiers", "knees", "replicas"])
     given = parser.parse_args()
     noises = {0.01: 0.03, 0.03: 0.08}
     print(f"{'what':40} {'noise':>5} {'truth':>8}  verdicts of {given.sweeps} sweeps")
-    if given.only != "knees":
+    if given.only in (None, "replicas"):
+        for choice in (Choice(), Choice(within=0.05)):
+            replicas(choice, given.sweeps, list(noises))
+    if given.only in (None, "frontiers"):
         frontiers(given.sweeps, list(noises))
-    if given.only != "frontiers":
+    if given.only in (None, "knees"):
         for definition in (
             Definition("bca"),
             Definition("share_of_maximum", {"share": 0.9}),

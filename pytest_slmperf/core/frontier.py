@@ -6,38 +6,15 @@ from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
 from pytest_slmperf.core.errors import SuiteError
+from pytest_slmperf.core.frontier_change import EQUAL, FrontierChange, change_of, volume_ratio
 from pytest_slmperf.core.gate import LIKELY, SURE, Design, Policy, judge
 from pytest_slmperf.core.metrics import Metric, metric
-from pytest_slmperf.core.sample import BadSample, Sample
+from pytest_slmperf.core.pareto import MOST_METRICS, hypervolume, pareto
+from pytest_slmperf.core.resampling import RESAMPLES
+from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.verdict import Status, Verdict, interval, percent
 
 _NORMAL = NormalDist()
-
-
-def pareto(points: Sequence[Sequence[float]], higher_is_better: Sequence[bool]) -> tuple[int, ...]:
-    """Places of the points that no other dominates: none is at least as good everywhere and better somewhere.
-
-    Equal points don't dominate each other, so they are kept or left out together. Raises BadSample for NaN.
-    """
-    turned = [_turned(point, higher_is_better) for point in points]
-    return tuple(place for place, point in enumerate(turned) if not any(_dominates(other, point) for other in turned))
-
-
-def hypervolume(
-    points: Sequence[tuple[float, float]], higher_is_better: tuple[bool, bool], reference: tuple[float, float]
-) -> float:
-    """Area between the reference and the frontier of the points, in the product of the two units.
-
-    Points that are not better than the reference in both metrics add nothing. Only comparable for one reference.
-    """
-    corner = _turned(reference, higher_is_better)
-    better = sorted((_turned(point, higher_is_better) for point in points), reverse=True)
-    area, reached = 0.0, corner[1]
-    for x, y in better:
-        if x > corner[0] and y > reached:
-            area += (x - corner[0]) * (y - reached)
-            reached = y
-    return area
 
 
 @dataclass(frozen=True)
@@ -99,6 +76,25 @@ class Frontier:
     measured: bool = field(default=False, compare=False)
     """Whether it is what a run measured, and no stored one that the run can be compared with."""
 
+    def __str__(self) -> str:
+        shown = ", ".join(name.removeprefix(f"{self.case}/") for name in self.points)
+        return f"{self.name}: {shown or 'no point'}"
+
+    def change_from(
+        self, stored: "Frontier", *, equal: float = EQUAL, seed: int = 0, resamples: int = RESAMPLES
+    ) -> FrontierChange:
+        """Which points are dominated now, by how much, and how much of the stored volume is left.
+
+        Values that differ by no more than the fraction `equal` are alike. Raises SuiteError for two kinds of frontier,
+        and where one of them has no point.
+        """
+        if self._unlike(stored):
+            raise SuiteError(self._unlike(stored))
+        if not (self.points and stored.points):
+            raise SuiteError(f"{self.case}: a frontier without a point changed in nothing that could be told")
+        sides = [(side.samples, tuple(side.points)) for side in (self, stored)]
+        return change_of(self.metrics, *sides, equal=equal, seed=seed, resamples=resamples)
+
     def unchanged_from(self, baseline: "Frontier", policy: FrontierPolicy) -> Verdict:
         """Whether every point of the baseline's frontier is still reached.
 
@@ -106,13 +102,15 @@ class Frontier:
         point's own case. It is lost where no case reaches it and its own regressed in some metric, surely enough for
         the number of comparisons that a frontier makes: that is `regressed`.
         """
-        if [meaning.name for meaning in self.metrics] != [meaning.name for meaning in baseline.metrics]:
-            return self._verdict(Status.INCOMPARABLE, f"two kinds of frontier: {baseline.name} and {self.name}")
+        if unlike := self._unlike(baseline):
+            return self._verdict(Status.INCOMPARABLE, unlike)
         if not baseline.points:
             return self._verdict(Status.NO_BASELINE, "the baseline's frontier has no point")
         judged = {name: self._reached(baseline, policy, name) for name in baseline.points}
         reached = sum(one.status.passes for one in judged.values())
-        return replace(self._of_points(judged, policy), measured=f"{reached} of {len(judged)} points reached")
+        volume = volume_ratio(self.metrics, self.samples, baseline.samples) if self.samples else None
+        measured = f"{reached} of {len(judged)} points reached" + (f", volume {volume.as_change}" if volume else "")
+        return replace(self._of_points(judged, policy), measured=measured)
 
     def _of_points(self, judged: "Mapping[str, _Reached]", policy: FrontierPolicy) -> Verdict:
         """The worst that became of a stored point."""
@@ -131,18 +129,20 @@ class Frontier:
             return self._verdict(Status.IMPROVED, f"every stored point is reached, surpassed: {', '.join(improved)}")
         return self._verdict(Status.UNCHANGED, f"all {len(judged)} stored points are reached")
 
-    def hypervolume(self, reference: tuple[float, float]) -> float:
-        """`hypervolume` of the points; only for two metrics."""
-        if len(self.metrics) != 2:
-            raise SuiteError(f"a hypervolume is of two metrics, not {len(self.metrics)}")
-        first, second = self.metrics
-        points = [(point[0], point[1]) for point in self.points.values()]
-        return hypervolume(points, (first.higher_is_better, second.higher_is_better), reference)
+    def hypervolume(self, reference: Sequence[float]) -> float:
+        """`hypervolume` of the points, from a reference in the metrics' own units."""
+        return hypervolume(tuple(self.points.values()), [one.higher_is_better for one in self.metrics], reference)
 
     @property
     def name(self) -> str:
         """`frontier of output_throughput and median_itl_ms`."""
-        return f"frontier of {' and '.join(meaning.name for meaning in self.metrics)}"
+        *others, last = (meaning.name for meaning in self.metrics)
+        return f"frontier of {', '.join(others)} and {last}"
+
+    def _unlike(self, other: "Frontier") -> str:
+        """Why the two can't be compared; empty where they can."""
+        alike = [meaning.name for meaning in self.metrics] == [meaning.name for meaning in other.metrics]
+        return "" if alike else f"two kinds of frontier: {other.name} and {self.name}"
 
     def _verdict(self, status: Status, reason: str) -> Verdict:
         return Verdict(status, self.name, "", True, self.case, reason=reason)  # noqa: FBT003 - a larger frontier is better
@@ -191,10 +191,10 @@ _SAID = {
 
 
 def frontier(cases: Mapping[str, Mapping[str, Sample]], metrics: Sequence[str], case: str = "") -> Frontier:
-    """The frontier of the cases that have a sample of every metric; `metrics` are names, two or more."""
+    """The frontier of the cases that have a sample of every metric; `metrics` are names, two or three."""
     meanings = tuple(metric(name) for name in metrics)
-    if len({meaning.name for meaning in meanings}) < 2:
-        raise SuiteError(f"a frontier is of two different metrics or more, not {', '.join(metrics) or 'none'}")
+    if not 2 <= len(meanings) == len({meaning.name for meaning in meanings}) <= MOST_METRICS:
+        raise SuiteError(f"a frontier is of two or three different metrics, not {', '.join(metrics) or 'none'}")
     samples = {
         name: tuple(measured[meaning.name] for meaning in meanings)
         for name, measured in cases.items()
@@ -222,14 +222,3 @@ def _by_how_much(verdict: Verdict) -> str:
     if effect is None or tolerance is None:
         return f"{verdict.metric} {verdict.status}"
     return f"{verdict.metric} {interval(effect)}, tolerance {percent(tolerance)}"
-
-
-def _turned(point: Sequence[float], higher_is_better: Sequence[bool]) -> tuple[float, ...]:
-    """The point with every metric turned so that more is better."""
-    if any(math.isnan(value) for value in point):
-        raise BadSample(f"{tuple(point)!r} is no point: it has a value that is not a number")
-    return tuple(value if higher else -value for value, higher in zip(point, higher_is_better, strict=True))
-
-
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    return one != other and all(mine >= theirs for mine, theirs in zip(one, other, strict=True))

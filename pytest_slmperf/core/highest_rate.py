@@ -12,7 +12,7 @@ from statistics import median
 
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.gate import LIKELY, SURE, Look, margin_of, status_of
-from pytest_slmperf.core.knee import COVERAGE, ONE_DAY_SD
+from pytest_slmperf.core.resampling import COVERAGE, ONE_DAY_SD
 from pytest_slmperf.core.sample import NOT_IN_BOTH_ARMS, Measurement
 from pytest_slmperf.core.spending import quantile
 from pytest_slmperf.core.sweep import LARGEST_TOLERANCE

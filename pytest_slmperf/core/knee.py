@@ -5,26 +5,26 @@ not decided by the curve (a single point, a curve that still rises) is a reason,
 """
 
 import math
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from statistics import median
+from typing import TYPE_CHECKING
 
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.gate import DAY_SD
+from pytest_slmperf.core.resampling import COVERAGE, RESAMPLES, covering, enough, log_medians, moved
 from pytest_slmperf.core.sample import BadSample, Sample
 from pytest_slmperf.core.verdict import Status, Verdict
 
-RESAMPLES = 500
-COVERAGE = 0.99
-"""Share of the resampled knees that an interval covers. Two disjoint intervals are what makes a knee moved."""
-ONE_DAY_SD = DAY_SD / math.sqrt(2)
-"""Standard deviation of log values that one day adds; DAY_SD is that of the difference between two."""
-WITHIN = 0.95
-"""Share of the resampled knees that must lie where the baseline's are, for a knee to be unchanged."""
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Column = NDArray[np.float64]
+
 TWO_SEGMENT_POINTS = 4
 KNEEDLE_POINTS = 3
+_ROUNDING = 1e-9
+"""Two slopes that differ by less are those of one straight line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,19 +114,18 @@ def two_segment(batch: Sequence[float], throughput: Sequence[float]) -> Found:
 
     The lines share the measured point at the knee, and the second must rise less than the first.
     """
+    import numpy as np  # noqa: PLC0415 - importing a suite must cost nothing
+
     batch, (throughput,) = _curve(batch, throughput)
     if len(batch) < TWO_SEGMENT_POINTS:
         return _too_few(batch, TWO_SEGMENT_POINTS)
-    x = [math.log2(size) for size in batch]
-
-    def lines(at: int) -> tuple[float, float, float]:
-        left, left_error = _line(x[: at + 1], throughput[: at + 1])
-        right, right_error = _line(x[at:], throughput[at:])
-        return left_error + right_error, left, right
-
-    best = min(range(1, len(batch) - 1), key=lambda at: lines(at)[0])
-    _, before, after = lines(best)
-    return batch[best] if after < before else NoKnee("the throughput rises faster, not slower, past the best break")
+    x, y = np.log2(batch), np.array(throughput)
+    # Of the lines through the first points, up to each, and through the last ones, from each on.
+    left, before = _lines(x, y)
+    right, after = (column[::-1] for column in _lines(x[::-1], y[::-1]))
+    best = 1 + int((left + right)[1:-1].argmin())
+    bends = before[best] - after[best] > _ROUNDING * max(abs(before[best]), abs(after[best]))
+    return batch[best] if bends else NoKnee("the throughput rises as fast past the best break, or faster")
 
 
 _DEFINITIONS: Mapping[str, Callable[..., Found]] = {
@@ -179,7 +178,8 @@ class Knee:
     batch: float | None
     """Or the concurrency, or the rate. None where the curve has no knee; `reason` says why."""
     interval: tuple[float, float] | None
-    """Covers 99 % of the knees of resampled launches; None where more than 1 % of those have none."""
+    """Covers 99 % of the knees of resampled launches; None where more than 1 % of those have none, or launches
+    are too few."""
     sizes: tuple[float, ...]
     """The places of the sweep, as its batch sizes: a knee is one of them."""
     shares: Mapping[float, float]
@@ -191,6 +191,8 @@ class Knee:
     """Share of the resampled curves whose knee may lie past the largest place."""
     label: str = "batch"
     """What the places are called by."""
+    few: bool = False
+    """Whether there are too few launches to tell what others might have given."""
     measured: bool = field(default=False, compare=False)
     """Whether it is what a run measured, and no stored one that the run can be compared with."""
 
@@ -241,6 +243,8 @@ class Knee:
         if moved is None:
             both_found = self.interval and baseline.interval
             doubt = "it lies on the edge between two places" if both_found else "nothing to compare"
+            if self.few or baseline.few:
+                doubt = "too few launches"
             return Status.INCONCLUSIVE, f"{doubt}: {both}", _MORE
         if moved:
             return Status.REGRESSED, f"the knee moved: {both}", ""
@@ -248,18 +252,12 @@ class Knee:
 
     def _moved_from(self, baseline: "Knee") -> bool | None:
         """Whether it moved, or None where that can't be told."""
+        if self.few or baseline.few:
+            return None
         past, was_past = self.beyond >= COVERAGE, baseline.beyond >= COVERAGE
         if was_past and (past or self.interval):
             return not past
-        if not baseline.interval:
-            return None
-        low, high = baseline.interval
-        apart = self.interval and (self.interval[1] < low or high < self.interval[0])
-        if apart or sum(self.shares.values()) <= 1 - COVERAGE:
-            return True
-        within = sum(share for size, share in self.shares.items() if low <= size <= high)
-        close = self.sizes.index(high) - self.sizes.index(low) <= 1
-        return False if within >= WITHIN and close else None
+        return moved(self.sizes, baseline.interval, self.interval, self.shares)
 
     def _ways(self, baseline: "Knee") -> tuple[str, ...]:
         """Where it moved to: a knee that is gone may lie past the largest, which is upward."""
@@ -293,9 +291,10 @@ class Curve:
     ) -> Knee:
         """The knee of the median curve, and of `resamples` curves of resampled launches.
 
-        One launch measured every place, so launches are drawn whole where all have equally many. What a day adds
-        (ONE_DAY_SD) is drawn for every place of its own.
+        One launch measured every place, so launches are drawn whole where all have equally many: see `log_medians`.
         """
+        import numpy as np  # noqa: PLC0415 - importing a suite must cost nothing
+
         sizes = tuple(sorted(self.throughput))
         if not sizes:
             nothing = "nothing was measured"
@@ -304,22 +303,24 @@ class Curve:
             raise SuiteError("bca needs the inter-token latency everywhere: gate or declare itl_ms")
         columns = [self.throughput, self.itl] if definition.name == "bca" else [self.throughput]
         found = definition.of(sizes, *([column[size].median for size in sizes] for column in columns))
-        launches = [[[median(rounds) for rounds in column[size].launches] for size in sizes] for column in columns]
-        draw = random.Random(seed)
-        drawn: list[Found] = [definition.of(sizes, *_resampled(launches, draw)) for _ in range(resamples)]
-        knees = sorted(knee for knee in drawn if not isinstance(knee, NoKnee))
+        samples = [column[size] for column in columns for size in sizes]
+        few = not enough(samples)
+        draws = np.exp(log_medians([samples], seed=seed, resamples=resamples)).reshape(resamples, len(columns), -1)
+        drawn: list[Found] = [definition.of(sizes, *curve) for curve in draws.tolist()]
+        knees = [knee for knee in drawn if not isinstance(knee, NoKnee)]
         shares = {size: knees.count(size) / resamples for size in sizes if size in knees}
-        none = isinstance(found, NoKnee)
+        none = few or isinstance(found, NoKnee)
         return Knee(
             definition=definition.label,
             batch=None if isinstance(found, NoKnee) else found,
-            interval=None if none else _covering(knees, resamples),
+            interval=None if none else covering(knees, resamples),
             sizes=sizes,
             shares=shares,
             seed=seed,
             reason=found.reason if isinstance(found, NoKnee) else "",
             case=self.case,
             label=self.label,
+            few=few,
             beyond=sum(isinstance(one, NoKnee) and one.beyond for one in drawn) / resamples,
         )
 
@@ -343,30 +344,14 @@ def _too_few(batch: Sequence[float], needed: int) -> NoKnee:
     return NoKnee(f"{len(batch)} points are too few: {needed} at least")
 
 
-def _line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Slope and sum of squared errors of the least-squares line."""
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
-    return slope, sum((b - mean_y - slope * (a - mean_x)) ** 2 for a, b in zip(x, y, strict=True))
+def _lines(x: "Column", y: "Column") -> "tuple[Column, Column]":
+    """Sums of squared errors and slopes of the least-squares lines through the first 1, 2, 3 … points."""
+    import numpy as np  # noqa: PLC0415 - as above
 
-
-def _resampled(launches: Sequence[Sequence[Sequence[float]]], draw: random.Random) -> list[list[float]]:
-    """One curve of medians for each column, of launches drawn with replacement, on a day of its own."""
-    counts = {len(values) for column in launches for values in column}
-    whole = draw.choices(range(min(counts)), k=min(counts)) if len(counts) == 1 else None
-    return [
-        [
-            median([values[at] for at in whole] if whole else draw.choices(values, k=len(values)))
-            * math.exp(draw.gauss(0, ONE_DAY_SD))
-            for values in column
-        ]
-        for column in launches
-    ]
-
-
-def _covering(knees: Sequence[float], resamples: int) -> tuple[float, float] | None:
-    """The smallest and largest of the ordered knees after leaving out half of the rest at either end."""
-    spare = math.floor((1 - COVERAGE) / 2 * resamples)
-    if resamples - len(knees) > 2 * spare or len(knees) <= 2 * spare:
-        return None
-    return knees[spare], knees[-1 - spare]
+    x, y, count = x - x[0], y - y[0], np.arange(1, len(x) + 1)
+    of_x, of_y = np.cumsum(x), np.cumsum(y)
+    spread = np.cumsum(x * x) - of_x * of_x / count
+    common = np.cumsum(x * y) - of_x * of_y / count
+    spread[0] = 1.0  # one point has no slope, and no error
+    slope = common / spread
+    return np.cumsum(y * y) - of_y * of_y / count - slope * common, slope

@@ -3,79 +3,25 @@
 import math
 import random
 from dataclasses import replace
-from itertools import product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.frontier import Frontier, FrontierPolicy, frontier, hypervolume, pareto
+from pytest_slmperf.core.frontier import Frontier, FrontierPolicy, frontier
 from pytest_slmperf.core.gate import confirm
-from pytest_slmperf.core.sample import BadSample, Sample
+from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.verdict import Status
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 CASES = [f"batch={size}" for size in SIZES]
 METRICS = ("output_throughput", "median_itl_ms")
-DIRECTIONS = st.lists(st.booleans(), min_size=2, max_size=3)
 
 
 def sample(centre, launches=14, noise=0.01, seed=0):
     draw = random.Random(seed)
     return Sample.of([[centre * math.exp(draw.gauss(0, noise)) for _ in range(3)] for _ in range(launches)])
-
-
-def cloud(draw, metrics):
-    value = st.integers(0, 4).map(float)
-    return draw(st.lists(st.tuples(*[value] * metrics), max_size=12))
-
-
-@given(st.data(), DIRECTIONS)
-def test_a_frontier_is_what_nothing_dominates(data, directions):
-    """A point is on the frontier exactly if no point is at least as good everywhere and better somewhere."""
-    points = cloud(data.draw, len(directions))
-    turned = [[value if up else -value for value, up in zip(point, directions, strict=True)] for point in points]
-
-    def dominated(mine):
-        return any(theirs != mine and all(map(float.__ge__, theirs, mine)) for theirs in turned)
-
-    assert pareto(points, directions) == tuple(at for at, mine in enumerate(turned) if not dominated(mine))
-
-
-@given(st.data(), DIRECTIONS)
-def test_the_frontier_of_a_frontier_is_itself(data, directions):
-    """Taking the frontier twice changes nothing, and only an empty set of points has an empty one."""
-    points = cloud(data.draw, len(directions))
-    best = [points[at] for at in pareto(points, directions)]
-    assert pareto(best, directions) == tuple(range(len(best)))
-    assert bool(best) == bool(points)
-
-
-def test_equal_points_stay_together():
-    """Two equal points don't dominate each other."""
-    assert pareto([(1, 1), (1, 1), (0, 1)], (True, True)) == (0, 1)
-
-
-def test_a_point_that_is_not_a_number():
-    """A point with a value that is not a number is refused: it would neither dominate nor be dominated."""
-    with pytest.raises(BadSample, match="not a number"):
-        pareto([(1.0, math.nan)], (True, True))
-
-
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=8))
-def test_hypervolume_counts_what_the_points_reach(points):
-    """The hypervolume is the area of the unit squares that lie below some point."""
-    squares = sum(any(x > i and y > j for x, y in points) for i, j in product(range(6), range(6)))
-    assert hypervolume(points, (True, True), (0.0, 0.0)) == squares
-
-
-@given(st.lists(st.tuples(st.floats(1, 100), st.floats(1, 100)), max_size=8), st.floats(1, 100), st.floats(1, 100))
-def test_another_point_never_shrinks_the_hypervolume(points, throughput, latency):
-    """Adding a point never makes the hypervolume of throughput and latency smaller."""
-    reference = (0.5, 101.0)
-    before = hypervolume(points, (True, False), reference)
-    assert hypervolume([*points, (throughput, latency)], (True, False), reference) >= before * (1 - 1e-12)
 
 
 def swept(losses=None, *, launches=14, noise=0.004, seed=0, metrics=("output_throughput", "itl_ms"), sizes=SIZES):
@@ -181,9 +127,10 @@ def test_frontiers_that_can_not_be_compared():
 
 
 def test_a_frontier_needs_two_metrics_and_their_tolerances():
-    """One metric has no frontier, and a metric without a tolerance is an error that names it."""
-    with pytest.raises(SuiteError, match="two different metrics"):
-        swept(metrics=("itl_ms", "median_itl_ms"))
+    """One metric has no frontier, nor has one twice, and a metric without a tolerance is an error that names it."""
+    for metrics in (("itl_ms", "median_itl_ms"), ("output_throughput", "itl_ms", "output_throughput")):
+        with pytest.raises(SuiteError, match="two or three different metrics"):
+            swept(metrics=metrics)
     part = FrontierPolicy({case: {"output_throughput": 0.05} for case in CASES})
     with pytest.raises(SuiteError, match="the frontier is of median_itl_ms too, and batch=512 has no tolerance for it"):
         STORED.unchanged_from(STORED, part)
@@ -199,9 +146,85 @@ def test_the_best_throughput_stands_first():
     """The points come in the order of the first metric, the best first, and the hypervolume is theirs."""
     assert next(iter(STORED.points)) == "batch=512"
     assert STORED.hypervolume((0.0, 1000.0)) > 0
-    three = swept(metrics=("output_throughput", "itl_ms", "output_throughput"))
-    with pytest.raises(SuiteError, match="of two metrics"):
-        three.hypervolume((0.0, 1.0))
+    assert str(STORED).startswith("frontier of output_throughput and median_itl_ms: batch=512, batch=256, ")
+
+
+JOULES = {
+    "batch=1": {"output_throughput": 100.0, "median_itl_ms": 10.0, "joules_per_output_token": 1.0},
+    "batch=8": {"output_throughput": 400.0, "median_itl_ms": 20.0, "joules_per_output_token": 0.5},
+    "batch=9": {"output_throughput": 390.0, "median_itl_ms": 25.0, "joules_per_output_token": 0.4},
+    "batch=10": {"output_throughput": 390.0, "median_itl_ms": 25.0, "joules_per_output_token": 0.6},
+}
+THREE = ("output_throughput", "itl_ms", "joules_per_output_token")
+
+
+def test_a_frontier_of_three_metrics():
+    """With joules as a third metric, a point that is slower but saves energy is on the frontier, too."""
+    cases = {case: {name: sample(value, noise=0) for name, value in one.items()} for case, one in JOULES.items()}
+    two, three = (frontier(cases, metrics) for metrics in (THREE[:2], THREE))
+    assert list(two.points) == ["batch=8", "batch=1"]
+    assert list(three.points) == ["batch=8", "batch=9", "batch=1"]
+    assert three.name == "frontier of output_throughput, median_itl_ms and joules_per_output_token"
+    assert three.hypervolume((0.0, 100.0, 1.0)) == pytest.approx(400 * 80 * 0.5 + 390 * 75 * 0.1)
+
+
+def test_a_frontier_that_did_not_change():
+    """Measured again, no point is surely dominated, and the volume is what it was as far as the launches tell."""
+    for seed in range(1, 9):
+        change = swept(seed=seed * 1_000).change_from(STORED)
+        assert not [point for point in (*change.behind, *change.surpassed) if point.sure]
+        assert change.volume.interval[0] < 1 < change.volume.interval[1]
+
+
+def test_a_point_that_is_dominated_now():
+    """A point that lost throughput is dominated by its own stored one: by how much, metric by metric, and in volume."""
+    change = swept({64: (0.85, 1.0)}, seed=1).change_from(STORED)
+    (behind,) = change.behind
+    assert (behind.case, behind.by, behind.sure, change.surpassed) == ("batch=64", "batch=64", True, ())
+    low, high = behind.ratios["output_throughput"].interval
+    assert 0.83 < low < behind.ratios["output_throughput"].value < high < 0.87
+    assert change.ratios["batch=64"] == pytest.approx(behind.ratios)
+    assert change.ratios["batch=32"]["output_throughput"].interval[1] > 1
+    assert behind.volume.interval[1] < 1  # and this point is all that the volume lost
+    assert behind.volume.value == pytest.approx(change.volume.value, abs=0.01)
+    assert "behind: batch=64 (output_throughput -1" in str(change)
+
+
+def test_a_gain_is_no_loss():
+    """What became faster surpasses the stored points, and seen from there it is behind."""
+    faster, slower = swept(dict.fromkeys(SIZES, (1.2, 1 / 1.2)), seed=1), STORED
+    gain, loss = faster.change_from(slower), slower.change_from(faster)
+    assert {point.case for point in gain.surpassed} == set(CASES) == {point.case for point in loss.behind}
+    assert all(point.sure for point in (*gain.surpassed, *loss.behind))
+    assert gain.volume.value == pytest.approx(1.44, rel=0.02) == 1 / loss.volume.value
+
+
+def test_a_stored_point_that_was_not_measured():
+    """A stored point without a measurement is named, and neither behind nor surpassed."""
+    change = swept(seed=1, sizes=SIZES[:-1]).change_from(STORED)
+    assert change.unmeasured == ("batch=512",)
+    assert change.volume.value < 1
+
+
+def test_few_launches_bound_nothing():
+    """With one launch there are figures and no intervals: nothing says what another one would have given."""
+    change = swept({64: (0.85, 1.0)}, seed=1, launches=1).change_from(STORED)
+    assert change.volume.interval is None
+    assert "not bounded" in str(change)
+
+
+def test_changes_that_can_not_be_told():
+    """Two kinds of frontier, and one without a point, are errors."""
+    with pytest.raises(SuiteError, match="two kinds of frontier"):
+        swept(metrics=("itl_ms", "output_throughput")).change_from(STORED)
+    with pytest.raises(SuiteError, match="without a point"):
+        STORED.change_from(Frontier(STORED.metrics, {}, {}))
+
+
+def test_the_verdict_says_the_volume():
+    """Beside the points that are reached stands what became of the volume."""
+    verdict = swept(dict.fromkeys(SIZES, (0.8, 1.0)), seed=1).unchanged_from(STORED, POLICY)
+    assert verdict.measured.startswith("0 of 10 points reached, volume -2")
 
 
 @settings(deadline=None, max_examples=15)

@@ -7,32 +7,14 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mind_the_memory_gap import BACKGROUND
 
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.knee import Curve, Definition, Knee, NoKnee, bca, kneedle, share_of_maximum, two_segment
 from pytest_slmperf.core.sample import BadSample, Sample
 from pytest_slmperf.core.verdict import Status
 
-OPT_1_3B_ON_AN_H100 = [
-    (1, 381.406, 3.62333),
-    (2, 730.832, 3.78188),
-    (4, 1399.16, 3.93335),
-    (8, 2400.43, 4.56628),
-    (16, 4042.34, 5.38138),
-    (32, 5734.14, 7.50959),
-    (64, 8143.69, 10.3958),
-    (96, 9032.79, 13.8938),
-    (128, 9506.93, 17.3461),
-    (192, 10317.7, 23.5787),
-    (256, 10809.8, 29.2727),
-    (384, 11144.6, 40.876),
-    (512, 11203.6, 52.1108),
-    (640, 11298.4, 61.6774),
-    (768, 11050.1, 72.889),
-]
-"""(max_num_seqs, total tok/s, mean ITL in ms) of one vLLM instance, from the data repository of Mind the Memory Gap
-(arXiv 2503.08311): github.com/FerranAgulloLopez/vLLMBatchingMemoryGap, benchmarks/definitive_results/background."""
-BATCH, THROUGHPUT, ITL = map(list, zip(*OPT_1_3B_ON_AN_H100, strict=True))
+BATCH, THROUGHPUT, ITL, _ = map(list, zip(*BACKGROUND, strict=True))
 DEFINITIONS = [Definition("bca"), Definition("share_of_maximum"), Definition("kneedle"), Definition("two_segment")]
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
@@ -270,3 +252,23 @@ def test_a_knee_that_cannot_be_is_never_unchanged():
     """A curve of one point has no knee anywhere: two of them are not compared in silence."""
     alone = Curve({4: Sample.of([[100.0], [101.0]])}).knee()
     assert alone.unchanged_from(alone).status is Status.INCONCLUSIVE
+
+
+def test_one_launch_tells_no_knee():
+    """With fewer than five launches there is a knee of the medians without an interval, and it never moved."""
+    few, many = saturating(4, launches=1), saturating(64, launches=20)
+    knee = few.knee(Definition("bca"))
+    assert (knee.batch, knee.interval) == (few.knee(Definition("bca")).batch, None)
+    assert "not bounded" in str(knee)
+    for first, second in ((few, many), (many, few), (few, few)):
+        verdict = first.knee(Definition("bca")).unchanged_from(second.knee(Definition("bca")))
+        assert verdict.status is Status.INCONCLUSIVE
+        assert "too few launches" in verdict.reason
+
+
+@pytest.mark.parametrize("rise", [0.0, 50.0, -3.0])
+def test_a_straight_line_has_no_knee(rise):
+    """Throughput that changes by the same with every doubling, or not at all, bends nowhere: rounding makes no knee."""
+    rates = [400 + rise * place / 3 for place in range(len(SIZES))]
+    for definition in (Definition("kneedle"), Definition("two_segment")):
+        assert isinstance(definition.of(SIZES, rates), NoKnee)

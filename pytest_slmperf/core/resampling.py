@@ -1,0 +1,156 @@
+"""What other launches might have given: medians of resampled launches, and what holds most of them.
+
+Launches are drawn with replacement (Efron's bootstrap), and what a day adds is drawn for every sample of its own. What
+is decided by it (a knee, a replica count) is told with the share of the draws that decide so.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, median
+from typing import TYPE_CHECKING, TypeVar
+
+from pytest_slmperf.core.gate import DAY_SD
+from pytest_slmperf.core.sample import Sample
+from pytest_slmperf.core.verdict import change
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Draws = NDArray[np.float64]
+
+RESAMPLES = 500
+COVERAGE = 0.99
+"""Share of the draws that an interval covers. Two disjoint intervals are what makes a place moved."""
+WITHIN = 0.95
+"""Share of the draws that must lie in the baseline's interval, for a place to be unchanged."""
+ONE_DAY_SD = DAY_SD / math.sqrt(2)
+"""Standard deviation of log values that one day adds; DAY_SD is that of the difference between two."""
+FEWEST_LAUNCHES = 5
+"""As for a bound against a number: fewer launches lie too close together by chance too often."""
+
+P = TypeVar("P", bound=float)
+"""A place: a batch size, a rate, a replica count."""
+
+_TAIL = (1 - COVERAGE) / 2
+_NORMAL = NormalDist()
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value of the medians, and the interval that covers 99 % of what resampled launches give for it."""
+
+    value: float
+    interval: tuple[float, float] | None
+    """None where there are too few launches."""
+
+    @property
+    def as_change(self) -> str:
+        """`+33.7% (+31.2%…+36.0%)`, of a ratio."""
+        between = f"{change(self.interval[0])}…{change(self.interval[1])}" if self.interval else "not bounded"
+        return f"{change(self.value)} ({between})"
+
+
+def log_medians(groups: Iterable[Sequence[Sample]], *, seed: int, resamples: int = RESAMPLES) -> "Draws":
+    """Logarithms of the samples' medians, a row for each draw and a column for each sample, group after group.
+
+    The samples of a group are of the same launches, which are drawn whole where the samples have equally many. What a
+    draw differs from the median by is stretched as few launches ask for: see `_stretch`.
+    """
+    import numpy as np  # noqa: PLC0415 - importing a suite must cost nothing
+
+    generator = np.random.default_rng(seed)
+    columns = []
+    for group in groups:
+        drawn: dict[int, NDArray[np.int64]] = {}
+        for sample in group:
+            launches = np.log([median(rounds) for rounds in sample.launches])
+            count = len(launches)
+            if count not in drawn:
+                drawn[count] = generator.integers(count, size=(resamples, count))
+            # Each row is sorted for its middle: np.median takes three times as long on rows this short.
+            ordered = np.sort(launches[drawn[count]], axis=1)
+            medians = (ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2
+            centre = float(np.median(launches))
+            columns.append(centre + (medians - centre) * _stretch(count))
+    draws = np.stack(columns, axis=1)
+    return np.asarray(draws + generator.normal(0, ONE_DAY_SD, draws.shape))
+
+
+def _stretch(launches: int) -> float:
+    """How much further resampled medians would lie apart if the launches' own spread were known.
+
+    The spread of n launches to that of n - 1, and Student's quantile to the normal one at an end of an interval, in the
+    first term of its expansion (Abramowitz and Stegun, 26.7.5).
+    """
+    if launches < 2:
+        return 1.0
+    quantile = _NORMAL.inv_cdf(1 - _TAIL)
+    return (1 + (quantile**2 + 1) / (4 * (launches - 1))) * math.sqrt(launches / (launches - 1))
+
+
+def enough(samples: Iterable[Sample]) -> bool:
+    """Whether each has so many launches that drawing from them tells what others might have given."""
+    return all(len(sample.launches) >= FEWEST_LAUNCHES for sample in samples)
+
+
+def estimate(value: float, draws: "Draws", *, bounded: bool) -> Estimate:
+    """The value with the interval that leaves as many draws out at either end."""
+    if not bounded:
+        return Estimate(value, None)
+    import numpy as np  # noqa: PLC0415 - as above
+
+    low, high = np.quantile(draws, [_TAIL, 1 - _TAIL])
+    return Estimate(value, (float(low), float(high)))
+
+
+def covering(found: Sequence[P], draws: int) -> tuple[P, P] | None:
+    """The smallest and the largest of the places that the draws found, half of the rest left out at either end.
+
+    None where more of the draws found none than an interval may leave out.
+    """
+    spare = math.floor(_TAIL * draws)
+    if draws - len(found) > 2 * spare or len(found) <= 2 * spare:
+        return None
+    ordered = sorted(found)
+    return ordered[spare], ordered[-1 - spare]
+
+
+def undecided(draws: "Draws", values: Sequence[float], *, margin: float = 0.0) -> tuple[int, ...]:
+    """Places of the values that are not surely lower than the highest less the margin; the highest is always one.
+
+    The true best is among them in at least 99 % of measurements (comparisons with the best after Hsu, 1981, each at
+    its share of the error by Bonferroni). `values` are logarithms, as the draws.
+    """
+    best = max(range(len(values)), key=values.__getitem__)
+    level = (1 - COVERAGE) / max(1, len(values) - 1)
+    found = []
+    for place, value in enumerate(values):
+        spread = float((draws[:, place] - draws[:, best]).std())
+        if place == best or value - values[best] + margin > -_NORMAL.inv_cdf(1 - level) * spread:
+            found.append(place)
+    return tuple(found)
+
+
+def moved(
+    places: Sequence[P],
+    stored: tuple[P, P] | None,
+    interval: tuple[P, P] | None,
+    shares: Mapping[P, float],
+) -> bool | None:
+    """Whether what was found between two places lies elsewhere now, or None where that can't be told.
+
+    It moved only where the two intervals have no place in common, or where (nearly) no draw finds it any more. It
+    stayed where 95 % of the draws lie within the stored interval, and that is one place or two neighbouring ones: what
+    stands on the edge between two is never known better.
+    """
+    if stored is None:
+        return None
+    low, high = stored
+    apart = interval is not None and (interval[1] < low or high < interval[0])
+    if apart or sum(shares.values()) <= 1 - COVERAGE:
+        return True
+    within = sum(share for place, share in shares.items() if low <= place <= high)
+    close = places.index(high) - places.index(low) <= 1
+    return False if within >= WITHIN and close else None
