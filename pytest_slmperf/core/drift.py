@@ -22,12 +22,15 @@ def neighbour_inflation(*arms: Sequence[float]) -> float:
     """How much wider than for independent launches an interval must be.
 
     So many launches are worth one independent one: (1 + r) / (1 - r). r is the autocorrelation, corrected for its bias
-    in short series (Kendall) and then taken one standard error higher, because a few launches cannot show that they
-    are independent. The spread of an arm that is worth few launches is too small as well, by (n - worth) / (n - 1).
+    in short series (Kendall) and then taken one standard error (Bartlett) higher, because a few launches cannot show
+    that they are independent. The spread of an arm that is worth few is too small as well, by (n - worth) / (n - 1).
     """
     count, shortest = sum(map(len, arms)), min(map(len, arms))
     seen = _autocorrelation(*arms)
-    correlation = seen + (1 + 3 * seen) * len(arms) / count + 1 / math.sqrt(count)
+    unbiased = seen + (1 + 3 * seen) * len(arms) / count
+    if abs(unbiased) >= 1:
+        return math.inf if unbiased > 0 else 1.0
+    correlation = unbiased + math.sqrt((1 - unbiased**2) / count)
     if correlation <= 0:
         return 1.0
     worth = math.inf if correlation >= 1 else (1 + correlation) / (1 - correlation)
