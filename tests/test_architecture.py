@@ -31,8 +31,9 @@ HOMES = {
     "yarl": {"engines/openai.py"},
     "uvloop": {"engines/streaming.py", "testing/server/command.py"},
     "trustme": {"testing/server/command.py"},
-    # Arrays are a vocabulary, not a service: the resampled gate, a model's weights, and the engine that is fed them.
-    "numpy": {"core/tolerance.py", "engines/ctranslate2.py", "engines/weights.py"},
+    # Arrays are a vocabulary, not a service: the resampled gate, a model's weights, the engine that is fed them, and what
+    # a core reads and multiplies.
+    "numpy": {"core/tolerance.py", "engines/ctranslate2.py", "engines/weights.py", "worker/roof.py"},
 }
 """The one file that imports each third-party library; where there are more, why. The rim alone imports pytest's."""
 RIM = {"pytest", "_pytest", "pluggy", "xdist", "pytest_benchmark"}

@@ -5,6 +5,7 @@ is asked for; they say which batch fits on a GPU. And CTranslate2's on a CPU: wh
 it packs weights and grows its cache, and by the holes that this leaves in glibc's heap.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -15,6 +16,10 @@ USABLE = 0.9
 """Share of a machine's memory that an engine may take: the rest is the system's and ours."""
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 MIB, GIB = 2**20, 2**30
+RESERVE_BYTES = 0.5 * GIB
+"""Of what an engine takes, for activations."""
+ROUNDING = 1e-9
+"""So that what fits exactly is not lost to the last bit of a quotient."""
 
 
 def weight_bytes(shape: Shape, dtype: str) -> int:
@@ -22,7 +27,7 @@ def weight_bytes(shape: Shape, dtype: str) -> int:
 
     int8 is what engines make of it: matrices of 8 bits with a float32 scale for each row, the rest float32.
     """
-    element = _element_bytes(dtype)
+    element = element_bytes(dtype)
     if element > 1:
         return sum(tensor.size for tensor in tensors(shape)) * element
     matrices = {Role.EMBEDDING, Role.MATRIX}
@@ -37,11 +42,11 @@ def kv_bytes_per_token(shape: Shape, dtype: str) -> int:
 
     A cache is never kept in 8 bits here: int8 stands for int8 weights beside a cache of 16 bits.
     """
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * max(_element_bytes(dtype), 2)
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * max(element_bytes(dtype), 2)
 
 
 def kv_capacity_tokens(
-    shape: Shape, dtype: str, *, memory_bytes: float, utilisation: float = USABLE, reserve_bytes: float = 0.5 * GIB
+    shape: Shape, dtype: str, *, memory_bytes: float, utilisation: float = USABLE, reserve_bytes: float = RESERVE_BYTES
 ) -> int:
     """Tokens of context that fit beside the weights, for all requests together; 0 where the weights alone don't fit.
 
@@ -58,7 +63,7 @@ def largest_batch(
     request_tokens: int,
     memory_bytes: float,
     utilisation: float = USABLE,
-    reserve_bytes: float = 0.5 * GIB,
+    reserve_bytes: float = RESERVE_BYTES,
 ) -> int:
     """Requests of `request_tokens` tokens (prompt and output) that fit at once; 0 where none does."""
     capacity = kv_capacity_tokens(
@@ -67,7 +72,95 @@ def largest_batch(
     return capacity // request_tokens
 
 
-def _element_bytes(dtype: str) -> int:
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A model that shares a device with others, and the requests that each of its replicas holds at once."""
+
+    shape: Shape
+    dtype: str
+    batch: int
+    request_tokens: int
+    """Prompt and output of one request."""
+    replicas: int = 1
+
+    @property
+    def cache_bytes(self) -> int:
+        """Keys and values of one replica's batch."""
+        return self.batch * self.request_tokens * kv_bytes_per_token(self.shape, self.dtype)
+
+    def needed_bytes(self, reserve_bytes: float = RESERVE_BYTES) -> float:
+        """What one replica takes: weights, cache, and the reserve for its activations."""
+        return weight_bytes(self.shape, self.dtype) + self.cache_bytes + reserve_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What each replica of a tenant gets of a device's memory."""
+
+    fraction: float
+    """Of all of it: what vLLM calls `gpu_memory_utilization`."""
+    batch: int
+    """Requests that fit into it, at least as many as the tenant asks for."""
+
+
+def lacking_bytes(
+    tenants: Sequence[Tenant],
+    *,
+    memory_bytes: float,
+    utilisation: float = USABLE,
+    reserve_bytes: float = RESERVE_BYTES,
+) -> float:
+    """What a device lacks to hold all replicas of these models at once; 0 where they fit."""
+    needed = sum(tenant.replicas * tenant.needed_bytes(reserve_bytes) for tenant in tenants)
+    return max(0.0, needed - utilisation * memory_bytes)
+
+
+def shares(
+    tenants: Sequence[Tenant],
+    *,
+    memory_bytes: float,
+    utilisation: float = USABLE,
+    reserve_bytes: float = RESERVE_BYTES,
+) -> tuple[Share, ...]:
+    """How models share a device's memory, in their order; empty where they don't fit.
+
+    Each replica gets what it needs. What is left over goes to the caches, so that all batches may grow by one factor.
+    """
+    needed = sum(tenant.replicas * tenant.needed_bytes(reserve_bytes) for tenant in tenants)
+    cached = sum(tenant.replicas * tenant.cache_bytes for tenant in tenants)
+    left = utilisation * memory_bytes - needed
+    if left < 0 or not tenants:
+        return ()
+    grown = 1 + left / cached
+    return tuple(
+        Share(
+            fraction=(tenant.needed_bytes(reserve_bytes) + (grown - 1) * tenant.cache_bytes) / memory_bytes,
+            batch=int(tenant.batch * grown * (1 + ROUNDING)),
+        )
+        for tenant in tenants
+    )
+
+
+def fewest_devices(tenant: Tenant, *, memory_bytes: float, utilisation: float = USABLE, most: int = 8) -> int | None:
+    """Over how many devices of this memory one replica has to be spread (tensor parallelism); None beyond `most`.
+
+    Each device holds its part of the weights and of the cache, and a reserve of its own. Heads are dealt out whole, so
+    their number is a multiple of the devices'; where fewer heads have keys and values than there are devices, several
+    devices hold the same ones.
+    """
+    shape = tenant.shape
+    for devices in range(1, most + 1):
+        if shape.heads % devices or (shape.kv_heads % devices and devices % shape.kv_heads):
+            continue
+        copies = max(1, devices // shape.kv_heads)
+        part = (weight_bytes(shape, tenant.dtype) + copies * tenant.cache_bytes) / devices + RESERVE_BYTES
+        if part <= utilisation * memory_bytes:
+            return devices
+    return None
+
+
+def element_bytes(dtype: str) -> int:
+    """Bytes of one element of a type; of `int8_float32` those of the weights. Raises SuiteError for an unknown type."""
     for name in (dtype, dtype.partition("_")[0]):  # int8_float32: the weights' type, then the rest's
         if name in ELEMENT_BYTES:
             return ELEMENT_BYTES[name]
@@ -121,7 +214,7 @@ def held_weight_bytes(shape: Shape, dtype: str) -> int:
     It packs each matrix for its GEMM, MKL's on an Intel CPU. The embeddings are not packed, so that the output layer,
     which is tied to them, becomes a second copy.
     """
-    quantised = _element_bytes(dtype) == 1
+    quantised = element_bytes(dtype) == 1
     held = 0
     for tensor in tensors(shape):
         if tensor.role is Role.EMBEDDING:
@@ -150,7 +243,7 @@ def predicted_peak(
     measured. The worse of two moments counts: the prefill's largest activations beside its caches, and the last step's
     caches. docs/engines.md says how far off it was found: benchmarks/memory_model.py repeats that.
     """
-    quantised = _element_bytes(dtype) == 1
+    quantised = element_bytes(dtype) == 1
     seen = prompt_tokens + output_tokens - 1
     prefilled = max(prompt_tokens - 1, 1)  # the last token of a prompt is the first step's
     cache = _cache_bytes(shape, batch_size, seen)

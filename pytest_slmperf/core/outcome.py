@@ -6,6 +6,7 @@ from typing import Literal
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.machine import Machine
+from pytest_slmperf.core.roofline import Roof
 from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.core.verdict import Verdict
 
@@ -141,3 +142,5 @@ class RunOutcome:
     """How much it was to cost; what `quick` measured judges nothing later."""
     failed_tests: tuple[str, ...] = ()
     """Node ids of the performance tests that failed, whatever the reason; a verdict may not be it."""
+    roofs: Mapping[str, Roof] = field(default_factory=dict)
+    """What its device reads and computes at the most, by where on it an engine is: `core.explain.place_of` says."""

@@ -14,10 +14,12 @@ from typing import Any
 from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SlmperfError
+from pytest_slmperf.core.explain import Explanation, explained
 from pytest_slmperf.core.idle import net_of_idle
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, FreshSamples, RunOutcome, SweepOutcome
+from pytest_slmperf.core.roofline import Reading, Roof
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
 from pytest_slmperf.core.verdict import Effect, Status, Verdict
 
@@ -45,7 +47,8 @@ def document(run: RunOutcome) -> dict[str, Any]:
         "remarks": list(run.remarks),
         "claims": [_claim_document(claim) for claim in run.claims],
         "failed_tests": list(run.failed_tests),
-        "sweeps": [_sweep_document(sweep) for sweep in run.sweeps],
+        "roofs": {place: _roof_document(roof) for place, roof in run.roofs.items()},
+        "sweeps": [_sweep_document(run, sweep) for sweep in run.sweeps],
     }
 
 
@@ -98,10 +101,19 @@ def outcome(document: Mapping[str, Any]) -> RunOutcome:
         remarks=tuple(document["remarks"]),
         claims=tuple(_claim(entry) for entry in document["claims"]),
         failed_tests=tuple(document["failed_tests"]),
+        roofs={place: _roof(entry) for place, entry in document.get("roofs", {}).items()},
     )
 
 
-def _sweep_document(sweep: SweepOutcome) -> dict[str, Any]:
+def _roof_document(roof: Roof) -> dict[str, Any]:
+    return {**asdict(roof), "readings": list(map(asdict, roof.readings))}
+
+
+def _roof(entry: Mapping[str, Any]) -> Roof:
+    return Roof(**{**entry, "readings": tuple(Reading(**one) for one in entry["readings"])})
+
+
+def _sweep_document(run: RunOutcome, sweep: SweepOutcome) -> dict[str, Any]:
     return {
         "sweep": sweep.sweep,
         "design": sweep.design,
@@ -117,7 +129,7 @@ def _sweep_document(sweep: SweepOutcome) -> dict[str, Any]:
         "unselected": list(sweep.unselected),
         "notes": list(sweep.notes),
         "asked": dict(sweep.asked),
-        "cases": [_case_document(case) for case in sweep.cases.values()],
+        "cases": [_case_document(case, explained(run, case)) for case in sweep.cases.values()],
     }
 
 
@@ -142,7 +154,7 @@ def _sweep(entry: Mapping[str, Any]) -> SweepOutcome:
     )
 
 
-def _case_document(case: CaseOutcome) -> dict[str, Any]:
+def _case_document(case: CaseOutcome, explanation: Explanation | None) -> dict[str, Any]:
     tolerances = {name: verdict.tolerance for name, verdict in case.verdicts.items()}
     measured = _measurement_document(case.measurement, tolerances)
     baseline = None if case.baseline is None else _measurement_document(case.baseline, tolerances)
@@ -150,6 +162,7 @@ def _case_document(case: CaseOutcome) -> dict[str, Any]:
         "case": case.case,
         "coordinates": dict(case.coordinates),
         **measured,
+        "explanation": {**asdict(explanation), "differs": list(explanation.differs)} if explanation else None,
         "baseline_samples": None if baseline is None else baseline.pop("samples"),
         "baseline": baseline,
         "verdicts": {name: _verdict_document(verdict) for name, verdict in case.verdicts.items()},

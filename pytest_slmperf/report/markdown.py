@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
 
 from pytest_slmperf.core.outcome import RunOutcome, SweepOutcome
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.report import digest
+from pytest_slmperf.report.bounds import bound_rows, bounds
 from pytest_slmperf.report.digest import Finding, JudgedRow
 
 COMMENT_LIMIT = 65_536
@@ -31,6 +33,7 @@ JUDGED_HEADERS = (
     "launches",
 )
 CLAIM_HEADERS = ("", "case", "metric", "why")
+BOUND_HEADERS = ("case", "bound by", "of its limit", "of bandwidth", "of compute", "of power", "weights", "KV cache")
 
 
 def markdown(run: RunOutcome, limit: int = COMMENT_LIMIT) -> str:
@@ -89,6 +92,7 @@ def _lines(run: RunOutcome) -> Iterator[tuple[str, bool]]:
             yield paragraph(arms), False
         yield from _judged(sweep) if digest.judges(sweep) else _measured(sweep)
         yield from _rest(sweep)
+        yield from _bounds(run, sweep)
     yield from _claims(run)
     if run.failed_tests:
         names = ((f"- {paragraph(name)}", False) for name in run.failed_tests)
@@ -169,6 +173,16 @@ def _rest(sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
         said.insert(0, f"versions: {changed}")
     if said:
         yield from folded(f"{len(said)} remarks", ((f"- {paragraph(line)}", False) for line in said))
+
+
+def _bounds(run: RunOutcome, sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
+    """What bounds the cases: what there is to say of a series, and the figures behind it."""
+    for finding in bounds(run, sweep):
+        yield "", True
+        yield f"- {paragraph(finding.line())}", False
+    rows = [astuple(row) for row in bound_rows(run, sweep)]
+    if rows:
+        yield from folded("what bounds it", grid(BOUND_HEADERS, rows))
 
 
 def _cells(row: JudgedRow) -> tuple[str, ...]:

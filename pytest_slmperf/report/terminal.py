@@ -8,6 +8,7 @@ from typing import Protocol
 from pytest_slmperf.core.outcome import RunOutcome, SweepOutcome
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.report import digest
+from pytest_slmperf.report.bounds import bounds
 from pytest_slmperf.report.digest import Finding, JudgedRow
 from pytest_slmperf.report.table import HEADER_LINES, table, width
 
@@ -52,7 +53,10 @@ def sections(run: RunOutcome, width: int = 80, markup: Markup = plain) -> list[S
     if digest.quiet(run):
         return []
     parts = [
-        Section(digest.one_line(f"slmperf {digest.title(run, sweep)}"), tuple(_sweep_lines(sweep, width, markup)))
+        Section(
+            digest.one_line(f"slmperf {digest.title(run, sweep)}"),
+            (*_sweep_lines(sweep, width, markup), *_bound_lines(run, sweep, width)),
+        )
         for sweep in run.sweeps
         if sweep.cases or sweep.skipped or sweep.notes
     ]
@@ -88,6 +92,11 @@ def _sweep_lines(sweep: SweepOutcome, width: int, markup: Markup) -> Iterator[st
     if digest.judges(sweep):
         yield from _failure_lines(digest.failures(sweep), width)
     for finding in digest.findings(sweep):
+        yield from _prose(finding.line(), width)
+
+
+def _bound_lines(run: RunOutcome, sweep: SweepOutcome, width: int) -> Iterator[str]:
+    for finding in bounds(run, sweep):
         yield from _prose(finding.line(), width)
 
 

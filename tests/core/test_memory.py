@@ -10,12 +10,16 @@ from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.memory import (
     GIB,
     MIB,
+    Tenant,
+    fewest_devices,
     held_weight_bytes,
     kv_bytes_per_token,
     kv_capacity_tokens,
+    lacking_bytes,
     largest_batch,
     largest_batch_within,
     predicted_peak,
+    shares,
     weight_bytes,
 )
 from pytest_slmperf.core.shapes import SHAPES, parameters
@@ -151,3 +155,63 @@ def test_the_largest_batch_is_the_last_that_fits(mib, dtype):
     assert largest >= 1
     assert peak(largest) <= mib * MIB < peak(largest + 1)
     assert largest_batch_within(TINY, dtype, memory_bytes=peak(1) - 1, process_bytes=0, **lengths) == 0
+
+
+GPU = 40 * GIB
+tenants = st.lists(
+    st.builds(
+        Tenant,
+        st.sampled_from([SHAPES[name] for name in ("opt-125m", "opt-1.3b", "qwen2.5-0.5b", "smollm2-360m")]),
+        st.sampled_from(["float16", "int8"]),
+        st.integers(1, 64),
+        st.integers(16, 2_048),
+        st.integers(1, 3),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(tenants, st.integers(1, 80))
+def test_models_share_a_device_or_it_is_said_what_it_lacks(models, gib):
+    """All shares together are what may be taken; each holds its batch, and all batches grow by one factor."""
+    divided, lacking = shares(models, memory_bytes=gib * GIB), lacking_bytes(models, memory_bytes=gib * GIB)
+    assert bool(divided) is (lacking == 0)
+    if not divided:
+        assert lacking_bytes(models, memory_bytes=gib * GIB + lacking / 0.9 + 1) == 0
+        return
+    given_away = sum(share.fraction * model.replicas for share, model in zip(divided, models, strict=True))
+    assert given_away == pytest.approx(0.9)
+    factors = []
+    for share, model in zip(divided, models, strict=True):
+        assert share.batch >= model.batch
+        assert replace(model, batch=share.batch).needed_bytes() <= share.fraction * gib * GIB * (1 + 1e-6)
+        factors.append(share.batch / model.batch)
+    assert min(factors) > max(factors) - 1
+
+
+def test_one_model_alone_gets_its_largest_batch():
+    """A device that nobody shares holds what `largest_batch` says."""
+    model = Tenant(SHAPES["opt-1.3b"], "float16", 1, 500)
+    (alone,) = shares([model], memory_bytes=GPU)
+    assert alone.fraction == pytest.approx(0.9)
+    assert alone.batch == largest_batch(SHAPES["opt-1.3b"], "float16", request_tokens=500, memory_bytes=GPU)
+    assert shares([], memory_bytes=GPU) == ()
+
+
+@pytest.mark.parametrize(
+    ("model", "gib", "devices"),
+    [("opt-13b", 40, 1), ("opt-13b", 24, 2), ("opt-13b", 16, 2), ("opt-13b", 10, 4), ("opt-13b", 2, None)],
+)
+def test_a_model_too_large_for_one_device_is_spread(model, gib, devices):
+    """Over as many as hold its weights and its batch, by whole heads; at most eight."""
+    tenant = Tenant(SHAPES[model], "float16", 4, 512)
+    assert fewest_devices(tenant, memory_bytes=gib * GIB) == devices
+
+
+def test_heads_are_dealt_out_whole():
+    """Nine heads go over three devices, and not over two."""
+    tenant = Tenant(SHAPES["smollm2-135m"], "float16", 64, 2_048)
+    needed = tenant.needed_bytes()
+    assert fewest_devices(tenant, memory_bytes=0.7 * needed / 0.9 + GIB) in (1, 3)
+    assert fewest_devices(tenant, memory_bytes=0.55 * needed) == 3

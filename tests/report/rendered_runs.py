@@ -12,6 +12,7 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import LATENCIES, SCALARS, metric
 from pytest_slmperf.core.outcome import CaseOutcome, FreshSamples, RunOutcome, SweepOutcome
+from pytest_slmperf.core.roofline import Reading, Roof
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
 from pytest_slmperf.core.verdict import Effect, Status, Verdict
 
@@ -254,6 +255,14 @@ CLAIMS = st.builds(
     limit=TEXT,
     measured=TEXT,
 )
+ROOFS = st.builds(
+    Roof,
+    st.lists(st.builds(Reading, FINITE, FINITE), min_size=1, max_size=2).map(tuple),
+    st.dictionaries(TEXT, FINITE, max_size=2),
+    st.floats(0, 1),
+    TEXT,
+    MAYBE,
+)
 RUNS = st.builds(
     RunOutcome,
     machine=st.builds(Machine, TEXT, TEXT, KEYS),
@@ -269,4 +278,5 @@ RUNS = st.builds(
     tier=st.sampled_from(["quick", "gate", "full"]),
     recorded=st.booleans(),
     failed_tests=TEXTS,
+    roofs=st.dictionaries(TEXT, ROOFS, max_size=2),
 )
