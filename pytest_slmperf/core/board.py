@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeAlias
 
 MIB = 2**20
 MPS_SERVER = "nvidia-cuda-mps-server"
+THREAD_SHARE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
+"""What gives each client of MPS a share of a board's threads. Never set here: see `on_thread_share`."""
 NONSENSE_PIDS = frozenset({0, 2**32 - 1})
 """Driver 535 changed a structure without its version: lists with such ids are read wrongly."""
 KNOWN_BELOW_PID = 2**22
@@ -168,6 +170,17 @@ def mps_serves(names: Collection[str] | None, *, daemon: bool) -> bool | None:
     if daemon or any(map(is_mps_server, names or ())):
         return True
     return None if names is None else False
+
+
+def on_thread_share(told: str) -> str:
+    """What is to be said where somebody has set THREAD_SHARE to this. It was reported of an H200 with driver
+    580.178.04, cuBLAS 12.6 to 13.8, and not of 100 %; nobody here has repeated it.
+    """
+    return (
+        f"{THREAD_SHARE}={told}: of shares from 14 to 22, 28 to 46 and 52 to 89 % it was reported that MPS leaves "
+        "parts of half-precision products unwritten, without an error. Compare the answers before the speed, or leave "
+        "it out"
+    )
 
 
 def beside(samples: Sequence[BoardSample]) -> dict[str, float]:

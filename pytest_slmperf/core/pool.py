@@ -1,11 +1,14 @@
 """A replica pool as a value: how many engines serve behind one, where each runs, and how requests are spread."""
 
+import math
 from dataclasses import dataclass
 
 from pytest_slmperf.core.errors import UsageError
 
 KINDS = ("processes", "mps", "mig", "gpus", "threads", "endpoints", "ray")
 SPREADS = ("even", "round-robin", "shortest-queue")
+ELSEWHERE = ("endpoints", "ray")
+"""Kinds whose replicas somebody else starts, or somewhere else."""
 MOST_REPLICAS = 1_024
 
 
@@ -26,6 +29,14 @@ class Pool:
     """
     addresses: tuple[str, ...] = ()
     """Of `endpoints`, one for each replica; of `ray`, the cluster's address where it isn't started here."""
+    resource: str = ""
+    """Of `ray`: a custom resource that a replica's node must have, as `accelerator_type:L4`."""
+    memory_bytes: int | None = None
+    """Of each GPU, that the replicas on it may take together; None for all of it."""
+    power_limit_w: float | None = None
+    """Of each GPU, that this is a case of: elsewhere it can't be measured, since the limit is never set from here."""
+    slowed_replica: int | None = None
+    """Where a loss is planted: in this replica alone, counted from 1; None for all of them."""
 
     def __post_init__(self) -> None:
         if type(self.replicas) is not int or not 1 <= self.replicas <= MOST_REPLICAS:
@@ -33,3 +44,14 @@ class Pool:
         for name, value, known in (("kind", self.kind, KINDS), ("spread", self.spread, SPREADS)):
             if value not in known:
                 raise UsageError(f"{name}={value!r} of a replica pool; known are {', '.join(known)}")
+        for name, budget in (("memory_bytes", self.memory_bytes), ("power_limit_w", self.power_limit_w)):
+            if budget is not None and not 0 < budget < math.inf:
+                raise UsageError(f"{name}={budget!r} of a replica pool; it takes a positive number")
+        slow = self.slowed_replica
+        if slow is not None and (type(slow) is not int or not 1 <= slow <= self.replicas):
+            raise UsageError(f"slowed_replica={slow!r}; it takes one of the {self.replicas} replicas, counted from 1")
+
+    @property
+    def here(self) -> bool:
+        """Whether its replicas run on this machine's cores, and are started by the launch."""
+        return self.kind not in ELSEWHERE

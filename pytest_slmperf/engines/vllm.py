@@ -165,7 +165,8 @@ class VLLM(openai.OpenAI):
             if "kv_cache_memory_bytes" in self._arguments:
                 os.environ.pop(CACHE_SPACE, None)  # it would outdo the argument
             elif boards:
-                arguments["kv_cache_memory_bytes"] = _cache_bytes(shape, self._spec.dtype, boards)
+                least = min(board.memory_bytes for board in boards)
+                arguments["kv_cache_memory_bytes"] = _cache_bytes(shape, self._spec.dtype, least, len(boards))
             elif CACHE_SPACE not in os.environ:
                 arguments["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
         return command_line({**arguments, **self._arguments})
@@ -239,7 +240,7 @@ class VLLM(openai.OpenAI):
 
     # Serving
 
-    def serve(self, batch: Sequence[Request], *, observe: bool) -> Served:
+    async def batch(self, batch: Sequence[Request], *, observe: bool) -> Served:
         """Serve the requests as one static batch: all are sent at once, and run together.
 
         Raises MemoryError where the KV cache doesn't hold all of it at once, and EngineFailed where vLLM would let part
@@ -256,7 +257,7 @@ class VLLM(openai.OpenAI):
                     f"the batch takes {needed} tokens of vLLM's KV cache, which holds {self._cache_tokens}: raise "
                     "kv_cache_memory_bytes"
                 )
-        return super().serve(batch, observe=observe)
+        return await super().batch(batch, observe=observe)
 
     def stop(self) -> None:
         """End the server and all its processes."""
@@ -287,19 +288,51 @@ def command_line(arguments: Mapping[str, Setting]) -> list[str]:
     return words
 
 
-def _cache_bytes(shape: Shape | None, dtype: str, boards: Sequence[Board]) -> int:
-    """What a GPU has for a KV cache beside the weights, in whole GiB, so that each launch gets the same.
+def share_of(
+    spec: EngineSpec, memory_bytes: int, own_bytes: float, *, share: float, gpus: int
+) -> dict[str, Setting]:
+    """The options, in place of the spec's, with which it takes `own_bytes` of each of its GPUs, which have
+    `memory_bytes`. What the spec's own give it in bytes is for all that share a GPU, and it gets this share of them.
+
+    Its KV cache has a fixed size, so that each of several has the same, whatever the others left when it started.
+    Raises EngineUnavailable where that is too little.
+    """
+    lowered: dict[str, Setting] = {}
+    for name, value in spec.options.items():
+        if name.replace("-", "_") == "gpu_memory_utilization" and isinstance(value, int | float):
+            lowered[name] = value * own_bytes / memory_bytes
+        if name.replace("-", "_") == "kv_cache_memory_bytes":
+            lowered[name] = int(_bytes_of(value) * share)
+    if lowered:
+        return lowered
+    shape = None if weights.is_path(spec.model) else shape_of(spec.model)
+    return {"kv_cache_memory_bytes": _cache_bytes(shape, spec.dtype, int(own_bytes), gpus)}
+
+
+def _bytes_of(value: Setting) -> int:
+    """A size as vLLM's command line has it: `16G` is 16 GiB, and `16g` 16 GB. Raises EngineUnavailable."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgtKMGT]?)", str(value))
+    if found is None:
+        raise EngineUnavailable(f"kv_cache_memory_bytes={value!r} is no size")
+    number, unit = found.groups()
+    power = " kmgt".index(unit.lower() or " ")
+    return int(float(number) * (1000 if unit.islower() else 1024) ** power)
+
+
+def _cache_bytes(shape: Shape | None, dtype: str, memory_bytes: int, gpus: int) -> int:
+    """What is left for a KV cache beside the weights of so much memory of each GPU, in whole GiB, so that each launch
+    gets the same.
 
     Raises EngineUnavailable where the model's size isn't known, or nothing is left.
     """
-    least = min(board.memory_bytes for board in boards)
     if shape is None:
         raise EngineUnavailable("of a model by path, say how much its KV cache gets: kv_cache_memory_bytes=16G")
     weights_bytes = parameters(shape) * (4 if dtype == "float32" else 2)
-    left = int(USED_SHARE * least) - RESERVE_BYTES - weights_bytes // len(boards)
+    left = int(USED_SHARE * memory_bytes) - RESERVE_BYTES - weights_bytes // gpus
     if left < GIB:
         raise EngineUnavailable(
-            f"{shape.name} leaves no GiB of {least / GIB:.0f} GiB for a KV cache: say how much, kv_cache_memory_bytes"
+            f"{shape.name} leaves no GiB of {memory_bytes / GIB:.3g} GiB for a KV cache: say how much, "
+            "kv_cache_memory_bytes"
         )
     return left // GIB * GIB
 

@@ -1,14 +1,16 @@
 """What an NVIDIA board is and how it is set: what a measurement on it holds for."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pytest_slmperf.core.board import mps_serves
+from pytest_slmperf.core.board import mps_serves, seen_processes
 from pytest_slmperf.core.errors import MeterUnavailable
+from pytest_slmperf.core.gpus import Gpu, Slice
 from pytest_slmperf.core.machine import GPU_UUID, Scalar
 from pytest_slmperf.meters.nvml import TRANSIENT, Handle, Library, find_board, is_stand_in, library, reason_of
 
@@ -44,12 +46,7 @@ def describe(wanted: int | str, *, order: str | None = None) -> Board:
     `order` is what CUDA_DEVICE_ORDER says: FASTEST_FIRST counts unlike boards otherwise than their driver does. Where
     MIG is on, CUDA takes a board's first instance. Raises MeterUnavailable with the way out.
     """
-    nvml = library()
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError as error:
-        raise MeterUnavailable(reason_of(nvml, error)) from error
-    try:
+    with _session(f"GPU {wanted}: ") as nvml:
         if isinstance(wanted, int) and order == "FASTEST_FIRST":
             _refuse_unlike(nvml, wanted)
         board = find_board(nvml, wanted)
@@ -61,30 +58,112 @@ def describe(wanted: int | str, *, order: str | None = None) -> Board:
             simulated=is_stand_in(nvml),
             fields={name: value for name, value in _fields(nvml, board, part) if value is not None},
         )
-    except nvml.NVMLError as error:
-        raise MeterUnavailable(f"GPU {wanted}: {reason_of(nvml, error)}") from error
-    finally:
-        with suppress(nvml.NVMLError):  # a lost board refuses even this
-            nvml.nvmlShutdown()
 
 
 def count() -> int:
     """How many boards there are; 0 where there is no driver, or no library that could ask it."""
     try:
-        nvml = library()
+        with _session() as nvml:
+            return int(nvml.nvmlDeviceGetCount())
     except MeterUnavailable:
         return 0
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """Every GPU of this machine with its MIG slices, but those that are lost. Raises MeterUnavailable where there is
+    no driver to ask.
+    """
+    found = []
+    with _session() as nvml:
+        for index in range(nvml.nvmlDeviceGetCount()):
+            with suppress(nvml.NVMLError):
+                found.append(_gpu(nvml, index))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """Who computes on some GPUs, by process id, as far as the driver tells."""
+
+    computing: Mapping[int, str]
+    """With names."""
+    through_mps: frozenset[int]
+    """Those that it lists as clients of MPS."""
+
+
+def users(uuids: Collection[str]) -> Users:
+    """Who computes on the GPUs with these UUIDs; nobody where that isn't told, as on a board with MIG on. Raises
+    MeterUnavailable.
+    """
+    with _session() as nvml:
+        computing: dict[int, str] = {}
+        clients: set[int] = set()
+        for uuid in uuids:
+            board = find_board(nvml, uuid)
+            for one in _told(nvml, "nvmlDeviceGetComputeRunningProcesses_v3", board) or ():
+                computing[one.pid] = str(_told(nvml, "nvmlSystemGetProcessName", one.pid) or "")
+            clients |= {one.pid for one in _told(nvml, "nvmlDeviceGetMPSComputeRunningProcesses_v3", board) or ()}
+    return Users(seen_processes(computing) or {}, frozenset(clients))
+
+
+@contextmanager
+def _session(about: str = "") -> Iterator[Library]:
+    """NVML, open. Raises MeterUnavailable where it can't be, or where the body meets an error of NVML, `about` which
+    board.
+    """
+    nvml = library()
     try:
         nvml.nvmlInit()
-    except nvml.NVMLError:
-        return 0
+    except nvml.NVMLError as error:
+        raise MeterUnavailable(reason_of(nvml, error)) from error
     try:
-        return int(nvml.nvmlDeviceGetCount())
-    except nvml.NVMLError:
-        return 0
+        yield nvml
+    except nvml.NVMLError as error:
+        raise MeterUnavailable(f"{about}{reason_of(nvml, error)}") from error
     finally:
-        with suppress(nvml.NVMLError):
+        with suppress(nvml.NVMLError):  # a lost board refuses even this
             nvml.nvmlShutdown()
+
+
+def _gpu(nvml: Library, index: int) -> Gpu:
+    board = nvml.nvmlDeviceGetHandleByIndex(index)
+    uuid = nvml.nvmlDeviceGetUUID(board)
+    memory = _told(nvml, "nvmlDeviceGetMemoryInfo", board)
+    on = _told(nvml, "nvmlDeviceGetMigMode", board)
+    mig = bool(on and on[0])
+    most = int(_told(nvml, "nvmlDeviceGetMaxMigDeviceCount", board) or 0) if mig else 0
+    parts = [_told(nvml, "nvmlDeviceGetMigDeviceHandleByIndex", board, number) for number in range(most)]
+    return Gpu(
+        index=index,
+        uuid=uuid,
+        name=nvml.nvmlDeviceGetName(board),
+        memory_bytes=memory and memory.total,
+        free_bytes=memory and memory.free,
+        compute_mode=_of(_told(nvml, "nvmlDeviceGetComputeMode", board), lambda told: _named(COMPUTE_MODES, told)),
+        power_limit_w=_of(_told(nvml, "nvmlDeviceGetEnforcedPowerLimit", board), _watts),
+        mig=mig,
+        slices=tuple(_slice(nvml, part, uuid) for part in parts if part is not None),  # their numbers may have gaps
+    )
+
+
+def _slice(nvml: Library, part: Handle, board: str) -> Slice:
+    memory = _told(nvml, "nvmlDeviceGetMemoryInfo", part)
+    profile = nvml.nvmlDeviceGetName(part).partition(" MIG ")[2]
+    return Slice(nvml.nvmlDeviceGetUUID(part), profile or "slice", board, memory and memory.total)
+
+
+def _told(nvml: Library, call: str, *given: Any) -> Any:  # noqa: ANN401 - NVML's answers are of all kinds
+    """What a call answers, once more after an error that passes; None where it isn't told, or isn't known."""
+    passing = {getattr(nvml, name) for name in TRANSIENT}
+    for _ in range(2):
+        try:
+            return getattr(nvml, call)(*given)
+        except AttributeError:  # this nvidia-ml-py is too old for it
+            return None
+        except nvml.NVMLError as error:
+            if error.value not in passing:
+                return None
+    return None
 
 
 def _refuse_unlike(nvml: Library, wanted: int) -> None:
@@ -111,19 +190,7 @@ def _instance(nvml: Library, board: Handle, wanted: int | str) -> Handle:
 
 
 def _fields(nvml: Library, board: Handle, part: Handle) -> Iterator[tuple[str, Scalar]]:
-    passing = {getattr(nvml, name) for name in TRANSIENT}
-
-    def ask(call: str, *given: Any) -> Any:  # noqa: ANN401 - NVML's answers are of all kinds
-        for _ in range(2):  # once more after an error that passes: a fact that lacks makes the machine another one
-            try:
-                return getattr(nvml, call)(*given)
-            except AttributeError:  # this nvidia-ml-py is too old for it
-                return None
-            except nvml.NVMLError as error:
-                if error.value not in passing:
-                    return None
-        return None
-
+    ask = partial(_told, nvml)  # a fact that lacks makes the machine another one
     yield GPU_UUID, nvml.nvmlDeviceGetUUID(board)
     yield "gpu_memory_gib", _of(ask("nvmlDeviceGetMemoryInfo", part), lambda told: round(told.total / GIB, 1))
     yield "vbios", ask("nvmlDeviceGetVbiosVersion", board)

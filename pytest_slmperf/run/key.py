@@ -37,4 +37,12 @@ def case_key(sweep: Sweep, record: LaunchRecord, *, with_joules: bool = False) -
 
 def _pool_key(pool: Pool | None) -> dict[str, object]:
     """Nothing for an engine by itself. Where endpoints are is no matter of what is measured."""
-    return {"replicas": pool.replicas, "pool": pool.kind, "spread": pool.spread} if pool else {}
+    if pool is None:
+        return {}
+    budgets = {"memory_bytes": pool.memory_bytes, "power_limit_w": pool.power_limit_w}
+    return {
+        "replicas": pool.replicas,
+        "pool": pool.kind,
+        "spread": pool.spread,
+        **{f"pool_{name}": budget for name, budget in budgets.items() if budget is not None},
+    }
