@@ -288,9 +288,7 @@ def command_line(arguments: Mapping[str, Setting]) -> list[str]:
     return words
 
 
-def share_of(
-    spec: EngineSpec, memory_bytes: int, own_bytes: float, *, share: float, gpus: int
-) -> dict[str, Setting]:
+def share_of(spec: EngineSpec, memory_bytes: int, own_bytes: float, *, share: float, gpus: int) -> dict[str, Setting]:
     """The options, in place of the spec's, with which it takes `own_bytes` of each of its GPUs, which have
     `memory_bytes`. What the spec's own give it in bytes is for all that share a GPU, and it gets this share of them.
 
