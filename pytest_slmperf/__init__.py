@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_slmperf.core.engine import EngineSpec
     from pytest_slmperf.core.memory import largest_batch_within, predicted_peak
+    from pytest_slmperf.core.pooled import replica_pool
     from pytest_slmperf.core.shapes import shape_of
     from pytest_slmperf.core.sweep import Sweep
     from pytest_slmperf.core.workload import (
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "largest_batch_within",
     "predicted_peak",
+    "replica_pool",
     "shape_of",
 ]
 
@@ -50,6 +52,7 @@ _HOMES = {
     "Sweep": "pytest_slmperf.core.sweep",
     "largest_batch_within": "pytest_slmperf.core.memory",
     "predicted_peak": "pytest_slmperf.core.memory",
+    "replica_pool": "pytest_slmperf.core.pooled",
     "shape_of": "pytest_slmperf.core.shapes",
 }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE
-from pytest_slmperf.run.options import named_engine
+from pytest_slmperf.run.options import named_engine, pool_of
 from pytest_slmperf.run.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def engine_of(given: argparse.Namespace, settings: Settings, default: str) -> En
         name, options = named_engine("--engine", given.engine)
     else:
         name, options = default, dict(settings.engine_options) if default == settings.engine else {}
-    return EngineSpec(name, given.model, settings.dtype, settings.threads, options)
+    pool, own = pool_of(options)
+    return EngineSpec(name, given.model, settings.dtype, settings.threads, own, pool=pool)
 
 
 def add_reports(parser: argparse.ArgumentParser) -> None:

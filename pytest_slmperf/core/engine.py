@@ -51,6 +51,11 @@ class EngineSpec:
         object.__setattr__(self, "options", dict(sorted(self.options.items())))
 
     @property
+    def cores(self) -> int:
+        """Of this machine, that it takes: one for each thread of each replica that runs here."""
+        return self.threads * (self.pool.replicas if self.pool and self.pool.here else 1)
+
+    @property
     def model_name(self) -> str:
         """The last part of a path, or the shape's name: what a case is called by. The facts name the weights."""
         return model_name(self.model)
@@ -62,6 +67,17 @@ class Request:
 
     prompt: tuple[int, ...]
     output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaWork:
+    """What one replica of a pool did of a batch, or of several."""
+
+    name: str
+    """`replica 2 of 4 (core 1)`."""
+    output_tokens: int
+    served_ns: int
+    """How long it served them by itself, whatever the others did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +95,8 @@ class Served:
 
     Without it, the peak is unmeasured on any device but `cpu`.
     """
+    replicas: tuple[ReplicaWork, ...] = ()
+    """Of a pool, what each replica that had a part in it did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +161,8 @@ class Answer:
     prompt_tokens: int
     cached_tokens: int = 0
     """Of the prompt, taken from a cache."""
+    replica: int = 0
+    """Which replica of a pool gave it, counted from 1; 0 for an engine that is none."""
 
 
 Stamp: TypeAlias = Callable[[int], None]
@@ -170,6 +190,19 @@ class StreamingEngine(Engine, Protocol):
 
     async def counters(self) -> Mapping[str, float]:
         """What it says of itself now, by the names of `core.traffic.COUNTERS`; empty where it says nothing."""
+        ...
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """An engine, or a replica of one, that tells which tokens it generates: so several can be held to one."""
+
+    def answer(self, batch: Sequence[Request]) -> tuple[tuple[int, ...], ...] | None:
+        """The ids of the tokens that it generates greedily for each request, all of them served as one static batch.
+
+        `core.answers.NOT_FINITE` stands for a token whose score is no finite number. None where it can't tell them. Is
+        never timed. Blocks. Raises EngineFailed.
+        """
         ...
 
 

@@ -78,3 +78,6 @@ class NotJudged(Exception):
 
 class RequestFailed(Exception):
     """One request of many has no whole answer; the text says why, without what was secret in it."""
+
+    replica = 0
+    """Which replica of a pool it was sent to, counted from 1; 0 for an engine that is none."""

@@ -49,6 +49,7 @@ SCALARS = {
         Metric("startup_load_s", "s", DOWN, "of a start: reading the weights"),
         Metric("startup_compile_s", "s", DOWN, "of a start: compiling the model"),
         Metric("startup_capture_s", "s", DOWN, "of a start: capturing CUDA graphs"),
+        Metric("replica_balance", "share", UP, "throughput of the slowest replica, of the mean of the others"),
         Metric("core_pace_ns", "ns", DOWN, "a fixed piece of work, on the engine's cores while the engine rests"),
         Metric("joules_per_output_token", "J/tok", DOWN, "energy of a window over the tokens generated in it"),
         Metric("joules_per_total_token", "J/tok", DOWN, "energy of a window over its prompt and generated tokens"),
@@ -89,6 +90,9 @@ LATENCIES = {
     )
 }
 
+_OF_REPLICA = re.compile(
+    r"(?P<replica>replica_[1-9]\d{0,3})_(?P<metric>output_throughput|request_throughput|median_ttft_ms)"
+)
 _STATISTIC = re.compile(r"(?P<statistic>median|p\d{1,2}(?:\.\d+)?)_(?P<latency>\w+)")
 
 
@@ -101,6 +105,10 @@ def metric(name: str) -> Metric:
         return SCALARS[name]
     if name in LATENCIES:
         return at_quantile(LATENCIES[name], 0.5)
+    of_replica = _OF_REPLICA.fullmatch(name)
+    if of_replica:
+        whole = metric(of_replica["metric"])
+        return replace(whole, name=name, meaning=f"{whole.meaning}, of {of_replica['replica'].replace('_', ' ')} alone")
     match = _STATISTIC.fullmatch(name)
     if match and match["latency"] in LATENCIES:
         statistic = match["statistic"]

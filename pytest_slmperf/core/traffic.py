@@ -48,6 +48,8 @@ class Exchange:
     """How long it waited for a place below the load's limit before it was due."""
     error: str = ""
     """Why there is no whole answer; an empty text where there is one."""
+    replica: int = 0
+    """Which replica of a pool it was sent to, counted from 1; 0 for an engine that is none."""
 
     @property
     def arrived_ns(self) -> int:

@@ -11,6 +11,7 @@ from statistics import fmean
 
 from pytest_slmperf.core.latency import Answered, Latencies, answered_of, bounding, interval, latencies_of, statistics
 from pytest_slmperf.core.metrics import LATENCIES, at_quantile
+from pytest_slmperf.core.replica_metrics import of_traffic
 from pytest_slmperf.core.traffic import COUNTERS, RUNNING, WAITING, Arrivals, Exchange, Traffic
 from pytest_slmperf.core.traffic_concurrency import under_way
 from pytest_slmperf.core.window import Window
@@ -62,13 +63,15 @@ def traffic_metrics(
     ):
         values.update(some)
         unmeasured.update(reasons)
+    of_replicas, behind = of_traffic(traffic.exchanges, window)
+    values.update(of_replicas)
     if window.saturated:
         asked = [at_quantile(latency, one).name for latency in LATENCIES.values() for one in (0.5, *quantiles)]
         unsteady = [name for name in (*UNSTEADY, *asked) if name in values or (slo and name in GOODPUT)]
         values = {name: value for name, value in values.items() if name not in unsteady}
         unmeasured |= dict.fromkeys(unsteady, f"{window.saturated}: it depends on how long one looks")
     intervals = _intervals(seen, quantiles, values)
-    notes = (*_notes(sent, window), *_unbounded(values, intervals, quantiles))
+    notes = (*_notes(sent, window), *behind, *_unbounded(values, intervals, quantiles))
     return TrafficMetrics(values, unmeasured, notes, intervals)
 
 

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, cast
 
 from pytest_slmperf.core.engine import Engine, EngineFactory, EngineSpec
 from pytest_slmperf.core.errors import EngineUnavailable
+from pytest_slmperf.core.pool import ELSEWHERE, Pool
 from pytest_slmperf.engines.planted import slowed
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 ENTRY_POINTS = "slmperf.engines"
+POOL = "pytest_slmperf.pool.engine"
+"""The module that makes an engine of engines, of a room above this one."""
+WITH_THREADS = ("ctranslate2",)
+"""Engines that know replicas inside themselves, and make them of a spec's pool of the kind `threads`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +64,15 @@ class Availability:
 
 
 def create(spec: EngineSpec) -> Engine:
-    """The engine that a spec names, not started; slowed down where the spec plants a loss.
+    """The engine that a spec names, not started; slowed down where the spec plants a loss. Where it has a pool, that.
 
     Raises EngineUnavailable for a name that nobody registered, or whose factory cannot be imported or refuses the spec.
     """
+    if spec.pool and spec.pool.kind == "threads":
+        _refuse_threads(spec, spec.pool)
+    elif spec.pool:
+        pooled: Engine = import_module(POOL).create(spec)
+        return pooled
     engine = _factory(spec.engine)(spec)
     if spec.planted_loss:
         return slowed(engine, spec.planted_loss)
@@ -88,12 +98,31 @@ def default_device(name: str, options: Mapping[str, object] = MappingProxyType({
         return "cpu"
 
 
-def streams(name: str) -> bool:
+def _refuse_threads(spec: EngineSpec, pool: Pool) -> None:
+    if spec.engine not in WITH_THREADS:
+        raise EngineUnavailable(
+            f"{spec.engine} has no replicas inside itself; {', '.join(WITH_THREADS)} has: take the kind processes"
+        )
+    if pool.slowed_replica is not None:
+        raise EngineUnavailable("replicas of the kind threads are one engine, of which no part can be slowed by itself")
+
+
+def lives_elsewhere(name: str) -> bool:
+    """Whether an engine works in processes that it starts or finds itself, or in simulated time: several of them then
+    live in one process, and stream in one event loop.
+    """
+    return name in BUILT_IN and BUILT_IN[name].streams
+
+
+def streams(name: str, pool: Pool | None = None) -> bool:
     """Whether requests can be sent to an engine one by one; others serve static batches only.
 
     An engine of another package says so in the attribute `streams` of its factory. One that can't be imported here,
-    but perhaps by another interpreter, is taken to: the launch will tell.
+    but perhaps by another interpreter, is taken to: the launch will tell. A pool on this machine streams where its
+    replicas work elsewhere: one that does its own work is served batches in a process of its own.
     """
+    if pool is not None and pool.kind not in (*ELSEWHERE, "threads"):
+        return lives_elsewhere(name)
     if name in BUILT_IN:
         return BUILT_IN[name].streams
     try:

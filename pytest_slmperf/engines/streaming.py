@@ -25,13 +25,16 @@ def new_event_loop() -> "asyncio.AbstractEventLoop":
 
 
 class Streaming:
-    """The half of a StreamingEngine that is the same for all. An engine derives from it and adds `start`, `stream` and
+    """The half of a StreamingEngine that is the same for all. An engine derives from it and adds `start` and `stream`;
     `stop`, which calls `disconnect`; and `connected` and `counters` where it has any.
     """
 
     def __init__(self) -> None:
         self._runner: asyncio.Runner | None = None
+        self._host: Streaming | None = None
+        self._new_loop = self.event_loop
         self._connections = AsyncExitStack()
+        self._connected = False
         self._served = 0
 
     def event_loop(self) -> "asyncio.AbstractEventLoop":
@@ -55,33 +58,67 @@ class Streaming:
         """The most memory since the start; None for an engine that lives in this very process, or doesn't know."""
         return None
 
+    def join(self, host: "Streaming") -> None:
+        """Use the event loop of another one from now on, which outlives this: replicas of a pool share the pool's."""
+        self._host = host
+        host.have_loop_of(self)
+
+    def have_loop_of(self, other: "Streaming") -> None:
+        """Have an event loop such as another one has: in simulated time, or the world's."""
+        self._new_loop = other.event_loop
+
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run it to its end in the event loop of this launch, connected. Raises what it raises."""
+        return self._connected_runner().run(work)
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Have it run whenever that event loop does, beside all else that does."""
+        return self._connected_runner().get_loop().create_task(work)
+
+    def runner(self) -> "asyncio.Runner":
+        """What runs the event loop of this launch, made where there is none yet."""
+        if self._host is not None:
+            return self._host.runner()
         if self._runner is None:
             import asyncio  # noqa: PLC0415 - as above
 
-            self._runner = asyncio.Runner(loop_factory=self.event_loop)
-            self._runner.run(_entered(self._connections, self.connected()))
-        return self._runner.run(work)
+            self._runner = asyncio.Runner(loop_factory=self._new_loop)
+        return self._runner
+
+    def _connected_runner(self) -> "asyncio.Runner":
+        runner = self.runner()
+        if not self._connected:
+            self._connected = True
+            runner.run(_entered(self._connections, self.connected()))
+        return runner
+
+    def stop(self) -> None:
+        """Nothing to give back but the connections."""
+        self.disconnect()
 
     def disconnect(self) -> None:
         """End the connections and the event loop; nothing where there are none."""
-        if self._runner is None:
-            return
-        runner, self._runner = self._runner, None
         try:
-            runner.run(self._connections.aclose())
+            if self._connected:
+                self._connected = False
+                self.runner().run(self._connections.aclose())
         finally:
-            runner.close()
+            runner, self._runner = self._runner, None
+            if runner is not None:
+                runner.close()
 
     def serve(self, batch: Sequence[Request], *, observe: bool) -> Served:
-        """Send all requests of a batch at once, and block until the last answer is whole. Raises EngineFailed.
+        """Send all requests of a batch at once, and block until the last answer is whole. Raises EngineFailed."""
+        return self.run(self.batch(batch, observe=observe))
+
+    async def batch(self, batch: Sequence[Request], *, observe: bool) -> Served:
+        """The same in the event loop. An engine that has more to do for a batch does it here.
 
         No two batches begin their prompts alike, or a server's prefix cache would answer for all but the first.
         """
         sent = [turned(request, self._served) for request in batch]
         self._served += 1
-        return self.run(self._serve(sent, observe=observe))
+        return await self._serve(sent, observe=observe)
 
     async def _serve(self, batch: Sequence[Request], *, observe: bool) -> Served:
         import asyncio  # noqa: PLC0415 - as above

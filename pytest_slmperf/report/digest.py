@@ -298,9 +298,11 @@ def _arms(baseline: EngineSpec, candidate: EngineSpec) -> str:
 def _given(spec: EngineSpec) -> dict[str, object]:
     """The fields of an engine by the names that a command line has for them; without those that are not set."""
     named = {"python": spec.python, "slowed": spec.planted_loss or None}
+    pool = {"replicas": spec.pool.replicas, "pool": spec.pool.kind, "spread": spec.pool.spread} if spec.pool else {}
     return {
         "dtype": spec.dtype,
         "threads": spec.threads,
+        **pool,
         **spec.options,
         **{name: value for name, value in named.items() if value is not None},
     }

@@ -10,6 +10,7 @@ from typing import Literal
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.flaw import flaw
 from pytest_slmperf.core.lookup import Against
+from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.engines.planted import LOSS_LIMIT
 from pytest_slmperf.run.interpreter import interpreter
 
@@ -18,6 +19,16 @@ PYTHON = "python"
 
 
 OptionValue = str | int | float | bool
+POOL_OPTIONS = {
+    "replicas": "replicas",
+    "pool": "kind",
+    "spread": "spread",
+    "addresses": "addresses",
+    "slowed_replica": "slowed_replica",
+    "pool_memory_bytes": "memory_bytes",
+    "pool_power_limit_w": "power_limit_w",
+}
+"""What is said of a replica pool among the options of an engine, and the field of a pool that it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +73,8 @@ class Options:
         return self._record(f"({self.keyword}) and {sweep}" if self.keyword not in ("", sweep) else sweep)
 
     def _record(self, keyword: str) -> str:
-        pairs = "".join(f",{name}={value}" for name, value in self.engine_options.items() if name != "slowed")
+        kept = {name: value for name, value in self.engine_options.items() if not name.startswith("slowed")}
+        pairs = "".join(f",{name}={value}" for name, value in kept.items())
         words = ["pytest", "--slmperf", *self.chosen, *(("-k", keyword) if keyword else ())]
         if self.engine:
             words.append(f"--slmperf-engine={self.engine}{f':{pairs[1:]}' if pairs else ''}")
@@ -112,6 +124,20 @@ def literal(text: str) -> OptionValue:
         except ValueError:
             continue
     return text
+
+
+def pool_of(options: Mapping[str, OptionValue]) -> tuple[Pool | None, dict[str, OptionValue]]:
+    """The pool that options of a command line speak of, and the other options.
+
+    `replicas=2,pool=mps,spread=even,addresses=URL+URL,slowed_replica=2`, and a GPU's budgets. Raises UsageError.
+    """
+    named = {POOL_OPTIONS[name]: value for name, value in options.items() if name in POOL_OPTIONS}
+    others = {name: value for name, value in options.items() if name not in POOL_OPTIONS}
+    if not named:
+        return None, others
+    addresses = tuple(part for part in str(named.pop("addresses", "")).split("+") if part)
+    replicas = named.pop("replicas", max(1, len(addresses)))
+    return Pool(replicas, addresses=addresses, **named), others  # type: ignore[arg-type]  # checked by Pool
 
 
 def planted_loss(value: OptionValue) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.sweep import Sweep
-from pytest_slmperf.run.options import OptionValue, planted_loss
+from pytest_slmperf.run.options import OptionValue, planted_loss, pool_of
 from pytest_slmperf.run.settings import Settings
 
 
@@ -36,6 +36,7 @@ class Engines:
                 "slm_engine() needs a model: a name of the table of shapes, or the path of a converted model"
             )
         planted = planted_loss(given.pop("slowed", 0.0))
+        pool, given = pool_of(given)
         return EngineSpec(
             engine=engine or self.default,
             model=model,
@@ -43,6 +44,7 @@ class Engines:
             threads=threads or self.settings.threads,
             options=given,
             planted_loss=planted,
+            pool=pool,
         )
 
     def of(self, sweep: Sweep, given: object = None) -> tuple[EngineSpec, ...]:

@@ -133,6 +133,8 @@ class _Underway:
     answer: Answer | None = None
     error: str = ""
     expired: bool = False
+    replica: int = 0
+    """Of a pool, which failed it."""
     task: asyncio.Task[None] | None = None
 
     def exchange(self) -> Exchange:
@@ -149,6 +151,7 @@ class _Underway:
             cached_tokens=answer.cached_tokens,
             queued_ns=self.queued_ns,
             error=self.error,
+            replica=answer.replica or self.replica,
         )
 
 
@@ -290,6 +293,7 @@ class _Sending:
             one.answer = await self._engine.stream(one.request, stamp)
         except RequestFailed as error:
             one.error = str(error) or type(error).__name__
+            one.replica = error.replica
         except asyncio.CancelledError:
             if not one.expired:
                 raise

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pytest_slmperf.core.engine import Engine, EngineFacts, Request, Served
 from pytest_slmperf.core.launch import Load
 from pytest_slmperf.core.protocol import Measured, PeakMeasured, Prepared
+from pytest_slmperf.core.replica_metrics import work_of
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.core.workload import prompts
 from pytest_slmperf.worker.memory import forget_peak, peak_bytes
@@ -81,6 +82,7 @@ class Case:
             output_tokens=self._output_tokens * batches,
             observed=tuple(served) if observe else (),
             marks=tuple((one.started_ns, one.ended_ns) for one in served) if marks else (),
+            replicas=work_of([one.replicas for one in served]),
         )
 
     def _serve(self, requests: Sequence[Request], batches: int, *, observe: bool) -> list[Served]:

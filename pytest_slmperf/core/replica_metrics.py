@@ -1,0 +1,115 @@
+"""What each replica of a pool has a part in, as metrics of its own: a loss of one can be blamed on it."""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import median
+
+from pytest_slmperf.core.engine import ReplicaWork
+from pytest_slmperf.core.latency import answered_of
+from pytest_slmperf.core.sample import Sample
+from pytest_slmperf.core.traffic import Exchange
+from pytest_slmperf.core.units import NS_PER_S
+from pytest_slmperf.core.verdict import Status, Verdict
+from pytest_slmperf.core.window import Window
+
+BEHIND = 0.05
+"""Share by which a replica is behind the others from which a note is made."""
+SLOWER = 0.10
+"""The same of the time that a token of an answer takes."""
+_OWN_RATE = re.compile(r"replica_\d+_output_throughput")
+
+
+def of_batches(rounds: Sequence[Sequence[ReplicaWork]]) -> tuple[dict[str, tuple[float, ...]], list[str]]:
+    """Of the rounds of one launch: tokens per second of each replica while it served, one value a round, how balanced
+    they are, and a note on who is behind. Nothing for an engine without replicas.
+
+    Replicas are compared where each has the same tokens to generate: a larger share is another batch size.
+    """
+    if not rounds or not rounds[0]:
+        return {}, []
+    by_replica = list(zip(*rounds, strict=True))
+    rates = [[one.output_tokens / one.served_ns * NS_PER_S for one in own] for own in by_replica]
+    values = {f"replica_{number}_output_throughput": tuple(own) for number, own in enumerate(rates, 1)}
+    if len(rates) < 2 or len({one.output_tokens for one in rounds[0]}) > 1:
+        return values, []
+    values["replica_balance"] = tuple(min(map(_to_others, _each(own))) for own in zip(*rates, strict=True))
+    medians = [median(own) for own in rates]
+    notes = [
+        f"{by_replica[place][0].name} is behind: it generates {medians[place]:,.4g} tok/s while it serves, "
+        f"{1 - share:.0%} less than the others"
+        for place, share in enumerate(map(_to_others, _each(medians)))
+        if share < 1 - BEHIND
+    ]
+    return values, notes
+
+
+def of_traffic(exchanges: Sequence[Exchange], window: Window) -> tuple[dict[str, float], list[str]]:
+    """Of one round of requests that came one by one: what each replica did in the window, and notes on who failed some
+    or is slow. Nothing for an engine without replicas.
+    """
+    sent: dict[int, list[Exchange]] = defaultdict(list)
+    for one in exchanges:
+        if one.replica and window.from_ns <= one.sent_ns < window.to_ns:
+            sent[one.replica].append(one)
+    values: dict[str, float] = {}
+    notes = []
+    slowness: dict[int, float] = {}
+    for number, own in sorted(sent.items()):
+        answered = answered_of(own)
+        failed = [one for one in own if one.error]
+        if failed:
+            notes.append(f"replica {number} failed {len(failed)} of {len(own)} requests: {failed[0].error}")
+        if not answered:
+            continue
+        values[f"replica_{number}_request_throughput"] = len(answered) / window.seconds
+        values[f"replica_{number}_output_throughput"] = sum(one.output_tokens for one in answered) / window.seconds
+        values[f"replica_{number}_median_ttft_ms"] = median(one.ttft_ms for one in answered)
+        slowness[number] = median(one.e2el_ms / one.output_tokens for one in answered)
+    if len(slowness) > 1:
+        for number, share in zip(slowness, map(_to_others, _each(list(slowness.values()))), strict=True):
+            if share > 1 + SLOWER:
+                notes.append(
+                    f"replica {number} is behind: its answers take {share - 1:.0%} longer a token than the others'"
+                )
+    return {name: value for name, value in values.items() if value > 0}, notes
+
+
+def _each(values: Sequence[float]) -> list[tuple[float, float]]:
+    """Each value, and the mean of the others."""
+    total = sum(values)
+    return [(value, (total - value) / (len(values) - 1)) for value in values]
+
+
+def _to_others(both: tuple[float, float]) -> float:
+    own, others = both
+    return own / others
+
+
+def work_of(batches: Sequence[Sequence[ReplicaWork]]) -> tuple[ReplicaWork, ...]:
+    """What each replica did of several batches of one load."""
+    return tuple(
+        ReplicaWork(own[0].name, sum(one.output_tokens for one in own), sum(one.served_ns for one in own))
+        for own in zip(*batches, strict=True)
+    )
+
+
+def blamed(verdict: Verdict, now: Mapping[str, Sample], was: Mapping[str, Sample]) -> Verdict:
+    """A verdict `regressed` names the replicas of which the loss is, where it isn't of all of them alike."""
+    names = [name for name in now if _OWN_RATE.fullmatch(name) and name in was]
+    if verdict.status is not Status.REGRESSED or len(names) < 2:
+        return verdict
+    ratios = [now[name].median / was[name].median for name in names]
+    lost = [(name, own) for name, own in zip(names, ratios, strict=True) if own < (1 - BEHIND) * max(ratios)]
+    if not lost:
+        return verdict
+    who = ", ".join(f"{_named(name)} {own - 1:+.1%}" for name, own in lost)
+    kept = [own for own in ratios if own >= (1 - BEHIND) * max(ratios)]
+    reason = f"the loss is not of all {len(names)} replicas: {who}, the others {median(kept) - 1:+.1%} tok/s"
+    return replace(verdict, reason="; ".join(filter(None, (verdict.reason, reason))))
+
+
+def _named(metric: str) -> str:
+    """`replica 2` of `replica_2_output_throughput`."""
+    return " ".join(metric.split("_")[:2])

@@ -1,0 +1,1 @@
+"""Several engines behind one: replicas on one device, on several, or on other machines."""

@@ -1,0 +1,302 @@
+"""Replicas on this machine: each a process of its own, with cores of its own and the GPU that it was given.
+
+An engine that does its own work gets a child of the launch's engine process, forked before anything of the engine is
+imported: it shares no library, no thread and no lock with its siblings, and is ended with the launch as all is that
+the engine's process has started (worker/bootstrap.py). An engine whose work is done elsewhere anyhow, by a server that
+each replica starts, lives in the pool's own process (`pool.here`).
+"""
+
+import multiprocessing
+import os
+import pickle
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from pytest_slmperf.core.engine import Answer, Answering, Engine, EngineFacts, EngineSpec, Request, Served, Stamp
+from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineUnavailable
+from pytest_slmperf.core.launch import REPLICA_VARIABLE
+from pytest_slmperf.engines.registry import create, lives_elsewhere
+from pytest_slmperf.engines.streaming import Streaming
+from pytest_slmperf.pool.devices import Placement
+from pytest_slmperf.pool.pinning import pin, step_aside
+from pytest_slmperf.pool.placing import placed
+from pytest_slmperf.pool.replica import Crew, name_of, own_spec
+from pytest_slmperf.worker.bootstrap import die_with
+from pytest_slmperf.worker.conversation import loaded_versions
+from pytest_slmperf.worker.memory import forget_peak, peak_bytes
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkProcess
+
+    from pytest_slmperf.pool.here import Here
+
+    Pipe = Connection[Any, Any]
+
+STOP_LIMIT_S = 2.0
+"""So long a replica may take to end by itself; the launch gives all of its engine five seconds."""
+PEAK_OF = 2
+"""So many times a batch is looked at for its peak of memory: it is served once before it is asked for."""
+_FORK = multiprocessing.get_context("fork")
+
+
+@contextmanager
+def crew(spec: EngineSpec, pool: Streaming) -> Iterator[Crew]:
+    """Replicas in processes of their own: beside each other, under MPS, on MIG slices or on a GPU each.
+
+    Raises UsageError and EngineUnavailable for what can't be here; see `pool.devices.placements`.
+    """
+    assert spec.pool is not None  # noqa: S101 - of a pool only is there a crew
+    with placed(spec.pool, spec) as place:
+        replicas: list[Child | Here] = []
+        for number, where in enumerate(place.placements, 1):
+            name, own = name_of(number, spec.pool.replicas, where.label), own_spec(spec, number, where.options)
+            there = replace(where, environment={**where.environment, REPLICA_VARIABLE: str(number)})
+            alone = spec.pool.slowed_replica is not None
+            elsewhere = lives_elsewhere(spec.engine)
+            replicas.append(_here(name, own, there, pool, alone=alone) if elsewhere else Child(name, own, there))
+        taken = {core for where in place.placements for core in where.cores}
+
+        def check() -> None:
+            step_aside(taken)
+            place.check({replica.name: replica.pid for replica in replicas})
+
+        def versions() -> Mapping[str, str]:
+            return {name: value for replica in replicas for name, value in replica.versions.items()}
+
+        yield Crew(replicas, place.settings, check, versions)
+
+
+def _here(name: str, spec: EngineSpec, where: Placement, pool: Streaming, *, alone: bool) -> "Here":
+    from pytest_slmperf.pool.here import Here  # noqa: PLC0415 - it imports asyncio, which batches alone need not
+
+    return Here(name, spec, where, pool, slowed_alone=alone)
+
+
+class Child:
+    """A replica as a child process of this one, which asks it through a pipe."""
+
+    def __init__(self, name: str, spec: EngineSpec, where: Placement) -> None:
+        self._name, self._spec, self._where = name, spec, where
+        self._process: ForkProcess | None = None
+        self._pipe: Pipe
+        self._events = select.poll()
+        self._pidfd: int | None = None
+        self._batch: Sequence[Request] | None = None
+        self.versions: Mapping[str, str] = {}
+        """Of libraries that it has loaded."""
+
+    @property
+    def name(self) -> str:
+        """`replica 2 of 4 (core 1)`."""
+        return self._name
+
+    @property
+    def pid(self) -> int:
+        """Of its process; 0 before its start."""
+        return (self._process.pid if self._process else None) or 0
+
+    def start(self) -> EngineFacts:
+        """Fork it, and wait until its engine can take a request."""
+        self._pipe, theirs = _FORK.Pipe()
+        # Of the engine's process: the launch's pipes, and those of the replicas before it. They end with their owner.
+        foreign = [int(entry) for entry in os.listdir("/proc/self/fd") if int(entry) > 2]  # noqa: PTH208 - numbers
+        foreign.remove(theirs.fileno())
+        life = partial(_live, theirs, self._name, self._spec, self._where, os.getpid(), foreign)
+        process = _FORK.Process(target=life, name=self._name)
+        process.start()
+        self._process = process
+        theirs.close()
+        self._events.register(self._pipe, select.POLLIN)
+        with suppress(OSError):  # a kernel without it: then the end of the pipe says that it has died
+            self._pidfd = os.pidfd_open(self.pid)
+            self._events.register(self._pidfd, select.POLLIN)
+        facts, self.versions = self._heard()
+        assert isinstance(facts, EngineFacts)  # noqa: S101 - what a started child says
+        return facts
+
+    def send(self, batch: Sequence[Request], *, observe: bool) -> None:
+        """Hand it the batch; one that it knows already isn't sent again."""
+        known, self._batch = batch is self._batch, batch
+        self._tell(_Ask("serve", None if known else batch, observe))
+
+    def served(self) -> Served:
+        """Wait for it."""
+        served = self._heard()
+        assert isinstance(served, Served)  # noqa: S101 - what it says to that
+        return served
+
+    async def stream(self, request: Request, stamp: Stamp) -> Answer:
+        """Its engine serves static batches."""
+        raise NotImplementedError
+
+    async def counters(self) -> Mapping[str, float]:
+        """It has none."""
+        raise NotImplementedError
+
+    def answer(self, batch: Sequence[Request]) -> tuple[tuple[int, ...], ...] | None:
+        """Which tokens its engine generates, where it tells."""
+        self._tell(_Ask("answer", batch))
+        answered: tuple[tuple[int, ...], ...] | None = self._heard()
+        return answered
+
+    def stop(self) -> None:
+        """Let it give back what it took, and kill it where that takes too long."""
+        if self._process is None:
+            return
+        with suppress(OSError):
+            self._pipe.send_bytes(b"")
+        self._process.join(STOP_LIMIT_S)
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+
+    def _tell(self, ask: "_Ask") -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has died; how, is found by waiting for its answer
+            self._pipe.send_bytes(pickle.dumps(ask, pickle.HIGHEST_PROTOCOL))
+
+    def _heard(self) -> Any:  # noqa: ANN401 - whatever was asked for
+        """Its answer. Raises what its engine raised, and EngineDied where its process has ended."""
+        answer: _Done | _Failure | None = None
+        with suppress(EOFError, OSError):
+            if self._pipe.fileno() in dict(self._events.poll()):
+                answer = pickle.loads(self._pipe.recv_bytes())  # noqa: S301 - of our own child
+        if answer is None:
+            raise EngineDied(f"{self._name} died: {self._how_it_ended()}")
+        if isinstance(answer, _Failure):
+            raise answer.error(self._name)
+        return answer.value
+
+    def _how_it_ended(self) -> str:
+        assert self._process is not None  # noqa: S101 - it was started
+        self._process.join(STOP_LIMIT_S)
+        code = self._process.exitcode
+        if code is None:
+            return "it closed its end of the pipe and runs on"
+        if code >= 0:
+            return f"exit code {code}"
+        killed = "; often that is the kernel's out-of-memory killer (see dmesg)" if code == -signal.SIGKILL else ""
+        return f"{signal.Signals(-code).name}{killed}"
+
+
+# What goes through the pipe; an empty message is the end
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    what: Literal["serve", "answer"]
+    batch: Sequence[Request] | None
+    """None for the one that was sent last."""
+    observe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    value: Any
+    """What was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What went wrong there. An exception of a stranger's class may not be readable here; its text is."""
+
+    kind: Literal["unavailable", "failed", "memory"]
+    text: str
+
+    @classmethod
+    def of(cls, error: Exception) -> "_Failure":
+        if isinstance(error, EngineUnavailable):
+            return cls("unavailable", str(error))
+        if isinstance(error, MemoryError):
+            return cls("memory", str(error) or "MemoryError")
+        return cls("failed", str(error) if isinstance(error, EngineFailed) else f"{type(error).__name__}: {error}")
+
+    def error(self, name: str) -> Exception:
+        """As an error of the pool's process."""
+        kinds = {"unavailable": EngineUnavailable, "failed": EngineFailed, "memory": MemoryError}
+        return kinds[self.kind](f"{name}: {self.text}")
+
+
+# In the child
+
+
+def _live(pipe: "Pipe", name: str, spec: EngineSpec, where: Placement, parent: int, foreign: Sequence[int]) -> None:
+    """The life of a child: settle, start the engine, serve until the pipe says that it is over."""
+    try:
+        _settle(where, parent, foreign)
+        engine = create(spec)
+        try:
+            facts = engine.start()
+            _say(pipe, _Done((facts, loaded_versions())))
+            _Serving(pipe, engine, facts).until_the_end()
+        finally:
+            engine.stop()
+    except Exception as error:  # noqa: BLE001 - the boundary to a stranger's code
+        _say(pipe, _Failure.of(error))
+        if not isinstance(error, EngineUnavailable | EngineFailed | MemoryError):
+            sys.stderr.write(f"{name}:\n")
+            traceback.print_exc()
+
+
+def _settle(where: Placement, parent: int, foreign: Sequence[int]) -> None:
+    """Go where it belongs, with the environment that belongs there, before a library looks at either.
+
+    Raises EngineUnavailable for cores that this process may not use.
+    """
+    die_with(parent)
+    for descriptor in foreign:
+        with suppress(OSError):
+            os.close(descriptor)
+    os.environ.update(where.environment)
+    if where.cores:
+        pin(where.cores)
+
+
+class _Serving:
+    """A started engine in its child."""
+
+    def __init__(self, pipe: "Pipe", engine: Engine, facts: EngineFacts) -> None:
+        self._pipe, self._engine = pipe, engine
+        self._batch: Sequence[Request] = ()
+        self._reads_peak = facts.device == "cpu" and facts.own_process
+        self._looks = 0
+
+    def until_the_end(self) -> None:
+        """Do what is asked, until an empty message. Raises what the engine raises."""
+        while asked := self._received():
+            ask: _Ask = pickle.loads(asked)  # noqa: S301 - of our own parent
+            done = self._serve(ask) if ask.what == "serve" else self._answer(ask.batch or ())
+            _say(self._pipe, _Done(done))
+
+    def _received(self) -> bytes:
+        try:
+            return self._pipe.recv_bytes()
+        except (EOFError, OSError):  # the pool is gone
+            return b""
+
+    def _serve(self, ask: _Ask) -> Served:
+        if ask.batch is not None:
+            self._batch, self._looks = ask.batch, PEAK_OF if self._reads_peak and forget_peak() is None else 0
+        served = self._engine.serve(self._batch, observe=ask.observe)
+        if self._looks:
+            self._looks -= 1
+            with suppress(OSError):
+                served = replace(served, peak_memory_bytes=served.peak_memory_bytes or peak_bytes())
+        return served
+
+    def _answer(self, batch: Sequence[Request]) -> tuple[tuple[int, ...], ...] | None:
+        return self._engine.answer(batch) if isinstance(self._engine, Answering) else None
+
+
+def _say(pipe: "Pipe", answer: _Done | _Failure) -> None:
+    with suppress(OSError):  # the pool is gone, and this process goes with it
+        pipe.send_bytes(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))

@@ -1,0 +1,38 @@
+"""Keeping replicas to cores of their own, and this process off them."""
+
+import os
+from collections.abc import Collection
+from contextlib import suppress
+
+from pytest_slmperf.core.errors import EngineUnavailable
+
+
+def pin(cores: Collection[int]) -> None:
+    """Pin this process to all of these cores, and so what it starts.
+
+    Raises EngineUnavailable where it may not use one of them: the kernel takes the others without a word.
+    """
+    before = os.sched_getaffinity(0)
+    with suppress(OSError):
+        os.sched_setaffinity(0, cores)
+    got = os.sched_getaffinity(0)
+    if got != set(cores):
+        os.sched_setaffinity(0, before)
+        missing = sorted(set(cores) - got) or sorted(cores)
+        raise EngineUnavailable(
+            f"it can't be pinned to core {_listed(missing)}: the control group (cgroup) of this run leaves it "
+            f"{_listed(sorted(before))}"
+        )
+
+
+def step_aside(taken: Collection[int]) -> None:
+    """Move this process, which only hands requests on, off the replicas' cores: to those that its parent may use, or
+    else to any of the replicas', where it runs while one of them waits for the others.
+    """
+    if taken:
+        with suppress(OSError):
+            os.sched_setaffinity(0, os.sched_getaffinity(os.getppid()) - set(taken) or set(taken))
+
+
+def _listed(cores: Collection[int]) -> str:
+    return ", ".join(map(str, cores))
