@@ -6,7 +6,8 @@ log scale, share a factor of their launch, and each arm has a day of its own. `s
 much earlier. The frontier is of throughput and ITL; `slower` takes 8 % of the throughput away at every batch size.
 
 Replica counts 1, 2 and 4 have launches of their own, at three batch sizes. `plateau` has two counts that are equally
-good, in both arms; `stops` takes away all that replicas gained, and more.
+good, and `edge` two of which the smaller is exactly within the fraction that is asked for, in both arms; `falls` makes
+four replicas 8 % slower than two, and `stops` takes away all that replicas gained, and more.
 
 It goes as in a run: 20 launches are stored; a case gets 8 to 16, until the gate has decided its metrics, and 8 more
 where one regressed; what looks regressed of the knee or the frontier is judged again on 8 fresh launches of that day.
@@ -195,7 +196,16 @@ def best_count(
 def replicas(choice: Choice, sweeps: int, noises: Sequence[float]) -> None:
     """Print the verdicts on best replica counts."""
     pays, stops, plateau = {1: 100.0, 2: 125.0, 4: 140.0}, {1: 100.0, 2: 90.0, 4: 70.0}, {1: 100.0, 2: 120.0, 4: 120.0}
-    arms = {"still": (pays, pays), "plateau": (plateau, plateau), "stops": (pays, stops)}
+    # Two counts of which the smaller is exactly as much worse as is asked for.
+    border = {1: 100.0, 2: 120.0 * (1 - choice.within), 4: 120.0}
+    falls = {1: 100.0, 2: 125.0, 4: 115.0}
+    arms = {
+        "still": (pays, pays),
+        "plateau": (plateau, plateau),
+        "edge": (border, border),
+        "falls": (pays, falls),
+        "stops": (pays, stops),
+    }
     for noise in noises:
         for truth, (before, after) in arms.items():
             draw = random.Random(f"{choice}{noise}{truth}")
@@ -214,7 +224,7 @@ def replicas(choice: Choice, sweeps: int, noises: Sequence[float]) -> None:
 def print_row(what: str, noise: float, truth: str, seen: Counter[Status], first: Counter[Status]) -> None:
     said = ", ".join(f"{count / seen.total():.1%} {status}" for status, count in seen.most_common())
     looked = f"{first[Status.REGRESSED] / first.total():.1%} looked regressed"
-    print(f"{what:40} {noise:5.1%} {truth:>8}  {said}; {looked}", flush=True)
+    print(f"{what:66} {noise:5.1%} {truth:>8}  {said}; {looked}", flush=True)
 
 
 def main() -> None:
@@ -224,7 +234,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["frontiers", "knees", "replicas"])
     given = parser.parse_args()
     noises = {0.01: 0.03, 0.03: 0.08}
-    print(f"{'what':40} {'noise':>5} {'truth':>8}  verdicts of {given.sweeps} sweeps")
+    print(f"{'what':66} {'noise':>5} {'truth':>8}  verdicts of {given.sweeps} sweeps")
     if given.only in (None, "replicas"):
         for choice in (Choice(), Choice(within=0.05)):
             replicas(choice, given.sweeps, list(noises))

@@ -257,7 +257,7 @@ class Knee:
         past, was_past = self.beyond >= COVERAGE, baseline.beyond >= COVERAGE
         if was_past and (past or self.interval):
             return not past
-        return moved(self.sizes, baseline.interval, self.interval, self.shares)
+        return moved(self.sizes, baseline, self)
 
     def _ways(self, baseline: "Knee") -> tuple[str, ...]:
         """Where it moved to: a knee that is gone may lie past the largest, which is upward."""

@@ -143,7 +143,7 @@ class BestReplicas:
             return Status.INCOMPARABLE, f"two sweeps: {was} → {now}", f"Sweep {was}."
         if self.interval is None or baseline.interval is None:
             return Status.INCONCLUSIVE, f"nothing to compare: {both}", ""
-        changed = moved(self.counts, baseline.interval, self.interval, self.shares)
+        changed = moved(self.counts, baseline, self)
         if changed is None:
             return Status.INCONCLUSIVE, f"several counts can't be told apart: {both}", _MORE
         if changed:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, median
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pytest_slmperf.core.gate import DAY_SD
 from pytest_slmperf.core.sample import Sample
@@ -25,6 +25,8 @@ COVERAGE = 0.99
 """Share of the draws that an interval covers. Two disjoint intervals are what makes a place moved."""
 WITHIN = 0.95
 """Share of the draws that must lie in the baseline's interval, for a place to be unchanged."""
+ALIKE = 0.05
+"""Share of the draws that both sides must have at the same places, for a place to be unchanged."""
 ONE_DAY_SD = DAY_SD / math.sqrt(2)
 """Standard deviation of log values that one day adds; DAY_SD is that of the difference between two."""
 FEWEST_LAUNCHES = 5
@@ -133,24 +135,35 @@ def undecided(draws: "Draws", values: Sequence[float], *, margin: float = 0.0) -
     return tuple(found)
 
 
-def moved(
-    places: Sequence[P],
-    stored: tuple[P, P] | None,
-    interval: tuple[P, P] | None,
-    shares: Mapping[P, float],
-) -> bool | None:
-    """Whether what was found between two places lies elsewhere now, or None where that can't be told.
+class Found(Protocol[P]):
+    """One of several places, as resampled launches find it."""
+
+    @property
+    def interval(self) -> tuple[P, P] | None:
+        """Covers 99 % of the draws' places; None where more of them have none."""
+        ...
+
+    @property
+    def shares(self) -> Mapping[P, float]:
+        """Share of the draws at each place; what is missing to 1 found none."""
+        ...
+
+
+def moved(places: Sequence[P], stored: "Found[P]", now: "Found[P]") -> bool | None:
+    """Whether what was found at one of the places lies elsewhere now, or None where that can't be told.
 
     It moved only where the two intervals have no place in common, or where (nearly) no draw finds it any more. It
     stayed where 95 % of the draws lie within the stored interval, and that is one place or two neighbouring ones: what
-    stands on the edge between two is never known better.
+    stands on the edge between two is never known better. But if hardly a draw of the one side finds what the other's
+    do, that may be a change from one of the two to the other.
     """
-    if stored is None:
+    if stored.interval is None:
         return None
-    low, high = stored
-    apart = interval is not None and (interval[1] < low or high < interval[0])
-    if apart or sum(shares.values()) <= 1 - COVERAGE:
+    low, high = stored.interval
+    apart = now.interval is not None and (now.interval[1] < low or high < now.interval[0])
+    if apart or sum(now.shares.values()) <= 1 - COVERAGE:
         return True
-    within = sum(share for place, share in shares.items() if low <= place <= high)
+    within = sum(share for place, share in now.shares.items() if low <= place <= high)
+    alike = sum(min(share, stored.shares.get(place, 0.0)) for place, share in now.shares.items())
     close = places.index(high) - places.index(low) <= 1
-    return False if within >= WITHIN and close else None
+    return False if within >= WITHIN and alike >= ALIKE and close else None

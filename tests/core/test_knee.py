@@ -199,6 +199,7 @@ def knee_with(shares):
         ({16: 1.0}, {16: 0.6, 32: 0.4}, Status.INCONCLUSIVE),
         ({16: 0.5, 32: 0.5}, {16: 0.6, 32: 0.4}, Status.UNCHANGED),
         ({16: 0.5, 32: 0.5}, {32: 1.0}, Status.UNCHANGED),
+        ({16: 0.98, 32: 0.02}, {32: 1.0}, Status.INCONCLUSIVE),
         ({16: 0.3, 32: 0.4, 64: 0.3}, {32: 1.0}, Status.INCONCLUSIVE),
         ({16: 0.5, 32: 0.5}, {32: 0.5, 64: 0.5}, Status.INCONCLUSIVE),
         ({16: 1.0}, {32: 1.0}, Status.REGRESSED),
