@@ -32,6 +32,8 @@ KEPT_S = 7 * 86_400.0
 LIMIT_S = 30.0
 ERROR = 0.15
 """Share by which what is measured of cores differs from one time to the next, on a machine that others share."""
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError)
+"""What a document raises that is none of ours."""
 PROGRAM = Path(worker.__file__).with_name("roof.py")
 
 
@@ -78,7 +80,7 @@ class Roofs:
             done = subprocess.run(command, capture_output=True, timeout=LIMIT_S, check=True)
             found = json.loads(done.stdout)
             roof = _roof(found)
-        except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
+        except (OSError, subprocess.SubprocessError, *DAMAGED):
             return None
         with suppress(OSError):  # without a cache, each run measures
             place = self._place(len(cores))
@@ -92,7 +94,7 @@ class Roofs:
         try:
             found = json.loads(self._place(cores).read_text())
             return _roof(found) if 0 <= time.time() - found["at"] < KEPT_S else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, *DAMAGED):
             return None
 
     def _place(self, cores: int) -> Path:
@@ -109,7 +111,7 @@ def sets_for(weights: float, cores: int) -> tuple[int, ...]:
 
 
 def _roof(found: Mapping[str, Any]) -> Roof:
-    """Raises KeyError, TypeError or ValueError for what is none."""
+    """Raises one of DAMAGED for what is none."""
     readings = tuple(Reading(float(size), float(rate)) for size, rate in found["readings"])
     flops = {str(dtype): float(rate) for dtype, rate in found["flops"].items()}
     if not readings or not all(one > 0 for one in (*(reading.bytes_per_s for reading in readings), *flops.values())):
