@@ -8,7 +8,9 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.roofline import Roof
 from pytest_slmperf.core.sample import Measurement, Sample
+from pytest_slmperf.core.variant import Variant, series_of
 from pytest_slmperf.core.verdict import Verdict
+from pytest_slmperf.core.workload import LABELS
 
 LARGER = "give it a larger budget"
 """The way out of what the budget left undecided."""
@@ -35,7 +37,7 @@ class CaseOutcome:
 
     case: str
     coordinates: Mapping[str, str | float]
-    """`{"model": "opt-125m", "batch_size": 64}`: what a suite looks it up by."""
+    """`{"model": "opt-125m", "replicas": 2, "batch_size": 64}`: what a suite looks it up by; its place comes last."""
     measurement: Measurement
     baseline: Measurement | None
     """The stored samples, or the other arm's. None where there is nothing comparable."""
@@ -54,14 +56,24 @@ class CaseOutcome:
     @property
     def axis(self) -> str:
         """What its sweep varies: `batch_size`, `concurrency`, `request_rate` or `speed`."""
-        return next(name for name in self.coordinates if name != "model")
+        return next((name for name in LABELS if name in self.coordinates), list(self.coordinates)[-1])
 
     @property
     def at(self) -> float:
         """Where on that axis it is."""
         place = self.coordinates[self.axis]
-        assert not isinstance(place, str)  # noqa: S101 - models alone are texts
+        assert not isinstance(place, str)  # noqa: S101 - texts are models and settings of engines
         return place
+
+    @property
+    def variant(self) -> Variant:
+        """What its sweep varied of the engine."""
+        return Variant(tuple((name, has) for name, has in self.coordinates.items() if name not in ("model", self.axis)))
+
+    @property
+    def series(self) -> str:
+        """What the cases of its curve have in common: `decode/opt-125m/replicas=2`."""
+        return series_of(self.case)
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class SweepOutcome:
     """`gate`, `accept` or `report`."""
     cases: Mapping[str, CaseOutcome]
     specs: tuple[EngineSpec, ...]
-    """The candidate's engines."""
+    """The candidate's engines, each as it was launched: one for each variant that the sweep has of it."""
     versions: Mapping[str, str]
     baseline_versions: Mapping[str, str] | None
     launches: int
@@ -104,16 +116,19 @@ class SweepOutcome:
     confirm a gated metric are none of these: see `CaseOutcome.fresh_from`."""
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of all its cases, measured or not."""
+        return tuple(dict.fromkeys((*self.cases, *self.skipped, *self.unselected)))
+
+    @property
     def label(self) -> str:
         """What its cases are called by, as `batch`; empty where there is none."""
-        names = (*self.cases, *self.skipped, *self.unselected)
-        return next((name.rpartition("/")[2].partition("=")[0] for name in names), "")
+        return next((name.rpartition("/")[2].partition("=")[0] for name in self.names), "")
 
     def names_on(self, engine: str) -> frozenset[str]:
         """Names of the cases on this engine, measured or not. Its other cases are on another."""
-        models = {f"{self.sweep}/{spec.model_name}" for spec in self.specs if spec.engine == engine}
-        names = (*self.cases, *self.skipped, *self.unselected)
-        return frozenset(name for name in names if name.rpartition("/")[0] in models)
+        models = tuple({f"{self.sweep}/{spec.model_name}/" for spec in self.specs if spec.engine == engine})
+        return frozenset(name for name in self.names if name.startswith(models))
 
 
 @dataclass(frozen=True)

@@ -182,6 +182,8 @@ class Point:
 
     def __init__(self, outcome: CaseOutcome, sweep: SweepOutcome, ledger: Ledger) -> None:
         self.case = outcome.case
+        self.coordinates = outcome.coordinates
+        """Its model, what is varied of the engine, and its place: `{"model": "m", "replicas": 2, "batch_size": 64}`."""
         self.model = str(outcome.coordinates["model"])
         self.axis = outcome.axis
         """What the sweep varies: `batch_size`, `concurrency`, `request_rate` or `speed`."""

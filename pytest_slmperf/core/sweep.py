@@ -1,15 +1,18 @@
 """A sweep: a declaration of which cases are measured, which metrics are gated, and how tightly."""
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeAlias, TypeVar, cast, get_args
 
 from pytest_slmperf.core.binding import BINDING
 from pytest_slmperf.core.engine import model_name
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.metrics import BOARD, ENERGY, metric
+from pytest_slmperf.core.pool import MOST_REPLICAS
+from pytest_slmperf.core.variant import AS_IT_IS, VARIED, Setting, Variant, spelled
 from pytest_slmperf.core.workload import COUNTED, LABELS, Replay, Slo, StaticBatch, Workload
 
 DEFAULT_TOLERANCE = 0.03
@@ -21,9 +24,15 @@ GOODPUT = ("request_goodput", "goodput_share")
 """Metrics that there are by an Slo only."""
 MISSING_METER = ("red", "skip")
 """What becomes of gated joules where nothing tells them."""
+MOST_THREADS = 4096
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""Of a setting that is a text: it stands in a case's name."""
+
+Look: TypeAlias = frozenset[tuple[str, str | float]]
+"""Coordinates that the cases of a test have, of which there may be others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +42,8 @@ class Binding:
     sweep: "Sweep"
     places: tuple[float, ...] | None = None
     """On the sweep's axis."""
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    """Of the engine, beside those places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +55,40 @@ class Case:
     at: float
     """On the sweep's axis: a batch size, a concurrency, a request rate or a speed."""
     axis: str = StaticBatch.AXIS
+    variant: Variant = AS_IT_IS
+    """Of the engine that serves it."""
+    per_replica: bool = False
+    """Whether `at` counts for each replica of a pool, and not for all of them together."""
+
+    @property
+    def series(self) -> str:
+        """What the cases of its curve have in common: `decode/opt-125m`, `decode/opt-125m/replicas=2/dtype=int8`."""
+        return "/".join((self.sweep, self.model, *self.variant.parts))
+
+    @property
+    def label(self) -> str:
+        """What its place is called: `batch`, or `batch-each` where it counts for each replica."""
+        return f"{LABELS[self.axis]}{'-each' if self.per_replica else ''}"
 
     @property
     def name(self) -> str:
-        """`decode/opt-125m/batch=64`, `rate/opt-125m/rate=2.5`."""
-        return f"{self.sweep}/{self.model}/{LABELS[self.axis]}={self.at}"
+        """`decode/opt-125m/batch=64`, `rate/opt-125m/rate=2.5`, `decode/opt-125m/replicas=2/batch-each=32`."""
+        return f"{self.series}/{self.label}={self.at}"
+
+    @property
+    def total(self) -> float:
+        """The place for all replicas together: 64 for a batch of 32 for each of two."""
+        return self.at * self.variant.replicas if self.per_replica else self.at
 
     @property
     def coordinates(self) -> Mapping[str, str | float]:
         """What a suite looks it up by."""
-        return {"model": self.model, self.axis: self.at}
+        return {"model": self.model, **self.variant.coordinates, self.axis: self.at}
 
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """Cases = models × places on the axis of one workload, and the gated metrics with their tolerances.
+    """Cases = models × variants of the engine × places on the axis of one workload, and the gated metrics.
 
         DECODE = Sweep("decode", StaticBatch(prompt_tokens=128, output_tokens=128), batch_size=[1, 4, 16, 64],
                        gate={"output_throughput": 0.03})
@@ -69,8 +99,13 @@ class Sweep:
     for each. `percentiles` are those of the latencies that a suite looks at: each launch observes enough requests for
     all of them. `slo` says which requests count as good, for `request_goodput` and `goodput_share`. `missing_meter`
     says what becomes of joules where nothing tells them: `red`, or `skip`, which skips their tests with the reason and
-    gates the rest. By default it is what `[tool.slmperf]` says, or `red` on a GPU and `skip` elsewhere. What a machine
-    sweeps can be set in `[tool.slmperf]`, by the sweep's name.
+    gates the rest. By default it is what `[tool.slmperf]` says, or `red` on a GPU and `skip` elsewhere.
+
+    `replicas`, `dtype`, `threads` and `options` (an engine's own, by their names) vary the engine: each combination is
+    launched by itself, in turns with the others, and has a curve of its own, `decode/opt-125m/replicas=2/dtype=int8`.
+    With `per_replica` the places count for each replica of a pool; otherwise for all of them together.
+
+    What a machine sweeps can be set in `[tool.slmperf]`, by the sweep's name.
     Raises SuiteError for a declaration that makes no sense.
     """
 
@@ -85,6 +120,11 @@ class Sweep:
     request_rate: Sequence[float] = ()
     speed: Sequence[float] = ()
     slo: Slo | None = None
+    replicas: Sequence[int] = ()
+    dtype: Sequence[str] = ()
+    threads: Sequence[int] = ()
+    options: Mapping[str, Sequence[Setting]] = field(default_factory=dict)
+    per_replica: bool = False
 
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and _NAME.fullmatch(self.name)):
@@ -110,6 +150,7 @@ class Sweep:
         object.__setattr__(self, "percentiles", percentiles)
         object.__setattr__(self, "gate", self._tolerances())
         self._check_slo()
+        self._freeze_settings()
 
     def _places(self) -> tuple[float, ...]:
         kinds = get_args(Workload)
@@ -136,6 +177,45 @@ class Sweep:
         if len(set(places)) != len(places):
             raise SuiteError(f"Sweep {self.name!r}: {self.axis}={given!r}; it takes different ones")
         return places
+
+    def _freeze_settings(self) -> None:
+        """Raises SuiteError for values of which no engine could have any, or that no case could be called by."""
+        if not isinstance(self.options, Mapping):
+            raise SuiteError(f"Sweep {self.name!r}: options={self.options!r}; it takes a table of lists by their name")
+        taken = [name for name in self.options if name in ("model", *VARIED, *LABELS) or not str(name).isidentifier()]
+        if taken:
+            raise SuiteError(
+                f"Sweep {self.name!r}: options has {taken[0]!r}, which is no name of an engine's own option"
+            )
+        for name in VARIED:
+            object.__setattr__(self, name, self._settings(name, getattr(self, name)))
+        options = {name: self._settings(name, given) for name, given in sorted(self.options.items())}
+        object.__setattr__(self, "options", options)
+        if empty := [name for name, values in options.items() if not values]:
+            raise SuiteError(f"Sweep {self.name!r}: options: {empty[0]} has no value")
+        if type(self.per_replica) is not bool or (self.per_replica and not self.replicas):
+            raise SuiteError(
+                f"Sweep {self.name!r}: per_replica={self.per_replica!r}; it is True where {self.axis} counts for each "
+                "of the replicas=[…] that the sweep has"
+            )
+        if self.per_replica and max(self.places) * max(self.replicas) > MOST:
+            raise SuiteError(f"Sweep {self.name!r}: {self.axis} of all replicas together is at most {MOST:,}")
+
+    def _settings(self, name: str, given: object) -> tuple[Setting, ...]:
+        kind, said = {
+            "replicas": (
+                lambda one: _counts(one) and one <= MOST_REPLICAS,
+                f"whole numbers from 1 to {MOST_REPLICAS:,}",
+            ),
+            "threads": (lambda one: _counts(one) and one <= MOST_THREADS, f"whole numbers from 1 to {MOST_THREADS:,}"),
+            "dtype": (_word, "names, as in ['float32', 'int8']"),
+        }.get(name, (lambda one: isinstance(one, (bool, int, float)) or _word(one), "texts, numbers and truths"))
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise SuiteError(f"Sweep {self.name!r}: {name}={given!r}; it takes a list of {said}")
+        values = tuple(given)
+        if not all(map(kind, values)) or len({*map(spelled, values)}) != len(values):
+            raise SuiteError(f"Sweep {self.name!r}: {name}={list(values)!r}; it takes different {said}")
+        return values
 
     def _check_slo(self) -> None:
         if self.slo is not None and not isinstance(self.slo, Slo):
@@ -178,10 +258,23 @@ class Sweep:
         return cast("tuple[float, ...]", getattr(self, self.axis))  # made so in __post_init__
 
     @property
+    def varied(self) -> Mapping[str, tuple[Setting, ...]]:
+        """What it varies of the engine, in the order in which a case's name has it."""
+        of_every_engine = {name: getattr(self, name) for name in VARIED}
+        return {name: tuple(values) for name, values in {**of_every_engine, **self.options}.items() if values}
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Each combination of what is varied; one without a setting where nothing is."""
+        names, values = tuple(self.varied), self.varied.values()
+        return tuple(Variant(tuple(zip(names, one, strict=True))) for one in itertools.product(*values))
+
+    @property
     def ends(self) -> "Sweep":
-        """The same with the smallest and the largest place only."""
-        both: Mapping[str, Any] = {self.axis: sorted({min(self.places), max(self.places)})}
-        return replace(self, **both)
+        """The same with the smallest and the largest of what is varied only; of names, which have no order, all."""
+        both: dict[str, Any] = {self.axis: _ends(self.places)}
+        both |= {name: _ends(values) for name, values in self.varied.items() if name in VARIED}
+        return replace(self, **both, options={name: _ends(values) for name, values in self.options.items()})
 
     @property
     def tolerances(self) -> Mapping[str, float]:
@@ -208,32 +301,56 @@ class Sweep:
         return tuple(sorted({0.5, *declared, *(quantile for quantile in gated if quantile)}))
 
     def cases(self, models: Iterable[str]) -> tuple[Case, ...]:
-        """The cases on these models, each a name or a path."""
-        return tuple(Case(self.name, model_name(model), at, self.axis) for model in models for at in self.places)
+        """The cases on these models, each a name or a path: those of one variant follow each other."""
+        return tuple(
+            Case(self.name, model_name(model), at, self.axis, variant, self.per_replica)
+            for model in models
+            for variant in self.variants
+            for at in self.places
+        )
 
     def each(self, test: Test) -> Test:
-        """Decorate a test to run once per case; its arguments are the axis's name, `model` or both."""
+        """Decorate a test to run once per case; its arguments are any of the axis's name, `model`, and what else is
+        varied, as `replicas`.
+        """
         setattr(test, BINDING, Binding(self))
         return test
 
-    def at(self, *places: float) -> Callable[[Test], Test]:
-        """Decorate a test that looks at these places of the axis only: selecting it alone measures no others."""
+    def at(self, *places: float, **settings: Setting) -> Callable[[Test], Test]:
+        """Decorate a test that looks at these places of the axis only, and at the variants with these settings, as in
+        `at(64, replicas=2)`: selecting it alone measures no others.
+        """
         unknown = [place for place in places if place not in self.places]
         if not places or unknown:
             raise SuiteError(f"Sweep {self.name!r}.at{places!r}: its {self.axis} is one of {list(self.places)}")
+        for name, value in settings.items():
+            if value not in self.varied.get(name, ()):
+                known = (
+                    f"its {name} is one of {list(self.varied[name])}" if name in self.varied else f"it varies no {name}"
+                )
+                raise SuiteError(f"Sweep {self.name!r}.at({name}={value!r}): {known}")
 
         def bind(test: Test) -> Test:
             code = getattr(test, "__code__", None)
-            wanted = {self.axis, "model"} & set(code.co_varnames[: code.co_argcount] if code else ())
+            wanted = {self.axis, "model", *self.varied} & set(code.co_varnames[: code.co_argcount] if code else ())
             if wanted:
                 raise SuiteError(
                     f"Sweep {self.name!r}.at(…) passes no {' and no '.join(sorted(wanted))}: decorate with each, "
                     f"or look the point up, as in result[{places[0]}]"
                 )
-            setattr(test, BINDING, Binding(self, places))
+            setattr(test, BINDING, Binding(self, places, settings))
             return test
 
         return bind
+
+    def lacks(self, binding: Binding) -> str:
+        """What a test looks at that this sweep, as it is on a machine, doesn't have; empty where it has all."""
+        asked = {self.axis: binding.places or (), **{name: (value,) for name, value in binding.settings.items()}}
+        for name, values in asked.items():
+            there = self.places if name == self.axis else self.varied.get(name, ())
+            if missing := [value for value in values if value not in there]:
+                return f"{self.name} has {name}={list(there)} on this machine and tier, not {missing}"
+        return ""
 
     def on(self, axes: Mapping[str, Any]) -> "Sweep":
         """This sweep with what a machine's settings say of it: models, places, lengths, gate and so on.
@@ -241,11 +358,18 @@ class Sweep:
         Raises SuiteError for what it doesn't have.
         """
         lengths = {name: axes[name] for name in ("prompt_tokens", "output_tokens") if name in axes}
-        of_sweep = ("model", "gate", "percentiles", "missing_meter", *LABELS)
+        of_sweep = ("model", "gate", "percentiles", "missing_meter", *LABELS, *VARIED)
         rest = {name: axes[name] for name in of_sweep if name in axes}
         others = [name for name in LABELS if name in axes and name != self.axis]
+        given = {**{name: axes[name] for name in VARIED if name in axes}, **axes.get("options", {})}
+        others += [name for name in given if name not in self.varied]
         if others:
-            raise SuiteError(f"Sweep {self.name!r} varies {self.axis}; the settings give {', '.join(others)}")
+            varied = ", ".join((self.axis, *self.varied))
+            raise SuiteError(f"Sweep {self.name!r} varies {varied}; the settings give {', '.join(others)}")
+        if empty := [name for name, values in given.items() if not values]:
+            raise SuiteError(f"Sweep {self.name!r}: the settings give no {empty[0]}: leave it out, or name one")
+        if "options" in axes:
+            rest["options"] = {**self.options, **axes["options"]}
         if "slo" in axes:
             known = {limit.name: getattr(self.slo, limit.name) for limit in fields(Slo)} if self.slo else {}
             rest["slo"] = Slo(**{**known, **axes["slo"]})
@@ -260,6 +384,17 @@ class Sweep:
 
 def _counts(value: object) -> bool:
     return type(value) is int and value >= 1
+
+
+def _word(value: object) -> bool:
+    return isinstance(value, str) and bool(_WORD.fullmatch(value))
+
+
+def _ends(values: Sequence[Any]) -> tuple[Any, ...]:
+    """The smallest and the largest; all of those that are no numbers."""
+    if any(isinstance(one, (str, bool)) for one in values):
+        return tuple(values)
+    return tuple(sorted({min(values), max(values)}))
 
 
 def _rate(value: object) -> bool:

@@ -10,18 +10,19 @@ import pytest
 from pytest_slmperf.core.binding import BINDING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pytest_slmperf.core.engine import EngineSpec
     from pytest_slmperf.core.meter import EnergyMeter
     from pytest_slmperf.core.sweep import Binding
+    from pytest_slmperf.core.variant import Setting
     from pytest_slmperf.plugin.session import SlmperfSession
     from pytest_slmperf.run.measuring import Measuring
 
 ACTIVE = "slmperf-session"
 """Name under which the session is registered while `--slmperf` is on."""
 METER_FIXTURE = "energy_meter"
-OWN_FIXTURES = frozenset({"slmperf", "slm_engine", METER_FIXTURE})
+OWN_FIXTURES = frozenset({"slmperf", "slm_engine", "replica_pool", METER_FIXTURE})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,8 +51,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--slmperf-tier",
         choices=("quick", "gate", "full"),
         default="gate",
-        help="how much to spend: quick (smallest and largest case, half the launches but at least 8, twice the "
-        "tolerance), gate, or full (half as many launches again)",
+        help="how much to spend: quick (smallest and largest of what is varied, half the launches but at least 8, "
+        "twice the tolerance), gate, or full (half as many launches again)",
     )
     group.addoption(
         "--slmperf-budget", metavar="MINUTES", type=_minutes, help="end what is undecided by then as inconclusive"
@@ -99,12 +100,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     binding = binding_of(metafunc.function)
     if binding is None or binding.places is not None:
         return
+    from pytest_slmperf.core.variant import spelled  # noqa: PLC0415 - the suite that is collected has imported it
+
     active = _active(metafunc.config)
     sweep = active.resolved(binding.sweep) if active else binding.sweep
-    axes = {sweep.axis: (sweep.places, sweep.workload.LABEL), "model": (tuple(sweep.model), "")}
+    axes: dict[str, tuple[Sequence[Setting], str]] = {
+        sweep.axis: (sweep.places, sweep.workload.LABEL),
+        "model": (tuple(sweep.model), ""),
+    }
+    for name, settings in sweep.varied.items():
+        # A text is an id by itself, as a model is.
+        axes[name] = (settings, "" if all(isinstance(value, str) for value in settings) else name)
     for name, (values, label) in axes.items():
         if name in metafunc.fixturenames and values:
-            metafunc.parametrize(name, values, ids=[f"{label}{value}" for value in values])
+            metafunc.parametrize(name, values, ids=[f"{label}{spelled(value)}" for value in values])
 
 
 def _active(config: pytest.Config) -> SlmperfSession | None:
@@ -143,7 +152,8 @@ def slmperf(request: pytest.FixtureRequest) -> Measuring:
     each launch of the engine in a process of its own, and returns the result: `result[64].output_throughput`,
     `result[64].ttft_ms.p99`, `result[64].baseline`, `result.knee`, `result.frontier`, `result.highest_rate`. With
     several models, give `slm_engine` itself (the sweep's `model=[...]` are measured, interleaved) or a list of engines,
-    and look points up by `result["opt-125m", 64]`. The same sweep on the same engine is measured once in a run. Put it
+    and look points up by `result["opt-125m", 64]`; those of a sweep that varies the engine by
+    `result.of("opt-125m", replicas=2)[64]`. The same sweep on the same engine is measured once in a run. Put it
     in a fixture of `scope="module"`.
     """
     active = _active(request.config)
@@ -161,6 +171,20 @@ def slm_engine(slmperf: Measuring) -> Callable[..., EngineSpec]:
     `[tool.slmperf]`. Nothing is started by it. Redefine this fixture in a conftest.py to measure an engine of yours.
     """
     return slmperf.engine
+
+
+@pytest.fixture(scope="session")
+def replica_pool() -> Callable[..., EngineSpec]:
+    """Makes several replicas of an engine one engine: `replica_pool(slm_engine("opt-125m"), replicas=2)`.
+
+    `kind` says where they run: `processes` (beside each other, on a CPU each on cores of its own), `mps`, `mig`,
+    `gpus`, `threads` inside an engine that has them, `endpoints` with `addresses`, or `ray`. `spread` says how requests
+    go to them: `even`, `round-robin` or `shortest-queue`. `--slmperf-engine=NAME:replicas=2,pool=mps,spread=even` says
+    the same of every engine of a run. Nothing is started by it. It is `pytest_slmperf.replica_pool`.
+    """
+    from pytest_slmperf.core.pooled import replica_pool as pooled  # noqa: PLC0415 - only where it is asked for
+
+    return pooled
 
 
 @pytest.fixture(scope="session")

@@ -7,24 +7,25 @@ from dataclasses import dataclass, field
 from glob import iglob
 from typing import TYPE_CHECKING, TypeAlias
 
-from pytest_slmperf.core.sweep import Sweep
+from pytest_slmperf.core.sweep import Binding, Look, Sweep
+from pytest_slmperf.core.variant import Setting, Variant
 from pytest_slmperf.plugin import binding_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import pytest
 
-Places: TypeAlias = set[float] | None
-"""On a sweep's axis, as batch sizes; None for all of them."""
+Looks: TypeAlias = set[Look] | None
+"""Coordinates of the cases that tests look at; None for all cases."""
 
 
 @dataclass(frozen=True)
 class Selection:
     """What a set of tests looks at."""
 
-    sweeps: dict[Sweep, Places] = field(default_factory=dict)
+    sweeps: dict[Sweep, Looks] = field(default_factory=dict)
     everything: bool = False
     """A test doesn't say which sweep it looks at: it may be any."""
 
@@ -90,7 +91,7 @@ def covers_project(config: pytest.Config) -> bool:
 
 def selection_of(items: Iterable[pytest.Item]) -> Selection:
     """What the tests look at. One that is bound to no sweep looks at all of every sweep that its module names."""
-    sweeps: dict[Sweep, Places] = {}
+    sweeps: dict[Sweep, Looks] = {}
     everything = False
     for item in items:
         at = coordinates(item)
@@ -100,7 +101,7 @@ def selection_of(items: Iterable[pytest.Item]) -> Selection:
             everything = everything or not named
             continue
         known = sweeps.setdefault(at.sweep, set())
-        sweeps[at.sweep] = None if known is None or at.places is None else known | at.places
+        sweeps[at.sweep] = None if known is None or at.looks is None else known | at.looks
     return Selection(sweeps, everything)
 
 
@@ -109,19 +110,26 @@ class Coordinates:
     """Where in a sweep a test stands."""
 
     sweep: Sweep
-    model: str | None
-    places: Places
+    binding: Binding
+    """With the place and the settings that it is passed, as if it were bound to those alone."""
+    looks: Looks
 
 
 def coordinates(item: pytest.Item) -> Coordinates | None:
-    """The sweep, model and places that a test is bound to, or None for any other test."""
+    """The sweep that a test is bound to, and where in it; None for any other test."""
     binding = binding_of(getattr(item, "function", None))
     if binding is None:
         return None
-    parameters = getattr(getattr(item, "callspec", None), "params", {})
-    axis = binding.sweep.axis
-    if binding.places is not None:
-        places: Places = set(binding.places)
-    else:
-        places = {parameters[axis]} if axis in parameters else None
-    return Coordinates(binding.sweep, parameters.get("model"), places)
+    sweep = binding.sweep
+    passed = getattr(getattr(item, "callspec", None), "params", {})
+    places = binding.places or ((passed[sweep.axis],) if sweep.axis in passed else None)
+    settings = {**binding.settings, **{name: passed[name] for name in sweep.varied if name in passed}}
+    return Coordinates(sweep, Binding(sweep, places, settings), _looks(sweep, places, settings))
+
+
+def _looks(sweep: Sweep, places: tuple[float, ...] | None, settings: Mapping[str, Setting]) -> Looks:
+    if places is None and not settings:
+        return None
+    of_engine = Variant(tuple(settings.items())).coordinates
+    at = [{sweep.axis: place} for place in places] if places else [{}]
+    return {frozenset({**of_engine, **one}.items()) for one in at}

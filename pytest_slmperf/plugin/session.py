@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_slmperf.core.errors import SlmperfError
+from pytest_slmperf.core.joined import joined
 from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.plugin import ACTIVE, METER_FIXTURE, benchmark, binding_of, measures, unrecorded
 from pytest_slmperf.plugin.check import NAME, RunCheck
@@ -20,7 +21,7 @@ from pytest_slmperf.plugin.ledger import AssertionLedger
 from pytest_slmperf.plugin.output import WatchedOutput, watch
 from pytest_slmperf.plugin.phases import Phases
 from pytest_slmperf.plugin.progress import progress_for
-from pytest_slmperf.plugin.roster import XDIST_GROUP, Roster, collected_as, grouped_as
+from pytest_slmperf.plugin.roster import Groups, Roster, collected_as, group_name, group_of, grouped_as
 from pytest_slmperf.plugin.selection import coordinates, ignored, names_files, selection_of
 from pytest_slmperf.report import document, files, terminal
 from pytest_slmperf.run.measuring import Measuring
@@ -64,7 +65,7 @@ def activate(config: pytest.Config) -> None:
 
 
 def _one_worker_measures(config: pytest.Config) -> None:
-    """Under pytest-xdist, send all performance tests to one worker."""
+    """Under pytest-xdist, send all performance tests to one worker, or groups of them to one worker each."""
     if hasattr(config, "workerinput"):
         config.option.loadgroup = True  # a worker hears what the command line says, not what is set below
         return
@@ -80,12 +81,12 @@ def _told(outcome: RunOutcome) -> tuple[bool, bool]:
     return bool(outcome.sweeps), outcome.complete
 
 
-def _keep_together(item: pytest.Item) -> None:
+def _keep_together(item: pytest.Item, group: int) -> None:
     """Give a test's id the suffix by which pytest-xdist schedules groups.
 
     Version 3.8 writes it into an attribute that pytest 9.2 doesn't read any more, which spreads the tests in silence.
     """
-    grouped = grouped_as(collected_as(item.nodeid))
+    grouped = grouped_as(collected_as(item.nodeid), group)
     if item.nodeid == grouped:
         return
     if not hasattr(item, "id"):
@@ -112,7 +113,14 @@ class SlmperfSession:
         self._lost = False
         """A worker died, and what it measured never came here."""
         self._measuring_workers: set[str] = set()
-        self._check: RunCheck | None = None
+        self.groups = Groups(measuring.share_out(getattr(config, "workerinput", {}).get("workercount", 1)))
+        """How the performance tests are shared out to workers."""
+        self._checks: list[RunCheck] = []
+        """One for each group."""
+        self._groups_told = 1
+        """On xdist's controller: how many groups the workers have."""
+        self._checked: set[str] = set()
+        """On xdist's controller: the checks that ran."""
         self._deselected = False
         self._from_worker: RunOutcome | None = None
         self._previous_sigterm: Any = None
@@ -156,13 +164,16 @@ class SlmperfSession:
     def _tell(self, session: pytest.Session) -> None:
         if self.config.option.collectonly:
             return
-        if self._check and not self._check.ran:
-            self.measuring.cut_short()
-            missing, not_reached = self.measuring.unasserted(self.ledger.asserted, lambda _sweep: True)
-            self.measuring.remark(*missing, *not_reached, *self.measuring.stale())
+        for check in self._checks:
+            if not check.ran and check.begun:
+                self.measuring.cut_short()
+                with check.own:
+                    missing, not_reached = self.measuring.unasserted(self.ledger.asserted, lambda _sweep: True)
+                    self.measuring.remark(*missing, *not_reached, *self.measuring.stale())
         if self._is_worker:
             output: dict[str, Any] = self.config.workeroutput  # type: ignore[attr-defined]  # set by pytest-xdist
             output["slmperf"] = document.text(self.outcome())
+            output["slmperf_groups"] = self.groups.count
             return
         if session.exitstatus == pytest.ExitCode.OK and not self._vouched_for:
             self.problem(
@@ -210,8 +221,13 @@ class SlmperfSession:
     def _vouched_for(self) -> bool:
         """Whether the check ran where one was to run; on xdist's controller, on some worker."""
         if self._is_controller:
-            return self._from_worker is None or self._from_worker.complete
-        return self._check is None or self._check.ran
+            return self._from_worker is None or (self._from_worker.complete and self._all_checked)
+        return all(check.ran for check in self._checks)
+
+    @property
+    def _all_checked(self) -> bool:
+        """Whether the check of each group ran, where there are several: a group may have come to no worker."""
+        return self._groups_told == 1 or len(self._checked) >= self._groups_told
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - xdist's, which has no types
@@ -221,10 +237,14 @@ class SlmperfSession:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:  # noqa: ANN401 - xdist's, which has no types
         """On xdist's controller: take over what the measuring worker found."""
-        text = getattr(node, "workeroutput", {}).get("slmperf")
+        output = getattr(node, "workeroutput", {})
+        text = output.get("slmperf")
         if text:
             told = document.outcome(json.loads(text))
-            self._from_worker = max(filter(None, (told, self._from_worker)), key=_told)
+            self._groups_told = max(self._groups_told, output["slmperf_groups"])
+            both = [one for one in (self._from_worker, told) if one is not None]
+            measured = [one for one in both if one.sweeps]
+            self._from_worker = joined(measured) if len(measured) > 1 else max(both, key=_told)
             for line in told.problems:
                 self.problem(line)
         elif error and node.gateway.id in self._measuring_workers:
@@ -248,13 +268,15 @@ class SlmperfSession:
         """What there is to report by now."""
         found = self._from_worker
         if found is None:
-            check = self._check
-            whole = check is not None and check.whole and check.ran
-            found = replace(self.measuring.outcome(), whole=whole, recorded=check is not None and check.recorded)
+            here = [check for check in self._checks if check.begun]
+            whole = bool(here) and all(check.whole and check.ran for check in here)
+            recorded = bool(here) and all(check.recorded for check in here)
+            found = replace(self.measuring.outcome(), whole=whole, recorded=recorded)
+        lost = self._lost or not self._all_checked
         return replace(
             found,
-            complete=found.complete and not self._lost,
-            whole=found.whole and not self._lost,
+            complete=found.complete and not lost,
+            whole=found.whole and not lost,
             problems=tuple(dict.fromkeys((*found.problems, *self._problems))),
             remarks=(*found.remarks, *self._remarks),
             failed_tests=self.roster.failed_names,
@@ -271,9 +293,18 @@ class SlmperfSession:
         if binding:
             item.extra_keyword_matches.add(binding.sweep.name)
         if self._is_worker:
-            item.add_marker(pytest.mark.xdist_group(XDIST_GROUP))
+            item.add_marker(pytest.mark.xdist_group(group_name(self._group(item))))
         if self.config.pluginmanager.has_plugin("timeout") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(0))
+
+    def _group(self, item: pytest.Item) -> int:
+        binding = binding_of(getattr(item, "function", None))
+        return self.groups.of(collected_as(item.nodeid), binding.sweep.name if binding else None)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Let each group ask first for the GPU of its own number."""
+        self.measuring.lane = group_of(item.nodeid)
 
     def resolved(self, sweep: Sweep) -> Sweep:
         """The sweep on this machine. Raises CollectError where the settings make no sense of it."""
@@ -302,31 +333,30 @@ class SlmperfSession:
             self.measuring.coverage.declare(sweep)
         running = [item for item in measuring if not item.get_closest_marker("skip")]
         looked_at = selection_of(running)
-        for sweep, places in looked_at.sweeps.items():
-            self.measuring.coverage.select(sweep, places)
+        for sweep, looks in looked_at.sweeps.items():
+            self.measuring.coverage.select(sweep, looks)
         if looked_at.everything:
             self.measuring.coverage.select_everything()
         metered = selection_of(item for item in running if METER_FIXTURE in getattr(item, "fixturenames", ()))
         self.measuring.coverage.meter(None if metered.everything else metered.sweeps)
         if self._is_worker:
             for item in measuring:
-                _keep_together(item)
-        self._check = RunCheck.of(session, self, whole=whole, grouped=self._is_worker)
-        session.items.append(self._check)
+                _keep_together(item, self._group(item))
+        for group in range(self.groups.count):
+            self._checks.append(RunCheck.of(session, self, whole=whole, grouped=self._is_worker, group=group))
+        session.items.extend(self._checks)
 
     def _skip_what_is_not_swept(self, item: pytest.Item) -> bool:
         """Skip a test of cases that this machine, or the tier, leaves out; whether it is one."""
         at = coordinates(item)
-        if at is None or not at.places:
+        if at is None or at.looks is None:
             return False
-        here = self.resolved(at.sweep).places
-        missing = sorted(at.places - set(here))
-        if missing:
-            reason = f"{at.sweep.name} has {at.sweep.axis}={list(here)} on this machine and tier, not {missing}"
+        reason = self.resolved(at.sweep).lacks(at.binding)
+        if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
             if self.measuring.options.tier != "quick":  # of the tier, the sweep's own part of the report says so
                 self.measuring.remark(f"{reason}: {item.name} is skipped")
-        return bool(missing)
+        return bool(reason)
 
     def _selective(self, session: pytest.Session) -> bool:
         """Whether only a part of the collected suites runs."""
@@ -350,6 +380,8 @@ class SlmperfSession:
         if ours:
             self.roster.heard(name, report.outcome)
         if self._is_controller:
+            if name.startswith(NAME):
+                self._checked.add(name)
             report.nodeid = name
             if ours:
                 self._measuring_workers.add(report.node.gateway.id)  # set by pytest-xdist

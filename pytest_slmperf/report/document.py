@@ -19,6 +19,7 @@ from pytest_slmperf.core.idle import net_of_idle
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, FreshSamples, RunOutcome, SweepOutcome
+from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.core.roofline import Reading, Roof
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
 from pytest_slmperf.core.verdict import Effect, Status, Verdict
@@ -140,7 +141,7 @@ def _sweep(entry: Mapping[str, Any]) -> SweepOutcome:
         design=entry["design"],
         mode=entry["mode"],
         cases={case.case: case for case in cases},
-        specs=tuple(EngineSpec(**spec) for spec in entry["specs"]),
+        specs=tuple(map(_spec, entry["specs"])),
         versions=entry["versions"],
         baseline_versions=entry["baseline_versions"],
         launches=entry["launches"],
@@ -149,9 +150,14 @@ def _sweep(entry: Mapping[str, Any]) -> SweepOutcome:
         unselected=tuple(entry["unselected"]),
         notes=tuple(entry["notes"]),
         asked=entry["asked"],
-        baseline_specs=tuple(EngineSpec(**spec) for spec in entry["baseline_specs"]),
+        baseline_specs=tuple(map(_spec, entry["baseline_specs"])),
         fresh_launches=entry["fresh_launches"],
     )
+
+
+def _spec(entry: Mapping[str, Any]) -> EngineSpec:
+    pool = entry.get("pool")
+    return EngineSpec(**{**entry, "pool": pool and Pool(**{**pool, "addresses": tuple(pool["addresses"])})})
 
 
 def _case_document(case: CaseOutcome, explanation: Explanation | None) -> dict[str, Any]:

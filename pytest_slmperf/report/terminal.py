@@ -6,6 +6,7 @@ from textwrap import wrap
 from typing import Protocol
 
 from pytest_slmperf.core.outcome import RunOutcome, SweepOutcome
+from pytest_slmperf.core.variant import series_of
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.report import digest
 from pytest_slmperf.report.bounds import bounds
@@ -156,7 +157,9 @@ FIGURES = ("metric", "baseline", "candidate", CHANGE, "tolerance", "MDE", "launc
 
 
 def _wide(rows: Sequence[JudgedRow], markup: Markup) -> list[str]:
-    return table(("case", *FIGURES), [(row.case, *_figures(row, markup)) for row in rows], RIGHT)
+    cases = [row.case for row in rows]
+    cells = [(_beside(row.case, cases), *_figures(row, markup)) for row in rows]
+    return list(_by_curve(table(("case", *FIGURES), cells, RIGHT), cases))
 
 
 def _headed(rows: Sequence[JudgedRow], markup: Markup) -> list[str]:
@@ -213,13 +216,38 @@ def _measured_lines(sweep: SweepOutcome, width: int) -> list[str]:
     others = digest.not_gated(sweep) if tolerances else ()
     rows = [row for row in digest.measured_rows(sweep) if row.metric not in others]
     headers = ["case", "metric", "median", "spread", "launches"]
+    cases = [row.case for row in rows]
     cells = [[row.case, row.metric, f"{row.median} {row.unit}", row.spread, row.launches] for row in rows]
     if tolerances:
         headers.append("tolerance")
         for row, line in zip(rows, cells, strict=True):
             line.append(tolerances.get((row.case, row.metric), ""))
-    drawn = table(headers, cells, RIGHT)
+    wide = [[_beside(case, cases), *rest] for case, *rest in cells]
+    drawn = list(_by_curve(table(headers, wide, RIGHT), cases))
     return drawn if _fits(drawn, width) else [_cut(line, width) for line in _cases_apart(headers, cells)]
+
+
+def _beside(case: str, cases: Sequence[str]) -> str:
+    """What a case is called in a row: its place alone where a heading says the rest."""
+    return case.rpartition("/")[2] if _vary(cases) else case
+
+
+def _by_curve(drawn: Sequence[str], cases: Sequence[str]) -> Iterator[str]:
+    """The lines of a table with a heading above each curve, where there are several variants of an engine."""
+    if not _vary(cases):
+        yield from drawn
+        return
+    yield from (f"{INDENT}{line}" for line in drawn[:HEADER_LINES])
+    heading = None
+    for case, line in zip(cases, drawn[HEADER_LINES:], strict=True):
+        if series_of(case) != heading:
+            heading = series_of(case)
+            yield heading
+        yield f"{INDENT}{line}"
+
+
+def _vary(cases: Sequence[str]) -> bool:
+    return any("/" in series_of(case) for case in cases)
 
 
 def _cases_apart(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> Iterator[str]:

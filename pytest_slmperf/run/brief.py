@@ -16,7 +16,9 @@ Mode = Literal["gate", "accept", "report"]
 
 @dataclass(frozen=True, eq=False)
 class Configuration:
-    """One engine on one model with the cases that its launches measure; with `baseline`, the other arm of the same."""
+    """A variant of an engine on one model with the cases that its launches measure; with `baseline`, the other arm of
+    the same.
+    """
 
     candidate: EngineSpec
     cases: tuple[Case, ...]
@@ -93,7 +95,7 @@ class Watcher(Protocol):
     """Is told how far a campaign is."""
 
     def planned(self, left: Mapping[tuple[str, str], int], spent: int) -> None:
-        """So many launches of each (arm, model) are expected from now on, beside the `spent` ones."""
+        """So many launches of each (arm, curve) are expected from now on, beside the `spent` ones."""
         ...
 
     def launching(self, spec: EngineSpec, cases: Sequence[str], arm: str) -> None:

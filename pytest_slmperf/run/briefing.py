@@ -1,5 +1,6 @@
 """What a campaign is told before it begins: its engines and cases, how it measures, and what it uses of the machine."""
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from pytest_slmperf.core.sweep import Case, Sweep
 from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.run import fitting, launch
 from pytest_slmperf.run.accept import on_another_device
+from pytest_slmperf.run.answering import Standards
 from pytest_slmperf.run.brief import Brief, Configuration, Prime, Reference, Surroundings
 from pytest_slmperf.run.devices import Device, HeldDevices, device_of
 from pytest_slmperf.run.loads import load_of
@@ -36,7 +38,7 @@ LEAST_ARRIVED = 20
 def configurations(
     sweep: Sweep, specs: Sequence[EngineSpec], wanted: Callable[[Case], bool], *, other_python: str | None
 ) -> tuple[Configuration, ...]:
-    """Each engine with the cases that are `wanted` of it; beside it, the same engine of the other interpreter.
+    """Each variant of each engine with the cases that are `wanted` of it; beside it, the same of the other interpreter.
 
     Raises UsageError where two engines have one model's name: their cases would, too.
     """
@@ -45,14 +47,14 @@ def configurations(
         raise UsageError(
             f"sweep {sweep.name!r} measures two engines with the model name {max(names, key=names.count)!r}"
         )
-    return tuple(
-        Configuration(
-            candidate=spec,
-            cases=tuple(case for case in sweep.cases([spec.model_name]) if wanted(case)),
-            baseline=replace(spec, python=other_python, planted_loss=0.0) if other_python else None,
-        )
-        for spec in specs
-    )
+    found = []
+    for spec in specs:
+        cases = [case for case in sweep.cases([spec.model_name]) if wanted(case)]
+        for variant in sweep.variants:
+            candidate = variant.of(spec)
+            baseline = replace(candidate, python=other_python, planted_loss=0.0) if other_python else None
+            found.append(Configuration(candidate, tuple(case for case in cases if case.variant == variant), baseline))
+    return tuple(found)
 
 
 def brief(
@@ -109,6 +111,8 @@ class Bench:
     device: Device
     held: HeldDevices
     pace: Pace = field(default_factory=Pace)
+    standards: Standards = field(default_factory=Standards)
+    """What single instances of pools' engines answer."""
 
     def surroundings(
         self, sweep: Sweep, metering: Metering | None = None, *, with_joules: bool = False
@@ -134,6 +138,7 @@ class Bench:
                 energy=energy,
                 pace=self.pace,
                 prime=prime,
+                standards=self.standards,
             )
             self._refuse_other_device(record)
             return record
@@ -154,17 +159,18 @@ class Bench:
         have a device each, but a simulated one is a machine of its own.
         """
         for spec in specs:
-            there = device_of(spec.engine, spec.options)
+            there = device_of(spec.engine, spec.options, spec.pool)
             if (there.kind == SIMULATED) is not (self.device.kind == SIMULATED):
                 raise UsageError(
                     "one run measures real engines or the simulated one, not both: their samples belong to different "
                     f"machines; choose with --slmperf-engine (now {default!r})"
                 )
-            if there != self.device and not side_by_side:
+            if not there.is_part_of(self.device) and not side_by_side:
+                most = f",replicas={spec.pool.replicas},pool={spec.pool.kind}" if spec.pool else ""
                 raise UsageError(
                     f"one run measures on one device: this one on {self.device}, {self.machine.device}, and "
                     f"{spec.engine} ({spec.model_name}) is to run on {there}; say where all of them run, as in "
-                    f"--slmperf-engine={spec.engine}:device=cuda"
+                    f"--slmperf-engine={spec.engine}:device=cuda{most}"
                 )
 
     def _refuse_other_device(self, record: LaunchRecord) -> None:
@@ -177,6 +183,9 @@ class Bench:
     def misfit(self, sweep: Sweep, case: Case, spec: EngineSpec) -> str | None:
         """Why a case surely doesn't fit this machine, or its engine; None where it may."""
         if why := fitting.static_only(sweep.workload, spec):
+            return why
+        cores = None if self.device.kind == SIMULATED else len(os.sched_getaffinity(0))
+        if why := fitting.too_many_threads(case, spec, cores=cores):
             return why
         memory_gib = self.machine.fields.get("gpu_memory_gib" if self.machine.kind == "cuda" else "memory_gib")
         total = float(memory_gib) * GIB * self.device.count if isinstance(memory_gib, (int, float)) else None

@@ -5,29 +5,25 @@ The first decisive look at a metric is final. A case whose gated metrics are all
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 from pytest_slmperf.core import gate
+from pytest_slmperf.core.claim import Fresh
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, SlmperfError, UsageError
 from pytest_slmperf.core.launch import LaunchRecord, Load
-from pytest_slmperf.core.metrics import BOARD, CORE_PACE, ENERGY, metric
 from pytest_slmperf.core.outcome import LARGER, CaseOutcome, SweepOutcome
-from pytest_slmperf.core.result import Fresh
-from pytest_slmperf.core.same_pace import at_its_pace
-from pytest_slmperf.core.sample import BadSample, Measurement, Sample
-from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE, Case, Sweep
-from pytest_slmperf.core.verdict import Status, Verdict
-from pytest_slmperf.core.void import RUN_AGAIN
+from pytest_slmperf.core.sample import BadSample, Sample
+from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Case, Sweep
+from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.run.accept import settled
 from pytest_slmperf.run.brief import Brief, Configuration, Prime, Reference, Surroundings
 from pytest_slmperf.run.key import case_key
+from pytest_slmperf.run.looks import Looks
 from pytest_slmperf.run.ongoing import OngoingCase, Phase
 from pytest_slmperf.run.plan import first_launches, longest_recording
 
-_NOT_HERE = "where it can't be measured, [[tool.slmperf.machine]] may leave it out of the sweep's gate"
 LONGER_BY = 4
 """Launches, before it is asked again."""
 VOID_PAUSE_S = 2.0
@@ -46,10 +42,11 @@ class Campaign:
         self._skipped: dict[str, str] = {}
         self._skipped_stored: list[str] = []
         self._versions: dict[str, Mapping[str, str]] = {}
+        self._looks = Looks(brief, around.unmetered, self._versions)
         self._launches = 0
         self._told_from = 0
         """Launches that were done when what the watcher is told of began."""
-        self._fresh: dict[str, Fresh] = {}
+        self._fresh: dict[frozenset[str], Fresh] = {}
         self._fresh_launches = 0
         self._orders: dict[Configuration, list[tuple[str, EngineSpec]]] = {}
         """Orders of the arms that the next block turns round."""
@@ -67,31 +64,32 @@ class Campaign:
             self._measure(self._cases)
             if self._brief.mode == "accept":
                 self._record_longer()
-            if self._brief.mode == "gate" and self._ask_for_confirmation():
+            if self._brief.mode == "gate" and self._looks.ask_for_confirmation(self._cases):
                 self._measure(self._cases)
                 for case in self._cases:
-                    self._confirm(case)
+                    self._looks.confirm(case)
         return self.outcome()
 
-    def fresh(self, model: str) -> Fresh:
-        """Launches of all cases of a model, as many as confirm a `regressed`; made once, when they are first asked for.
+    def fresh(self, series: Collection[str]) -> Fresh:
+        """Launches of all cases of these curves, as many as confirm a `regressed`, in turns; made once, when they are
+        first asked for of a curve.
 
         They are no part of what the gate judges, and are on the campaign's bill.
         """
-        if model not in self._fresh:
+        asked = frozenset(series)
+        if asked not in self._fresh:
             with self._on_the_bill():
-                self._fresh[model] = self._launch_again(model)
-        return self._fresh[model]
+                self._fresh[asked] = self._launch_again(asked)
+        return self._fresh[asked]
 
-    def _launch_again(self, model: str) -> Fresh:
-        wanted = gate.first_launches(self._policy(DEFAULT_TOLERANCE))
-        again = []
-        for case in self._cases:
-            if case.case.model == model:
-                case.again = OngoingCase(
-                    case.case, case.configuration, case.load, case.keys, case.stored, wanted, Phase.UNJUDGED
-                )
-                again.append(case.again)
+    def _launch_again(self, series: frozenset[str]) -> Fresh:
+        wanted = gate.first_launches(self._looks.policy(DEFAULT_TOLERANCE))
+        asked = [case for case in self._cases if case.case.series in series]
+        for case in asked:
+            case.again = case.again or OngoingCase(
+                case.case, case.configuration, case.load, case.keys, case.stored, wanted, Phase.UNJUDGED
+            )
+        again = [case.again for case in asked if case.again]
         self._told_from, self._pause_s = self._launches, VOID_PAUSE_S
         try:
             self._measure(again)
@@ -106,7 +104,7 @@ class Campaign:
             return Fresh(missing="the budget is spent")
         stored = self._brief.design == "stored"
         way_out = self._brief.way_to_accept(again[0].configuration.candidate) if stored and again else ""
-        outcomes = (CaseOutcome(case.name, case.case.coordinates, *self._sides(case), {}) for case in again)
+        outcomes = (CaseOutcome(case.name, case.case.coordinates, *self._looks.sides(case), {}) for case in again)
         return Fresh(tuple(outcomes), way_out=way_out)
 
     @contextmanager
@@ -119,7 +117,7 @@ class Campaign:
 
     def outcome(self) -> SweepOutcome:
         """What there is by now; also of a campaign that was interrupted."""
-        outcomes = [self._case_outcome(case) for case in self._cases]
+        outcomes = [self._looks.outcome(case, self._cut_off(case)) for case in self._cases]
         tolerances = self._brief.sweep.tolerances
         stored = next((case.stored.versions for case in self._cases if case.stored.versions), None)
         return SweepOutcome(
@@ -226,7 +224,7 @@ class Campaign:
         """Whether its noise keeps it from being recorded; a tolerance that no machine supports is not its noise."""
         for name, asked in self._brief.sweep.tolerances.items():
             sample = case.sample("candidate", name)
-            policy, or_more = self._policy(DEFAULT_TOLERANCE), self._brief.supported
+            policy, or_more = self._looks.policy(DEFAULT_TOLERANCE), self._brief.supported
             if sample is not None and settled(sample, name, asked, policy, or_more=or_more).too_noisy:
                 return True
         return False
@@ -238,14 +236,11 @@ class Campaign:
     def _first_wanted(self, stored: Reference) -> int:
         return first_launches(
             self._brief.mode,
-            self._policy(DEFAULT_TOLERANCE),
+            self._looks.policy(DEFAULT_TOLERANCE),
             self._brief.baseline_launches,
             gated=bool(self._brief.sweep.tolerances),
             stored=stored.measurement is not None,
         )
-
-    def _policy(self, tolerance: float) -> gate.Policy:
-        return gate.Policy(tolerance=tolerance, max_launches=self._brief.max_launches, design=self._brief.design)
 
     def _measure(self, cases: Sequence[OngoingCase]) -> None:
         """Launch until no case wants more, or the budget is spent; the gate looks as it goes."""
@@ -255,9 +250,9 @@ class Campaign:
             turns = list(dict.fromkeys(case.configuration for case in due))
             self._draw.shuffle(turns)
             left = {
-                (arm, spec.model_name): max(case.missing for case in due if case.configuration is turn)
+                (arm, turn.cases[0].series): max(case.missing for case in due if case.configuration is turn)
                 for turn in turns
-                for arm, spec in turn.arms
+                for arm, _ in turn.arms
             }
             self._around.progress.planned(left, self._launches - self._told_from)
             void = [self._block(turn, [case for case in due if case.configuration is turn]) for turn in turns]
@@ -268,7 +263,7 @@ class Campaign:
                 self._pause_s = VOID_PAUSE_S
             for case in due:
                 if not case.missing:
-                    self._look(case)
+                    self._looks.at(case)
 
     def _over_budget(self) -> bool:
         budget = self._brief.budget_s
@@ -337,210 +332,14 @@ class Campaign:
             _refuse_unknown_metrics(record, self._brief.sweep)
         return record
 
-    # -- looks
-
-    def _look(self, case: OngoingCase) -> None:
-        """Judge what is undecided, and ask for more launches where that may decide it."""
-        if case.phase is not Phase.LOOKING or case.exhausted:
-            return
-        more = 0
-        for name, tolerance in self._gated(case).items():
-            if name in case.verdicts and case.verdicts[name].final:
-                continue
-            baseline, candidate = self._arms_of(case, name)
-            if baseline is None or candidate is None:
-                continue
-            policy = self._policy(tolerance)
-            verdict = self._at_its_pace(case, gate.judge(metric(name), baseline, candidate, policy))
-            case.verdicts[name] = verdict
-            if not verdict.final:
-                more = max(more, gate.more_launches(verdict, baseline, candidate, policy))
-        case.wanted = min(len(case.blocks) + more, self._brief.max_launches)
-
-    def _at_its_pace(self, case: OngoingCase, verdict: Verdict, start: int = 0) -> Verdict:
-        """The verdict, or `void` where what is stored was measured at another pace of the cores. Both arms of one that
-        is interleaved share theirs. Another Python takes another time for the piece of work, so nothing is said then.
-        """
-        stored, now = case.stored, self._versions.get("candidate", {})
-        if stored.measurement is None or (stored.versions or {}).get("python") != now.get("python"):
-            return verdict
-        return at_its_pace(
-            verdict, case.sample("candidate", CORE_PACE, start), stored.measurement.samples.get(CORE_PACE)
-        )
-
-    def _gated(self, case: OngoingCase) -> Mapping[str, float]:
-        """The tolerance of each gated metric: the stored one where there is one, as the noise supported it.
-
-        A recording stores what the suite asks for now.
-        """
-        asked = self._brief.sweep.tolerances
-        stored = case.stored.tolerances if self._brief.mode == "gate" else {}
-        return {
-            name: min(self._brief.slack * stored.get(name, tolerance), LARGEST_TOLERANCE)
-            for name, tolerance in asked.items()
-        }
-
     def _notes(self) -> tuple[str, ...]:
         """What is worth knowing of the sweep as a whole, each once."""
         notes = [note for case in self._cases for note in (case.note, *case.stored.notes, case.another_board) if note]
         if self._brief.mode == "gate":
-            notes += self._other_tolerances()
+            notes += self._looks.other_tolerances(self._cases)
         if self._dropped:
             notes.append(f"the last launch of the {self._dropped} is not used: the budget was spent before the other's")
         return tuple(dict.fromkeys(notes))
-
-    def _other_tolerances(self) -> Iterator[str]:
-        """Stored tolerances that the suite doesn't ask for. Where the noise needs a larger one, another recording would
-        be refused, too: the suite or the settings have to say it.
-        """
-        for name, asked in self._brief.sweep.tolerances.items():
-            stored = [(case, case.stored.tolerances.get(name, asked)) for case in self._cases]
-            if self._brief.supported and all(one >= asked for _, one in stored):
-                continue  # larger ones are what the settings want
-            needed = {one for case, one in stored if one > asked and self._needs_more(case, name, asked)}
-            others = sorted({one for _, one in stored} - {asked} - needed)
-            said = f"the suite asks for {asked:.1%} of {name}, and"
-            if others:
-                yield f"{said} {_percents(others)} is stored and used: record again"
-            if needed and not self._brief.supported:
-                yield (
-                    f"{said} {_percents(sorted(needed))} is stored and used, as the noise of the recording needs: "
-                    f'write gate={{{name!r}: {max(needed):g}}} in the suite, or tolerance = "supported" in '
-                    "[tool.slmperf]"
-                )
-
-    def _needs_more(self, case: OngoingCase, name: str, asked: float) -> bool:
-        """Whether the noise of what is stored supports no tolerance as tight as the suite asks for."""
-        sample = case.stored.measurement.samples.get(name) if case.stored.measurement else None
-        if sample is None:
-            return False
-        return settled(sample, name, asked, self._policy(DEFAULT_TOLERANCE), or_more=False).tolerance is None
-
-    def _arms_of(self, case: OngoingCase, name: str, start: int = 0) -> tuple[Sample | None, Sample | None]:
-        candidate = case.sample("candidate", name, start)
-        if name in ENERGY and case.joules_apart():
-            return None, candidate
-        if self._brief.design == "interleaved":
-            return case.sample("baseline", name, start), candidate
-        return (case.stored.measurement.samples.get(name) if case.stored.measurement else None), candidate
-
-    def _ask_for_confirmation(self) -> bool:
-        suspects = [case for case in self._cases if self._suspected(case)]
-        for case in suspects:
-            case.confirm_by(gate.first_launches(self._policy(DEFAULT_TOLERANCE)))
-        return bool(suspects)
-
-    @staticmethod
-    def _suspected(case: OngoingCase) -> list[str]:
-        return [name for name, verdict in case.verdicts.items() if verdict.status is Status.REGRESSED]
-
-    def _confirm(self, case: OngoingCase) -> None:
-        if case.fresh_from is None:
-            return
-        case.phase = Phase.CONFIRMED
-        for name in self._suspected(case):
-            baseline, fresh = self._arms_of(case, name, case.fresh_from)
-            first = case.verdicts[name]
-            if baseline is None or fresh is None or case.missing or case.exhausted:
-                case.verdicts[name] = gate.unconfirmed(first, *_why_no_fresh(case, name))
-                continue
-            policy = gate.confirmation(self._policy(self._gated(case)[name]))
-            confirmed = gate.confirm(first, gate.judge(metric(name), baseline, fresh, policy))
-            confirmed = self._at_its_pace(case, confirmed, case.fresh_from)
-            if confirmed.status is Status.REGRESSED and self._brief.design == "stored":
-                confirmed = replace(confirmed, way_out=self._brief.way_to_accept(case.configuration.candidate))
-            case.verdicts[name] = confirmed
-
-    # -- results
-
-    def _case_outcome(self, case: OngoingCase) -> CaseOutcome:
-        measurement, baseline = self._sides(case)
-        verdicts = {}
-        for name, tolerance in self._gated(case).items():
-            verdict = self._verdict(case, name, measurement)
-            verdicts[name] = replace(verdict, case=case.name, tolerance=tolerance)
-        fresh = {arm: case.again.fresh_samples(arm) for arm in case.keys} if case.again else {}
-        return CaseOutcome(
-            case=case.name,
-            coordinates=case.case.coordinates,
-            measurement=measurement,
-            baseline=baseline,
-            verdicts=verdicts,
-            fresh_from=case.fresh_from,
-            fresh=fresh.get("candidate"),
-            fresh_baseline=fresh.get("baseline"),
-            cut_off=self._cut_off(case),
-        )
-
-    def _sides(self, case: OngoingCase) -> tuple[Measurement, Measurement | None]:
-        """What was measured of a case, and what it is compared with."""
-        interleaved = self._brief.design == "interleaved"
-        other = case.measurement("baseline") if interleaved else case.stored.measurement
-        return case.measurement("candidate"), other
-
-    def _verdict(self, case: OngoingCase, name: str, measurement: Measurement) -> Verdict:
-        meaning = metric(name)
-        unmetered = self._around.unmetered.get(name)
-        if unmetered:
-            return Verdict(
-                Status.UNMEASURED, name, meaning.unit, meaning.higher_is_better, reason=unmetered, judged=False
-            )
-        prevented = self._prevented(case, name, measurement)
-        if prevented:
-            status, reason, way_out = prevented
-            # What another board took is reported; everything else that prevents a judgement is red.
-            elsewhere = name in ENERGY and status is Status.INCOMPARABLE and case.another_board is not None
-            judged = status is Status.VOID or (self._brief.mode == "gate" and not elsewhere)
-            return Verdict(
-                status, name, meaning.unit, meaning.higher_is_better, reason=reason, way_out=way_out, judged=judged
-            )
-        decided = case.verdicts[name]
-        if decided.status is Status.REGRESSED and case.phase is not Phase.CONFIRMED:
-            return gate.unconfirmed(decided, "the run ended before it was confirmed")
-        if decided.status is Status.INCONCLUSIVE and case.missing:
-            return replace(decided, reason="the budget was spent before it was decided", final=True)
-        return decided
-
-    def _prevented(self, case: OngoingCase, name: str, measurement: Measurement) -> tuple[Status, str, str] | None:
-        """Why nothing was judged, what that is called and how to go on; None where the gate has looked."""
-        stored = self._brief.design == "stored"
-        found: tuple[Status, str, str] | None = None
-        if measurement.void and not (name in case.verdicts and case.verdicts[name].final):
-            found = Status.VOID, measurement.void, case.way_out_of_void
-        elif self._brief.mode != "gate":
-            done = "recorded" if self._brief.mode == "accept" else "measured"
-            found = Status.UNMEASURED, f"{done}, not judged", ""
-        elif stored and not case.stored.measurement:
-            found = case.stored.status, case.stored.reason, case.stored.way_out
-        elif not case.blocks:
-            found = Status.INCONCLUSIVE, self._cut_off(case), LARGER
-        elif not stored and case.measured("candidate", name) and not case.measured("baseline", name):
-            why = case.measurement("baseline").unmeasured.get(name, "no launch measured it")
-            found = Status.NO_BASELINE, f"the other arm holds no {name}: {why}", ""
-        elif name not in measurement.samples:
-            why = measurement.unmeasured.get(name, "no launch measured it")
-            lost = name in (*ENERGY, *BOARD) and stored and name in case.stored.tolerances
-            why = f"the baseline holds it, and nothing tells it now: {why}" if lost else why
-            found = Status.UNMEASURED, why, _NOT_HERE
-        elif name in ENERGY and (apart := case.joules_apart()):
-            found = apart
-        elif self._arms_of(case, name)[0] is None:
-            reason = f"the baseline holds no {name}"
-            found = Status.NO_BASELINE, reason, f"record it: {self._brief.record}"
-        elif name not in case.verdicts:
-            found = Status.INCONCLUSIVE, "the run ended before the first look", LARGER
-        return found
-
-
-def _percents(fractions: Sequence[float]) -> str:
-    return ", ".join(f"{fraction:.1%}" for fraction in fractions)
-
-
-def _why_no_fresh(case: OngoingCase, name: str) -> tuple[str, str]:
-    """Why a case has not the fresh launches that were to confirm a loss, and what helps."""
-    if case.exhausted:
-        return f"they are void: {case.why_void}", case.way_out_of_void
-    return ("the budget is spent", LARGER) if case.missing else (f"none of them measured {name}", RUN_AGAIN)
 
 
 def _refuse_bad_values(record: LaunchRecord) -> None:

@@ -1,13 +1,13 @@
 """What a run covers of its suites: which sweeps were selected, what was measured of them, and what nobody looked at."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import SweepOutcome
 from pytest_slmperf.core.point import assertion
-from pytest_slmperf.core.sweep import Case, Sweep
+from pytest_slmperf.core.sweep import Case, Look, Sweep
 from pytest_slmperf.run.campaign import Campaign
 
 UNSEEN = " (a test that is skipped, or dropped without pytest_deselected, looks at nothing)"
@@ -29,19 +29,34 @@ class Coverage:
 
     def __init__(self) -> None:
         self._declared: dict[Sweep, None] = {}
-        self._selected: dict[Sweep, set[float] | None] = {}
+        self._selected: dict[Sweep, Collection[Look] | None] = {}
         self._everything = False
         self._metered: set[Sweep] | None = set()
         self._tried: set[Sweep] = set()
         self._measured: dict[tuple[Sweep, str], MeasuredSweep] = {}
 
+    def without(self, sweeps: Collection[str]) -> "Coverage":
+        """The same as it is now, but for the sweeps with these names."""
+        part = Coverage()
+        part._declared = {sweep: None for sweep in self._declared if sweep.name not in sweeps}
+        part._selected = {sweep: looks for sweep, looks in self._selected.items() if sweep.name not in sweeps}
+        part._everything, part._metered = self._everything, self._metered
+        part._tried = {sweep for sweep in self._tried if sweep.name not in sweeps}
+        part._measured = {key: one for key, one in self._measured.items() if key[0].name not in sweeps}
+        return part
+
+    @property
+    def tried(self) -> bool:
+        """Whether a test asked for any sweep."""
+        return bool(self._tried)
+
     def declare(self, sweep: Sweep) -> None:
         """The suites of this run have a test that looks at the sweep, and may skip it."""
         self._declared.setdefault(sweep)
 
-    def select(self, sweep: Sweep, places: set[float] | None) -> None:
-        """Measure only these places on a sweep's axis; None for all of them."""
-        self._selected[sweep] = places
+    def select(self, sweep: Sweep, looks: Collection[Look] | None) -> None:
+        """Measure only the cases of a sweep that have all coordinates of one of these; None for all cases."""
+        self._selected[sweep] = looks
 
     def select_everything(self) -> None:
         """A selected test doesn't say which sweep it looks at: measure every sweep whole."""
@@ -62,8 +77,8 @@ class Coverage:
 
     def wants(self, sweep: Sweep, case: Case) -> bool:
         """Whether a selected test looks at the case."""
-        places = self._selected.get(sweep)
-        return self._everything or places is None or case.at in places
+        looks = self._selected.get(sweep)
+        return self._everything or looks is None or any(case.coordinates.items() >= look for look in looks)
 
     def trying(self, sweep: Sweep) -> None:
         """A test asks for the sweep: whatever becomes of it, somebody measures it."""

@@ -1,12 +1,14 @@
 """What a launch sends for a case: how many requests, how long they are, and when each is due."""
 
 import zlib
+from dataclasses import replace
 
 from pytest_slmperf.core import arrivals
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.sweep import Case, Sweep
 from pytest_slmperf.core.traffic import Arrivals
+from pytest_slmperf.core.variant import AS_IT_IS
 from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Replay, StaticBatch
 from pytest_slmperf.engines.lengths import RequestLengths, draw_lengths, recorded
 
@@ -21,9 +23,10 @@ def load_of(sweep: Sweep, case: Case, context_tokens: int, policy: RoundPolicy) 
     """The case's load, and a note where requests were left out. Raises SuiteError for what exceeds the context,
     and for what would be sent for more than a day.
 
-    It depends on the case's name, its workload and the policy alone: every launch and every arm sends the same.
+    It depends on the case's name, its workload and the policy alone: every launch and every arm sends the same, and so
+    does every variant of the engine.
     """
-    seed = zlib.crc32(case.name.encode())
+    seed = zlib.crc32(replace(case, variant=AS_IT_IS, per_replica=False).name.encode())
     lengths, left_out, sent = _requests(sweep, case, context_tokens, policy, seed)
     if sent and sent.due_s and sent.due_s[-1] > LONGEST_S:
         hours, most = (seconds / 3600 for seconds in (sent.due_s[-1], LONGEST_S))
@@ -44,17 +47,17 @@ def _requests(
     """Their lengths, how many were left out, and when they are sent."""
     match workload := sweep.workload:
         case StaticBatch():
-            return *draw_lengths(workload, int(case.at), context_tokens), None
+            return *draw_lengths(workload, int(case.total), context_tokens), None
         case ClosedLoop():
-            count = max(LEAST_LENGTHS, 4 * int(case.at) + policy.observed_requests)
-            return *draw_lengths(workload, count, context_tokens), Arrivals(concurrency=int(case.at))
+            count = max(LEAST_LENGTHS, 4 * int(case.total) + policy.observed_requests)
+            return *draw_lengths(workload, count, context_tokens), Arrivals(concurrency=int(case.total))
         case OpenLoop():
-            due_s = _due_s(workload, case.at, policy, seed)
+            due_s = _due_s(workload, case.total, policy, seed)
             lengths, left_out = draw_lengths(workload, len(due_s), context_tokens)
             return lengths, left_out, Arrivals(due_s, workload.max_concurrency, ramp_s=workload.ramp_s)
         case Replay():
             offsets_s, lengths, left_out = recorded(workload, context_tokens)
-            due_s = arrivals.replayed(offsets_s, case.at)
+            due_s = arrivals.replayed(offsets_s, case.total)
             return lengths, left_out, Arrivals(due_s, workload.max_concurrency, recorded=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -9,10 +10,11 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from pytest_slmperf.core.board import THREAD_SHARE, on_thread_share
 from pytest_slmperf.core.errors import BaselineError, SlmperfError, UsageError
 from pytest_slmperf.core.outcome import RunOutcome
 from pytest_slmperf.core.point import Ledger
-from pytest_slmperf.core.result import Fresh, Result
+from pytest_slmperf.core.result import Result
 from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.engines import registry
 from pytest_slmperf.run import briefing, fingerprint, plan
@@ -20,8 +22,9 @@ from pytest_slmperf.run.accept import Terms
 from pytest_slmperf.run.brief import Configuration
 from pytest_slmperf.run.campaign import Campaign
 from pytest_slmperf.run.coverage import Coverage, MeasuredSweep
-from pytest_slmperf.run.devices import HeldDevices, device_of, machine_of
+from pytest_slmperf.run.devices import Device, HeldDevices, device_of, machine_of
 from pytest_slmperf.run.joules import Joules
+from pytest_slmperf.run.lanes import lanes_of, leased
 from pytest_slmperf.run.options import PYTHON, Options
 from pytest_slmperf.run.specs import Engines
 from pytest_slmperf.run.stored import StoredCases
@@ -30,10 +33,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from pytest_slmperf.core.claim import Fresh
     from pytest_slmperf.core.engine import EngineSpec
     from pytest_slmperf.core.meter import EnergyMeter
     from pytest_slmperf.core.sweep import Sweep
     from pytest_slmperf.core.verdict import Verdict
+    from pytest_slmperf.run.lanes import Lane
     from pytest_slmperf.run.progress import Progress
     from pytest_slmperf.run.settings import Settings
 
@@ -80,21 +85,53 @@ class Measuring:
         of_engine = options.engine_options if options.engine else settings.engine_options
         _check_engine(self.default_engine, "" if options.engine else "pyproject.toml [tool.slmperf]: engine: ")
         self._engines = Engines(self.default_engine, of_engine, settings)
-        self._device = device_of(self.default_engine, of_engine)
-        self._machine = machine_of(self._device)
         self._devices = HeldDevices(wait_s=settings.lock_wait_s, say=progress.remark)
         self._held.callback(self._devices.close)
-        self._joules = Joules(settings, self._machine, self._device)
-        self._held.callback(self._joules.close)
         self.baselines = options.baselines or root / settings.baselines
         """The folder of what is stored."""
+        self._of_engine = of_engine
+        self._settle(self._default_device())
+        self.lane = 0
+        """The number of the lane that is wanted first: a suite's joules hold for the boards that they were counted on.
+        """
+        self._lanes: tuple[Lane, ...] = ()
+        self._leased = False
+
+    def share_out(self, workers: int) -> int:
+        """Take only a part of this machine's GPUs, as one of so many workers of a run: see `pytest_slmperf.run.lanes`.
+        Returns how many of them can measure at once: 1 where there is nothing to share.
+        """
+        self._lanes = lanes_of(self._device, self._of_engine) if workers > 1 else ()
+        return max(1, min(workers, len(self._lanes)))
+
+    def _default_device(self) -> Device:
+        return device_of(self.default_engine, self._of_engine)
+
+    def _settle(self, device: Device) -> None:
+        """Measure on this device."""
+        self._device = device
+        self._machine = machine_of(device)
+        self._joules = Joules(self.settings, self._machine, device)
+        self._held.callback(self._joules.close)
         self._stored = StoredCases(
             self.baselines,
             self._machine,
-            None if self._other_python else against,
-            record=options.record,
+            None if self._other_python else self.options.against,
+            record=self.options.record,
         )
-        self._bench = briefing.Bench(self._machine, self._stored.find, progress, self._device, self._devices)
+        self._bench = briefing.Bench(self._machine, self._stored.find, self._progress, device, self._devices)
+
+    def _lease(self) -> None:
+        """Take a lane, where several workers share them out: before the first measurement."""
+        if not self._lanes or self._leased:
+            return
+        waits_from = time.monotonic()
+        lane = self._held.enter_context(leased(self._lanes, self._devices, self._default_device, first=self.lane))
+        self._leased = True
+        self._settle(self._default_device())
+        self.remark(f"a worker of this run measured on GPU {', '.join(lane)}")
+        if self._spends_from is not None:
+            self._spends_from += time.monotonic() - waits_from
 
     def __repr__(self) -> str:
         return f"<slmperf on {self._machine.device}>"
@@ -124,6 +161,7 @@ class Measuring:
         self.coverage.trying(sweep)
         with self._red(sweep.name):
             self._admit()
+            self._lease()
             here = self.resolved(sweep)
             specs = self._engines.of(here, engine)
             if self.coverage.remembered(sweep, repr(specs)) is None:
@@ -149,12 +187,12 @@ class Measuring:
         assert measured is not None  # noqa: S101 - it was measured just before
         if measured.failure:
             raise measured.failure
-        return Result(measured.outcome, self._ledger, lambda model: self._fresh(measured, repr(specs), model))
+        return Result(measured.outcome, self._ledger, lambda series: self._fresh(measured, repr(specs), series))
 
-    def _fresh(self, measured: MeasuredSweep, key: str, model: str) -> Fresh:
+    def _fresh(self, measured: MeasuredSweep, key: str, series: Collection[str]) -> Fresh:
         """See Campaign.fresh. What it took is on the run's bill, also where it is interrupted."""
         try:
-            return measured.campaign.fresh(model)
+            return measured.campaign.fresh(series)
         finally:
             self._progress.done()
             now = measured.campaign.outcome()
@@ -180,6 +218,7 @@ class Measuring:
     @property
     def energy_meter(self) -> EnergyMeter:
         """See the fixture `energy_meter`."""
+        self._lease()
         return self._joules.metering.source
 
     def compare(self, sweep: Sweep, baseline: EngineSpec, candidate: EngineSpec) -> Result:
@@ -212,11 +251,13 @@ class Measuring:
                 self._stored.check_newest(spec.engine, here.name, wanted, self._started_at)
         cases = here.cases(spec.model_name for spec in specs)
         self.coverage.refuse_same_names(sweep, cases)
-        self._bench.refuse_others(specs, self.default_engine, side_by_side=bool(configurations))
-        self._hold_devices(here, specs)
+        side_by_side = bool(configurations)
         configurations = configurations or briefing.configurations(
             here, specs, lambda case: self.coverage.wants(sweep, case), other_python=self._other_python
         )
+        launched = tuple(spec for one in configurations for _, spec in one.arms)
+        self._bench.refuse_others(launched, self.default_engine, side_by_side=side_by_side)
+        self._hold_devices(here, launched)
         beside = tuple(one.baseline for one in configurations if one.baseline)
         brief = briefing.brief(here, configurations, self.options, self.settings, budget_s=self._budget_left())
         metered = self.coverage.counts_joules(sweep, here)
@@ -296,12 +337,21 @@ class Measuring:
 
     def _hold_devices(self, here: Sweep, specs: Iterable[EngineSpec]) -> None:
         """One job measures on a device at a time. Raises UsageError for joules of two devices, side by side."""
-        devices = {device_of(spec.engine, spec.options) for spec in specs}
+        devices = {device_of(spec.engine, spec.options, spec.pool) for spec in specs}
         if len(devices) > 1 and here.metered:
             raise UsageError(
                 f"{', '.join(here.metered)} of {' and '.join(sorted(map(str, devices)))} can't be compared: the power "
                 "sensors of two boards differ by up to 5 %"
             )
+        parts = sorted(str(device) for device in devices if device != self._device and device.is_part_of(self._device))
+        if parts and here.metered:
+            raise UsageError(
+                f"{', '.join(here.metered)} of {' and '.join(parts)} can't be counted: the meter reads {self._device}, "
+                "and an idle board's joules would be among them; gate them in a run on that alone"
+            )
+        share = os.environ.get(THREAD_SHARE)
+        if share and any(spec.pool and spec.pool.kind == "mps" for spec in specs):
+            self.remark(on_thread_share(share))
         waits_from = time.monotonic()
         self._devices.hold(devices)
         if self._spends_from is not None:
@@ -328,7 +378,7 @@ class Measuring:
 
     def bill(self, sweep: Sweep, candidate: EngineSpec) -> list[str]:
         """The same of a comparison side by side, as if the other arm took what this one does."""
-        cases = dict.fromkeys(sweep.cases([candidate.model_name]), candidate)
+        cases = {case: case.variant.of(candidate) for case in sweep.cases([candidate.model_name])}
         policy = briefing.round_policy(sweep, self.settings)
         planned = plan.Planned(sweep, cases, policy, joules=bool(sweep.metered))
         return plan.lines(planned, self._cost(arms=2), self._bench.misfit)
@@ -345,11 +395,11 @@ class Measuring:
     def _planned(self, sweep: Sweep) -> plan.Planned:
         here = self.resolved(sweep)
         engines = {spec.model_name: spec for spec in self._engines.of(here)} if here.model else {}
-        cases = here.cases(engines or [plan.UNNAMED])
+        cases = [case for case in here.cases(engines or [plan.UNNAMED]) if self.coverage.wants(sweep, case)]
         metered = self.coverage.counts_joules(sweep, here)
         return plan.Planned(
             here,
-            {case: engines.get(case.model) for case in cases if self.coverage.wants(sweep, case)},
+            {case: case.variant.of(engines[case.model]) if engines else None for case in cases},
             briefing.round_policy(here, self.settings),
             joules=metered,
             nothing_left=here.nothing_left(self._unmetered(here, engines.values()) if metered else {}),
@@ -436,6 +486,16 @@ class Measuring:
             remarks=tuple(self._remarks),
             claims=tuple(self._claims),
         )
+
+    @contextmanager
+    def without(self, sweeps: Collection[str]) -> Iterator[None]:
+        """While the body runs, the run covers none of the sweeps with these names: other workers measure them."""
+        whole = self.coverage
+        self.coverage = whole.without(sweeps) if sweeps else whole
+        try:
+            yield
+        finally:
+            self.coverage = whole
 
     def nothing_left(self) -> list[str]:
         """See Coverage.nothing_left; only a gate passes."""

@@ -28,6 +28,8 @@ STARTUP_S = 0.5
 """Of an engine whose model weighs nothing."""
 COLD_STEPS = 1
 """Of a warm-up, before its pace is steady."""
+TOO_LARGE = "too large"
+"""Of a case that this machine has too little memory or too few cores for, in a few words."""
 UNNAMED = "(its fixture's model)"
 """The model of a sweep that names none."""
 
@@ -109,7 +111,7 @@ def lines(planned: Planned, cost: Cost, misfit: Callable[[Sweep, Case, EngineSpe
     unfit: dict[Case, str] = {}
     for case, spec in planned.cases.items():
         if spec and misfit(planned.sweep, case, spec):
-            unfit[case] = static_only(planned.sweep.workload, spec) or "too large"
+            unfit[case] = static_only(planned.sweep.workload, spec) or TOO_LARGE
     said = [
         f"slmperf: {name}: skipped, {why}: {', '.join(case.name for case, its in unfit.items() if its == why)}"
         for why in dict.fromkeys(unfit.values())
@@ -117,7 +119,8 @@ def lines(planned: Planned, cost: Cost, misfit: Callable[[Sweep, Case, EngineSpe
     cases = {case: spec for case, spec in planned.cases.items() if case not in unfit}
     if not cases:
         return said
-    models = len({case.model for case in cases})
+    models = len({case.series for case in cases})
+    of = "variant" if planned.sweep.varied else "model"
     fewest, most = cost.launches(gated=bool(planned.sweep.tolerances))
     span = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     arms = " in each of two arms" if cost.arms > 1 else ""
@@ -125,7 +128,7 @@ def lines(planned: Planned, cost: Cost, misfit: Callable[[Sweep, Case, EngineSpe
     return [
         *said,
         f"slmperf: {name}: {len(cases)} case{'s' * (len(cases) != 1)}: {', '.join(case.name for case in cases)}",
-        f"slmperf: {name}: {span} launches{arms} of {models} model{'s' * (models != 1)}{time}",
+        f"slmperf: {name}: {span} launches{arms} of {models} {of}{'s' * (models != 1)}{time}",
     ]
 
 
@@ -135,7 +138,7 @@ def _time(planned: Planned, cost: Cost) -> str:
     cases = planned.cases
     batches = {case: _batch_s(planned.sweep, case, spec, cost) for case, spec in cases.items()}
     gated = planned.joules and bool(planned.sweep.metered)
-    starts_s = sum(_start_s(spec, cost) for spec in {case.model: spec for case, spec in cases.items()}.values())
+    starts_s = sum(_start_s(spec, cost) for spec in {case.series: spec for case, spec in cases.items()}.values())
     parts = (
         traffic_parts_s(batch_s or 0.0, planned.sweep.workload, case, planned.policy)
         if not isinstance(planned.sweep.workload, StaticBatch)
@@ -167,7 +170,8 @@ def _batch_s(sweep: Sweep, case: Case, spec: EngineSpec | None, cost: Cost) -> f
         if isinstance(sweep.workload, Replay):
             lengths = recorded(sweep.workload, shape.context)[1][:1]
         else:
-            lengths, _ = draw_lengths(sweep.workload, int(case.at) if case.axis in COUNTED else 1, shape.context)
+            each = math.ceil(case.total / (spec.pool.replicas if spec.pool else 1))
+            lengths, _ = draw_lengths(sweep.workload, each if case.axis in COUNTED else 1, shape.context)
         return roofline.batch_s(shape, spec.dtype, lengths, _rates(spec, cost))
     except SuiteError:
         return None
@@ -176,7 +180,8 @@ def _batch_s(sweep: Sweep, case: Case, spec: EngineSpec | None, cost: Cost) -> f
 def _start_s(spec: EngineSpec | None, cost: Cost) -> float:
     shape = SHAPES.get(spec.model) if spec else None
     try:
-        return STARTUP_S + (roofline.load_s(shape, spec.dtype, _rates(spec, cost)) if spec and shape else 0.0)
+        one_s = STARTUP_S + (roofline.load_s(shape, spec.dtype, _rates(spec, cost)) if spec and shape else 0.0)
+        return one_s * (spec.pool.replicas if spec and spec.pool else 1)  # one after the other
     except SuiteError:
         return STARTUP_S
 
@@ -195,7 +200,7 @@ def parts_s(
     before = {
         "warm-up": (COLD_STEPS + STEADY_STEPS) * max(batch_s, STEP_SHARE * policy.round_s),
         "timed": 0.0 if gated else policy.rounds * max(batch_s, policy.round_s),
-        "observed": max(policy.observed_s, batch_s * math.ceil(policy.observed_requests / case.at)),
+        "observed": max(policy.observed_s, batch_s * math.ceil(policy.observed_requests / case.total)),
     }
     lead_in_s = settings.lead_in_s - sum(before.values())
     return {
@@ -216,9 +221,9 @@ def traffic_parts_s(batch_s: float, workload: Workload, case: Case, policy: Roun
         except SuiteError:  # the test that measures it is red for the same
             rows = ()
         trace_s = rows[-1][0] if rows else 0.0
-        ramp_s, window_s = 0.0, min(trace_s, workload.seconds or trace_s) / case.at
+        ramp_s, window_s = 0.0, min(trace_s, workload.seconds or trace_s) / case.total
     elif isinstance(workload, OpenLoop):
-        window_s = max(policy.traffic_s, policy.observed_requests / case.at)
+        window_s = max(policy.traffic_s, policy.observed_requests / case.total)
         ramp_s = workload.ramp_s + window_s
     else:
         ramp_s = 2 * batch_s

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.variant import series_of
 
 QUIET_S = 15.0
 """A log gets a line at most this often."""
@@ -13,7 +14,7 @@ REDRAW_S = 0.2
 
 
 Launched = tuple[str, str]
-"""The arm and the model of a launch."""
+"""The arm and the curve of a launch: its cases without their places."""
 
 
 class Screen(Protocol):
@@ -56,7 +57,7 @@ class Progress:
         now = self._clock()
         if self._launched:
             self._took_s[self._launched] = now - self._launched_at
-        self._launched, self._launched_at = ((arm, spec.model_name) if cases else None), now
+        self._launched, self._launched_at = ((arm, series_of(cases[0])) if cases else None), now
         if self._launched:
             self._left[self._launched] -= 1
         self._spent += 1

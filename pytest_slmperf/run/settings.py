@@ -48,6 +48,14 @@ def _gates(value: object) -> bool:
     return all(map(_number, value.values())) if isinstance(value, dict) else _list_of(_name)(value)
 
 
+def _option_lists(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_list_of(_option), value.values()))
+
+
+def _option(value: object) -> bool:
+    return isinstance(value, bool) or _name(value) or _number(value)
+
+
 def _limits(value: object) -> bool:
     return isinstance(value, dict) and value.keys() <= set(LIMITS) and all(map(_number, value.values()))
 
@@ -64,6 +72,9 @@ AXES: Kinds = {
     "model": (_names, "a list of names"),
     **dict.fromkeys(COUNTED, (_list_of(_whole), "a list of whole numbers")),
     **{axis: (_list_of(_number), "a list of numbers") for axis in LABELS if axis not in COUNTED},
+    **dict.fromkeys(("replicas", "threads"), (_list_of(_whole), "a list of whole numbers")),
+    "dtype": (_list_of(_name), "a list of names"),
+    "options": (_option_lists, "a table of lists"),
     "prompt_tokens": (_whole, "a whole number"),
     "output_tokens": (_whole, "a whole number"),
     "gate": (_gates, "a table of tolerances, or a list of metrics"),

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from queueing import open_loop, poisson
 
+from pytest_slmperf.core.claim import Fresh
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.gate import DAY_SD
 from pytest_slmperf.core.highest_rate import SharesInTime, crossing, in_time
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
-from pytest_slmperf.core.result import Fresh, Result
+from pytest_slmperf.core.result import Result
 from pytest_slmperf.core.sample import NOT_IN_BOTH_ARMS, Measurement, Sample
 from pytest_slmperf.core.traffic import Arrivals
 from pytest_slmperf.core.traffic_metrics import traffic_metrics

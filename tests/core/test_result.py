@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pytest_slmperf.core.claim import Fresh
 from pytest_slmperf.core.engine import EngineSpec, model_name
 from pytest_slmperf.core.errors import NotJudged, SuiteError
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.point import Ledger
-from pytest_slmperf.core.result import Fresh, Result
+from pytest_slmperf.core.result import Result
 from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.core.verdict import Status, Verdict
 
@@ -348,7 +349,7 @@ def test_what_fresh_launches_confirm_is_regressed(curve):
     said = r"(no longer reached|the knee moved).*; confirmed by fresh launches: .*\naccept it$"
     with pytest.raises(AssertionError, match=said):
         bool(unchanged(slower, curve))
-    assert asked == ["m"]
+    assert asked == [("decode/m",)]
 
 
 def test_a_confirmed_frontier_says_its_figures_once():
@@ -547,3 +548,128 @@ def test_a_loop_over_points_of_which_none_was_measured_skips_its_test():
         two, cases={name: case for name, case in two.cases.items() if name not in names}, skipped=nothing.skipped
     )
     assert [point.model for point in Result(one)] == ["n"] * len(SIZES)
+
+
+def varied(*, factor=None, fresh=None, dtypes=("float32",), **rest):
+    """A sweep of one and two replicas, by type; `factor` is the share of the stored throughput of two."""
+    asked = []
+
+    def outcome(factor, launches=20):
+        cases, specs = {}, []
+        for replicas, dtype in [(replicas, dtype) for replicas in (1, 2) for dtype in dtypes]:
+            own = {"replicas": replicas, **({"dtype": dtype} if len(dtypes) > 1 else {})}
+            specs.append(EngineSpec("fake", "m", dtype))
+            for size, level in SIZES.items():
+                name = "/".join(("decode/m", *(f"{key}={value}" for key, value in own.items()), f"batch={size}"))
+                stored = level * (1.5 if replicas == 2 else 1)
+                now = stored * ((factor or {}).get(size, 1) if replicas == 2 else 1)
+                cases[name] = CaseOutcome(
+                    name,
+                    {"model": "m", **own, "batch_size": size},
+                    measurement(name, now, launches=launches),
+                    measurement(name, stored),
+                    {gated: verdict(name, gated, Status.UNCHANGED, judged=True) for gated in GATED},
+                )
+        return SweepOutcome("decode", "stored", "gate", cases, tuple(specs), {}, None, 21, 1.0, asked=GATED, **rest)
+
+    def again(series):
+        asked.append(tuple(series))
+        cases = outcome(factor if fresh is None else fresh, launches=8).cases.values()
+        return Fresh(tuple(case for case in cases if case.series in series), way_out="accept it")
+
+    return Result(outcome(factor), None, again), asked
+
+
+def test_a_curve_is_picked_by_what_is_varied():
+    """Its points, its knee and its frontier are its own; a place alone would be one of several."""
+    found, _ = varied()
+    two = found.of("m", replicas=2)
+    assert two[16].case == "decode/m/replicas=2/batch=16"
+    assert two[16].coordinates == {"model": "m", "replicas": 2, "batch_size": 16}
+    assert [point.case for point in found.of(replicas=1)] == [f"decode/m/replicas=1/batch={size}" for size in SIZES]
+    assert [curve.settings for curve in found.curves] == [{"replicas": "1"}, {"replicas": "2"}]
+    assert len(found) == len(list(found)) == 8
+    assert two.knee.unchanged_from(two.baseline.knee)
+    assert two.frontier.unchanged_from(two.baseline.frontier)
+    with pytest.raises(SuiteError, match="knee of decode/m/replicas=2 is compared with its own"):
+        _ = two.knee.unchanged_from(found.of(replicas=1).baseline.knee)
+    example = r"2 variants of its engine: name one, as in result\.of\('m', replicas=1\)"
+    for wrong, what in (
+        (lambda: found[16], r"\[16\]"),
+        (lambda: found["m", 16], r"\[16\]"),
+        (lambda: found.knee, r"\.knee"),
+        (lambda: found.highest_rate, r"\.highest_rate"),
+    ):
+        with pytest.raises(SuiteError, match=example + what):
+            wrong()
+    with pytest.raises(SuiteError, match="not measured with replicas=4: it has replicas 1, 2"):
+        found.of("m", replicas=4)
+    with pytest.raises(SuiteError, match="with dtype=int8: it varies no dtype"):
+        found.of("m", dtype="int8")
+    with pytest.raises(SuiteError, match=r"replicas=2/batch=8 was not measured"):
+        two[8]
+
+
+def test_the_frontier_of_all_variants_is_one_claim():
+    """A point that one variant lost is reached by another, so that the whole may stand where a curve doesn't."""
+    found, asked = varied(factor={1: 0.6, 4: 0.6, 16: 0.6, 64: 0.6})
+    assert not found.of(replicas=2).frontier.unchanged_from(found.of(replicas=2).baseline.frontier).passed
+    assert asked.pop() == ("decode/m/replicas=2",)
+    verdict = found.frontier.unchanged_from(found.baseline.frontier)
+    assert (verdict.case, verdict.status) == ("decode/m", Status.REGRESSED)
+    assert asked == [("decode/m/replicas=1", "decode/m/replicas=2")]
+    same, _ = varied()
+    assert same.frontier.unchanged_from(same.baseline.frontier)
+    assert same.of("m").frontier.value.case == "decode/m"
+
+
+def test_the_best_replica_count_is_compared_with_the_stored_one():
+    """It is judged as a knee is, and confirmed in fresh launches of all counts."""
+    found, _ = varied()
+    best = found.best_replicas
+    assert (best.value.replicas, best.value.pays, best.value.case) == (2, True, "decode/m")
+    assert best.unchanged_from(found.baseline.best_replicas)
+    lost = dict.fromkeys(SIZES, 0.5)
+    gone, asked = varied(factor=lost)
+    verdict = gone.best_replicas.unchanged_from(gone.baseline.best_replicas)
+    assert verdict.status is Status.REGRESSED
+    assert asked == [("decode/m/replicas=1", "decode/m/replicas=2")]
+    alone, _ = varied(factor=lost, fresh={})
+    assert alone.best_replicas.unchanged_from(alone.baseline.best_replicas).status is Status.INCONCLUSIVE
+    named = found.best_replicas_by("output_throughput", within=0.1, at=16)
+    assert named.unchanged_from(found.baseline.best_replicas_by("output_throughput", within=0.1, at=16))
+
+
+def test_a_best_replica_count_is_of_variants_that_differ_in_nothing_else():
+    """Of a product the rest is named; of a single curve there is none."""
+    product, _ = varied(dtypes=("float32", "int8"))
+    assert product.of(dtype="int8").best_replicas.value.case == "decode/m/dtype=int8"
+    with pytest.raises(SuiteError, match="differ in replicas alone: name the rest"):
+        _ = product.best_replicas
+    for lone in (product.of(dtype="int8", replicas=1), result()):
+        with pytest.raises(SuiteError, match=r"sweep replicas=\[1, 2\]"):
+            _ = lone.best_replicas
+    with pytest.raises(SuiteError, match="has its own knee"):
+        _ = product.baseline.knee
+    with pytest.raises(SuiteError, match="has its own highest rate"):
+        _ = product.baseline.highest_rate
+
+
+def test_a_variant_that_does_not_fit_leaves_the_others_whole():
+    """Its tests are skipped with the reason, its siblings' curves are judged, and what all have together says so."""
+    skipped = {f"decode/m/replicas=4/batch={size}": "too few cores" for size in SIZES}
+    found, _ = varied(skipped=skipped)
+    with pytest.raises(NotJudged, match="too few cores"):
+        found.of(replicas=4)[16]
+    with pytest.raises(NotJudged, match="no point of the knee was measured"):
+        _ = found.of(replicas=4).knee
+    assert found.of(replicas=2).knee.unchanged_from(found.of(replicas=2).baseline.knee)
+    assert "too few cores" in found.frontier.unchanged_from(found.baseline.frontier).reason
+
+
+def test_what_is_left_out_of_a_variant_is_no_loss_of_another():
+    """A curve needs its own cases alone."""
+    found, _ = varied(unselected=("decode/m/replicas=4/batch=1",), left_out=("decode/m/replicas=3/batch=1",))
+    assert found.of(replicas=2).knee.unchanged_from(found.of(replicas=2).baseline.knee)
+    with pytest.raises(SuiteError, match="leave out decode/m/replicas=4/batch=1"):
+        _ = found.frontier

@@ -210,3 +210,93 @@ def test_importing_our_names_loads_neither_numpy_nor_scipy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_sweep_varies_its_engine():
+    """Each combination has cases of its own, in one order however it was declared; the place stands last."""
+    sweep = Sweep("decode", WORKLOAD, [8], dtype=["float32", "int8"], replicas=[2, 1], options={"chunked": [True]})
+    names = [case.name for case in sweep.cases(["m"])]
+    assert names == [
+        f"decode/m/replicas={replicas}/dtype={dtype}/chunked=true/batch=8"
+        for replicas in (2, 1)
+        for dtype in ("float32", "int8")
+    ]
+    first = sweep.cases(["m"])[0]
+    assert first.series == "decode/m/replicas=2/dtype=float32/chunked=true"
+    expected = {"model": "m", "replicas": 2, "dtype": "float32", "chunked": "true", "batch_size": 8}
+    assert list(first.coordinates.items()) == list(expected.items())
+
+
+def test_a_load_is_for_all_replicas_or_for_each():
+    """The case's name says which, and how much that is together."""
+    total = Sweep("s", WORKLOAD, [64], replicas=[1, 4]).cases(["m"])
+    each = Sweep("s", WORKLOAD, [64], replicas=[1, 4], per_replica=True).cases(["m"])
+    assert [(case.name, case.total) for case in (*total, *each)] == [
+        ("s/m/replicas=1/batch=64", 64),
+        ("s/m/replicas=4/batch=64", 64),
+        ("s/m/replicas=1/batch-each=64", 64),
+        ("s/m/replicas=4/batch-each=64", 256),
+    ]
+    (rate,) = Sweep("s", OPEN, request_rate=[0.5], replicas=[2], per_replica=True).cases(["m"])
+    assert (rate.name, rate.total) == ("s/m/replicas=2/rate-each=0.5", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"replicas": [0]}, r"replicas=\[0\]; it takes different whole numbers from 1 to 1,024"),
+        ({"replicas": 2}, "replicas=2; it takes a list of whole numbers"),
+        ({"replicas": [2, 2]}, "different"),
+        ({"threads": [True]}, "whole numbers from 1 to 4,096"),
+        ({"dtype": "int8"}, "it takes a list of names, as in"),
+        ({"dtype": ["a/b"]}, "names"),
+        ({"options": ["chunked"]}, "a table of lists by their name"),
+        ({"options": {"dtype": ["int8"]}}, "'dtype', which is no name of an engine's own option"),
+        ({"options": {"a-b": [1]}}, "no name of an engine's own option"),
+        ({"options": {"chunked": []}}, "chunked has no value"),
+        ({"options": {"chunked": [None]}}, "texts, numbers and truths"),
+        ({"per_replica": True}, r"batch_size counts for each of the replicas=\[…\]"),
+        ({"per_replica": 1, "replicas": [1]}, "per_replica=1; it is True where"),
+        ({"per_replica": True, "replicas": [1000], "batch_size": [1000]}, "together is at most 100,000"),
+    ],
+)
+def test_a_senseless_variation_is_refused(arguments, said):
+    """What no engine can have, and what no case can be called by."""
+    with pytest.raises(SuiteError, match=said):
+        Sweep(**{"name": "s", "workload": WORKLOAD, "batch_size": [1], **arguments})
+
+
+def test_the_ends_of_a_product_are_those_of_each_axis():
+    """Names have none: each of them is another thing, and stays."""
+    ends = Sweep(
+        "s", WORKLOAD, [1, 8, 64], replicas=[1, 2, 4], dtype=["a", "b", "c"], options={"size": [3, 2, 1], "on": [True]}
+    ).ends
+    assert (ends.places, ends.replicas, ends.dtype) == ((1, 64), (1, 4), ("a", "b", "c"))
+    assert ends.options == {"size": (1, 3), "on": (True,)}
+
+
+def test_settings_set_what_a_sweep_varies():
+    """Each axis by its name, of a sweep that has it."""
+    sweep = Sweep("s", WORKLOAD, [1], replicas=[1, 8], options={"size": [1], "on": [True, False]})
+    here = sweep.on({"replicas": [1, 2], "options": {"size": [2, 4]}})
+    assert here.varied == {"replicas": (1, 2), "on": (True, False), "size": (2, 4)}
+    with pytest.raises(SuiteError, match="varies batch_size, replicas, on, size; the settings give dtype, other"):
+        sweep.on({"dtype": ["int8"], "options": {"other": [1]}})
+    with pytest.raises(SuiteError, match="the settings give no replicas"):
+        sweep.on({"replicas": []})
+
+
+def test_a_test_of_some_variants_names_them():
+    """It looks at no others, and is passed none."""
+    sweep = Sweep("s", WORKLOAD, [1, 4], replicas=[1, 2])
+    bound = getattr(sweep.at(4, replicas=2)(lambda: None), BINDING)
+    assert (bound.places, bound.settings) == ((4,), {"replicas": 2})
+    assert sweep.lacks(bound) == ""
+    here = sweep.on({"replicas": [1]})
+    assert here.lacks(bound) == "s has replicas=[1] on this machine and tier, not [2]"
+    with pytest.raises(SuiteError, match=r"at\(replicas=3\): its replicas is one of \[1, 2\]"):
+        sweep.at(4, replicas=3)
+    with pytest.raises(SuiteError, match="it varies no dtype"):
+        sweep.at(4, dtype="int8")
+    with pytest.raises(SuiteError, match="passes no replicas"):
+        sweep.at(4)(lambda replicas: replicas)

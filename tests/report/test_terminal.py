@@ -338,3 +338,14 @@ def test_an_open_bound_is_no_measured_figure():
     assert "(-∞…+∞)" in markdown(run)
     assert "95 % CI -∞…+∞," in verdict.line()
     assert "100" not in verdict.line()
+
+
+@pytest.mark.parametrize("mode", ["gate", "report"])
+def test_variants_of_an_engine_stand_under_headings(mode):
+    """A curve is named once, and its rows by their places; a narrow terminal has each case as a heading."""
+    cases = [case_outcome(batch, model=f"m/replicas={count}") for count in (1, 2) for batch in (4, 16)]
+    run = run_outcome(sweep_outcome(*cases, mode=mode))
+    wide, narrow = lines(run, 200), lines(run, 60)
+    assert [line for line in wide if line.startswith("m/replicas=2")] == ["m/replicas=2"]
+    assert any(line.startswith("  batch=16 ") for line in wide)
+    assert "m/replicas=2/batch=16" in narrow

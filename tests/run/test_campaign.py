@@ -17,10 +17,12 @@ from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import CORE_PACE
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
 from pytest_slmperf.core.sweep import Sweep
+from pytest_slmperf.core.variant import series_of
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.run.accept import on_another_device
 from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
+from pytest_slmperf.run.briefing import configurations
 from pytest_slmperf.run.campaign import Campaign
 from pytest_slmperf.run.ongoing import VOID_ALLOWANCE
 from pytest_slmperf.run.plan import REPORT_LAUNCHES
@@ -98,10 +100,20 @@ def stored(level=100.0, launches=20, names=(ONE, FOUR)):
 
 
 def campaign(
-    script, *, sweep=SWEEP, mode="gate", find=None, models=("m",), arms=1, budget_s=None, fits=None, unfit=None
+    script,
+    *,
+    sweep=SWEEP,
+    mode="gate",
+    find=None,
+    models=("m",),
+    arms=1,
+    budget_s=None,
+    fits=None,
+    unfit=None,
+    configured=None,
 ):
     """A campaign of this script."""
-    configurations = tuple(
+    configured = configured or tuple(
         Configuration(
             EngineSpec("e", model),
             tuple(sweep.cases([model])),
@@ -109,7 +121,7 @@ def campaign(
         )
         for model in models
     )
-    brief = Brief(sweep, configurations, mode, RoundPolicy(), 20, 16, budget_s)
+    brief = Brief(sweep, configured, mode, RoundPolicy(), 20, 16, budget_s)
     around = Surroundings(
         launch=script.launch,
         stored=find or stored(),
@@ -520,15 +532,15 @@ def test_the_plan_grows_with_what_is_still_undecided():
 
 
 @pytest.mark.parametrize("arms", [1, 2])
-def test_fresh_launches_are_made_once_for_each_model(arms):
-    """All cases of the model are measured again, in as many launches as a confirmation has, and not for each claim."""
+def test_fresh_launches_are_made_once_for_each_curve(arms):
+    """All cases of the curve are measured again, in as many launches as a confirmation has, and not for each claim."""
     sweep = Sweep("decode", StaticBatch(8, 8), batch_size=[1, 4], gate={"output_throughput": 0.05})
     names = [f"decode/{model}/batch={size}" for model in "ab" for size in (1, 4)]
     script = Script()
     running = campaign(script, sweep=sweep, models=("a", "b"), arms=arms, find=stored(names=names))
     before = running.run()
-    fresh = running.fresh("a")
-    assert running.fresh("a") is fresh
+    fresh = running.fresh(["decode/a"])
+    assert running.fresh(["decode/a"]) is fresh
     assert (fresh.way_out == "if it is meant to be so: pytest --slmperf --slmperf-accept") is (arms == 1)
     assert [case.case for case in fresh.cases] == names[:2]
     launched = script.asked[before.launches :]
@@ -563,7 +575,7 @@ def test_an_outcome_holds_what_was_measured_afresh(arms):
     """Beside the samples that the gate judged: each arm's own, and which launches they are of."""
     running = campaign(Script(), arms=arms)
     before = running.run().launches
-    fresh = {case.case: case for case in running.fresh("m").cases}
+    fresh = {case.case: case for case in running.fresh(["decode/m"]).cases}
     for case in running.outcome().cases.values():
         assert case.fresh.samples == fresh[case.case].measurement.samples
         assert len(case.measurement.samples["output_throughput"].launches) == 8
@@ -580,7 +592,7 @@ def test_fresh_launches_that_confirm_nothing_are_in_the_outcome():
     """What was measured before the engine died is kept, and the launches are counted."""
     running = campaign(Script(failing))
     running.run()
-    assert running.fresh("m").cases == ()
+    assert running.fresh(["decode/m"]).cases == ()
     outcome = running.outcome()
     assert outcome.fresh_launches == 2
     assert outcome.cases[ONE].fresh.launches == (9, 10)
@@ -592,7 +604,7 @@ def test_void_rounds_of_fresh_launches_are_listed():
     script = Script(lambda arm, case, index: None if index in (9, 10) else steady(arm, case, index))
     running = campaign(script)
     running.run()
-    assert len(running.fresh("m").cases) == 2
+    assert len(running.fresh(["decode/m"]).cases) == 2
     measurement = running.outcome().cases[ONE].measurement
     assert [void.launch for void in measurement.void_rounds] == [9, 10]
     assert len(measurement.samples["output_throughput"].launches) == 8
@@ -619,9 +631,9 @@ def test_there_may_be_no_fresh_launches(value, why):
     script = Script(value)
     running = campaign(script)
     assert set(statuses(running.run()).values()) == {Status.UNCHANGED}
-    assert why in running.fresh("m").missing
+    assert why in running.fresh(["decode/m"]).missing
     spent = len(script.asked)
-    assert running.fresh("m").cases == ()
+    assert running.fresh(["decode/m"]).cases == ()
     assert len(script.asked) == spent
     assert set(statuses(running.outcome()).values()) == {Status.UNCHANGED}
 
@@ -631,7 +643,7 @@ def test_a_spent_budget_leaves_no_fresh_launches():
     script = Script()
     running = campaign(script, budget_s=0.0)
     running.run()
-    assert running.fresh("m").missing == "the budget is spent"
+    assert running.fresh(["decode/m"]).missing == "the budget is spent"
     assert script.asked == []
 
 
@@ -755,3 +767,36 @@ def test_a_meter_that_is_off_by_more_than_half_of_the_spread_is_a_note(error, sa
 def test_joules_of_two_arms_are_of_one_board_at_one_time():
     """Side by side nothing is stored that a board could differ from."""
     assert joules(MeteredScript(BOARD, 1605.0), arms=2).status is Status.UNCHANGED
+
+
+def test_variants_of_an_engine_take_turns():
+    """Each has launches of its own, in turns with the others, and a key of its own; its fresh ones are its alone."""
+    sweep = replace(SWEEP, threads=[1, 2], dtype=["float32", "int8"])
+    names = [case.name for case in sweep.cases(["m"])]
+    script, keys = Script(), {}
+
+    def find(case, key):
+        keys[case] = key["threads"]
+        return stored(names=names)(case, key)
+
+    specs = configurations(sweep, [EngineSpec("e", "m", threads=7)], lambda _: True, other_python=None)
+    running = campaign(script, sweep=sweep, find=find, configured=specs)
+    outcome = running.run()
+    assert set(statuses(outcome).values()) == {Status.UNCHANGED}
+    assert [(spec.dtype, spec.threads) for spec in outcome.specs] == [
+        ("float32", 1),
+        ("float32", 2),
+        ("int8", 1),
+        ("int8", 2),
+    ]
+    assert keys == {case.name: case.variant.coordinates["threads"] for case in sweep.cases(["m"])}
+    turns = [series_of(cases[0]) for _, _, cases in script.asked[4:]]
+    assert all(len({*turns[start : start + 4]}) == 4 for start in range(0, 32, 4))
+    (curve, other, *_) = dict.fromkeys(map(series_of, names))
+    fresh = running.fresh([curve])
+    assert {series_of(case.case) for case in fresh.cases} == {curve}
+    before = len(script.asked)
+    both = running.fresh([curve, other])
+    assert {series_of(case.case) for case in both.cases} == {curve, other}
+    assert {series_of(cases[0]) for _, _, cases in script.asked[before:]} == {other}
+    assert outcome.names_on("e") == set(names)

@@ -4,10 +4,12 @@ import pytest
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.memory import GIB, largest_batch
+from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.core.shapes import SHAPES
 from pytest_slmperf.core.sweep import Case
+from pytest_slmperf.core.variant import Variant
 from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Replay, StaticBatch
-from pytest_slmperf.run.fitting import static_only, too_large
+from pytest_slmperf.run.fitting import static_only, too_large, too_many_threads
 
 WORKLOAD = StaticBatch(512, 512)
 
@@ -57,3 +59,45 @@ def test_traffic_goes_to_engines_that_stream():
     assert "fake" in why
     assert static_only(StaticBatch(8, 8), EngineSpec("ctranslate2", "opt-125m")) is None
     assert static_only(OpenLoop(8, 8), EngineSpec("fake", "opt-125m")) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch_size", "fits"),
+    [
+        ("processes", 32, True),
+        ("processes", 56, False),
+        ("mps", 56, False),
+        ("threads", 56, True),
+        ("gpus", 56, True),
+        ("ray", 4096, True),
+    ],
+)
+def test_replicas_that_share_a_memory_have_weights_each(kind, batch_size, fits):
+    """Two of OPT-1.3B take 5 GB of it; what they are on elsewhere, or each alone, they don't share."""
+    spec = EngineSpec("ctranslate2", "opt-1.3b", "float16", pool=Pool(2, kind))
+    why = too_large(WORKLOAD, Case("decode", "opt-1.3b", batch_size), spec, memory_bytes=16 * GIB)
+    assert (why is None) is fits
+    assert why is None or why.startswith("the 2 replicas' weights and KV cache take ")
+
+
+def test_a_load_of_each_replica_counts_for_each():
+    """Twice as many replicas then hold twice as much."""
+    spec = EngineSpec("ctranslate2", "opt-1.3b", "float16", pool=Pool(2))
+    case = Case("decode", "opt-1.3b", 28, variant=Variant((("replicas", 2),)), per_replica=True)
+    assert too_large(WORKLOAD, case, spec, memory_bytes=16 * GIB)
+
+
+def test_more_threads_than_cores_are_skipped_where_the_sweep_varies_them():
+    """Another machine measures them; an engine that was given too many is an error, which its launch tells."""
+
+    def why(spec, cores=2, **settings):
+        case = Case("decode", "m", 1, variant=Variant(tuple(settings.items())))
+        return too_many_threads(case, case.variant.of(spec), cores=cores)
+
+    spec = EngineSpec("e", "m", threads=2)
+    assert why(spec, replicas=2) == "2 replicas of 2 threads need 4 cores, and this machine gives 2"
+    assert why(spec, threads=3) == "3 threads need 3 cores, and this machine gives 2"
+    assert why(EngineSpec("e", "m", threads=3), dtype="int8") is None
+    assert why(spec, replicas=1) is None
+    assert why(spec, cores=None, replicas=64) is None
+    assert why(EngineSpec("e", "m", pool=Pool(9, "endpoints", addresses=("a",) * 9)), replicas=9) is None

@@ -76,3 +76,24 @@ def test_what_would_last_for_days_is_refused(sweep):
     """Before anything is sent, and with what helps: a unit is wrong."""
     with pytest.raises(SuiteError, match=r"would send for [\d,]+ hours, and at most 24 are taken: raise "):
         loaded(sweep)
+
+
+@pytest.mark.parametrize(
+    ("workload", "places", "size"),
+    [
+        (StaticBatch(8, 4), {"batch_size": [3]}, lambda load: len(load.lengths)),
+        (ClosedLoop(8, 4), {"concurrency": [3]}, lambda load: load.arrivals.concurrency),
+        (OpenLoop(8, 4), {"request_rate": [5]}, lambda load: round(len(load.arrivals.due_s), -2)),
+    ],
+)
+def test_a_place_is_for_all_replicas_or_for_each(workload, places, size):
+    """Of a fixed total, every variant is sent the same requests at the same times."""
+
+    def loads(**of):
+        sweep = Sweep("s", workload, **places, replicas=[1, 2], **of)
+        return [load_of(sweep, case, 2048, RoundPolicy(traffic_s=100))[0] for case in sweep.cases(["m"])]
+
+    one, two = loads()
+    assert (one.lengths, one.seed, one.arrivals) == (two.lengths, two.seed, two.arrivals)
+    one, two = loads(per_replica=True)
+    assert size(two) == 2 * size(one)

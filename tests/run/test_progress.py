@@ -40,46 +40,46 @@ def test_time_left_is_what_the_launches_took():
     """Nothing is said of it before one has measured: the launch that primes an engine is far shorter."""
     run = Run()
     assert run.launch(TINY, 2) == "slmperf: e tiny: launch 1: starting"
-    run.progress.planned({("candidate", "tiny"): 8}, 1)
-    assert run.launch(TINY, 60, "one") == "slmperf: e tiny: launch 2 of about 9: one"
-    assert run.launch(TINY, 60, "one") == "slmperf: e tiny: launch 3 of about 9: one, about 7 min left"
-    run.progress.round("one", 4, 4)
-    assert run.terminal.lines[-1].endswith("launch 3 of about 9, round 4 of 4: one, about 6 min left")
+    run.progress.planned({("candidate", "d/tiny"): 8}, 1)
+    assert run.launch(TINY, 60, "d/tiny/one") == "slmperf: e tiny: launch 2 of about 9: d/tiny/one"
+    assert run.launch(TINY, 60, "d/tiny/one") == "slmperf: e tiny: launch 3 of about 9: d/tiny/one, about 7 min left"
+    run.progress.round("d/tiny/one", 4, 4)
+    assert run.terminal.lines[-1].endswith("launch 3 of about 9, round 4 of 4: d/tiny/one, about 6 min left")
 
 
 def test_each_engine_is_expected_to_take_what_it_took():
     """No time is said before each was measured once, and a small model's launch says nothing of a large one's."""
     run = Run()
-    run.progress.planned({("candidate", "tiny"): 4, ("candidate", "large"): 4}, 2)
-    assert "left" not in run.launch(TINY, 1, "one")
-    assert "left" not in run.launch(LARGE, 1000, "one")
-    run.progress.planned({("candidate", "tiny"): 3, ("candidate", "large"): 3}, 4)
-    assert run.launch(TINY, 1, "one").endswith("launch 5 of about 10: one, about 50 min left")
+    run.progress.planned({("candidate", "d/tiny"): 4, ("candidate", "d/large"): 4}, 2)
+    assert "left" not in run.launch(TINY, 1, "d/tiny/one")
+    assert "left" not in run.launch(LARGE, 1000, "d/large/one")
+    run.progress.planned({("candidate", "d/tiny"): 3, ("candidate", "d/large"): 3}, 4)
+    assert run.launch(TINY, 1, "d/tiny/one").endswith("launch 5 of about 10: d/tiny/one, about 50 min left")
 
 
 def test_the_last_launch_counts():
     """The cases that are decided are measured no more, and what is left of an engine takes less."""
     run = Run()
-    run.progress.planned({("candidate", "tiny"): 3}, 0)
-    run.launch(TINY, 60, "one", "four")
-    run.launch(TINY, 20, "one")
-    assert run.launch(TINY, 20, "one").endswith("launch 3 of about 3: one, about 20 s left")
+    run.progress.planned({("candidate", "d/tiny"): 3}, 0)
+    run.launch(TINY, 60, "d/tiny/one", "d/tiny/four")
+    run.launch(TINY, 20, "d/tiny/one")
+    assert run.launch(TINY, 20, "d/tiny/one").endswith("launch 3 of about 3: d/tiny/one, about 20 s left")
 
 
 def test_the_arms_have_times_of_their_own():
     """Another version may be slower."""
     run = Run()
-    run.progress.planned({("candidate", "tiny"): 2, ("baseline", "tiny"): 2}, 0)
-    run.launch(TINY, 10, "one")
-    run.launch(TINY, 30, "one", arm="baseline")
-    assert run.launch(TINY, 10, "one").endswith("about 40 s left")
+    run.progress.planned({("candidate", "d/tiny"): 2, ("baseline", "d/tiny"): 2}, 0)
+    run.launch(TINY, 10, "d/tiny/one")
+    run.launch(TINY, 30, "d/tiny/one", arm="baseline")
+    assert run.launch(TINY, 10, "d/tiny/one").endswith("about 40 s left")
 
 
 def test_a_campaign_leaves_no_time_to_the_next():
     """Its launches are others."""
     run = Run()
-    run.progress.planned({("candidate", "tiny"): 2}, 0)
-    run.launch(TINY, 10, "one")
+    run.progress.planned({("candidate", "d/tiny"): 2}, 0)
+    run.launch(TINY, 10, "d/tiny/one")
     run.progress.done()
     assert run.terminal.lines[-1] == ""
     assert run.launch(TINY, 10) == "slmperf: e tiny: launch 1: starting"

@@ -1,0 +1,142 @@
+"""What the measurements of a sweep come to as curves: knees, frontiers and highest rates, of now or as stored."""
+
+from collections.abc import Collection, Mapping
+from typing import NoReturn
+
+from pytest_slmperf.core.errors import SuiteError
+from pytest_slmperf.core.frontier import Frontier, frontier
+from pytest_slmperf.core.highest_rate import GOODPUT_SHARE, SHARE, HighestRate, SharesInTime, in_time, untold
+from pytest_slmperf.core.knee import DEFAULT_DEFINITION, Curve, Definition, Knee
+from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.replication import BestReplicas, Choice, Replication
+from pytest_slmperf.core.sample import Measurement
+from pytest_slmperf.core.variant import Variant
+
+THROUGHPUT = "output_throughput"
+"""What a knee is of, and a frontier of too."""
+
+
+class Curves:
+    """What one model's measurements over the axis come to, on one variant of its engine: of now, or as stored."""
+
+    def __init__(self, name: str, label: str, by_place: Mapping[float, Measurement], gated: Collection[str]) -> None:
+        self._name = name
+        self._label = label
+        """What the cases are called by, as `batch`."""
+        self._by_place = by_place
+        self._measurements = tuple(by_place.values())
+        latencies = sorted(name for name in gated if metric(name).quantile is not None)
+        self._latencies = latencies if THROUGHPUT in gated else []
+        """What a frontier can be of, beside the throughput."""
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to compare with."""
+        return bool(self._measurements)
+
+    @property
+    def knee(self) -> Knee:
+        """The knee by 95 % of the maximum."""
+        return self.knee_by(DEFAULT_DEFINITION.name)
+
+    def knee_by(self, definition: str, **settings: float) -> Knee:
+        """The knee by another definition. Raises SuiteError for an unknown one."""
+        throughput, itl = (
+            {at: one.samples[name] for at, one in self._by_place.items() if name in one.samples}
+            for name in (THROUGHPUT, "median_itl_ms")
+        )
+        return Curve(throughput, itl, self._name, self._label).knee(Definition(definition, settings))
+
+    @property
+    def frontier(self) -> Frontier:
+        """The frontier of throughput against the gated latency, the first by its name where several are gated.
+
+        Raises SuiteError where no such pair is gated.
+        """
+        return self._frontier(next(iter(self._latencies), ""))
+
+    def frontier_of(self, latency: str) -> Frontier:
+        """The frontier of throughput against this latency, as `tpot_ms`. Raises SuiteError where it isn't gated."""
+        return self._frontier(metric(latency).name)
+
+    @property
+    def highest_rate(self) -> HighestRate:
+        """The highest rate, or concurrency, at which 99 % of the requests meet the sweep's Slo."""
+        return self.highest_rate_within(SHARE)
+
+    def highest_rate_within(self, share: float) -> HighestRate:
+        """The same for another share of the requests."""
+        launches = {at: in_time(one) for at, one in self._by_place.items()}
+        return SharesInTime(launches, self._name, self._label).highest(share)
+
+    @property
+    def share_in_time(self) -> bool:
+        """Whether any place has the share that met the Slo: where none has, nothing says that there was one."""
+        return any(GOODPUT_SHARE in one.samples for one in self._by_place.values())
+
+    @property
+    def untold_shares(self) -> str:
+        """Why the share that met the Slo isn't known of every launch; empty where it is."""
+        return next((f"{one.case}: {why}" for one in self._by_place.values() if (why := untold(one))), "")
+
+    @property
+    def best_replicas(self) -> BestReplicas:
+        """The replica count with the largest throughput, each at its best place."""
+        return self.best_replicas_by()
+
+    def best_replicas_by(
+        self,
+        name: str = THROUGHPUT,
+        *,
+        within: float = 0.0,  # noqa: ARG002 - of AllCurves
+        at: float | None = None,  # noqa: ARG002 - of AllCurves
+    ) -> BestReplicas:
+        """Raises SuiteError: this is one variant of an engine."""
+        raise SuiteError(f"{self._name}: a best replica count by {name} is of several: sweep replicas=[1, 2]")
+
+    def _frontier(self, latency: str) -> Frontier:
+        if latency not in self._latencies:
+            raise SuiteError(
+                f"{self._name}: a frontier is of throughput against a latency: gate both, as in "
+                f"gate={{'output_throughput': 0.03, '{latency or 'tpot_ms'}': 0.03}}"
+            )
+        measured = {one.case: one.samples for one in self._measurements}
+        return frontier(measured, (THROUGHPUT, latency), self._name)
+
+
+class AllCurves(Curves):
+    """The same on several variants: a frontier of them all and the best replica count; a knee is of each by itself."""
+
+    def __init__(
+        self, name: str, label: str, by_variant: Mapping[Variant, Mapping[float, Measurement]], gated: Collection[str]
+    ) -> None:
+        super().__init__(name, label, {}, gated)
+        self._by_variant = by_variant
+        self._measurements = tuple(one for by_place in by_variant.values() for one in by_place.values())
+
+    def best_replicas_by(self, name: str = THROUGHPUT, *, within: float = 0.0, at: float | None = None) -> BestReplicas:
+        """The best replica count by another metric, the smallest `within` a fraction of it, or the best at one place.
+
+        Raises SuiteError where the variants differ in more than their replicas.
+        """
+        meaning = metric(name)
+        others = {tuple(one for one in variant.settings if one[0] != "replicas") for variant in self._by_variant}
+        if len(others) > 1 or not all("replicas" in variant.coordinates for variant in self._by_variant):
+            raise SuiteError(
+                f"{self._name}: a best replica count is of variants that differ in replicas alone: name the rest, as "
+                "in result.of('opt-125m', dtype='int8')"
+            )
+        samples = {
+            variant.replicas: {
+                at: one.samples[meaning.name] for at, one in by_place.items() if meaning.name in one.samples
+            }
+            for variant, by_place in self._by_variant.items()
+        }
+        return Replication(samples, meaning, self._name, self._label).best(Choice(within, at))
+
+    def knee_by(self, definition: str, **_settings: float) -> NoReturn:
+        """Raises SuiteError: each variant has its own."""
+        raise SuiteError(f"{self._name}: each variant of the engine has its own knee by {definition}")
+
+    def highest_rate_within(self, share: float) -> NoReturn:
+        """As `knee_by`."""
+        raise SuiteError(f"{self._name}: each variant of the engine has its own highest rate within {share:.0%}")

@@ -1,0 +1,82 @@
+"""A variant of an engine: what a sweep changes of it, beside the place on the axis of its workload."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.pool import Pool
+
+VARIED = ("replicas", "dtype", "threads")
+"""What a sweep can vary of every engine, in the order in which a case's name has them; then come options of its own."""
+
+Setting: TypeAlias = str | int | float | bool
+
+OF_A_POOL = {
+    "replicas": "replicas",
+    "pool": "kind",
+    **{name: name for name in ("spread", "memory_bytes", "power_limit_w")},
+}
+"""Settings of a replica pool, each with its field; all others are the engine's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Settings of an engine by their name, in the order in which a case's name has them. None: the engine as it is."""
+
+    settings: tuple[tuple[str, Setting], ...] = ()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Of a case's name: `replicas=2`, `dtype=int8`."""
+        return tuple(f"{name}={spelled(value)}" for name, value in self.settings)
+
+    @property
+    def replicas(self) -> int:
+        """How many there are, where that is varied; 1 where it isn't."""
+        return int(dict(self.settings).get("replicas", 1))
+
+    @property
+    def coordinates(self) -> Mapping[str, str | float]:
+        """What a suite looks its cases up by; a truth is spelled as in the case's name."""
+        return {name: spelled(value) if isinstance(value, bool) else value for name, value in self.settings}
+
+    def of(self, spec: EngineSpec) -> EngineSpec:
+        """The engine with these settings in place of its own. One that is no pool becomes one of a single replica, or
+        of as many as the settings say. Raises UsageError for a pool that can't be.
+        """
+        given: dict[str, Any] = dict(self.settings)
+        of_pool = {field: given.pop(name) for name, field in OF_A_POOL.items() if name in given}
+        pool = _changed(spec.pool or Pool(1), of_pool) if of_pool else spec.pool
+        own = {name: given.pop(name) for name in ("dtype", "threads") if name in given}
+        return replace(spec, pool=pool, options={**spec.options, **given}, **own)
+
+
+AS_IT_IS = Variant()
+"""Of a sweep that varies no engine."""
+
+
+def _changed(pool: Pool, fields: Mapping[str, Any]) -> Pool:
+    """The pool with these fields; of more addresses than it has replicas then, the first."""
+    kind, replicas = fields.get("kind", pool.kind), fields.get("replicas", pool.replicas)
+    if kind == "endpoints" and replicas > len(pool.addresses):
+        raise UsageError(f"replicas={replicas} of a pool that has {len(pool.addresses)} addresses: name as many")
+    addresses = pool.addresses[:replicas] if kind == "endpoints" else pool.addresses
+    return replace(pool, **fields, addresses=addresses)
+
+
+def spelled(value: Setting) -> str:
+    """As a case's name has it: `true`, `2`, `int8`."""
+    return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+def series_of(case: str) -> str:
+    """What the cases of one curve have in common: the case's name without its place, `decode/opt-125m/replicas=2`."""
+    return case.rpartition("/")[0]
+
+
+def settings_of(series: str) -> Mapping[str, str]:
+    """What a series' name says of its engine, as it is spelled there: `{"replicas": "2"}`."""
+    return dict(part.partition("=")[::2] for part in series.split("/")[2:])
