@@ -4,10 +4,12 @@ from dataclasses import fields, replace
 
 import pytest
 
+from pytest_slmperf.core.answers import NOT_FINITE
 from pytest_slmperf.core.errors import EngineUnavailable, UsageError
+from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.engines import ctranslate2, registry
 from pytest_slmperf.engines.fake import Behaviour, FakeEngine, behaviour, create
-from pytest_slmperf.testing import EngineSpec, FakeOptions, conforms, fake, slowed
+from pytest_slmperf.testing import EngineSpec, FakeOptions, conforms, fake, slowed, wrong_layer
 
 
 def test_the_fake_engine_takes_its_options_by_name():
@@ -41,13 +43,25 @@ def test_the_real_engine_keeps_the_protocol():
     conforms(ctranslate2.create, EngineSpec("ctranslate2", "tiny-2x128"))
 
 
+class Mood:
+    """Answers otherwise each time."""
+
+    def __init__(self):
+        self._times = 0
+
+    def __call__(self, told):
+        self._times += 1
+        return tuple((self._times,) * len(one) for one in told)
+
+
 class Ill:
     """The fake engine with one promise broken."""
 
-    def __init__(self, spec, *, facts=None, served=None):
+    def __init__(self, spec, *, facts=None, served=None, told=None):
         self._engine = create(spec)
         self._facts = facts or {}
         self._served = served or (lambda _served: {})
+        self._told = told or (lambda told: told)
         self.stopped = 0
 
     def start(self):
@@ -58,6 +72,10 @@ class Ill:
         """Serve as the fake does, then spoil it."""
         served = self._engine.serve(batch, observe=observe)
         return replace(served, **self._served(served))
+
+    def answer(self, batch):
+        """Answer as the fake does, then spoil it."""
+        return self._told(self._engine.answer(batch))
 
     def stop(self):
         """Count."""
@@ -86,6 +104,9 @@ def _moved(served, by):
             {"served": lambda one: _moved(one, lambda tokens: [at + 10**12 for at in tokens])},
             "after its batch ended",
         ),
+        ({"told": lambda told: (told[0][1:], *told[1:])}, "tells 0, 7, 4 tokens of answers of other lengths"),
+        ({"told": lambda told: tuple((NOT_FINITE,) * len(one) for one in told)}, "its scores are no finite numbers"),
+        ({"told": Mood()}, "another answer the second time: it isn't greedy"),
         ({"facts": {"device": "cpu"}, "served": lambda _served: {"ended_ns": 10**19}}, "it ends in the future"),
         ({"facts": {"device": "cpu"}, "served": lambda _served: {"started_ns": 1}}, "began before the one before it"),
     ],
@@ -150,3 +171,18 @@ def test_a_broken_promise_of_a_stream_is_named(ill, said):
 def test_a_stream_may_tell_no_tokens_of_its_parts():
     """As a server that says them only at the end."""
     conforms(lambda spec: Streams(spec, stamps=lambda _tokens: [0]), fake())
+
+
+def test_an_engine_need_not_tell_its_tokens():
+    """One that can't, says None, and keeps the protocol."""
+    conforms(lambda spec: Ill(spec, told=lambda _told: None), fake())
+
+
+def test_a_wrong_layer_is_planted_in_a_replica_that_there_is():
+    """Counted from 1, or in all of them; an engine without replicas has none."""
+    pool = replace(fake(seed=1), pool=Pool(2))
+    assert wrong_layer(pool, 2) == replace(pool, options={"seed": 1, "wrong_replica": 2})
+    assert wrong_layer(pool, 0).options["wrong_replica"] == 0
+    for engine, replica in ((pool, 3), (pool, -1), (fake(), 1)):
+        with pytest.raises(UsageError, match=r"wrong_layer\(…, -?\d\): fake has (2|no) replicas"):
+            wrong_layer(engine, replica)

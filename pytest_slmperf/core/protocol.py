@@ -10,6 +10,8 @@ The launch speaks first and the worker answers, except for the worker's Hello:
     Measured                   Prepare | Stop  the next case, or the end
                                Play            send a load with arrivals, until its window has lasted long enough
     Played
+                               Question        which tokens are the answers to these requests?  (never timed)
+    Answers
 
 In place of any answer the worker may send Failed.
 """
@@ -21,11 +23,12 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Served
+from pytest_slmperf.core.answers import Said
+from pytest_slmperf.core.engine import EngineFacts, EngineSpec, ReplicaWork, Request, Served
 from pytest_slmperf.core.launch import Load
 from pytest_slmperf.core.traffic import Traffic
 
-VERSION = 5
+VERSION = 6
 """Counted up with every change to a message."""
 
 
@@ -126,6 +129,8 @@ class Measured:
     """The batches with their token times, where those were asked for."""
     marks: tuple[tuple[int, int], ...] = ()
     """Begin and end of each batch, where those were asked for."""
+    replicas: tuple[ReplicaWork, ...] = ()
+    """Of a pool, what each replica did of all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +154,25 @@ class Played:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """Answer these requests and tell the tokens; nothing is timed."""
+
+    requests: tuple[Request, ...]
+    kept: tuple[int, ...]
+    """The places of those whose answers are told."""
+    together: bool
+    """All of them as one batch, spread over replicas as any other; else each alone, by each replica."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The tokens, by replica, or why there are none."""
+
+    said: tuple[Said, ...]
+    missing: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Give everything back and end."""
 
@@ -165,8 +189,8 @@ class Failed:
 
 
 Message: TypeAlias = (
-    Hello | Start | Ready | MeasurePeak | PeakMeasured | Prepare | Prepared | Round | Measured | Play | Played | Stop
-    | Failed
+    Hello | Start | Ready | MeasurePeak | PeakMeasured | Prepare | Prepared | Round | Measured | Play | Played
+    | Question | Answers | Stop | Failed
 )  # fmt: skip
 
 _SCALARS = (int, str, float, bool, types.NoneType)

@@ -5,6 +5,7 @@ step, until each request has its forced length.
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from pytest_slmperf.core.answers import NOT_FINITE, shares
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Request, Served
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.shapes import OPT_POSITION_OFFSET, Family, Role, Shape, Tensor, shape_of, tensors
 from pytest_slmperf.engines import weights
 from pytest_slmperf.engines.options import options_of, refuse_unknown
+from pytest_slmperf.engines.planted import is_replica, misdrawn
 
 CONVERTED_FILES = ("model.bin", "config.json")
 VOCABULARY_FILES = ("vocabulary.json", "vocabulary.txt")
@@ -31,6 +34,8 @@ RESOLVED_BY_ENGINE = ("default", "auto")
 
 Step = Any
 """ctranslate2.GenerationStepResult: what its callback is given for each request and step."""
+Result = Any
+"""ctranslate2.GenerationResult: what it returns of each request."""
 Library = Any
 """The package, imported only when an engine starts; neither it nor its specifications have types."""
 Node = Any
@@ -48,6 +53,8 @@ class Options:
     """On a GPU only, with float16 or bfloat16."""
     context_tokens: int | None = None
     """Context of a converted model; its configuration has no place for it."""
+    wrong_replica: int | None = None
+    """Of a pool, the replica (counted from 1) that gets other random weights in one layer: a planted fault."""
 
 
 def create(spec: EngineSpec) -> "CTranslate2":
@@ -66,13 +73,18 @@ def _library() -> Library:
 
 
 class CTranslate2:
-    """One started CTranslate2 generator: one model on one device, one batch at a time."""
+    """One started CTranslate2 generator: one model on one device, one batch at a time.
+
+    With a pool of the kind `threads` it has as many translators inside, which share the weights: each is given a part
+    of every batch.
+    """
 
     def __init__(self, spec: EngineSpec, *, cache: Path | None = None) -> None:
         self._spec = spec
         self._options = options_of(Options, spec)
         refuse_unknown(spec, "device", self._options.device, DEVICES)
         self._cache = cache
+        self._translators = spec.pool.replicas if spec.pool else 1
         self._generator: Library = None
         self._vocabulary: list[str] = []
         self._context = 0
@@ -86,7 +98,12 @@ class CTranslate2:
         ctranslate2 = _library()
         self._check_compute_type(ctranslate2.get_supported_compute_types)
         shape = None if weights.is_path(self._spec.model) else shape_of(self._spec.model)
-        folder = Path(self._spec.model).expanduser() if shape is None else random_model(shape, cache=self._cache)
+        wrong = is_replica(self._options.wrong_replica)
+        if shape is None and wrong:
+            raise EngineUnavailable("wrong_replica: ctranslate2 plants a wrong layer in random weights only")
+        folder = Path(self._spec.model).expanduser()
+        if shape is not None:
+            folder = random_model(shape, cache=self._cache, wrong=wrong)
         self._vocabulary = read_vocabulary(folder)
         self._context = _context_tokens(folder, self._options.context_tokens) if shape is None else shape.context
         try:
@@ -95,7 +112,7 @@ class CTranslate2:
                 device=self._options.device,
                 device_index=self._options.device_index,
                 compute_type=self._spec.dtype,
-                inter_threads=1,
+                inter_threads=self._translators,
                 intra_threads=self._spec.threads,
                 flash_attention=self._options.flash_attention,
             )
@@ -118,28 +135,10 @@ class CTranslate2:
         throughput: docs/engines.md says how much. The answer says what was really generated. Raises EngineFailed if a
         request exceeds the context, and if CTranslate2 raises.
         """
-        generator = self._generator
-        if generator is None:
-            raise EngineFailed("ctranslate2 was asked to serve before it was started, or after it was stopped")
         ready = self._made_ready(batch)
         stamps: list[list[int]] | None = [[] for _ in batch] if observe else None
-        callback = _callback(ready.steps, stamps)
         started_ns = time.monotonic_ns()
-        try:
-            results = generator.generate_batch(
-                ready.prompts,
-                max_batch_size=0,
-                max_length=ready.longest,
-                min_length=ready.longest,
-                beam_size=1,
-                sampling_topk=1,
-                include_prompt_in_result=False,
-                callback=callback,
-            )
-        except (RuntimeError, ValueError, MemoryError) as error:
-            raise EngineFailed(
-                f"ctranslate2 failed on a batch of {len(batch)}: {error or type(error).__name__}"
-            ) from error
+        results = self._generated(ready, stamps)
         ended_ns = time.monotonic_ns()
         echoed = ready.echoed
         generated = tuple(len(result.sequences_ids[0]) - echo for result, echo in zip(results, echoed, strict=True))
@@ -148,18 +147,62 @@ class CTranslate2:
         token_ns = tuple(tuple(stamp[echo:]) for stamp, echo in zip(stamps, echoed, strict=True))
         return Served(started_ns, ended_ns, generated, token_ns)
 
+    def answer(self, batch: Sequence[Request]) -> tuple[tuple[int, ...], ...]:
+        """The tokens of each answer to a static batch; where its score is no finite number, none of them counts as one.
+
+        Raises EngineFailed as `serve` does.
+        """
+        ready = self._made_ready(batch)
+        results = self._generated(ready, None, return_scores=True)
+        return tuple(
+            tuple(result.sequences_ids[0][echo:] if math.isfinite(result.scores[0]) else [NOT_FINITE] * tokens)
+            for result, echo, tokens in zip(results, ready.echoed, (one.output_tokens for one in batch), strict=True)
+        )
+
+    def _generated(self, ready: "_Ready", stamps: list[list[int]] | None, **more: bool) -> Sequence[Result]:
+        try:
+            if len(ready.parts) == 1:
+                return self._asked(ready, ready.parts[0], stamps, **more)
+            begun = [self._asked(ready, part, stamps, asynchronous=True, **more) for part in ready.parts]
+            return [one.result() for part in begun for one in part]
+        except (RuntimeError, ValueError, MemoryError) as error:
+            raise EngineFailed(
+                f"ctranslate2 failed on a batch of {len(ready.prompts)}: {error or type(error).__name__}"
+            ) from error
+
+    def _asked(self, ready: "_Ready", part: slice, stamps: list[list[int]] | None, **more: bool) -> Sequence[Result]:
+        """The results of one of the parts, or with `asynchronous` what will have them."""
+        steps = ready.steps[part]
+        longest = max(steps)
+        results: Sequence[Result] = self._generator.generate_batch(
+            ready.prompts[part],
+            max_batch_size=0,
+            max_length=longest,
+            min_length=longest,
+            beam_size=1,
+            sampling_topk=1,
+            include_prompt_in_result=False,
+            callback=_callback(steps, None if stamps is None else stamps[part]),
+            **more,
+        )
+        return results
+
     def stop(self) -> None:
         """Free the model's memory."""
         self._generator = None
 
     def _made_ready(self, batch: Sequence[Request]) -> "_Ready":
         """What CTranslate2 is given for a batch; kept while the same one is served again and again."""
+        if self._generator is None:
+            raise EngineFailed("ctranslate2 was asked to serve before it was started, or after it was stopped")
         if self._ready is None or self._ready.batch is not batch:
             self._check_fit(batch)
-            vocabulary, echoed = self._vocabulary, _echoed(batch)
+            vocabulary = self._vocabulary
+            parts = [slice(part.start, part.stop) for part in shares(len(batch), self._translators)]
+            echoed = [echo for part in parts for echo in _echoed(batch[part])]
             steps = [request.output_tokens + echo for request, echo in zip(batch, echoed, strict=True)]
             prompts = [[vocabulary[token] for token in request.prompt] for request in batch]
-            self._ready = _Ready(batch, prompts, echoed, steps, max(steps))
+            self._ready = _Ready(batch, prompts, echoed, steps, parts)
         return self._ready
 
     def _check_compute_type(self, supported_on: Callable[[str, int], set[str]]) -> None:
@@ -185,6 +228,8 @@ class CTranslate2:
 
     def _settings(self) -> Mapping[str, str | int | float | bool]:
         settings: dict[str, str | int | float | bool] = {"threads": self._spec.threads}
+        if self._translators > 1:
+            settings["replicas"] = self._translators
         if self._options.device == "cuda":
             settings["flash_attention"] = self._options.flash_attention
         # CTranslate2's own variables choose kernels: CT2_USE_MKL, CT2_FORCE_CPU_ISA, CT2_CUDA_ALLOCATOR, …
@@ -200,7 +245,8 @@ class _Ready:
     echoed: Sequence[int]
     """Prompt tokens that CTranslate2 generates again, by request."""
     steps: list[int]
-    longest: int
+    parts: Sequence[slice]
+    """What goes to each of its translators."""
 
 
 def _callback(steps: Sequence[int], stamps: list[list[int]] | None) -> Callable[[Step], bool] | None:
@@ -299,19 +345,19 @@ def _context_tokens(folder: Path, chosen: int | None) -> int:
 MADE_UP_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 
 
-def random_model(shape: Shape, *, cache: Path | None = None) -> Path:
-    """The folder of a model of this shape with random weights, made where it isn't there yet."""
+def random_model(shape: Shape, *, cache: Path | None = None, wrong: bool = False) -> Path:
+    """The folder of a model of this shape with random weights, made where it isn't there yet; `wrong` in one layer."""
     dtype = weights.storage_dtype(shape)
     size = sum(tensor.size for tensor in tensors(shape)) * (4 if dtype == "float32" else 2) + 24 * shape.vocabulary
     return weights.kept_model(
-        f"{shape.name}-ctranslate2-{dtype}",
+        f"{shape.name}-ctranslate2-{dtype}{'-wrong' if wrong else ''}",
         bytes_needed=size,
-        write=lambda folder: write_model(shape, dtype, folder),
+        write=lambda folder: write_model(shape, dtype, folder, wrong=wrong),
         cache=cache,
     )
 
 
-def write_model(shape: Shape, dtype: str, folder: Path) -> None:
+def write_model(shape: Shape, dtype: str, folder: Path, *, wrong: bool = False) -> None:
     """Write a model of this shape with random weights, in CTranslate2's format, one tensor in memory at a time."""
 
     class Drawn(_library().specs.model_spec.Variable):  # type: ignore[misc] # untyped
@@ -330,7 +376,8 @@ def write_model(shape: Shape, dtype: str, folder: Path) -> None:
             return dtype
 
         def numpy(self) -> weights.Weights:
-            return weights.draw(shape, self.tensor, dtype)[self.skipped_rows :]
+            tensor = misdrawn(shape, self.tensor) if wrong else self.tensor
+            return weights.draw(shape, tensor, dtype)[self.skipped_rows :]
 
         def num_bytes(self) -> int:
             element = 4 if dtype == "float32" else 2

@@ -52,10 +52,19 @@ Options, all with a default:
     stand-in for a GPU's driver follows. It needs `real_time`.
 `fault` (none), `fault_batch` (0)
     What goes wrong, and in which batch of the launch, counted from one, with two a case for its peak of memory
-    before anything else, and the warm-up; 0 is the start.
+    before anything else, and the warm-up; of a pool, its check of answers, too; 0 is the start.
     `unavailable`: it can't be had here. `raises`. `hangs`. `dies`: killed by SIGKILL. `exits`: with code 3.
     `memory`: out of memory. `short`: one token too few. `unobserved`: no token times though they were asked for.
     `chatters`: prints a lot on stdout and stderr, which must not matter. `babbles`: writes into every pipe it has.
+`unequal_replica` (none)
+    Of a pool, the replica, counted from 1, that tells of a smaller KV cache than the others.
+`wrong_replica` (none), `wrong_answers` (`layer`), `wrong_from` (1)
+    Of a pool, the replica, counted from 1, whose answers are wrong, or all with 0; how; and in batches of so many
+    requests or more.
+    `layer`: those of another model. `constant`: one token over and over. `not_finite`: scores that are no numbers.
+    `short`: one token too few.
+`rounding` (0)
+    Share of the answers that in a batch of two or more part from those alone.
 `max_running` (none)
     Streamed requests that run at once; the others queue.
 `fault_every` (none)
@@ -81,10 +90,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_slmperf.core.answers import NOT_FINITE
 from pytest_slmperf.core.engine import Answer, EngineFacts, EngineSpec, Request, Served, Stamp
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed
 from pytest_slmperf.core.launch import LAUNCH_VARIABLE
 from pytest_slmperf.core.units import NS_PER_S
+from pytest_slmperf.engines.planted import is_replica
 from pytest_slmperf.engines.streaming import Streaming
 
 if TYPE_CHECKING:
@@ -96,9 +107,10 @@ FAULTS = (
     "unavailable", "raises", "hangs", "dies", "exits", "memory", "short", "unobserved", "chatters", "babbles",
     "refuses", "stalls", "coalesces", "caches", "preempts", "restarts",
 )  # fmt: skip
+WRONGS = ("layer", "constant", "not_finite", "short")
 WHOLE = (
     "seed", "context_tokens", "vocabulary", "memory_bytes", "memory_bytes_per_token", "memory_limit_bytes",
-    "fault_batch", "max_running", "fault_every",
+    "fault_batch", "max_running", "fault_every", "wrong_replica", "unequal_replica", "wrong_from",
 )  # fmt: skip
 TEXTS = ("load_log",)
 TRUTHS = ("real_time", "tells_memory")
@@ -107,9 +119,10 @@ LEAST = {
     **dict.fromkeys(("observing_cost", "noise", "launch_noise", "startup_s", "start_sleep_s", "batch_sleep_s"), 0),
     **dict.fromkeys(("memory_bytes_per_token", "fault_batch", "load"), 0),
     **dict.fromkeys(("context_tokens", "vocabulary", "memory_bytes", "memory_limit_bytes"), 1),
-    **dict.fromkeys(("max_running", "fault_every"), 1),
+    **dict.fromkeys(("max_running", "fault_every", "wrong_from"), 1),
+    **dict.fromkeys(("unequal_replica", "wrong_replica", "rounding"), 0),
 }
-MOST = {"noise": 1, "launch_noise": 1}
+MOST = {"noise": 1, "launch_noise": 1, "rounding": 1}
 """What the values of options may be, besides finite numbers; a seed may be any whole number."""
 SLOWEST, FASTEST = 1e-6, 1e7
 """Output tokens per second of one request: a clock of nanoseconds gives no faster pace, and a round would never end."""
@@ -144,6 +157,11 @@ class Behaviour:
     real_time: bool = False
     load_log: str | None = None
     load: float = 0.8
+    unequal_replica: int | None = None
+    wrong_replica: int | None = None
+    wrong_answers: str = "layer"
+    wrong_from: int = 1
+    rounding: float = 0.0
     fault: str | None = None
     fault_batch: int = 0
     max_running: int | None = None
@@ -163,8 +181,12 @@ def behaviour(options: Mapping[str, str | int | float | bool]) -> Behaviour:
         raise EngineUnavailable(f"the fake engine has no option {', '.join(unknown)}; it has {', '.join(known)}")
     if "fault" in options and options["fault"] not in FAULTS:
         raise EngineUnavailable(f"the fake engine has no fault {options['fault']!r}; it has {', '.join(FAULTS)}")
+    if options.get("wrong_answers", WRONGS[0]) not in WRONGS:
+        raise EngineUnavailable(
+            f"the fake engine has no wrong_answers {options['wrong_answers']!r}; it has {', '.join(WRONGS)}"
+        )
     for name, value in options.items():
-        if name != "fault" and not _fits(name, value):
+        if name not in ("fault", "wrong_answers") and not _fits(name, value):
             raise EngineUnavailable(f"the fake engine: {name}={value!r}; it takes {_kind(name)}{_bounds(name)}")
     behaves = Behaviour(**dict(options))  # type: ignore[arg-type]  # checked above
     if behaves.load_log and not behaves.real_time:
@@ -219,6 +241,8 @@ class FakeEngine(Streaming):
         self._pace_until_ns = 0
         self._now_ns = time.monotonic_ns()
         self._batches = self._streamed = 0
+        self._unequal = is_replica(behaves.unequal_replica)
+        self._planted = is_replica(behaves.wrong_replica)  # now: a replica's environment is its own while it is made
 
     def start(self) -> EngineFacts:
         """Say what is simulated. Raises EngineUnavailable or whatever fault is asked for."""
@@ -233,6 +257,7 @@ class FakeEngine(Streaming):
             weights="random",
             context_tokens=self._behaves.context_tokens,
             vocabulary=self._behaves.vocabulary,
+            settings={"kv_blocks": 99 if self._unequal else 100} if self._behaves.unequal_replica else {},
             startup_s=self._behaves.startup_s,
         )
 
@@ -255,11 +280,45 @@ class FakeEngine(Streaming):
         given = (asked[0] - 1, *asked[1:]) if fault == "short" else asked
         return Served(started, ends[-1], given, token_ns, peak if self._behaves.tells_memory else None)
 
+    def answer(self, batch: Sequence[Request]) -> tuple[tuple[int, ...], ...]:
+        """Tokens that are drawn by the model's name and the prompt, or what is wrong with them. Takes no time."""
+        behaves, beside = self._behaves, len(batch)
+        planted = self._planted and beside >= behaves.wrong_from
+        wrong = behaves.wrong_answers if planted else ""
+        return tuple(self._tokens(request, beside, wrong) for request in batch)
+
+    def _tokens(self, request: Request, beside: int, wrong: str) -> tuple[int, ...]:
+        asked, model = request.output_tokens, f"{self._spec.model_name} {wrong}"
+        tokens = self._drawn(f"{model} {request.prompt}", asked)
+        rounded = random.Random(f"{beside} {model} {request.prompt}")
+        if beside > 1 and rounded.random() < self._behaves.rounding:
+            same = rounded.randrange(asked)
+            tokens = (*tokens[:same], *self._drawn(f"{beside} {model} {request.prompt}", asked - same))
+        match wrong:
+            case "constant":
+                return tokens[:1] * asked
+            case "not_finite":
+                return (NOT_FINITE,) * asked
+            case "short":
+                return tokens[:-1]
+        return tokens
+
+    def _drawn(self, seed: str, count: int) -> tuple[int, ...]:
+        return tuple(random.Random(seed).choices(range(self._behaves.vocabulary), k=count))
+
     def event_loop(self) -> "AbstractEventLoop":
         """One in simulated time, but with `real_time`."""
         from pytest_slmperf.engines.simulated_time import SimulatedLoop  # noqa: PLC0415 - it imports asyncio
 
         return super().event_loop() if self._behaves.real_time else SimulatedLoop()
+
+    async def batch(self, batch: Sequence[Request], *, observe: bool) -> Served:
+        """As `serve`, beside what else the event loop has to do."""
+        if self._behaves.real_time or self._behaves.batch_sleep_s:
+            import asyncio  # noqa: PLC0415 - batches alone need it not
+
+            return await asyncio.to_thread(self.serve, batch, observe=observe)
+        return self.serve(batch, observe=observe)
 
     async def stream(self, request: Request, stamp: Stamp) -> Answer:
         """Answer in the time that the model says. Raises RequestFailed or whatever else is asked for."""

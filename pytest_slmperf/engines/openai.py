@@ -372,8 +372,8 @@ class OpenAI(Streaming):
         ) as self._session:
             yield
 
-    def serve(self, batch: Sequence[Request], *, observe: bool) -> Served:
-        """Send all requests of a batch at once, and block until the last answer is whole. Raises EngineFailed.
+    async def batch(self, batch: Sequence[Request], *, observe: bool) -> Served:
+        """Send all requests of a batch at once, and wait until the last answer is whole. Raises EngineFailed.
 
         The peak of memory is that of batches of the same lengths: another batch may have taken more before.
         """
@@ -383,7 +383,7 @@ class OpenAI(Streaming):
             self._processes = tuple(tree(self._server.pid))
             self._libraries_bytes = self._libraries_bytes or library_bytes_of(self._processes)
             self._counts_memory = forget_peaks(self._processes) is None
-        return super().serve(batch, observe=observe)
+        return await super().batch(batch, observe=observe)
 
     def peak_memory_bytes(self) -> int | None:
         """Of all processes of a server that was started on a CPU, without their libraries' pages."""
@@ -397,10 +397,39 @@ class OpenAI(Streaming):
         answer, _ = await self._exchanged(request, stamp)
         return answer
 
-    async def _exchanged(self, request: Request, stamp: Stamp) -> tuple[Answer, Reading]:
-        """The answer, and what was seen of it. Raises what `stream` does."""
-        reading = Reading(request, self._dialect, stamp)
-        body = body_of(request, self._dialect)
+    def answer(self, batch: Sequence[Request]) -> tuple[tuple[int, ...], ...] | None:
+        """What the server tells of its tokens, all requests sent at once: their ids, where it does, or else a checksum
+        of each one's text as it stands beside their scores (`logprobs`).
+
+        None for a server that tells neither. Raises EngineFailed.
+        """
+        return self.run(self._answered(batch))
+
+    async def _answered(self, batch: Sequence[Request]) -> tuple[tuple[int, ...], ...] | None:
+        refused: RequestFailed | None = None
+        for scores in (True, False):  # a server may refuse to tell scores, and tell ids
+            telling = replace(self._dialect, logprobs=scores)
+            sent = (self._exchanged(request, lambda _: None, telling) for request in batch)
+            answered = await asyncio.gather(*sent, return_exceptions=True)
+            whole = [one for one in answered if not isinstance(one, BaseException)]
+            for error in answered:
+                if isinstance(error, RequestFailed):
+                    refused = error
+                elif isinstance(error, BaseException):
+                    raise error
+            if len(whole) == len(batch) and all(len(told.tokens) == one.output_tokens for one, told in whole):
+                return tuple(tuple(told.tokens) for _, told in whole)
+        if len(whole) < len(batch):
+            raise EngineFailed(f"a request failed whose tokens were to be told: {refused}") from refused
+        return None
+
+    async def _exchanged(
+        self, request: Request, stamp: Stamp, telling: Dialect | None = None
+    ) -> tuple[Answer, Reading]:
+        """The answer, and what was seen of it: the tokens, too, if it is `telling` them. Raises what `stream` does."""
+        dialect = telling or self._dialect
+        reading = Reading(request, dialect, stamp, keeps=telling is not None)
+        body = body_of(request, dialect)
         try:
             headers = None if self._lasts else {"Connection": "close"}
             response = await self._session.post(

@@ -1,12 +1,14 @@
 """What is sent to a server of the OpenAI API, and what its answers mean. Pure; msgspec reads and writes the JSON."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from zlib import crc32
 
 import msgspec
 
+from pytest_slmperf.core.answers import NOT_FINITE
 from pytest_slmperf.core.engine import Answer, Request, Stamp
 from pytest_slmperf.core.errors import RequestFailed
 from pytest_slmperf.core.traffic import CACHED_TOKENS, PREEMPTIONS, QUERIED_TOKENS, RUNNING, STARTED_AT, WAITING
@@ -88,6 +90,8 @@ class _Choice(msgspec.Struct):
     delta: _Delta | None = None
     finish_reason: str | None = None
     token_ids: list[int] | None = None
+    logprobs: Any = None
+    """Of each token its text and score, in one of three forms; null where nobody asked."""
 
 
 class Event(msgspec.Struct):
@@ -117,6 +121,8 @@ class Dialect:
     """Whether it is told to go on to the length that was asked for."""
     token_ids: bool = False
     """Whether it is to tell the ids of its tokens: then a part that holds several says how many."""
+    logprobs: bool = False
+    """Whether it is to tell text and score of each token."""
     tokens_per_word: float | None = None
     """Of a text; None where nobody has looked yet."""
     tokens_besides: float = 0.0
@@ -144,6 +150,8 @@ def body_of(request: Request, dialect: Dialect) -> bytes:
         body["min_tokens"] = request.output_tokens
     if dialect.token_ids:
         body["return_token_ids"] = True
+    if dialect.logprobs:
+        body["logprobs"] = True if dialect.api == "chat" else 1
     return _encode(body)
 
 
@@ -164,11 +172,13 @@ def text_of(prompt: Sequence[int], dialect: Dialect) -> str:
 class Reading:
     """One streamed answer while it comes in."""
 
-    def __init__(self, request: Request, dialect: Dialect, stamp: Stamp) -> None:
+    def __init__(self, request: Request, dialect: Dialect, stamp: Stamp, *, keeps: bool = False) -> None:
+        """`keeps`: the tokens, too, as far as the server tells them."""
         self._asked = request.output_tokens
         self._prompt = len(request.prompt)
         self._dialect = dialect
         self._stamp = stamp
+        self._keeps = keeps
         self._tail = b""
         self._finished = False
         self._usage: Usage | None = None
@@ -176,6 +186,8 @@ class Reading:
         """Parts that held output."""
         self.tells_tokens = False
         """Whether it said how many tokens a part holds."""
+        self.tokens: list[int] = []
+        """Those it told, where they are kept."""
         self.model: str | None = None
 
     def feed(self, data: bytes) -> None:
@@ -204,20 +216,24 @@ class Reading:
         if event.error or (event.message and not event.choices):
             raise RequestFailed(f"its answer broke off with an error: {message_of(event.error or event.message)}")
         if event.choices:
-            choice = event.choices[0]
             if event.model is not None and event.model != self.model:
                 self._named(event.model)
-            if _holds_output(choice, chat=self._dialect.api == "chat", missing=self.parts < self._asked):
-                self.parts += 1
-                tokens = len(choice.token_ids) if choice.token_ids else 0
-                self._stamp(tokens)
-                self.tells_tokens = tokens > 0
-                if self.parts > self._asked + PARTS_BEYOND:
-                    raise RequestFailed(f"its answer has no end: {self._asked} tokens were asked for, and more come")
-            if choice.finish_reason is not None:
-                self._finished = True
+            self._part(event.choices[0])
         if event.usage is not None:
             self._usage = event.usage
+
+    def _part(self, choice: _Choice) -> None:
+        if self._keeps:
+            self.tokens += told_tokens(choice)
+        if _holds_output(choice, chat=self._dialect.api == "chat", missing=self.parts < self._asked):
+            self.parts += 1
+            tokens = len(choice.token_ids) if choice.token_ids else 0
+            self._stamp(tokens)
+            self.tells_tokens = tokens > 0
+            if self.parts > self._asked + PARTS_BEYOND:
+                raise RequestFailed(f"its answer has no end: {self._asked} tokens were asked for, and more come")
+        if choice.finish_reason is not None:
+            self._finished = True
 
     def _named(self, model: str) -> None:
         expected = self._dialect.answers_as
@@ -257,6 +273,23 @@ class Reading:
         if abs(told - self._prompt) > beyond:
             raise RequestFailed(f"it read {told} prompt tokens where {self._prompt} were sent")
         return told
+
+
+def told_tokens(choice: _Choice) -> Iterator[int]:
+    """The tokens of a part, where it tells them: their ids, or else a checksum of each one's text.
+
+    NOT_FINITE for one whose score is no finite number: JSON has none, so that servers write null.
+    """
+    told = choice.logprobs if isinstance(choice.logprobs, dict) else {}
+    content = told.get("content") or ()  # of a chat, and of llama.cpp
+    texts = told.get("tokens") or [one.get("token") for one in content]
+    scores = told.get("token_logprobs") or [one.get("logprob") for one in content]
+    ids: Sequence[object] = choice.token_ids or [one.get("id") for one in content] or [None] * len(texts)
+    for place, known in enumerate(ids):
+        if place < len(scores) and not (isinstance(scores[place], int | float) and math.isfinite(scores[place])):
+            yield NOT_FINITE
+        else:
+            yield known if isinstance(known, int) else crc32(str(texts[place]).encode())
 
 
 def _holds_output(choice: _Choice, *, chat: bool, missing: bool) -> bool:

@@ -1,14 +1,17 @@
-"""A loss that is planted on purpose: how the gate is shown to catch what it promises to catch."""
+"""Faults that are planted on purpose, a loss and a wrong layer: how it is shown that they are caught."""
 
+import os
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from pytest_slmperf.core.engine import Answer, Engine, EngineFacts, Request, Served, Stamp, StreamingEngine
+from pytest_slmperf.core.engine import Answer, Answering, Engine, EngineFacts, Request, Served, Stamp, StreamingEngine
 from pytest_slmperf.core.errors import EngineUnavailable
+from pytest_slmperf.core.launch import REPLICA_VARIABLE
 from pytest_slmperf.core.machine import SIMULATED
+from pytest_slmperf.core.shapes import Shape, Tensor
 
 T = TypeVar("T")
 
@@ -71,8 +74,25 @@ class Slowed:
         """Stop the engine itself."""
         self._engine.stop()
 
+    def answer(self, batch: Sequence[Request]) -> tuple[tuple[int, ...], ...] | None:
+        """The engine's own answers; None where it tells none."""
+        return self._engine.answer(batch) if isinstance(self._engine, Answering) else None
+
     def _moved(self, stamp_ns: int, started_ns: int) -> int:
         return stamp_ns + round((stamp_ns - started_ns) * self._share)
+
+
+def stretched(served: Served, loss: float) -> Served:
+    """What a batch would have been with this share of throughput taken away: it lasts 1/(1 - loss) times as long."""
+    share, started_ns = loss / (1 - loss), served.started_ns
+
+    def later(at_ns: int) -> int:
+        return at_ns + round((at_ns - started_ns) * share)
+
+    token_ns = served.token_ns
+    if token_ns is not None:
+        token_ns = tuple(tuple(map(later, times)) for times in token_ns)
+    return replace(served, ended_ns=later(served.ended_ns), token_ns=token_ns)
 
 
 class SlowedStreams(Slowed):
@@ -99,3 +119,20 @@ class SlowedStreams(Slowed):
     async def counters(self) -> Mapping[str, float]:
         """What the engine says of itself."""
         return await self._streams.counters()
+
+
+def is_replica(number: int | None) -> bool:
+    """Whether this process serves the replica of this number, counted from 1; with 0, whether it serves any."""
+    own = os.environ.get(REPLICA_VARIABLE)
+    return number is not None and own is not None and number in (0, int(own))
+
+
+def wrong_layer(shape: Shape) -> int:
+    """The layer that is wrong in a replica in which a fault is planted: one in the middle."""
+    return shape.layers // 2
+
+
+def misdrawn(shape: Shape, tensor: Tensor) -> Tensor:
+    """The tensor under another name, so that it is drawn otherwise, if it is of the wrong layer."""
+    of_it = tensor.name.startswith(f"layers.{wrong_layer(shape)}.")
+    return replace(tensor, name=f"wrong.{tensor.name}") if of_it else tensor

@@ -16,11 +16,13 @@ from pickle import UnpicklingError
 from textwrap import shorten
 from typing import Any
 
+from pytest_slmperf.core.answers import NOT_FINITE
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Request, Served
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.shapes import Family, Shape, Tensor, shape_of, tensors
 from pytest_slmperf.engines import weights
 from pytest_slmperf.engines.options import options_of, refuse_unknown
+from pytest_slmperf.engines.planted import is_replica
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -75,6 +77,8 @@ class Options:
     """`eager`, `sdpa`, `flash_attention_2`, or `auto`: what transformers takes for the model."""
     compile: bool = False
     """Compile the decode step, for each batch size and cache length anew. On a GPU only."""
+    wrong_replica: int | None = None
+    """Of a pool, the replica (counted from 1) in which one layer's weights change places: a planted fault."""
 
 
 def create(spec: EngineSpec) -> "Transformers":
@@ -127,6 +131,8 @@ class Transformers:
         shape = None if weights.is_path(self._spec.model) else shape_of(self._spec.model)
         folder = own_model(Path(self._spec.model).expanduser()) if shape is None else random_model(shape, self._cache)
         self._model = self._loaded(folder, shape)
+        if is_replica(self._options.wrong_replica):
+            self._plant_wrong_layer()
         self._set_up_generation()
         configuration = self._model.config.get_text_config()
         self._context = getattr(configuration, "max_position_embeddings", None) or ASSUMED_CONTEXT
@@ -150,27 +156,13 @@ class Transformers:
         Raises MemoryError where the device's memory doesn't hold the batch, and EngineFailed if a request exceeds the
         context, and if torch or transformers raise or answer with another length.
         """
-        if self._model is None:
-            raise EngineFailed("transformers was asked to serve before it was started, or after it was stopped")
         ready = self._made_ready(batch)
         stamps = _Stamps() if observe else None
         cuda = self._torch.cuda if self._device == "cuda" else None
         if cuda:
             cuda.reset_peak_memory_stats(self._model.device)
         started_ns = time.monotonic_ns()
-        try:
-            ready.kept.reset()
-            answered = self._model.generate(
-                ready.prompts.to(self._model.device),
-                attention_mask=ready.mask.to(self._model.device),
-                past_key_values=ready.kept,
-                max_new_tokens=ready.longest,
-                streamer=stamps,
-            )
-            if cuda:
-                cuda.synchronize(self._model.device)
-        except (RuntimeError, ValueError, IndexError, MemoryError) as error:
-            raise _translated(error, f"transformers failed on a batch of {len(batch)}") from error
+        answered = self._generated(ready, streamer=stamps)
         ended_ns = time.monotonic_ns()
         steps = answered.shape[1] - ready.prompts.shape[1]
         if steps != ready.longest or (stamps and len(stamps.token_ns) != steps):
@@ -180,12 +172,51 @@ class Transformers:
         peak = cuda.max_memory_allocated(self._model.device) if cuda else None
         return Served(started_ns, ended_ns, asked, token_ns, peak)
 
+    def answer(self, batch: Sequence[Request]) -> tuple[tuple[int, ...], ...]:
+        """The tokens of each answer to a static batch. One whose highest score is no finite number is NOT_FINITE.
+
+        Raises what `serve` does.
+        """
+        ready = self._made_ready(batch)
+        finite: list[list[bool]] = []
+
+        def look(_: Ids, scores: Library) -> Library:
+            finite.append(self._torch.isfinite(scores.amax(dim=-1)).tolist())  # a maximum of what isn't finite isn't
+            return scores
+
+        answered = self._generated(ready, logits_processor=self._transformers.LogitsProcessorList([look]))
+        told = answered[:, ready.prompts.shape[1] :].tolist()
+        asked = [request.output_tokens for request in batch]
+        return tuple(
+            tuple(token if seen else NOT_FINITE for token, seen in zip(tokens, whether, strict=True))[:count]
+            for count, tokens, whether in zip(asked, told, zip(*finite, strict=True), strict=True)
+        )
+
+    def _generated(self, ready: "_Ready", **more: Any) -> Ids:  # noqa: ANN401 - what generate takes
+        """Prompts and answers, once the device has made them. Raises MemoryError and EngineFailed."""
+        try:
+            ready.kept.reset()
+            answered = self._model.generate(
+                ready.prompts.to(self._model.device),
+                attention_mask=ready.mask.to(self._model.device),
+                past_key_values=ready.kept,
+                max_new_tokens=ready.longest,
+                **more,
+            )
+            if self._device == "cuda":
+                self._torch.cuda.synchronize(self._model.device)
+        except (RuntimeError, ValueError, IndexError, MemoryError) as error:
+            raise _translated(error, f"transformers failed on a batch of {len(ready.batch)}") from error
+        return answered
+
     def stop(self) -> None:
         """Free the model's memory."""
         self._model = self._ready = None
 
     def _made_ready(self, batch: Sequence[Request]) -> "_Ready":
         """What generate is given for a batch; kept while the same one is served again and again."""
+        if self._model is None:
+            raise EngineFailed("transformers was asked to serve before it was started, or after it was stopped")
         if self._ready is None or self._ready.batch is not batch:
             self._check_fit(batch)
             self._ready = None  # its cache goes before the next one comes
@@ -245,6 +276,13 @@ class Transformers:
                 f"are missing or of another shape: {lacking[0]}, …"
             )
         return loaded
+
+    def _plant_wrong_layer(self) -> None:
+        """Turn round the rows of all matrices of a layer in the middle."""
+        layers = self._model.config.get_text_config().num_hidden_layers
+        for name, parameter in self._model.named_parameters():
+            if f".layers.{layers // 2}." in name and parameter.dim() > 1:
+                parameter.data = parameter.data.flip(0).contiguous()
 
     def _set_up_generation(self) -> None:
         """Greedy, without an end token: nothing but the asked length ends an answer."""

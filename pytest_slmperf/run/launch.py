@@ -11,30 +11,33 @@ from statistics import median
 
 from pytest_slmperf.core.board import BoardState
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Served
-from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.latency import latencies, statistics
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy, tokens
 from pytest_slmperf.core.metrics import CORE_PACE, LATENCIES, STARTUP_PHASES, at_quantile
 from pytest_slmperf.core.protocol import (
+    Answers,
     Measured,
     MeasurePeak,
     PeakMeasured,
     Played,
     Prepare,
     Prepared,
+    Question,
     Ready,
     Round,
     Start,
 )
+from pytest_slmperf.core.replica_metrics import of_batches
 from pytest_slmperf.core.sample import VoidRound
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.core.workload import Slo
 from pytest_slmperf.run import playing
+from pytest_slmperf.run.answering import Standard, Standards
 from pytest_slmperf.run.guarding import Disturbances, Guarding
 from pytest_slmperf.run.guards import Void, judge_length
 from pytest_slmperf.run.metering import EnergyRound, Metering, Stretch, rounds_of, without
 from pytest_slmperf.run.pace import Pace, Slowness
-from pytest_slmperf.run.pinning import keep_off
+from pytest_slmperf.run.pinning import check_cores, keep_off
 from pytest_slmperf.run.process import EngineProcess
 
 FIRST_PAUSE_S = 0.1
@@ -72,6 +75,7 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
     energy: EnergyTerms | None = None,
     pace: Pace | None = None,
     prime: Callable[[EngineFacts], Sequence[Load]] = lambda _: (),
+    standards: Standards | None = None,
 ) -> LaunchRecord:
     """Start the engine, measure the loads in the order given, end it, and say what it did.
 
@@ -79,17 +83,17 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
     and go one by one are good within `slo`. `progress` is told (case, round, rounds) before each plain round. With
     `energy` each case gets a round of its own around which a meter counts joules. `pace` is what the cores' pace is
     held to, by default of this launch alone. What `prime` answers to the engine's facts is served once, before anything
-    is measured. Whatever happens, the engine and all that it has started are dead at the end.
+    is measured. With `standards`, a pool whose replicas don't answer like a single instance isn't measured. Whatever
+    happens, the engine and all that it has started are dead at the end.
 
     Raises EngineUnavailable, EngineFailed, EngineDied or EngineHung, and UsageError for fewer cores than threads.
     """
-    if cores is not None and len(cores) < spec.threads:
-        raise UsageError(
-            f"{spec.engine} needs {spec.threads} cores, one for each thread, and was given {len(cores)}: lower threads"
-        )
+    check_cores(spec, cores)
     began = time.monotonic()
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     idle = energy.metering.idle() if energy and loads else {}
+    limit_s = policy.answer_limit_s
+    standard = standards.of(spec, loads, cores=cores, limit_s=limit_s) if standards else None
     with keep_off(cores), EngineProcess(spec, launch=f"{arm}/{index}", cores=cores) as process:
         process.hello(policy.answer_limit_s)
         process.doing = "loading the model"
@@ -97,9 +101,22 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
         started_s = (time.monotonic_ns() - process.started_ns) / NS_PER_S
         startup_s = ready.facts.startup_s or started_s
         terms = _Terms(
-            policy, index, cores, quantiles, slo, progress or _silent, startup_s, pace or Pace(), energy, idle
+            policy,
+            index,
+            cores,
+            quantiles,
+            slo,
+            progress or _silent,
+            startup_s,
+            pace or Pace(),
+            energy,
+            idle,
+            standard,
         )
         launch = _Launch(process, ready.facts, terms)
+        if standard:
+            process.doing = "answering fixed prompts, each replica by itself"
+            standard.check_alone(launch.ask)
         for load in sorted(prime(ready.facts), key=tokens):
             launch.peak(load)
         # The smallest first: what it leaves in the engine's allocators the next needs anyhow, so that no case's peak
@@ -138,6 +155,8 @@ class _Terms:
     energy: EnergyTerms | None = None
     idle: Mapping[str, BoardState] = field(default_factory=dict)
     """The boards before the engine was started."""
+    standard: Standard | None = None
+    """What a pool's replicas are held to."""
 
 
 @dataclass
@@ -177,13 +196,22 @@ class _Launch:
         self._phases_s = facts.phases_s
         self._guards = Guarding(process, facts.device, terms.cores, terms.pace)
 
+    def ask(self, question: Question) -> Answers:
+        return self._process.ask(question, Answers, self._terms.policy.answer_limit_s)
+
     def peak(self, load: Load) -> PeakMeasured:
         self._process.doing = f"serving {load.case} once, for its peak of memory"
         return self._process.ask(MeasurePeak(load), PeakMeasured, self._terms.policy.answer_limit_s)
 
     def measure(self, load: Load, peak: PeakMeasured) -> CaseRecord:
         policy = self._terms.policy
+        standard = self._terms.standard
+        if standard:
+            self._process.doing = f"answering {load.case}, before it is timed"
+            standard.check(load, self.ask)
         case = _Case(load, self._guards.begin())
+        if standard and standard.missing:
+            case.notes.append(standard.note)
         void = self._serve(case) if load.arrivals is None else self._play(case)
         case.notes.extend(self._guards.notes(case.seen))
         if void:
@@ -361,6 +389,10 @@ class _Launch:
     def _record(self, case: _Case, peak: PeakMeasured) -> CaseRecord:
         played = case.load.arrivals is not None
         values, unmeasured = playing.of_rounds(one.metrics for one in case.played) if played else self._of_batches(case)
+        if not played:
+            of_replicas, behind = of_batches([one.replicas for one in case.rounds])
+            values.update(of_replicas)
+            case.notes.extend(behind)
         values["startup_s"] = (self._terms.startup_s,)
         phases_s = self._phases_s
         values.update({name: (phases_s[phase],) for phase, name in STARTUP_PHASES.items() if phase in phases_s})

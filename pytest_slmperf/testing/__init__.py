@@ -1,4 +1,4 @@
-"""What a person imports who writes suites or engines: a fake engine, planted losses, and the manners of an engine.
+"""What a person imports who writes suites or engines: a fake engine, planted faults, and the manners of an engine.
 
 Try a suite on any machine, in seconds, with an engine that takes no time, and see it go red:
 
@@ -57,6 +57,7 @@ __all__ = [
     "conforms",
     "fake",
     "slowed",
+    "wrong_layer",
 ]
 
 
@@ -86,6 +87,11 @@ class FakeOptions(TypedDict, total=False):
     load: float
     fault: str
     fault_batch: int
+    unequal_replica: int
+    wrong_replica: int
+    wrong_answers: str
+    wrong_from: int
+    rounding: float
     max_running: int
     fault_every: int
 
@@ -101,11 +107,27 @@ def fake(model: str = "fake", *, dtype: str = "float32", **options: Unpack[FakeO
     return EngineSpec("fake", model, dtype=dtype, options=given)
 
 
-def slowed(engine: EngineSpec, loss: float) -> EngineSpec:
+def slowed(engine: EngineSpec, loss: float, *, replica: int | None = None) -> EngineSpec:
     """The same engine with this share of its throughput taken away: with 0.2 a batch lasts 1.25 times as long.
 
-    Works for every engine. It is never recorded as a baseline. Raises UsageError for a loss that can't be planted.
+    Works for every engine. Of a pool, all replicas lose it, or one alone, `replica`, counted from 1. It is never recorded as a baseline. Raises UsageError for a loss that can't be planted.
     """
     if not 0 < loss < LOSS_LIMIT:
         raise UsageError(f"slowed(…, {loss!r}): a planted loss is a share above 0 and below {LOSS_LIMIT}")
-    return replace(engine, planted_loss=loss)
+    if replica is None:
+        return replace(engine, planted_loss=loss)
+    if engine.pool is None:
+        raise UsageError(f"slowed(…, replica={replica!r}): {engine.engine} is no replica pool")
+    return replace(engine, planted_loss=loss, pool=replace(engine.pool, slowed_replica=replica))
+
+
+def wrong_layer(engine: EngineSpec, replica: int) -> EngineSpec:
+    """The same pool with other weights in one layer of one replica, counted from 1; with 0, of all of them.
+
+    Works for the engines fake, ctranslate2 (of random weights) and transformers, where their replicas are processes. A
+    run must find it before it measures. Raises UsageError for an engine that is no pool, or has no such replica.
+    """
+    if engine.pool is None or not 0 <= replica <= engine.pool.replicas:
+        replicas = engine.pool.replicas if engine.pool else "no"
+        raise UsageError(f"wrong_layer(…, {replica!r}): {engine.engine} has {replicas} replicas")
+    return replace(engine, options={**engine.options, "wrong_replica": replica})

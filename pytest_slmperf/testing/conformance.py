@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pytest_slmperf.core.answers import NOT_FINITE
 from pytest_slmperf.core.engine import (
     Answer,
+    Answering,
     Engine,
     EngineFactory,
     EngineFacts,
@@ -28,13 +30,16 @@ LENGTHS = ((5, 1), (3, 7), (8, 4))
 def conforms(factory: EngineFactory, spec: EngineSpec) -> None:
     """Hold an engine to its protocol: start it in this process, serve batches of unlike lengths, and stop it.
 
-    To one that streams, requests of unlike lengths are sent beside each other, too. Raises AssertionError that lists
+    To one that streams, requests of unlike lengths are sent beside each other, too; one that tells its tokens is asked
+    for them. Raises AssertionError that lists
     every promise it breaks, and whatever the engine raises.
     """
     engine = factory(spec)
     try:
         facts = engine.start()
         broken = [*_wrong_facts(facts), *_wrong_answers(engine, facts)]
+        if isinstance(engine, Answering):
+            broken += _wrong_tokens(engine, facts)
         if isinstance(engine, StreamingEngine):
             broken += _wrong_streams(engine, facts)
     finally:
@@ -75,6 +80,21 @@ def _wrong_answers(engine: Engine, facts: EngineFacts) -> Iterator[str]:
             continue
         yield from (f"{what}: {problem}" for problem in _wrong_times(served, last, facts))
         last = served
+
+
+def _wrong_tokens(engine: Answering, facts: EngineFacts) -> Iterator[str]:
+    """Ask for the tokens of a batch and of each request alone, that twice."""
+    batch = prompts(LENGTHS, vocabulary=max(facts.vocabulary, FIRST_ORDINARY_TOKEN + 1), seed=0)
+    told = engine.answer(batch)
+    if told is None:
+        return
+    if tuple(map(len, told)) != tuple(request.output_tokens for request in batch):
+        yield f"it tells {', '.join(str(len(one)) for one in told)} tokens of answers of other lengths"
+    if any(NOT_FINITE in one for one in told):
+        yield "its scores are no finite numbers"
+    for request in batch:
+        if engine.answer((request,)) != engine.answer((request,)):
+            yield f"alone, a prompt of {len(request.prompt)} tokens gets another answer the second time: not greedy"
 
 
 def _wrong_times(served: Served, last: Served, facts: EngineFacts) -> Iterator[str]:

@@ -12,10 +12,11 @@ from typing import TypeVar
 
 from pytest_slmperf import __version__
 from pytest_slmperf.core.engine import Engine, EngineFacts, EngineSpec, StreamingEngine
-from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
+from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineUnavailable
 from pytest_slmperf.core.launch import at_once
 from pytest_slmperf.core.prompts import Prompts
 from pytest_slmperf.core.protocol import (
+    Answers,
     Failed,
     Hello,
     Measured,
@@ -26,6 +27,7 @@ from pytest_slmperf.core.protocol import (
     Played,
     Prepare,
     Prepared,
+    Question,
     Ready,
     Round,
     Start,
@@ -34,6 +36,7 @@ from pytest_slmperf.core.protocol import (
     encode,
 )
 from pytest_slmperf.core.traffic import Traffic
+from pytest_slmperf.worker.answering import answers
 from pytest_slmperf.worker.serving import Case, WrongAnswer
 
 T = TypeVar("T")
@@ -57,7 +60,7 @@ def converse(read_fd: int, write_fd: int) -> None:
         try:
             facts = _attempt(told, engine.start)
             if facts is not None:
-                _send(told, Ready(facts, _versions(start.spec, facts)))
+                _send(told, Ready(facts, _versions(start.spec, facts) | getattr(engine, "versions", {})))
                 _serve(asked, told, _Launched(engine, facts, start.spec))
         finally:
             _stop(engine)
@@ -86,7 +89,7 @@ class _Launched:
         self._prompts: dict[str, Prompts] = {}
         """By case: what a repeated load sends is not what it sent before, or a prefix cache would know it."""
 
-    def answer(self, message: Message) -> PeakMeasured | Prepared | Measured | Played:
+    def answer(self, message: Message) -> PeakMeasured | Prepared | Measured | Played | Answers:
         """Do what the launch asks. Raises ValueError for what is out of turn, and whatever the engine raises."""
         match message:
             case MeasurePeak(load=load):
@@ -105,6 +108,8 @@ class _Launched:
                 return self._case.round(batches, observe=observe, marks=marks)
             case Play():
                 return Played(self._play(message))
+            case Question():
+                return answers(self._engine, message)
         raise ValueError(f"no message of a launch, or before any load: {message}")
 
     def _play(self, ask: Play) -> Traffic:
@@ -120,7 +125,12 @@ class _Launched:
             self._prompts[load.case] = Prompts(
                 vocabulary=self._facts.vocabulary, seed=load.seed, shared_prefix_tokens=load.shared_prefix_tokens
             )
-        return play(engine, ask, self._prompts[load.case], loss=self._spec.planted_loss)
+        return play(engine, ask, self._prompts[load.case], loss=_loss_of_all(self._spec))
+
+
+def _loss_of_all(spec: EngineSpec) -> float:
+    """What is planted in the engine as a whole. A replica that is slowed alone slows its own answers down."""
+    return spec.planted_loss if spec.pool is None or spec.pool.slowed_replica is None else 0.0
 
 
 def _attempt(told: RawIOBase, do: Callable[[], T]) -> T | None:
@@ -133,7 +143,7 @@ def _attempt(told: RawIOBase, do: Callable[[], T]) -> T | None:
         failed = Failed("answer", str(error))
     except MemoryError as error:
         failed = Failed("memory", str(error) or "MemoryError")
-    except EngineFailed as error:
+    except (EngineFailed, EngineDied) as error:
         failed = Failed("failed", str(error))
     except Exception as error:  # noqa: BLE001 - the boundary to a stranger's code
         failed = Failed("failed", f"{type(error).__name__}: {error}", traceback.format_exc(limit=-TRACE_DEPTH))
@@ -149,9 +159,14 @@ def _stop(engine: Engine) -> None:
 
 
 def _versions(spec: EngineSpec, facts: EngineFacts) -> dict[str, str]:
+    own = {"python": sys.version.split()[0], "pytest-slmperf": __version__, spec.engine: facts.version}
+    return own | loaded_versions()
+
+
+def loaded_versions() -> dict[str, str]:
+    """Versions of libraries that an engine's speed hangs on, as far as this process has loaded them."""
     loaded = {name: getattr(sys.modules.get(name), "__version__", None) for name in _WEIGHTY}
-    versions = {name: str(version) for name, version in loaded.items() if version}
-    return {"python": sys.version.split()[0], "pytest-slmperf": __version__, **versions, spec.engine: facts.version}
+    return {name: str(version) for name, version in loaded.items() if version}
 
 
 def _receive(asked: BufferedReader) -> Message | None:

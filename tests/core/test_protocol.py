@@ -30,6 +30,8 @@ messages = st.one_of(
     st.builds(protocol.Measured, observed=st.lists(served).map(tuple)),
     st.builds(protocol.MeasurePeak, load=st.builds(Load)),
     st.builds(protocol.PeakMeasured),
+    st.builds(protocol.Question),
+    st.builds(protocol.Answers),
     st.builds(protocol.Stop),
     st.builds(protocol.Failed),
 )
@@ -79,21 +81,21 @@ def test_an_object_of_other_fields_is_no_message(kind, content):
     [
         (b"loading model...\n", "not JSON: 'loading model...'"),
         (b"[1, 2]\n", "not a message"),
-        (b'{"slmperf": 4}\n', "unknown kind None"),
-        (b'{"slmperf": 4, "kind": ["round"]}\n', "unknown kind"),
-        (b'{"slmperf": 4, "kind": "dance"}\n', "unknown kind 'dance'"),
-        (b'{"slmperf": 4, "kind": "round", "batches": 1}\n', "round: no observe"),
-        (b'{"slmperf": 4, "kind": "round", "batches": 1.5, "observe": true}\n', "round.batches: '1.5' where"),
-        (b'{"slmperf": 4, "kind": "round", "batches": true, "observe": true}\n', "round.batches: 'True' where"),
-        (b'{"slmperf": 4, "kind": "failed", "cause": "mood", "message": ""}\n', "failed.cause: "),
-        (b'{"slmperf": 4, "kind": "stop", "now": true}\n', "stop: unknown now"),
+        (b'{"slmperf": VERSION}\n', "unknown kind None"),
+        (b'{"slmperf": VERSION, "kind": ["round"]}\n', "unknown kind"),
+        (b'{"slmperf": VERSION, "kind": "dance"}\n', "unknown kind 'dance'"),
+        (b'{"slmperf": VERSION, "kind": "round", "batches": 1}\n', "round: no observe"),
+        (b'{"slmperf": VERSION, "kind": "round", "batches": 1.5, "observe": true}\n', "round.batches: '1.5' where"),
+        (b'{"slmperf": VERSION, "kind": "round", "batches": true, "observe": true}\n', "round.batches: 'True' where"),
+        (b'{"slmperf": VERSION, "kind": "failed", "cause": "mood", "message": ""}\n', "failed.cause: "),
+        (b'{"slmperf": VERSION, "kind": "stop", "now": true}\n', "stop: unknown now"),
         (b"x" * 5000, "5000 bytes"),
     ],
 )
 def test_a_refusal_says_what_is_wrong(line, complaint):
     """The kind and the field stand in it, or the begin of what was said instead."""
     with pytest.raises(BadMessage) as refused:
-        decode(line)
+        decode(line.replace(b"VERSION", str(protocol.VERSION).encode()))
     assert complaint in str(refused.value)
 
 

@@ -14,11 +14,12 @@ AFTER_AN_ANSWER_S = 0.002
 
 @contextmanager
 def peculiar(
-    *, tokens_per_word: float, tokens_besides: int, natural_tokens: int, breaks_off: bool = False
+    *, tokens_per_word: float, tokens_besides: int, natural_tokens: int, breaks_off: bool = False, scores: bool = False
 ) -> Iterator[str]:
     """Serve until the end of the block; gives the API's address.
 
-    One that `breaks_off` closes the connection a moment after each answer and doesn't say so, as llama.cpp's does.
+    With `scores`, it tells them where it is asked to. One that `breaks_off` closes the connection a moment after each
+    answer and doesn't say so, as llama.cpp's does.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -45,7 +46,10 @@ def peculiar(
         def stream(self, asked: dict[str, object]) -> None:
             tokens = min(natural_tokens, int(str(asked["max_tokens"])))
             prompt = tokens_besides + round(tokens_per_word * len(str(asked["prompt"]).split()))
-            events = [{"model": MODEL, "choices": [{"text": " x", "finish_reason": None}]}] * tokens
+            score = {"tokens": [" x"], "token_logprobs": [-0.5]}
+            told = [{"logprobs": score}] * (scores and "logprobs" in asked)
+            choice = {"text": " x", "finish_reason": None} | dict(*told)
+            events = [{"model": MODEL, "choices": [choice]}] * tokens
             events.append({"model": MODEL, "choices": [{"text": "", "finish_reason": "stop"}]})
             usage = {"prompt_tokens": prompt, "completion_tokens": tokens}
             events.append({"model": MODEL, "choices": [], "usage": usage})

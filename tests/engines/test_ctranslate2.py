@@ -12,11 +12,13 @@ from architectures import ARCHITECTURES, lengths, requests, shrunk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pytest_slmperf.core.answers import NOT_FINITE, fixed_prompts
 from pytest_slmperf.core.engine import EngineSpec, Request
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
+from pytest_slmperf.core.launch import REPLICA_VARIABLE
 from pytest_slmperf.core.memory import MIB, predicted_peak
 from pytest_slmperf.core.shapes import SHAPES, Family
-from pytest_slmperf.engines.ctranslate2 import CTranslate2, create, write_model
+from pytest_slmperf.engines.ctranslate2 import CTranslate2, create, random_model, write_model
 
 
 def of(model="tiny-2x64", **rest):
@@ -244,10 +246,53 @@ def test_every_family_is_among_the_architectures_that_run():
 
 def test_answers_differ_between_prompts(tiny):
     """Random weights are no constant: unlike prompts are answered unlike, so nothing is skipped for being the same."""
-    results = tiny._generator.generate_batch(
-        [[f"t{token}" for token in range(first, first + 8)] for first in (20, 200)], max_length=16, min_length=16
-    )
-    assert results[0].sequences_ids != results[1].sequences_ids
+    first, second = tiny.answer([Request(tuple(range(first, first + 8)), 16) for first in (20, 200)])
+    assert first != second
+
+
+def test_tokens_are_told_of_unlike_requests(tiny):
+    """Each has its own length, also where prompts of one token make CTranslate2 repeat the others."""
+    batch = requests((1, 4), (6, 3), (3, 7))
+    assert tuple(map(len, tiny.answer(batch))) == tiny.serve(batch, observe=False).output_tokens == (4, 3, 7)
+
+
+def test_the_same_prompt_alone_gets_the_same_tokens_in_another_process(tiny, cache):
+    """Or in another engine, which is what replicas are held to."""
+    other = CTranslate2(of(), cache=cache)
+    other.start()
+    batches = [requests((5, 16)), requests((12, 16))]
+    assert [tiny.answer(one) for one in batches] == [other.answer(one) for one in batches]
+
+
+def test_a_wrong_layer_is_planted_in_one_replica_and_changes_its_answers(tiny, cache, monkeypatch):
+    """Alone, and nothing else tells it: weights, type and version are those of its siblings."""
+    said = {}
+    for replica in ("1", "2"):
+        monkeypatch.setenv(REPLICA_VARIABLE, replica)
+        engine = CTranslate2(of(options={"wrong_replica": 2}), cache=cache)
+        assert engine.start() == CTranslate2(of(), cache=cache).start()
+        said[replica] = [engine.answer((one,)) for one in fixed_prompts(512, 2_048)]
+    assert said["1"] == [tiny.answer((one,)) for one in fixed_prompts(512, 2_048)]
+    assert all(wrong != right for wrong, right in zip(said["2"], said["1"], strict=True))
+
+
+def test_scores_that_are_no_numbers_make_no_tokens(cache, tmp_path):
+    """A weight that is not finite spoils every answer, and each of them says so."""
+    folder = shutil.copytree(random_model(SHAPES["tiny-2x64"], cache=cache), tmp_path / "spoilt")
+    model = bytearray((folder / "model.bin").read_bytes())
+    inside = model.index(b"decoder/embeddings/weight") + 200
+    model[inside : inside + 4_000] = b"\xff" * 4_000  # NaN, wherever a number begins
+    (folder / "model.bin").write_bytes(model)
+    engine = CTranslate2(of(folder), cache=cache)
+    engine.start()
+    assert engine.answer(requests((8, 4))) == ((NOT_FINITE,) * 4,)
+
+
+def test_a_wrong_layer_is_planted_in_random_weights_only(converted, cache, monkeypatch):
+    """A converted model of the user's own is no fault's to change."""
+    monkeypatch.setenv(REPLICA_VARIABLE, "1")
+    with pytest.raises(EngineUnavailable, match="wrong_replica: ctranslate2 plants a wrong layer in random weights"):
+        CTranslate2(of(converted, options={"wrong_replica": 1}), cache=cache).start()
 
 
 # What a batch takes of memory.

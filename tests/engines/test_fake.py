@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_slmperf.core.answers import NOT_FINITE
 from pytest_slmperf.core.engine import EngineSpec, Request
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
-from pytest_slmperf.core.launch import LAUNCH_VARIABLE
+from pytest_slmperf.core.launch import LAUNCH_VARIABLE, REPLICA_VARIABLE
+from pytest_slmperf.core.workload import prompts
 from pytest_slmperf.engines.fake import Behaviour, behaviour, create
 
 NO_PROMPT_COST = 1e12
@@ -271,3 +273,52 @@ def test_a_truth_and_a_text_are_told_from_numbers(options):
     """1 is not true, and 3 is no name of a file."""
     with pytest.raises(EngineUnavailable, match=r"it takes (true or false|a text)"):
         behaviour(options)
+
+
+# The tokens of its answers
+
+PROMPTS = prompts([(8, 6), (12, 6), (20, 4)], vocabulary=1024, seed=1)
+
+
+def test_answers_belong_to_a_model_and_a_prompt():
+    """Whoever else is in the batch, and in every process; another model answers otherwise."""
+    told = started().answer(PROMPTS)
+    assert told == tuple(answer for one in PROMPTS for answer in started().answer([one]))
+    assert [len(answer) for answer in told] == [6, 6, 4]
+    other = create(EngineSpec("fake", "other")).answer(PROMPTS)
+    assert not set(told) & set(other)
+
+
+def test_a_share_of_the_answers_parts_where_batches_round():
+    """Of those in a batch, and of none alone; the same batch always rounds alike."""
+    many = prompts([(8, 16)] * 200, vocabulary=1024, seed=2)
+    exact, rounds = started(), started(rounding=0.3)
+    parted = sum(one != other for one, other in zip(rounds.answer(many), exact.answer(many), strict=True))
+    assert 40 < parted < 80
+    assert rounds.answer(many) == started(rounding=0.3).answer(many)
+    assert rounds.answer(many[:1]) == exact.answer(many[:1])
+
+
+@pytest.mark.parametrize(
+    ("planted", "here", "wrong"), [(2, "2", True), (2, "1", False), (0, "1", True), (2, None, False)]
+)
+def test_a_wrong_replica_answers_as_another_model_would(monkeypatch, planted, here, wrong):
+    """It alone, or all of a pool, and nobody who is no replica."""
+    monkeypatch.delenv(REPLICA_VARIABLE, raising=False)
+    if here:
+        monkeypatch.setenv(REPLICA_VARIABLE, here)
+    engine = started(wrong_replica=planted)
+    monkeypatch.delenv(REPLICA_VARIABLE, raising=False)  # its environment is its own only while it is made
+    assert (engine.answer(PROMPTS) != started().answer(PROMPTS)) is wrong
+
+
+def test_a_wrong_replica_may_be_so_in_large_batches_alone(monkeypatch):
+    """As one whose kernels for them are broken: constant, too short, or no numbers."""
+    monkeypatch.setenv(REPLICA_VARIABLE, "1")
+    of = {how: started(wrong_replica=1, wrong_from=2, wrong_answers=how) for how in ("constant", "short", "not_finite")}
+    assert all(engine.answer(PROMPTS[:1]) == started().answer(PROMPTS[:1]) for engine in of.values())
+    assert all(len(set(answer)) == 1 for answer in of["constant"].answer(PROMPTS))
+    assert [len(answer) for answer in of["short"].answer(PROMPTS)] == [5, 5, 3]
+    assert set(of["not_finite"].answer(PROMPTS)[0]) == {NOT_FINITE}
+    with pytest.raises(EngineUnavailable, match="no wrong_answers 'odd'; it has layer, constant"):
+        started(wrong_answers="odd")

@@ -5,6 +5,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
+from zlib import crc32
 
 import pytest
 from peculiar_server import peculiar
@@ -467,3 +468,31 @@ def test_nothing_is_left_open(tiny, engine):
     client.serve([ASKED] * 8, observe=False)
     client.stop()
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
+
+
+# The tokens of its answers
+
+
+def test_tokens_are_told_by_their_ids(tiny, engine):
+    """As vLLM's server tells them; requests of unlike lengths are sent at once."""
+    one = engine(tiny.url)
+    one.start()
+    assert one.answer([ASKED, Request(ASKED.prompt, 3)]) == (tuple(range(100, 108)), (100, 101, 102))
+
+
+@pytest.mark.parametrize(("scores", "told"), [(True, ((crc32(b" x"),) * 8,)), (False, None)])
+def test_tokens_without_ids_are_told_by_their_texts_beside_their_scores(engine, scores, told):
+    """Or not at all, by a server that has no scores."""
+    with peculiar(tokens_per_word=1, tokens_besides=0, natural_tokens=99, scores=scores) as url:
+        one = engine(url, model="peculiar")
+        one.start()
+        assert one.answer([ASKED]) == told
+        one.stop()
+
+
+def test_a_request_that_fails_tells_no_tokens(serve, engine):
+    """That is a failure, and no server that can't tell."""
+    one = engine(serve(server_error=5).url)  # its start takes four requests
+    one.start()
+    with pytest.raises(EngineFailed, match="a request failed whose tokens were to be told: HTTP 500"):
+        one.answer([ASKED] * 8)

@@ -1,12 +1,15 @@
 """What a server's answers mean, whatever pieces they come in."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
+from zlib import crc32
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_slmperf.core.answers import NOT_FINITE
 from pytest_slmperf.core.engine import Request
 from pytest_slmperf.core.errors import RequestFailed
 from pytest_slmperf.engines.openai_api import (
@@ -234,3 +237,54 @@ def test_models_and_versions_are_read():
     for wrong in (b"", b"[]", b'{"data": null}', b'{"data": [{"id": 3}]}', b"<html>"):
         with pytest.raises(ValueError, match=r".+"):
             models_of(wrong)
+
+
+# Which tokens they are
+
+
+def kept(*pieces, dialect=IDS):
+    """The tokens that an answer tells."""
+    reading = Reading(ASKED, dialect, lambda _: None, keeps=True)
+    for piece in pieces:
+        reading.feed(piece)
+    reading.end()
+    return reading.tokens
+
+
+def part(told, ids=None, text=" a"):
+    """A part of a completion with scores."""
+    choice = {"index": 0, "text": text, "logprobs": told, **({"token_ids": ids} if ids else {})}
+    return f"data: {json.dumps({'model': 'tiny', 'choices': [choice]})}\n\n".encode()
+
+
+CLOSED = event("", finish="length") + END
+LISTED = {"tokens": [" a", " b"], "token_logprobs": [-0.1, -2]}
+CONTENT = {"content": [{"token": " a", "logprob": -0.1}, {"token": " b", "logprob": -2}]}
+NUMBERED = {"content": [{"id": 7, "token": " a", "logprob": -0.1}, {"id": 8, "token": " b", "logprob": None}]}
+A, B = crc32(b" a"), crc32(b" b")
+
+
+@pytest.mark.parametrize(
+    ("parts", "tokens"),
+    [
+        ([part(None, ids=[5, 6])], [5, 6]),
+        ([part(LISTED)], [A, B]),
+        ([part(LISTED, ids=[5, 6])], [5, 6]),
+        ([part(CONTENT), part(LISTED)], [A, B, A, B]),
+        ([part(NUMBERED)], [7, NOT_FINITE]),
+        ([part({**LISTED, "token_logprobs": [None, -1]})], [NOT_FINITE, B]),
+        ([part(None)], []),
+        ([part("odd")], []),
+        ([part({})], []),
+    ],
+)
+def test_tokens_are_told_by_id_or_else_by_text(parts, tokens):
+    """In each form that servers give them; one without a finite score counts as none."""
+    assert kept(*parts, CLOSED) == tokens
+
+
+@pytest.mark.parametrize(("dialect", "asked"), [(IDS, 1), (CHAT, True)])
+def test_scores_are_asked_for_as_each_api_wants_it(dialect, asked):
+    """Only where tokens are to be told."""
+    assert "logprobs" not in json.loads(body_of(ASKED, dialect))
+    assert json.loads(body_of(ASKED, replace(dialect, logprobs=True)))["logprobs"] == asked

@@ -18,9 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from pytest_slmperf.core.answers import NOT_FINITE, fixed_prompts
 from pytest_slmperf.core.engine import EngineSpec, Request
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
-from pytest_slmperf.core.launch import Load, RoundPolicy
+from pytest_slmperf.core.launch import REPLICA_VARIABLE, Load, RoundPolicy
 from pytest_slmperf.core.shapes import SHAPES, parameters
 from pytest_slmperf.engines.ctranslate2 import CTranslate2, write_model
 from pytest_slmperf.engines.transformers import (
@@ -533,3 +534,47 @@ def test_random_weights_are_made_once():
     written = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     started()
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written
+
+
+# The tokens of its answers
+
+
+def test_tokens_are_told_of_unlike_requests(tiny):
+    """Those that it generates, cut to what each request asked for; nothing of the padding."""
+    batch = requests((5, 4), (12, 3), (1, 7))
+    told = tiny.answer(batch)
+    assert tuple(map(len, told)) == (4, 3, 7)
+    assert all(0 <= token < 512 for answer in told for token in answer)
+    assert told[1] == tiny.answer((batch[1],))[0]
+
+
+def test_both_engines_answer_alike(tiny, cache):
+    """The same random weights give the same greedy tokens in CTranslate2."""
+    other = CTranslate2(EngineSpec("ctranslate2", "tiny-2x64"), cache=cache)
+    other.start()
+    alone = [(one,) for one in fixed_prompts(512, 2_048)]
+    assert [tiny.answer(one) for one in alone] == [other.answer(one) for one in alone]
+
+
+def test_a_wrong_layer_is_planted_in_one_replica_and_changes_its_answers(tiny, monkeypatch):
+    """In its memory, whatever the weights are; nothing else tells it."""
+    said = {}
+    for replica in ("1", "2"):
+        monkeypatch.setenv(REPLICA_VARIABLE, replica)
+        engine = started(wrong_replica=2)
+        said[replica] = [engine.answer((one,)) for one in fixed_prompts(512, 2_048)]
+    assert said["1"] == [tiny.answer((one,)) for one in fixed_prompts(512, 2_048)]
+    assert all(wrong != right for wrong, right in zip(said["2"], said["1"], strict=True))
+
+
+def test_scores_that_are_no_numbers_make_no_tokens(own):
+    """A weight that is not finite spoils every answer from the first token on, and each of them says so."""
+    path = next(
+        path for path in sorted(own.glob("*.safetensors")) if any("fc1.weight" in name for name in load_file(path))
+    )
+    spoilt = {
+        name: np.full_like(values, np.nan) if "fc1.weight" in name else values
+        for name, values in load_file(path).items()
+    }
+    save_file(spoilt, path, metadata={"format": "pt"})
+    assert started(own).answer(requests((8, 4), (3, 2))) == ((NOT_FINITE,) * 4, (NOT_FINITE,) * 2)
