@@ -12,6 +12,8 @@ from pytest_slmperf.plugin.selection import covers_project, selection_of
 from pytest_slmperf.run.unjudged import nothing_judged
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from pytest_slmperf.plugin.session import SlmperfSession
 
 NAME = "slmperf::whole-run"
@@ -28,9 +30,10 @@ class RunCheck(pytest.Item):
     refused.
     """
 
-    def __init__(self, *, active: SlmperfSession, whole: bool, **rest: Any) -> None:  # noqa: ANN401 - pytest's
+    def __init__(self, *, active: SlmperfSession, group: int, whole: bool, **rest: Any) -> None:  # noqa: ANN401 - pytest's
         super().__init__(**rest)
         self._active = active
+        self._group = group
         self.whole = whole
         """Whether the whole of the suites was to run, by what pytest was asked for."""
         self.ran = False
@@ -39,17 +42,34 @@ class RunCheck(pytest.Item):
         """Whether what was measured is stored now."""
 
     @classmethod
-    def of(cls, session: pytest.Session, active: SlmperfSession, *, whole: bool, grouped: bool) -> RunCheck:
-        """The check of this session. `grouped`: pytest-xdist sends it to the worker that measures, after the tests."""
-        nodeid = grouped_as(NAME) if grouped else NAME
-        return cls.from_parent(session, name=NAME, nodeid=nodeid, active=active, whole=whole)
+    def of(
+        cls, session: pytest.Session, active: SlmperfSession, *, whole: bool, grouped: bool, group: int = 0
+    ) -> RunCheck:
+        """The check of this session, or of a group of its tests. `grouped`: pytest-xdist sends it to the worker that
+        measures these, after them.
+        """
+        name = f"{NAME}-{group + 1}" if group else NAME
+        nodeid = grouped_as(name, group) if grouped else name
+        return cls.from_parent(session, name=name, nodeid=nodeid, active=active, group=group, whole=whole)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a test that it is about has measured here, or may have: the only group's may."""
+        with self.own:
+            return self._active.groups.count == 1 or self._active.measuring.coverage.tried
+
+    @property
+    def own(self) -> AbstractContextManager[None]:
+        """While the body runs, the run covers no other group's sweeps."""
+        return self._active.measuring.without(self._active.groups.elsewhere(self._group))
 
     def runtest(self) -> None:
         """Record, or look for what no test looked at."""
         self.ran = True
-        if self._active.measuring.options.mode == "accept" and not self.recorded:
-            self._record()
-        self._look_around()
+        with self.own:
+            if self._active.measuring.options.mode == "accept" and not self.recorded:
+                self._record()
+            self._look_around()
 
     def _record(self) -> None:
         try:
@@ -106,7 +126,7 @@ class RunCheck(pytest.Item):
 
     def reportinfo(self) -> tuple[str, None, str]:
         """What a terminal shows as this item's place."""
-        return "slmperf", None, NAME
+        return "slmperf", None, self.name
 
 
 class RunIncomplete(AssertionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,17 +12,55 @@ if TYPE_CHECKING:
     import pytest
 
 XDIST_GROUP = "slmperf"
-"""All performance tests go to one worker: measuring side by side would measure the neighbour."""
+"""All performance tests go to one worker: measuring side by side would measure the neighbour. Where several workers
+have a GPU each, they are as many groups.
+"""
+_SUFFIX = re.compile(rf"@{XDIST_GROUP}(?:-(\d+))?$")
 
 
-def grouped_as(name: str) -> str:
-    """The id of a test, by the one that it was collected by, with which pytest-xdist sends it to that worker."""
-    return f"{name}@{XDIST_GROUP}"
+def group_name(number: int) -> str:
+    """What pytest-xdist schedules the group of this number by, counted from 0."""
+    return XDIST_GROUP if number == 0 else f"{XDIST_GROUP}-{number + 1}"
+
+
+def grouped_as(name: str, group: int = 0) -> str:
+    """The id of a test, by the one that it was collected by, with which pytest-xdist sends it to its group's worker."""
+    return f"{name}@{group_name(group)}"
 
 
 def collected_as(nodeid: str) -> str:
     """A test's id without the group that pytest-xdist schedules it by."""
-    return nodeid.removesuffix(f"@{XDIST_GROUP}")
+    return _SUFFIX.sub("", nodeid)
+
+
+def group_of(nodeid: str) -> int:
+    """The number of the group in a test's id; 0 where there is none."""
+    found = _SUFFIX.search(nodeid)
+    return int(found[1]) - 1 if found and found[1] else 0
+
+
+@dataclass
+class Groups:
+    """Performance tests as groups, each for one worker: a file's stay together, and so do those of a sweep, since it is
+    measured once. Every worker collects in the same order, and comes to the same.
+    """
+
+    count: int = 1
+    _files: dict[str, int] = field(default_factory=dict)
+    _sweeps: dict[str, int] = field(default_factory=dict)
+
+    def of(self, nodeid: str, sweep: str | None = None) -> int:
+        """The group of a test that looks at this sweep, or doesn't say at which."""
+        file = nodeid.partition("::")[0]
+        group = self._sweeps.get(sweep or "", self._files.get(file, len(self._files) % self.count))
+        self._files.setdefault(file, group)
+        if sweep:
+            self._sweeps[sweep] = group
+        return group
+
+    def elsewhere(self, group: int) -> frozenset[str]:
+        """Names of the sweeps that are the other groups'."""
+        return frozenset(sweep for sweep, its_own in self._sweeps.items() if its_own != group)
 
 
 @dataclass

@@ -1,30 +1,25 @@
 """Which device an engine takes, what machine that makes this one, and holding it while it is measured on."""
 
-import math
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import DeviceBusy, EngineUnavailable, MeterUnavailable, UsageError
+from pytest_slmperf.core.gpus import MOST_BOARDS, Gpu, Slice, first_gpu, gpus_each, visible_of
 from pytest_slmperf.core.machine import REMOTE, SIMULATED, Machine
+from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.engines import registry
 from pytest_slmperf.meters import boards
 from pytest_slmperf.meters.nvml import visible_devices
+from pytest_slmperf.pool import mig
 from pytest_slmperf.run import fingerprint, pinning
 from pytest_slmperf.run.lock import device_lock
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"
-MOST_DIGITS = 9
-"""Of a GPU's number: with more of them it is none, and the engine says so."""
-MOST_BOARDS = 1024
-"""Of one engine: no machine has as many, and asking for the first that lacks says so."""
-SPREADS = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
-"""Options of which each says over how many GPUs an engine spreads: over as many as their product, one after the other.
-"""
 HOST = "cpu"
 """The lock of all cores: see `pytest_slmperf.run.lock`."""
 
@@ -39,10 +34,14 @@ class Device:
     """Of the first of its GPUs, among those that it may see."""
     count: int = 1
     """Of its GPUs, which follow each other."""
+    slices: tuple[str, ...] = ()
+    """The UUIDs of the MIG slices that it runs on instead."""
 
     def __str__(self) -> str:
         if self.kind != "cuda":
             return self.kind
+        if self.slices:
+            return f"{len(self.slices)} MIG slice{'s' if len(self.slices) > 1 else ''}"
         return f"GPU {self.index}" if self.count == 1 else f"GPUs {self.index} to {self.index + self.count - 1}"
 
     @property
@@ -50,33 +49,48 @@ class Device:
         """The GPUs' numbers or UUIDs, as their driver knows them. Raises UsageError for one that the engine may not
         see.
         """
+        if self.slices:
+            return self.slices
         found = boards_at(self.index, self.count)
         if len(found) < self.count:
             shown, asked = len(_visible() or ()), self.index + len(found)
             raise UsageError(f"there is no GPU {asked}: {VISIBLE}={os.environ[VISIBLE]} shows {shown}")
         return found
 
+    def is_part_of(self, other: "Device") -> bool:
+        """Whether all of it is in the other, or is the other."""
+        if self == other or (self.kind, other.kind) != ("cuda", "cuda"):
+            return self == other
+        return set(self.boards) <= set(other.boards)
 
-def device_of(engine: str, options: Mapping[str, object]) -> Device:
+
+def device_of(engine: str, options: Mapping[str, object], pool: Pool | None = None) -> Device:
     """Where an engine with these options runs: its `device` (`cuda`, `cuda:1`, `auto`) and `device_index`, or else what
-    it runs on by default; on several GPUs where one of SPREADS says so. Raises UsageError for a GPU before the first:
-    an engine may count such a number from the last one, and its joules would be another board's.
+    it runs on by default; on several GPUs where one of SPREADS says so, or where each replica of the pool has its own.
+
+    Raises UsageError for a GPU before the first: an engine may count such a number from the last one, and its joules
+    would be another board's. Raises EngineUnavailable for more MIG slices than there are.
     """
     asked = str(options.get("device", registry.default_device(engine, options)))
-    kind, _, number = asked.partition(":")
-    index = int(number) if number.isdecimal() and len(number) <= MOST_DIGITS else options.get("device_index", 0)
+    kind = asked.partition(":")[0]
     if kind == "auto":
         kind = "cuda" if _visible() != () and boards.count() else "cpu"
     if kind == REMOTE:
         return Device(asked)
     if kind != "cuda":
         return Device(kind)
-    if isinstance(index, int) and index < 0:
-        raise UsageError(f"there is no GPU {index}: they are counted from 0")
-    named = {name.replace("-", "_"): value for name, value in options.items()}
-    spread = (named.get(name) for name in SPREADS)
-    count = math.prod(size for size in spread if isinstance(size, int) and size > 0)
-    return Device(kind, index if isinstance(index, int) else 0, min(count, MOST_BOARDS))
+    if pool and pool.kind == "mig":
+        return Device(kind, slices=tuple(one.uuid for one in mig.choose(_mig_parts(), pool.replicas)))
+    apart = pool.replicas if pool and pool.kind == "gpus" else 1
+    return Device(kind, first_gpu(options), min(apart * gpus_each(options), MOST_BOARDS))
+
+
+def _mig_parts() -> Sequence[Gpu | Slice]:
+    """The GPUs and slices that CUDA may see. Raises EngineUnavailable where they can't be asked."""
+    try:
+        return visible_of(boards.gpus(), _visible())
+    except MeterUnavailable as error:
+        raise EngineUnavailable(f"MIG slices can't be looked for: {error}") from error
 
 
 def boards_at(index: int, count: int = 1) -> tuple[int | str, ...]:
@@ -127,23 +141,27 @@ class HeldDevices:
         self._alone = False
         self._cores: list[int] = []
 
-    def hold(self, devices: Iterable[Device]) -> None:
-        """Hold these, too. Raises DeviceBusy, naming who has one of them for too long."""
+    def hold(self, devices: Iterable[Device], *, wait_s: float | None = None) -> None:
+        """Hold these, too. Raises DeviceBusy, naming who has one of them for too long: for `wait_s`, by default as long
+        as this was made for. Then none of them is held that wasn't before.
+        """
+        limit_s = self._wait_s if wait_s is None else wait_s
         real = {device for device in devices if device.kind != SIMULATED}
         gpus = {device for device in real if device.kind == "cuda"}
         if real and HOST not in self._locked:
             self._alone = gpus != real
-            self._lock(HOST, shared=not self._alone)
+            self._held.enter_context(self._locked_device(HOST, self._wait_s, shared=not self._alone))
+            self._locked.add(HOST)
         # In one order, or two runs would wait for each other.
-        for uuid in sorted({board.uuid for device in gpus for board in _described(device)}):
-            if uuid not in self._locked:
-                self._lock(uuid)
+        uuids = sorted({board.uuid for device in gpus for board in _described(device)} - self._locked)
+        with ExitStack() as taken:
+            for uuid in uuids:
+                taken.enter_context(self._locked_device(uuid, limit_s))
+            self._held.enter_context(taken.pop_all())
+        self._locked.update(uuids)
 
-    def _lock(self, name: str, *, shared: bool = False) -> None:
-        self._held.enter_context(
-            device_lock(name, wait_s=self._wait_s, shared=shared, say=self._say, folder=self._folder)
-        )
-        self._locked.add(name)
+    def _locked_device(self, name: str, wait_s: float, *, shared: bool = False) -> AbstractContextManager[None]:
+        return device_lock(name, wait_s=wait_s, shared=shared, say=self._say, folder=self._folder)
 
     def cores(self, spec: EngineSpec) -> tuple[int, ...] | None:
         """The cores that an engine is pinned to, on what is held; None where nothing is, since its time is simulated.
@@ -153,23 +171,23 @@ class HeldDevices:
         """
         if not self._locked:
             return None
-        chosen = pinning.choose_cores(spec.threads)
+        chosen = pinning.choose_cores(spec.threads, spec.cores // spec.threads)
         if self._alone:
             return chosen
         for core in pinning.ranked_cores():
-            if len(self._cores) >= spec.threads:
+            if len(self._cores) >= spec.cores:
                 break
             if core not in self._cores:
                 with suppress(DeviceBusy):
                     taken = device_lock(f"core {core}", wait_s=0, say=lambda _: None, folder=self._folder)
                     self._held.enter_context(taken)
                     self._cores.append(core)
-        if len(self._cores) < spec.threads:
+        if len(self._cores) < spec.cores:
             raise DeviceBusy(
-                f"{spec.engine} needs {spec.threads} cores, and jobs on other GPUs of this machine leave "
+                f"{spec.engine} needs {spec.cores} cores, and jobs on other GPUs of this machine leave "
                 f"{len(self._cores)}: lower threads, or wait for them"
             )
-        return tuple(sorted(self._cores[: spec.threads]))
+        return tuple(sorted(self._cores[: spec.cores]))
 
     def close(self) -> None:
         """Give them back."""

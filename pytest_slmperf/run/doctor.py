@@ -9,14 +9,18 @@ from pathlib import Path
 
 from pytest_slmperf.core.board_fitness import BoardWatch, board_lines, no_board, told_by_zeus
 from pytest_slmperf.core.cpu_fitness import cpu_lines
-from pytest_slmperf.core.diagnosis import Diagnosis, Grade, Line, baselines_line, engines_line
-from pytest_slmperf.core.errors import BaselineError, EngineUnavailable, UsageError
+from pytest_slmperf.core.diagnosis import Diagnosis, Grade, Line, bandwidth_line, baselines_line, engines_line
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import BaselineError, DeviceBusy, EngineUnavailable, UsageError
+from pytest_slmperf.core.explain import GPU as ON_GPU
+from pytest_slmperf.core.explain import cores_named
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.engines import registry
 from pytest_slmperf.run import fingerprint
-from pytest_slmperf.run.devices import VISIBLE, HeldDevices, boards_at, device_of, machine_of
+from pytest_slmperf.run.devices import VISIBLE, Device, HeldDevices, boards_at, device_of, machine_of
 from pytest_slmperf.run.joules import Joules
 from pytest_slmperf.run.noise import Noise, Wanted, measure_noise, named
+from pytest_slmperf.run.roofs import Roofs
 from pytest_slmperf.run.store import BaselineStore
 from pytest_slmperf.run.watching import board_is_plugged_in, hidden_board, look_at_board, look_at_packages, watch_cpu
 
@@ -28,14 +32,15 @@ CPU_S, PACKAGES_S, BOARD_S = 1.0, 0.5, 1.5
 def diagnose(wanted: Wanted, say: Callable[[str], object]) -> Diagnosis:
     """Look at this machine. `say` is told what takes its time."""
     here, settings, spec = fingerprint.probe(), wanted.settings, wanted.spec
-    device = device_of(spec.engine, spec.options)
+    device = device_of(spec.engine, spec.options, spec.pool)
     try:
         machine = machine_of(device)
     except (EngineUnavailable, UsageError):  # the line of its board says why
         machine = here
     say("looking at this machine while it rests, for a few seconds")
-    of_cpu = cpu_lines(here, watch_cpu(CPU_S), spec.threads)
+    of_cpu = cpu_lines(here, watch_cpu(CPU_S), spec.cores)
     packages = look_at_packages(PACKAGES_S, settings.window_s)
+    bandwidth = _bandwidth(machine, device, spec)
     # Beside an engine on the CPU, the first board that CUDA may see.
     boards, noise = boards_at(device.index), Noise()
     seen = look_at_board(boards, BOARD_S) if boards else None
@@ -58,7 +63,23 @@ def diagnose(wanted: Wanted, say: Callable[[str], object]) -> Diagnosis:
     else:
         of_board = (hidden_board(device.index, os.environ[VISIBLE], needed=device.kind == GPU),)
     engines, stored = found_engines(wanted.default, spec.engine), stored_line(wanted.baselines, machine, spec.engine)
-    return Diagnosis(machine, (*of_cpu, packages, *of_board, *noise.lines, engines, stored))
+    return Diagnosis(machine, (*of_cpu, *bandwidth, packages, *of_board, *noise.lines, engines, stored))
+
+
+def _bandwidth(machine: Machine, device: Device, spec: EngineSpec) -> tuple[Line, ...]:
+    """How fast what the engine runs on reads and multiplies: of cores measured, anew, and kept for the next runs."""
+    roofs = Roofs(machine)
+    if machine.kind == "cuda":
+        return (bandwidth_line(machine.device, roofs.known.get(ON_GPU)),)
+    if machine.kind != "cpu" or device.kind != "cpu":
+        return ()
+    try:
+        with closing(HeldDevices(wait_s=0.0, say=lambda _: None)) as held:
+            held.hold([device])
+            cores = held.cores(spec) or ()
+            return (bandwidth_line(cores_named(len(cores)), roofs.measure(cores)),)
+    except (DeviceBusy, UsageError) as error:
+        return (Line("bandwidth", Grade.NOT_SEEN, f"not measured: {error}"),)
 
 
 def found_engines(default: str | None, asked: str) -> Line:

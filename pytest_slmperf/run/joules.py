@@ -40,6 +40,7 @@ class Joules:
                 lead_in_s=lead_in_s,
                 index=self._device.index,
                 count=self._device.count,
+                slices=self._device.slices,
                 seen_s=settings.sensor_seen_s,
             )
         self._opened.callback(metering.close)

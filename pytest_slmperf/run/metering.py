@@ -317,13 +317,20 @@ class BoardsRound:
 
 
 def open_nvml(
-    *, window_s: float, lead_in_s: float, index: int = 0, count: int = 1, seen_s: float | None = None
+    *,
+    window_s: float,
+    lead_in_s: float,
+    index: int = 0,
+    count: int = 1,
+    slices: tuple[str, ...] = (),
+    seen_s: float | None = None,
 ) -> Metering:
-    """The boards that an engine takes: so many from this `device_index` on, by default the first that CUDA may see.
-    `seen_s` is the part of each period that their sensors were found to see, where they work part time.
+    """The boards that an engine takes: so many from this `device_index` on, by default the first that CUDA may see; or
+    those that these MIG slices are parts of. `seen_s` is the part of each period that their sensors were found to see,
+    where they work part time.
     """
-    boards = boards_at(index, count)
-    if len(boards) < count:
+    boards = slices or boards_at(index, count)
+    if not slices and len(boards) < count:
         return Metering(None, window_s=window_s, lead_in_s=lead_in_s)
     meter = NvmlMeter(boards, pace=pace_for(window_s), seen_s=seen_s)
     metering = Metering(meter, window_s=window_s, lead_in_s=lead_in_s)

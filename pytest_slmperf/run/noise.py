@@ -75,7 +75,7 @@ def measure_noise(wanted: Wanted, metering: Metering | None, held: HeldDevices) 
         metering.heard = recordings.append
     try:
         with closing(held):
-            held.hold([device_of(spec.engine, spec.options)])
+            held.hold([device_of(spec.engine, spec.options, spec.pool)])
             began = time.monotonic()
             records = [record.cases[CASE] for record in _launches(wanted, held.cores(spec), metering)]
             lines = noise_lines(records, what, time.monotonic() - began, settings.max_launches)

@@ -1,28 +1,88 @@
 """Which cores an engine gets, and keeping this process off them while it measures."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pytest_slmperf.core.cores import cores_of
+from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
 
 CORES = Path("/sys/devices/system/cpu")
 _THREADS = Path("/proc/self/task")
 
 
-def choose_cores(threads: int) -> tuple[int, ...]:
-    """One core for each thread, the first of the ranked.
+def choose_cores(threads: int, replicas: int = 1) -> tuple[int, ...]:
+    """One core for each thread, the first of the ranked; of replicas, the cores of each on one NUMA node where that has
+    as many.
 
     Raises UsageError where there are fewer cores than threads.
     """
-    allowed = os.sched_getaffinity(0)
-    if threads > len(allowed):
+    ranked = ranked_cores()
+    needed = threads * replicas
+    if needed > len(ranked):
+        cores = f"{len(ranked)} core{'s' if len(ranked) > 1 else ''}"
+        if replicas > 1:
+            raise UsageError(
+                f"{replicas} replicas of {threads} thread{'s' if threads > 1 else ''} on {cores} would wait for each "
+                f"other, and the scheduler would be measured: {needed} cores are needed; lower replicas or threads"
+            )
         raise UsageError(
-            f"{threads} threads on {len(allowed)} core{'s' if len(allowed) > 1 else ''} would wait for each other, "
-            f"and the scheduler would be measured: set threads to {len(allowed)} or less"
+            f"{threads} threads on {cores} would wait for each other, "
+            f"and the scheduler would be measured: set threads to {len(ranked)} or less"
         )
-    return tuple(sorted(ranked_cores()[:threads]))
+    if replicas == 1:
+        return tuple(sorted(ranked[:threads]))
+    return tuple(sorted(apart(ranked, threads, replicas, nodes={core: numa_node(core) for core in ranked})))
+
+
+def apart(ranked: Collection[int], threads: int, replicas: int, *, nodes: Mapping[int, int]) -> list[int]:
+    """Cores for so many replicas, of those that are ranked: for each the next ones of the node on which the fewest
+    replicas are yet, as long as one has as many; then whatever is left.
+    """
+    left: dict[int, list[int]] = {}
+    rank = {core: place for place, core in enumerate(ranked)}
+    for core in ranked:
+        left.setdefault(nodes.get(core, 0), []).append(core)
+    chosen: list[int] = []
+    there = dict.fromkeys(left, 0)
+    for _ in range(replicas):
+        roomy = [node for node, cores in left.items() if len(cores) >= threads]
+        if roomy:
+            node = min(roomy, key=lambda node: (there[node], rank[left[node][threads - 1]]))
+            there[node] += 1
+            own = left[node][:threads]
+        else:
+            own = sorted((core for cores in left.values() for core in cores), key=rank.__getitem__)[:threads]
+        chosen += own
+        left = {node: [core for core in cores if core not in own] for node, cores in left.items()}
+    return chosen
+
+
+def numa_node(core: int) -> int:
+    """The node whose memory is near to a core; 0 where the kernel knows of none."""
+    for entry in (CORES / f"cpu{core}").glob("node[0-9]*"):
+        return int(entry.name.removeprefix("node"))
+    return 0
+
+
+def check_cores(spec: EngineSpec, cores: Collection[int] | None) -> None:
+    """Raises UsageError for fewer cores than an engine needs, and for those that this process may not use."""
+    if cores is None:
+        return
+    if len(cores) < spec.cores:
+        each = f"of each of its {spec.pool.replicas} replicas" if spec.pool and spec.pool.replicas > 1 else ""
+        raise UsageError(
+            f"{spec.engine} needs {spec.cores} cores, one for each thread{' ' * bool(each)}{each}, and was given "
+            f"{len(cores)}: lower threads{' or replicas' * bool(each)}"
+        )
+    allowed = os.sched_getaffinity(0)
+    if missing := sorted(set(cores) - allowed):
+        raise UsageError(
+            f"{spec.engine} can't be pinned to core {', '.join(map(str, missing))}: the control group (cgroup) of this "
+            f"run leaves it {', '.join(map(str, sorted(allowed)))}"
+        )
 
 
 def ranked_cores() -> list[int]:
@@ -50,16 +110,6 @@ def hardware_threads(core: int) -> frozenset[int]:
     except OSError:
         return frozenset({core})
     return cores_of(listed) | {core}
-
-
-def cores_of(listed: str) -> frozenset[int]:
-    """The cores of a kernel's list: `0-2,8`."""
-    cores: set[int] = set()
-    for part in listed.strip().split(","):
-        first, _, last = part.partition("-")
-        if first:
-            cores.update(range(int(first), int(last or first) + 1))
-    return frozenset(cores)
 
 
 @contextmanager

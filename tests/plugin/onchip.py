@@ -98,6 +98,7 @@ class OnChipProject(Project):
         scenario: Iterable[str] = (),
         engine: str = ENGINE,
         environment: Mapping[str, str] | None = None,
+        keep: tuple[str, ...] = (),
     ) -> str:
         """What `pytest --slmperf` says; the last line is its exit code."""
         driver = nvml_standin.environment(nvml_standin.write_scenario(self.path / "scenario", scenario))
@@ -107,7 +108,7 @@ class OnChipProject(Project):
             "COLUMNS": "200",
         }
         done = subprocess.run(
-            self.command(*args, engine=engine),
+            self.command(*args, engine=engine, keep=keep),
             cwd=self.path,
             env={**os.environ, **driver, **ours, **(environment or {})},
             capture_output=True,

@@ -1,0 +1,38 @@
+"""What several workers of one run measured, each on a GPU of its own, as the outcome of the run."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pytest_slmperf.core.machine import Machine, same, shown
+from pytest_slmperf.core.outcome import RunOutcome
+
+
+def joined(outcomes: Sequence[RunOutcome]) -> RunOutcome:
+    """All that they measured: as long as the longest, as whole as the least whole, and on a machine that has all of
+    their GPUs.
+    """
+    first = min(outcomes, key=lambda one: one.started_at)
+    return replace(
+        first,
+        machine=_machine([one.machine for one in outcomes]),
+        sweeps=tuple(sweep for one in outcomes for sweep in one.sweeps),
+        seconds=max(one.seconds for one in outcomes),
+        complete=all(one.complete for one in outcomes),
+        problems=tuple(dict.fromkeys(line for one in outcomes for line in one.problems)),
+        remarks=tuple(dict.fromkeys(line for one in outcomes for line in one.remarks)),
+        claims=tuple(claim for one in outcomes for claim in one.claims),
+        whole=all(one.whole for one in outcomes),
+        recorded=all(one.recorded for one in outcomes),
+        failed_tests=tuple(dict.fromkeys(name for one in outcomes for name in one.failed_tests)),
+    )
+
+
+def _machine(machines: Sequence[Machine]) -> Machine:
+    """The first one; a field in which they differ lists what each has, such as the GPUs' UUIDs."""
+    first = machines[0]
+    fields = dict(first.fields)
+    for name in dict.fromkeys(name for one in machines for name in one.fields):
+        told = [one.fields.get(name) for one in machines]
+        if not all(same(value, told[0]) for value in told):
+            fields[name] = ", ".join(dict.fromkeys(map(shown, told)))
+    return replace(first, fields=fields)
