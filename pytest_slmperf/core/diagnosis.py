@@ -9,14 +9,17 @@ from statistics import NormalDist, median, stdev
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.baseline import BaselineFile
 from pytest_slmperf.core.machine import Machine, Role, Scalar
+from pytest_slmperf.core.memory import MIB
 from pytest_slmperf.core.metrics import Metric
 from pytest_slmperf.core.recordable import LEAST_LAUNCHES
+from pytest_slmperf.core.roofline import Roof
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE
 from pytest_slmperf.core.tolerance import supported_tolerance
 
 FEWEST = 3
 """Launches from which a spread is told."""
+GIGA = 1e9
 FINE = 0.05
 """A tolerance up to this is what suites declare; one above it is a warning."""
 
@@ -116,6 +119,24 @@ def noise_line(metric: Metric, values: Sequence[Sequence[float]], seconds: float
         return Line(topic, Grade.WARNING, said, quieter, figures)
     declare = "" if found.tolerance <= DEFAULT_TOLERANCE else f"declare at least {found.tolerance:.0%} in gate={{…}}"
     return Line(topic, Grade.OK, said, declare, figures)
+
+
+def bandwidth_line(where: str, roof: Roof | None) -> Line:
+    """How fast the device that an engine is on, `2 cores` or a board's name, reads and multiplies: a report tells by
+    that what bounds a case.
+    """
+    if roof is None:
+        said = f"nobody knows how fast {where} reads and multiplies, so no report says what bounds a case there"
+        return Line("bandwidth", Grade.NOT_SEEN, said)
+    sizes = [f" of {one.set_bytes / MIB:.0f} MiB" for one in roof.readings] if len(roof.readings) > 1 else [""]
+    reads = [f"{one.bytes_per_s / GIGA:,.3g} GB/s{size}" for one, size in zip(roof.readings, sizes, strict=True)]
+    multiplies = [f"{flops / GIGA:,.0f} GFLOPS in {dtype}" for dtype, flops in roof.flops.items()]
+    said = f"{where} reads {', '.join(reads)}, and multiplies at {', '.join(multiplies)} ({roof.source})"
+    values: dict[str, Scalar] = {
+        **{f"read_of_{one.set_bytes / MIB:.0f}_mib_bytes_per_s": one.bytes_per_s for one in roof.readings},
+        **{f"flops.{dtype}": flops for dtype, flops in roof.flops.items()},
+    }
+    return Line("bandwidth", Grade.OK, said, values=values)
 
 
 def engines_line(

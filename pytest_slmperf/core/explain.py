@@ -224,7 +224,7 @@ def _beyond(found: Limit, share: float, roof: Roof) -> tuple[str, ...]:
     if share <= 1 + roof.error:
         return ()
     of_limit = f"{'bandwidth' if found.set_by_reading else 'compute'} limit ({roof.source})"
-    why = "the device is faster than that, or the engine reads less than the model"
+    why = "the device is faster than that (`slmperf doctor` measures it anew), or the engine reads less than the model"
     return (f"it was measured at {share:.0%} of its {of_limit}, whose error is {roof.error:.0%}: {why}",)
 
 

@@ -40,7 +40,7 @@ def diagnose(wanted: Wanted, say: Callable[[str], object]) -> Diagnosis:
     say("looking at this machine while it rests, for a few seconds")
     of_cpu = cpu_lines(here, watch_cpu(CPU_S), spec.cores)
     packages = look_at_packages(PACKAGES_S, settings.window_s)
-    bandwidth = _bandwidth(machine, device, spec)
+    bandwidth = bandwidth_of(machine, device, spec)
     # Beside an engine on the CPU, the first board that CUDA may see.
     boards, noise = boards_at(device.index), Noise()
     seen = look_at_board(boards, BOARD_S) if boards else None
@@ -66,7 +66,7 @@ def diagnose(wanted: Wanted, say: Callable[[str], object]) -> Diagnosis:
     return Diagnosis(machine, (*of_cpu, *bandwidth, packages, *of_board, *noise.lines, engines, stored))
 
 
-def _bandwidth(machine: Machine, device: Device, spec: EngineSpec) -> tuple[Line, ...]:
+def bandwidth_of(machine: Machine, device: Device, spec: EngineSpec) -> tuple[Line, ...]:
     """How fast what the engine runs on reads and multiplies: of cores measured, anew, and kept for the next runs."""
     roofs = Roofs(machine)
     if machine.kind == "cuda":

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -70,10 +71,11 @@ class Roofs:
             known = self.measure(cores, sets)
         self._of_cores[len(cores)] = known
 
-    def measure(self, cores: Collection[int], sets: Sequence[int]) -> Roof | None:
-        """Measure these cores now, by sets of these sizes for each, and keep what comes out; None where they can't be
-        measured.
+    def measure(self, cores: Collection[int], sets: Sequence[int] = ()) -> Roof | None:
+        """Measure these cores now, by sets of these sizes for each or else by all, and keep what comes out; None where
+        they can't be measured.
         """
+        sets = sets or sets_for(math.inf, len(cores))
         listed = (",".join(map(str, numbers)) for numbers in (sorted(cores), sets))
         command = [sys.executable, "-P", str(PROGRAM), *listed]
         try:

@@ -8,9 +8,20 @@ from baseline_files import MACHINE, RETIREMENT, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_slmperf.core.diagnosis import Diagnosis, Grade, Line, baselines_line, engines_line, noise, noise_line
+from pytest_slmperf.core.datasheets import roof_of
+from pytest_slmperf.core.diagnosis import (
+    Diagnosis,
+    Grade,
+    Line,
+    bandwidth_line,
+    baselines_line,
+    engines_line,
+    noise,
+    noise_line,
+)
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.roofline import Reading, Roof
 
 THROUGHPUT = metric("output_throughput")
 
@@ -43,6 +54,23 @@ def test_the_spread_of_launches_is_graded_by_the_tolerance_that_it_supports(spre
     assert todo in line.todo
     assert line.said.startswith("15 launches of fake tiny in 30 s spread by ")
     assert line.values["launches"] == 15
+
+
+def test_a_device_reads_and_multiplies_so_fast():
+    """Cores by the size of what they read, a board by its datasheet; what nobody knows is not seen."""
+    roof = Roof((Reading(2**20, 86e9), Reading(2**28, 15.5e9)), {"float32": 161e9}, 0.15, "measured")
+    cores = bandwidth_line("1 core", roof)
+    assert cores.grade is Grade.OK
+    reads = "1 core reads 86 GB/s of 1 MiB, 15.5 GB/s of 256 MiB"
+    assert cores.said == f"{reads}, and multiplies at 161 GFLOPS in float32 (measured)"
+    assert cores.values == {
+        "read_of_1_mib_bytes_per_s": 86e9,
+        "read_of_256_mib_bytes_per_s": 15.5e9,
+        "flops.float32": 161e9,
+    }
+    board = bandwidth_line("NVIDIA L4", roof_of("NVIDIA L4"))
+    assert board.said.startswith("NVIDIA L4 reads 300 GB/s, and multiplies at 121,000 GFLOPS in float16, ")
+    assert bandwidth_line("NVIDIA Unheard-of 1", None).grade is Grade.NOT_SEEN
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

@@ -22,6 +22,7 @@ from pytest_slmperf.core.launch import CaseRecord
 from pytest_slmperf.meters.nvml import NvmlMeter
 from pytest_slmperf.run import fingerprint
 from pytest_slmperf.run.devices import Device, HeldDevices, boards_at
+from pytest_slmperf.run.doctor import bandwidth_of
 from pytest_slmperf.run.joules import Joules
 from pytest_slmperf.run.metering import open_rapl
 from pytest_slmperf.run.noise import Wanted, answer_limit_s, measure_noise, noise_lines, weights_bytes
@@ -60,6 +61,21 @@ def look(driver):  # noqa: F811 - a fixture's name
         return board_lines(watch_board(meter, 2.0), window_s=window_s, seen_s=seen_s)
 
     return lines_of
+
+
+def test_cores_are_measured_anew_and_kept(monkeypatch, tmp_path):
+    """A run after the doctor takes no time for it; while somebody else measures, nothing is."""
+    monkeypatch.setenv("SLMPERF_CACHE", str(tmp_path))
+    here, spec = fingerprint.probe(), EngineSpec("ctranslate2", "tiny-2x128")
+    (line,) = bandwidth_of(here, Device("cpu"), spec)
+    assert line.grade is OK
+    assert line.said.startswith("1 core reads ")
+    assert len(list((tmp_path / "roofs").iterdir())) == 1
+    with closing(HeldDevices(wait_s=0.0, say=print)) as held:
+        held.hold([Device("cpu")])
+        (busy,) = bandwidth_of(here, Device("cpu"), spec)
+    assert busy.grade is NOT_SEEN
+    assert bandwidth_of(fingerprint.simulated(), Device("simulated"), EngineSpec("fake", "tiny-2x128")) == ()
 
 
 def by_topic(lines):
