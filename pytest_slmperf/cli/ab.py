@@ -1,7 +1,6 @@
 """`slmperf ab A B`: measure two engines side by side, launches interleaved in random order, and judge B by A."""
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from pytest_slmperf.engines import registry
 from pytest_slmperf.report import files, terminal
 from pytest_slmperf.run.interpreter import interpreter
 from pytest_slmperf.run.measuring import Measuring
-from pytest_slmperf.run.options import Options, literal, minutes, pairs, planted_loss
+from pytest_slmperf.run.options import Options, literal, minutes, pairs, planted_loss, pool_of
 from pytest_slmperf.run.progress import Progress
 from pytest_slmperf.run.settings import read_settings
 
@@ -33,6 +32,7 @@ B is judged by A. Each is KEY=VALUE,KEY=VALUE, or `same`, which names nothing:
 
   python=PATH    the interpreter of another environment; default: this one
   engine, model, dtype, threads
+  replicas=2     of a replica pool; pool=KIND and spread=WAY say which
   slowed=0.2     a planted loss
   KEY=VALUE      any option of the engine
 
@@ -101,7 +101,7 @@ def _run(given: argparse.Namespace) -> int:
         gate=dict(given.gate) if given.gate else GATE_OF_A_RATE if kind is OpenLoop else GATE,
         missing_meter="red",  # whoever asks for joules here wants a verdict on them
     )
-    measuring = Measuring(wanted, settings, root=root, progress=Progress(_Stderr()), ledger=Ledger())
+    measuring = Measuring(wanted, settings, root=root, progress=Progress(output.Stderr()), ledger=Ledger())
     try:
         arms = [replace(arm, engine=arm.engine or measuring.default_engine) for arm in (baseline, candidate)]
         output.remark("".join(f"{line}\n" for line in measuring.bill(sweep, arms[1])))
@@ -127,11 +127,19 @@ def _arm(letter: str, text: str, common: EngineSpec) -> EngineSpec:
         raise UsageError(f"{letter}: threads={threads}: it takes a whole number of at least 1")
     try:
         planted = planted_loss(options.pop("slowed", 0))
+        pool, options = pool_of(options)
         if "python" in named:
             named["python"] = interpreter(named["python"])
     except UsageError as error:
         raise UsageError(f"{letter}: {error}") from error
-    return replace(common, **named, threads=threads, planted_loss=planted, options=options)
+    return replace(
+        common,
+        **named,
+        threads=threads,
+        planted_loss=planted,
+        options=options,
+        pool=pool or (common.pool if shared is common.options else None),
+    )
 
 
 def _varied(given: argparse.Namespace) -> tuple[type[StaticBatch | ClosedLoop | OpenLoop], dict[str, Any]]:
@@ -154,14 +162,3 @@ def _rates(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: it takes numbers, as in 0.5,2") from error
-
-
-class _Stderr:
-    """Progress goes beside the result, not into it."""
-
-    @property
-    def rewrites(self) -> bool:
-        return sys.stderr.isatty()
-
-    def show(self, line: str, *, replace: bool) -> None:
-        output.remark(f"\r\x1b[K{line}" if replace else f"{line}\n")

@@ -67,6 +67,7 @@ SCALARS = {
 
 STARTUP_PHASES = {phase: f"startup_{phase}_s" for phase in ("import", "load", "compile", "capture")}
 """Phases of an engine's start, and the metric of each."""
+BALANCE = "replica_balance"
 CORE_PACE = "core_pace_ns"
 """What tells a slow machine from a slow engine."""
 
@@ -117,6 +118,12 @@ def metric(name: str) -> Metric:
             return at_quantile(LATENCIES[match["latency"]], quantile)
     known = ", ".join([*SCALARS, *LATENCIES])
     raise SuiteError(f"unknown metric {name!r}; known are {known}, and for a latency p50_… to p99.9_… or median_…")
+
+
+def is_own_rate(name: str) -> bool:
+    """Whether it is the throughput of one replica of a pool: what tells whose loss a loss is."""
+    of_replica = _OF_REPLICA.fullmatch(name)
+    return of_replica is not None and of_replica["metric"] == "output_throughput"
 
 
 def at_quantile(latency: Metric, quantile: float) -> Metric:

@@ -1,6 +1,5 @@
 """What each replica of a pool has a part in, as metrics of its own: a loss of one can be blamed on it."""
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,6 +7,7 @@ from statistics import median
 
 from pytest_slmperf.core.engine import ReplicaWork
 from pytest_slmperf.core.latency import answered_of
+from pytest_slmperf.core.metrics import BALANCE, is_own_rate
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.traffic import Exchange
 from pytest_slmperf.core.units import NS_PER_S
@@ -18,7 +18,6 @@ BEHIND = 0.05
 """Share by which a replica is behind the others from which a note is made."""
 SLOWER = 0.10
 """The same of the time that a token of an answer takes."""
-_OWN_RATE = re.compile(r"replica_\d+_output_throughput")
 
 
 def of_batches(rounds: Sequence[Sequence[ReplicaWork]]) -> tuple[dict[str, tuple[float, ...]], list[str]]:
@@ -34,7 +33,7 @@ def of_batches(rounds: Sequence[Sequence[ReplicaWork]]) -> tuple[dict[str, tuple
     values = {f"replica_{number}_output_throughput": tuple(own) for number, own in enumerate(rates, 1)}
     if len(rates) < 2 or len({one.output_tokens for one in rounds[0]}) > 1:
         return values, []
-    values["replica_balance"] = tuple(min(map(_to_others, _each(own))) for own in zip(*rates, strict=True))
+    values[BALANCE] = tuple(min(map(_to_others, _each(own))) for own in zip(*rates, strict=True))
     medians = [median(own) for own in rates]
     notes = [
         f"{by_replica[place][0].name} is behind: it generates {medians[place]:,.4g} tok/s while it serves, "
@@ -96,17 +95,24 @@ def work_of(batches: Sequence[Sequence[ReplicaWork]]) -> tuple[ReplicaWork, ...]
 
 
 def blamed(verdict: Verdict, now: Mapping[str, Sample], was: Mapping[str, Sample]) -> Verdict:
-    """A verdict `regressed` names the replicas of which the loss is, where it isn't of all of them alike."""
-    names = [name for name in now if _OWN_RATE.fullmatch(name) and name in was]
-    if verdict.status is not Status.REGRESSED or len(names) < 2:
+    """A verdict `regressed` names the replicas of which the loss is, where it isn't of all of them alike: each is held
+    to itself in the baseline, or to the others where that doesn't tell and all have the same to do.
+    """
+    names = [name for name in now if is_own_rate(name)]
+    stored = all(name in was for name in names)
+    if verdict.status is not Status.REGRESSED or len(names) < 2 or not (stored or BALANCE in now):
         return verdict
-    ratios = [now[name].median / was[name].median for name in names]
-    lost = [(name, own) for name, own in zip(names, ratios, strict=True) if own < (1 - BEHIND) * max(ratios)]
+    rates = {name: now[name].median / (was[name].median if stored else 1) for name in names}
+    kept = [rate for rate in rates.values() if rate >= (1 - BEHIND) * max(rates.values())]
+    lost = {name: rate for name, rate in rates.items() if rate not in kept}
     if not lost:
         return verdict
-    who = ", ".join(f"{_named(name)} {own - 1:+.1%}" for name, own in lost)
-    kept = [own for own in ratios if own >= (1 - BEHIND) * max(ratios)]
-    reason = f"the loss is not of all {len(names)} replicas: {who}, the others {median(kept) - 1:+.1%} tok/s"
+    if stored:
+        who = ", ".join(f"{_named(name)} {rate - 1:+.1%}" for name, rate in lost.items())
+        reason = f"not all {len(names)} replicas have lost alike: {who}, the others {median(kept) - 1:+.1%}"
+    else:
+        who = ", ".join(f"{_named(name)} is {1 - rate / median(kept):.1%}" for name, rate in lost.items())
+        reason = f"{who} behind the others"
     return replace(verdict, reason="; ".join(filter(None, (verdict.reason, reason))))
 
 

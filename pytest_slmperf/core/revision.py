@@ -16,7 +16,7 @@ from pytest_slmperf.core.errors import BaselineError, UsageError
 from pytest_slmperf.core.highest_rate import GOODPUT_SHARE
 from pytest_slmperf.core.lookup import Difference, key_differences, scalar
 from pytest_slmperf.core.machine import Machine, Role
-from pytest_slmperf.core.metrics import CLOCK, CORE_PACE, ENERGY, metric
+from pytest_slmperf.core.metrics import CLOCK, CORE_PACE, ENERGY, is_own_rate, metric
 from pytest_slmperf.core.recordable import LEAST_LAUNCHES, unfit, unfit_metric
 from pytest_slmperf.core.same_pace import depends_on_pace
 from pytest_slmperf.core.sample import Measurement
@@ -125,7 +125,7 @@ def _point(measurement: Measurement, machine: Machine, engine: str, recording: R
     for name, sample in measurement.samples.items():
         # Launches without a share in time met the SLO with no request: those that have one don't stand alone.
         enough = len(sample.launches) >= LEAST_LAUNCHES or (name == GOODPUT_SHARE and bool(gated))
-        if name in gated or (name in kept and enough):
+        if name in gated or ((name in kept or (timed and is_own_rate(name))) and enough):
             meaning = metric(name)
             metrics[name] = StoredMetric(sample, meaning.unit, meaning.higher_is_better, gated.get(name))
     if not metrics:

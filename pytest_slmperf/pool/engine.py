@@ -41,7 +41,7 @@ class StaticPool:
         if self._pool.kind == "ray":
             from pytest_slmperf.pool.ray import replicas_on  # noqa: PLC0415 - as said
 
-            yield Crew(replicas_on(self._spec))
+            yield Crew(replicas_on(self._spec, self._loop))
             return
         from pytest_slmperf.pool.local import crew  # noqa: PLC0415 - as said
 

@@ -29,8 +29,8 @@ class Here:
     def __init__(
         self, name: str, spec: EngineSpec, where: Placement, pool: Streaming, *, slowed_alone: bool = False
     ) -> None:
-        """`slowed_alone`: a planted loss is this replica's alone, also where requests stream, see `stream`. One that all
-        have is taken by the clock of who sends to them (`worker.sending`).
+        """`slowed_alone`: a planted loss is this replica's alone, also where requests stream, see `stream`. One that
+        all have is taken by the clock of who sends to them (`worker.sending`).
         """
         self._name, self._where, self._pool = name, where, pool
         self._holds_back = slowed_alone

@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_slmperf.core.engine import Answer, Answering, Engine, EngineFacts, EngineSpec, Request, Served, Stamp
-from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineUnavailable
+from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineUnavailable, UsageError
 from pytest_slmperf.core.launch import REPLICA_VARIABLE
 from pytest_slmperf.engines.registry import create, lives_elsewhere
 from pytest_slmperf.engines.streaming import Streaming
@@ -54,6 +54,11 @@ def crew(spec: EngineSpec, pool: Streaming) -> Iterator[Crew]:
     Raises UsageError and EngineUnavailable for what can't be here; see `pool.devices.placements`.
     """
     assert spec.pool is not None  # noqa: S101 - of a pool only is there a crew
+    if spec.engine == "openai" and "command" not in spec.options:
+        raise UsageError(
+            "several replicas of a server that runs already are the same one several times: kind='endpoints' takes the "
+            "address of each, and command=… starts one for each"
+        )
     with placed(spec.pool, spec) as place:
         replicas: list[Child | Here] = []
         for number, where in enumerate(place.placements, 1):

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.cores import cores_of
-from pytest_slmperf.run.pinning import choose_cores, hardware_threads, keep_off, spread, used_cores
+from pytest_slmperf.run.pinning import apart, choose_cores, hardware_threads, keep_off, spread, used_cores
 
 
 def test_an_engine_gets_one_core_for_each_thread_and_the_last_ones():
@@ -22,6 +22,37 @@ def test_more_threads_than_cores_are_refused():
     cores = len(os.sched_getaffinity(0))
     with pytest.raises(UsageError, match=f"{cores + 1} threads on {cores} cores? .*: set threads to {cores} or less"):
         choose_cores(cores + 1)
+
+
+def test_more_replicas_than_cores_are_refused_with_how_many_are_needed():
+    """Lower threads help as well as fewer replicas."""
+    cores = len(os.sched_getaffinity(0))
+    words = f"{cores} replicas of 2 threads on {cores} cores? .*: {2 * cores} cores are needed"
+    with pytest.raises(UsageError, match=words):
+        choose_cores(2, cores)
+
+
+@pytest.mark.parametrize(
+    ("threads", "replicas", "chosen"),
+    [
+        (1, 2, [7, 3]),
+        (2, 2, [7, 6, 3, 2]),
+        (2, 3, [7, 6, 3, 2, 5, 4]),
+        (3, 2, [7, 6, 5, 3, 2, 1]),
+        (5, 1, [7, 6, 5, 4, 3]),
+    ],
+)
+def test_the_cores_of_a_replica_are_on_one_node_where_they_fit(threads, replicas, chosen):
+    """And replicas on as many nodes as there are, each of which has a memory of its own."""
+    ranked = [7, 6, 5, 4, 3, 2, 1, 0]
+    found = apart(ranked, threads, replicas, nodes={core: core // 4 for core in ranked})
+    assert found == chosen[: threads * replicas]
+    assert len(set(found)) == len(found)
+
+
+def test_replicas_share_no_core_before_each_has_one_of_its_own():
+    """Second hardware threads are ranked last."""
+    assert apart([7, 6, 5, 4, 3, 2, 1, 0], 1, 4, nodes={}) == [7, 6, 5, 4]
 
 
 def test_cores_that_this_process_may_not_use_are_not_given_away():
