@@ -25,7 +25,8 @@ from pytest_slmperf.run.coverage import Coverage, MeasuredSweep
 from pytest_slmperf.run.devices import Device, HeldDevices, device_of, machine_of
 from pytest_slmperf.run.joules import Joules
 from pytest_slmperf.run.lanes import lanes_of, leased
-from pytest_slmperf.run.options import PYTHON, Options
+from pytest_slmperf.run.options import PYTHON, Options, pool_of
+from pytest_slmperf.run.roofs import Roofs
 from pytest_slmperf.run.specs import Engines
 from pytest_slmperf.run.stored import StoredCases
 
@@ -105,12 +106,14 @@ class Measuring:
         return max(1, min(workers, len(self._lanes)))
 
     def _default_device(self) -> Device:
-        return device_of(self.default_engine, self._of_engine)
+        pool, options = pool_of(self._of_engine)
+        return device_of(self.default_engine, options, pool)
 
     def _settle(self, device: Device) -> None:
         """Measure on this device."""
         self._device = device
         self._machine = machine_of(device)
+        self._roofs = Roofs(self._machine)
         self._joules = Joules(self.settings, self._machine, device)
         self._held.callback(self._joules.close)
         self._stored = StoredCases(
@@ -258,6 +261,9 @@ class Measuring:
         launched = tuple(spec for one in configurations for _, spec in one.arms)
         self._bench.refuse_others(launched, self.default_engine, side_by_side=side_by_side)
         self._hold_devices(here, launched)
+        for configuration in configurations:
+            with suppress(SlmperfError):  # the launch says why there are no such cores
+                self._roofs.look_up(configuration.candidate, self._devices.cores(configuration.candidate))
         beside = tuple(one.baseline for one in configurations if one.baseline)
         brief = briefing.brief(here, configurations, self.options, self.settings, budget_s=self._budget_left())
         metered = self.coverage.counts_joules(sweep, here)
@@ -485,6 +491,7 @@ class Measuring:
             problems=tuple(self._problems),
             remarks=tuple(self._remarks),
             claims=tuple(self._claims),
+            roofs=self._roofs.known,
         )
 
     @contextmanager
