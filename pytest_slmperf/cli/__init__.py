@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from pytest_slmperf import __version__
-from pytest_slmperf.cli import ab, baselines, compare, doctor, importing, output, report
+from pytest_slmperf.cli import ab, advise, baselines, compare, doctor, importing, output, report
 from pytest_slmperf.core.errors import SlmperfError, UsageError
 from pytest_slmperf.core.flaw import flaw
 
 FAILED, INTERRUPTED, WRONG_USAGE = 1, 2, 4
 UNREAD = 128 + signal.SIGPIPE
 
-ROOMS = (ab, baselines, compare, doctor, importing, report)
+ROOMS = (ab, advise, baselines, compare, doctor, importing, report)
 """Each has `add(verbs)`, which declares its verb and sets `run`: a function of the parsed arguments to an exit code."""
 
 

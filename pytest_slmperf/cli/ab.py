@@ -79,11 +79,12 @@ def _run(given: argparse.Namespace) -> int:
     common = engine_of(given, settings, default="")
     baseline, candidate = _arm("A", given.a, common), _arm("B", given.b, common)
     engine = candidate.engine or baseline.engine or settings.engine or registry.best()
-    of_engine = {} if given.engine else settings.engine_options
+    pool, of_engine = pool_of({} if given.engine else settings.engine_options)
     baseline, candidate = (
         replace(
             arm,
             engine=arm.engine or engine,
+            pool=arm.pool or (pool if (arm.engine or engine) == settings.engine else None),
             options={**(of_engine if (arm.engine or engine) == settings.engine else {}), **arm.options},
         )
         for arm in (baseline, candidate)
@@ -127,7 +128,7 @@ def _arm(letter: str, text: str, common: EngineSpec) -> EngineSpec:
         raise UsageError(f"{letter}: threads={threads}: it takes a whole number of at least 1")
     try:
         planted = planted_loss(options.pop("slowed", 0))
-        pool, options = pool_of(options)
+        pool, options = pool_of(options, common.pool if shared is common.options else None)
         if "python" in named:
             named["python"] = interpreter(named["python"])
     except UsageError as error:

@@ -46,3 +46,16 @@ def give_up() -> None:
     """Leave what is still buffered to nobody."""
     if sys.stdout is not None:
         discard(sys.stdout)
+
+
+class Stderr:
+    """Where progress goes: beside the answer, not into it."""
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether a line can be replaced."""
+        return sys.stderr.isatty()
+
+    def show(self, line: str, *, replace: bool) -> None:
+        """Write a line; with `replace`, in the place of the last one that was shown so."""
+        remark(f"\r\x1b[K{line}" if replace else f"{line}\n")

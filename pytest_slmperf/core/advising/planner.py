@@ -1,0 +1,355 @@
+"""The next measurement: the one from which most is to be expected, or none where the answer is settled.
+
+In this order: one instance at its largest batch, which everything is compared with; then whatever may be better than
+the best so far, by expected improvement times the chance that it keeps the limits (Jones, Schonlau and Welch 1998;
+Schonlau, Welch and Jones 1998), until none is worth a launch; then lighter settings that are likely as good; then
+launches again, of what is advised and of what it is compared with, until the gain is known well enough. It decides by
+values alone: where it was interrupted it goes on alike.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+from pytest_slmperf.core.advising.curve import Curve, Known, Law, Normal, Prediction, fitted, law_of
+from pytest_slmperf.core.advising.question import Evidence, Limit, Question, Seen, Series, Setting, mean_log, spread
+from pytest_slmperf.core.advising.student import quantile
+from pytest_slmperf.core.metrics import Metric
+from pytest_slmperf.core.verdict import percent
+
+LAUNCH_SD, LAUNCH_WEIGHT = 0.02, 4
+"""How far launches are taken to scatter before any was repeated, and as how many repetitions that counts."""
+HOPELESS = 0.02
+"""What keeps the limits with a smaller probability is not tried."""
+LIKELY = 0.5
+"""A lighter setting that is as good with this probability is tried."""
+SURE = 0.95
+"""Of the limits that what is advised must keep, or of missing them, before it is settled."""
+PER_OCTAVE = {"replicas": 0.5, "threads": 0.5}
+"""So much of what twice as many could bring is expected of a series before it is measured; it may be none, or all."""
+OTHER_DTYPE_SD = 0.5
+"""Of a type that was not measured: a factor of 1.6 in either direction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How surely it must be known."""
+
+    most_launches: int = 5
+    """Of one setting."""
+    least_launches: int = 2
+    """Of what is advised, and of what that is compared with: one alone says nothing of its error."""
+    negligible: float = 0.15
+    """An improvement of so much of `within` is not worth a launch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """What to measure now."""
+
+    setting: Setting
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Nothing more is worth a launch."""
+
+    why: str
+
+
+Step: TypeAlias = Next | Settled
+
+
+def plan(question: Question, candidates: Sequence[Setting], evidence: Evidence, policy: Policy) -> Step:
+    """What to measure next of these settings. The first one's configuration is what the others are compared with."""
+    where = _Standing(question, tuple(candidates), evidence, policy)
+    return (
+        where.reference_step()
+        or where.better()
+        or where.second()
+        or where.lighter()
+        or where.again()
+        or where.settled()
+    )
+
+
+def reference_series(candidates: Iterable[Setting]) -> Series:
+    """The configuration that is compared with: the first one that is named, as one instance or as few as there are."""
+    every = list(dict.fromkeys(one.series for one in candidates))
+    like = [one for one in every if (one.dtype, one.threads) == (every[0].dtype, every[0].threads)]
+    return min(like, key=lambda one: one.replicas)
+
+
+def reference(candidates: Iterable[Setting], evidence: Evidence) -> Seen | None:
+    """One instance at the largest batch at which it was run; None where it wasn't."""
+    series = reference_series(candidates)
+    ran = (one for one in evidence.seen.values() if one.setting.series == series and one.values and not one.failed)
+    return max(ran, key=lambda one: one.setting.batch, default=None)
+
+
+def picked(question: Question, evidence: Evidence) -> Seen | None:
+    """The lightest of the measured settings that keep the limits and are within so much of the best of them."""
+    keeping = [one for one in evidence.measured(question) if one.keeps(question.limits)]
+    if not keeping:
+        return None
+    best = max(question.sign * mean_log(one, question.objective) for one in keeping)
+    close = [one for one in keeping if _close(question, question.sign * mean_log(one, question.objective), best)]
+    return min(close, key=lambda one: one.setting.weight)
+
+
+def _close(question: Question, log: float, best: float) -> bool:
+    return log >= best + math.log1p(-question.within) - 1e-12
+
+
+def launch_sd(evidence: Evidence, meaning: Metric) -> float:
+    """How far launches of a metric scatter, by those that were repeated and by what is assumed before."""
+    sd, freedom = spread(evidence.seen.values(), meaning)
+    return math.sqrt((LAUNCH_WEIGHT * LAUNCH_SD**2 + freedom * sd**2) / (LAUNCH_WEIGHT + freedom))
+
+
+def half_width(evidence: Evidence, meaning: Metric, one: Seen, other: Seen, *, confidence: float = 0.95) -> float:
+    """Of the interval of the logarithm of two settings' ratio, from the launches that were repeated; infinite where
+    none was.
+    """
+    sd, freedom = spread(evidence.seen.values(), meaning)
+    counts = [len(seen.values[meaning.name]) for seen in (one, other)]
+    return quantile(confidence, freedom) * sd * math.sqrt(sum(1 / count for count in counts)) if freedom else math.inf
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """What is asked and known at one moment."""
+
+    question: Question
+    candidates: tuple[Setting, ...]
+    evidence: Evidence
+    policy: Policy
+
+    def reference_step(self) -> Step | None:
+        """One instance at its largest batch. Where that fails, what fits is found by halves."""
+        series = reference_series(self.candidates)
+        batches = sorted({one.batch for one in self.candidates if one.series == series})
+        known = {one.setting.batch: one for one in self.evidence.seen.values() if one.setting.series == series}
+        failed = [place for place, batch in enumerate(batches) if batch in known and known[batch].failed]
+        ran = [place for place, batch in enumerate(batches) if batch in known and not known[batch].failed]
+        fewest, most = max(ran, default=-1), min(failed, default=len(batches))
+        if not most:
+            return Settled(f"{Setting(batches[0], series)} could not be run: {known[batches[0]].failed}")
+        if fewest == most - 1:
+            return None
+        place = len(batches) - 1 if not failed else (fewest + most) // 2
+        why = "all others are compared with it" if not failed else "the largest batch that fits is to be found"
+        return Next(Setting(batches[place], series), f"one instance at its largest batch: {why}")
+
+    def better(self) -> Step | None:
+        """What may be better than the best so far."""
+        question, best = self.question, self._best
+        if best is None:
+            return self._feasible()
+        level = best.log + question.sign * math.log1p(question.within)
+        noise = self._sd(question.objective) / math.sqrt(best.launches)
+        scores = {
+            setting: self._keeps(setting) * seen.improvement(level, question.sign, noise=noise)
+            for setting in self._open
+            if setting != best.setting and (seen := self._predicted(setting, question.objective))
+        }
+        if not scores:
+            return None
+        setting = max(scores, key=scores.__getitem__)
+        if scores[setting] <= self.policy.negligible * question.within:
+            return None
+        seen = self._predicted(setting, question.objective)
+        assert seen is not None  # noqa: S101 - it has a score
+        chance = 1 - seen.below(level) if question.sign > 0 else seen.below(level)
+        return Next(setting, f"it beats the best so far with a chance of {chance * self._keeps(setting):.0%}")
+
+    def second(self) -> Step | None:
+        """Half the batch of what would be advised, where nothing else of its series is known: past a full cache a
+        larger batch brings less, and one point can't say so.
+        """
+        pick = picked(self.question, self.evidence)
+        series = pick.setting.series if pick else None
+        if pick is None or any(one.series == series and one != pick.setting for one in self.evidence.seen):
+            return None
+        octaves = {one: math.log2(pick.setting.batch / one.batch) for one in self._open if one.series == series}
+        others = [one for one, below in octaves.items() if below and self._keeps(one) >= HOPELESS]
+        nearest = min(others, key=lambda one: abs(octaves[one] - 1), default=None)
+        return Next(nearest, "a second point tells how the curve goes") if nearest else None
+
+    def lighter(self) -> Step | None:
+        """What is lighter than what would be advised, and likely as good."""
+        question, best, pick = self.question, self._best, picked(self.question, self.evidence)
+        if best is None or pick is None:
+            return None
+        level = best.log + question.sign * math.log1p(-question.within)
+        for setting in sorted(self._open, key=lambda one: one.weight):
+            seen = self._predicted(setting, question.objective)
+            if setting.weight >= pick.setting.weight or setting in self.evidence.seen or seen is None:
+                continue
+            as_good = seen.below(level) if question.sign < 0 else 1 - seen.below(level)
+            if as_good * self._keeps(setting) >= LIKELY:
+                return Next(setting, f"it is lighter, and as good with a chance of {as_good:.0%}")
+        return None
+
+    def again(self) -> Step | None:
+        """A further launch of what is advised or compared with, where the gain or a limit isn't known well enough."""
+        question, pick = self.question, picked(self.question, self.evidence)
+        beside = reference(self.candidates, self.evidence)
+        if pick is None:
+            return None
+        both = [pick]
+        if beside and beside.setting != pick.setting and beside.launches(question):
+            both.append(beside)
+        few = [one for one in both if one.launches(question) < self.policy.most_launches]
+        if not few:
+            return None
+        fewest = min(few, key=lambda one: one.launches(question))
+        if fewest.launches(question) < self.policy.least_launches:
+            return Next(fewest.setting, "one launch says nothing of its error")
+        if pick in few and not _decided(pick, question.limits, self._sd):
+            return Next(pick.setting, "whether it keeps the limits isn't sure yet")
+        if len(both) == 1 or self._gain_is_known(*both):
+            return None
+        return Next(fewest.setting, f"the gain isn't known to {percent(question.within)} yet")
+
+    def _gain_is_known(self, pick: Seen, beside: Seen) -> bool:
+        return half_width(self.evidence, self.question.objective, pick, beside) <= math.log1p(self.question.within)
+
+    def settled(self) -> Settled:
+        """Why nothing more is measured."""
+        if picked(self.question, self.evidence) is None:
+            return Settled("no setting is likely to keep the limits")
+        return Settled("no other setting is expected to be better by what is worth a launch")
+
+    def _feasible(self) -> Step | None:
+        """Where nothing keeps the limits yet: what most likely does."""
+        chances = {one: self._keeps(one) for one in self._open}
+        likeliest = max(chances, key=chances.__getitem__, default=None)
+        if likeliest is None or chances[likeliest] < HOPELESS:
+            return None
+        # Of those that are about as likely, the one that promises most: the largest batch, as a rule.
+        close = [one for one, chance in chances.items() if chance >= 0.9 * chances[likeliest]]
+        promises = {one: seen.mean for one in close if (seen := self._predicted(one, self.question.objective))}
+        setting = max(promises, key=lambda one: self.question.sign * promises[one], default=likeliest)
+        return Next(setting, f"nothing keeps the limits yet, and it does with a chance of {chances[setting]:.0%}")
+
+    @cached_property
+    def _open(self) -> tuple[Setting, ...]:
+        """The settings that may be measured, once more or for the first time."""
+        most = self.policy.most_launches
+        return tuple(
+            one
+            for one in self.candidates
+            if not self.evidence.fails(one)
+            and (one not in self.evidence.seen or self.evidence.seen[one].launches(self.question) < most)
+        )
+
+    @cached_property
+    def _keeping(self) -> tuple[Seen, ...]:
+        return tuple(one for one in self.evidence.measured(self.question) if one.keeps(self.question.limits))
+
+    @cached_property
+    def _best(self) -> "_Best | None":
+        """The best in the objective among those that keep the limits."""
+        question = self.question
+        best = max(self._keeping, key=lambda one: question.sign * mean_log(one, question.objective), default=None)
+        return _Best(best.setting, mean_log(best, question.objective), best.launches(question)) if best else None
+
+    def _sd(self, meaning: Metric) -> float:
+        if meaning.name not in self._sds:
+            self._sds[meaning.name] = launch_sd(self.evidence, meaning)
+        return self._sds[meaning.name]
+
+    @cached_property
+    def _sds(self) -> dict[str, float]:
+        return {}
+
+    def _keeps(self, setting: Setting) -> float:
+        """The probability that a setting keeps every limit, as if they were independent."""
+        chance = 1.0
+        for limit in self.question.limits:
+            seen = self._predicted(setting, limit.metric)
+            if seen is None:
+                continue
+            below = seen.below(math.log(limit.value))
+            chance *= 1 - below if limit.metric.higher_is_better else below
+        return chance
+
+    def _predicted(self, setting: Setting, meaning: Metric) -> Prediction | None:
+        """What a metric of a setting may be; None where no series was measured."""
+        curves = self._curves(meaning)
+        own = curves.get(setting.series)
+        if own:
+            return own.at(setting.each)
+        kin = min(curves, key=lambda one: _distance(one, setting.series), default=None)
+        if kin is None:
+            return None
+        by, sd = _step(kin, setting.series, law_of(meaning))
+        return curves[kin].at(setting.each).shifted(by, sd)
+
+    def _curves(self, meaning: Metric) -> Mapping[Series, Curve]:
+        if meaning.name not in self._fitted:
+            self._fitted[meaning.name] = self._fit(meaning)
+        return self._fitted[meaning.name]
+
+    @cached_property
+    def _fitted(self) -> dict[str, Mapping[Series, Curve]]:
+        return {}
+
+    def _fit(self, meaning: Metric) -> Mapping[Series, Curve]:
+        """The curves of the series that were measured, those with most points first: the others take after them."""
+        sd = self._sd(meaning)
+        known: dict[Series, list[Known]] = {}
+        for one in self.evidence.seen.values():
+            if logs := one.logs(meaning):
+                point = Known(one.setting.each, mean_log(one, meaning), sd**2 / len(logs))
+                known.setdefault(one.setting.series, []).append(point)
+        batches = [one.each for one in (*self.candidates, *self.evidence.seen)]
+        curves: dict[Series, Curve] = {}
+        for series in sorted(known, key=lambda one: -len(known[one])):
+            kin = min(curves, key=lambda one: _distance(one, series), default=None)
+            curves[series] = fitted(law_of(meaning), known[series], batches, curves[kin].halves if kin else None)
+        return curves
+
+
+@dataclass(frozen=True, slots=True)
+class _Best:
+    setting: Setting
+    log: float
+    launches: int
+
+
+def _decided(one: Seen, limits: Iterable[Limit], sd_of: Callable[[Metric], float]) -> bool:
+    """Whether its launches tell surely enough that it keeps each limit."""
+    for limit in limits:
+        logs = one.logs(limit.metric)
+        seen = Prediction((Normal(1.0, sum(logs) / len(logs), sd_of(limit.metric) / math.sqrt(len(logs))),))
+        below = seen.below(math.log(limit.value))
+        if not (below >= SURE or below <= 1 - SURE):
+            return False
+    return True
+
+
+def _distance(one: Series, other: Series) -> tuple[int, int, float]:
+    """How unlike two series are."""
+    return one.dtype != other.dtype, one.threads != other.threads, abs(math.log2(one.replicas / other.replicas))
+
+
+def _step(kin: Series, series: Series, law: Law) -> tuple[float, float]:
+    """By how much the logarithm of a metric is expected to differ from a kindred series at the same batch in each
+    replica, and with what standard deviation.
+
+    Of replicas and threads: between nothing and all that so many more could bring. What rises, as latency, power and
+    memory do, may stay or grow as much. Joules of a token may go either way.
+    """
+    by, variance = 0.0, 0.0
+    for name, share in PER_OCTAVE.items():
+        more = math.log(max(getattr(series, name), 1) / max(getattr(kin, name), 1))
+        by += share * more
+        variance += (share * more) ** 2
+    if series.dtype != kin.dtype:
+        variance += OTHER_DTYPE_SD**2
+    return (0.0 if law is Law.FALLS else by), math.sqrt(variance)

@@ -1,0 +1,307 @@
+"""Measures what advice is wanted of, setting by setting: plans the next one, launches it, keeps what it showed."""
+
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+from pytest_slmperf.core.advising.planner import Next, Policy, Settled, plan
+from pytest_slmperf.core.advising.question import Question, Series, Setting, grid
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineUnavailable, LaunchError, SuiteError, UsageError
+from pytest_slmperf.core.latency import needed
+from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
+from pytest_slmperf.core.machine import Machine, Scalar
+from pytest_slmperf.core.memory import GIB, USABLE, Tenant, lacking_bytes
+from pytest_slmperf.core.metrics import BOARD, ENERGY
+from pytest_slmperf.core.pool import Pool
+from pytest_slmperf.core.shapes import SHAPES
+from pytest_slmperf.run.advice_state import Launched, State, read_state, write_state
+from pytest_slmperf.run.briefing import LEAST_OBSERVED
+from pytest_slmperf.run.devices import HeldDevices, device_of, machine_of
+from pytest_slmperf.run.joules import Joules
+from pytest_slmperf.run.launch import EnergyTerms, TellRound, run_launch
+from pytest_slmperf.run.metering import Metering
+from pytest_slmperf.run.pace import Pace
+from pytest_slmperf.run.settings import Settings
+
+MOST_VOID = 3
+"""Launches of a setting that may be void, one after the other, before it is given up."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be found out, and how."""
+
+    question: Question
+    spec: EngineSpec
+    """The engine and the model; its dtype, threads and pool vary."""
+    series: tuple[Series, ...]
+    """Of the first one, one instance at its largest batch is what the others are compared with."""
+    batches: tuple[int, ...]
+    """In each replica."""
+    prompt_tokens: int
+    output_tokens: int
+    settings: Settings
+    pool: Pool | None = None
+    """Of more than one replica: its kind and spread."""
+    policy: Policy = field(default_factory=Policy)
+    budget_s: float | None = None
+    memory_bytes: float | None = None
+    """That may be taken; None for what the machine has."""
+
+    @property
+    def request_tokens(self) -> int:
+        """Prompt and output of one request."""
+        return self.prompt_tokens + self.output_tokens
+
+    @property
+    def of(self) -> Mapping[str, Scalar]:
+        """What was to be done, as it is kept beside the launches."""
+        spec, kind = self.spec, self.pool or Pool(1)
+        return {
+            "engine": spec.engine,
+            "model": spec.model_name,
+            "python": spec.python,
+            "prompt_tokens": self.prompt_tokens,
+            "output_tokens": self.output_tokens,
+            "pool": kind.kind,
+            "spread": kind.spread,
+            **({"planted_loss": spec.planted_loss} if spec.planted_loss else {}),
+            **{f"option.{name}": value for name, value in spec.options.items()},
+        }
+
+    def engine(self, series: Series) -> EngineSpec:
+        """The engine of a series."""
+        pool = replace(self.pool or Pool(1), replicas=series.replicas) if series.replicas > 1 else None
+        return replace(self.spec, dtype=series.dtype, threads=series.threads, pool=pool)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of it."""
+
+    state: State
+    candidates: tuple[Setting, ...]
+    ended: Settled | None
+    """Why nothing more is to be measured; None where the budget ended it."""
+    launches: int
+    """That were made now, the throw-away ones included."""
+
+
+@dataclass
+class _Launcher:
+    """Launches one setting after the other, on devices that are held meanwhile."""
+
+    wanted: Wanted
+    held: HeldDevices
+    metering: Metering | None
+    tell: TellRound
+    pace: Pace = field(default_factory=Pace)
+    count: int = 0
+    primed: set[str] = field(default_factory=set)
+
+    def __call__(self, setting: Setting) -> LaunchRecord:
+        """Raises LaunchError, and UsageError for more threads than cores."""
+        spec = self.wanted.engine(setting.series)
+        if spec.dtype not in self.primed:  # weights are made, caches are warm
+            self._run(replace(spec, pool=None), ())
+            self.primed.add(spec.dtype)
+        return self._run(spec, (load_of(self.wanted, setting),))
+
+    def _run(self, spec: EngineSpec, loads: Sequence[Load]) -> LaunchRecord:
+        self.count += 1
+        return run_launch(
+            spec,
+            loads,
+            _policy(self.wanted),
+            arm="candidate",
+            index=self.count,
+            cores=self.held.cores(spec),
+            quantiles=_quantiles(self.wanted.question),
+            progress=self.tell,
+            energy=EnergyTerms(self.metering, gated=True, timed=True) if self.metering else None,
+            pace=self.pace,
+            prime=lambda facts: loads if facts.compiles else (),
+        )
+
+
+def settle(wanted: Wanted, path: Path, *, say: Callable[[str], object], tell: TellRound) -> Found:
+    """Measure until the answer is settled or the budget is spent. Each launch is in the file at `path` when the next
+    one begins, and what the file holds already is not measured again.
+
+    `say` is told what is measured and why, `tell` each round. Raises UsageError for what can't be asked for here or
+    does not go with the file, and LaunchError where an engine fails at more than a setting.
+    """
+    device = device_of(wanted.spec.engine, wanted.spec.options)
+    machine = machine_of(device)
+    candidates = _fitting(wanted, machine, device.count, say)
+    began = time.monotonic()
+    with ExitStack() as open_:
+        held = HeldDevices(wait_s=wanted.settings.lock_wait_s, say=say)
+        open_.callback(held.close)
+        held.hold([device])
+        state = _kept(wanted, machine, path, say)
+        launcher = _Launcher(wanted, held, None, tell)
+        while True:
+            step = plan(wanted.question, candidates, state.evidence, wanted.policy)
+            if isinstance(step, Settled):
+                return Found(state, candidates, step, launcher.count)
+            if wanted.budget_s is not None and time.monotonic() - began >= wanted.budget_s:
+                return Found(state, candidates, None, launcher.count)
+            if launcher.metering is None and _metered(wanted.question):
+                launcher.metering = _meter(wanted, machine, open_)
+            say(f"launch {len(state.launches) + 1}: {step.setting}: {step.why}")
+            try:
+                state = _launched(wanted, launcher, step, state)
+            except EngineUnavailable as error:
+                candidates = _without_dtype(candidates, step.setting, error, say)
+                continue
+            write_state(state, path)
+            say(f"launch {len(state.launches)}: {_shown(state.launches[-1], wanted.question)}")
+
+
+def _launched(wanted: Wanted, launcher: _Launcher, step: Next, state: State) -> State:
+    """What is known with one launch more. Raises LaunchError where it stays void, too."""
+    began, at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+
+    void = ""
+    for _ in range(MOST_VOID):
+        try:
+            record = launcher(step.setting)
+        except (EngineFailed, EngineDied) as error:
+            return state.plus(Launched(step.setting, at, time.monotonic() - began, failed=str(error)))
+        (case,) = record.cases.values()
+        if case.void is None:
+            values = {name: median(rounds) for name, rounds in case.values.items()}
+            _refuse_unmeasured(wanted.question, case)
+            weights_of = f"weights.{step.setting.series.dtype}"
+            resolved = {"engine_version": record.facts.version, weights_of: record.facts.weights}
+            done = Launched(step.setting, at, time.monotonic() - began, values, case.unmeasured)
+            return state.plus(done, resolved)
+        void = case.void
+    raise LaunchError(f"{step.setting}: {MOST_VOID} launches were void, the last one: {void}")
+
+
+def _refuse_unmeasured(question: Question, case: CaseRecord) -> None:
+    for meaning in question.metrics:
+        if meaning.name not in case.values:
+            why = case.unmeasured.get(meaning.name, "no launch of this engine measures it")
+            raise UsageError(f"{meaning.name} can't be had here: {why}")
+
+
+def load_of(wanted: Wanted, setting: Setting) -> Load:
+    """The batch of a setting: the same in every launch of it."""
+    case = f"advise/{wanted.spec.model_name}/{_coordinates(setting)}"
+    lengths = ((wanted.prompt_tokens, wanted.output_tokens),) * setting.batch
+    return Load(case, lengths, seed=zlib.crc32(case.encode()))
+
+
+def _coordinates(setting: Setting) -> str:
+    series = setting.series
+    replicas = f"replicas={series.replicas}/" if series.replicas > 1 else ""
+    return f"{replicas}dtype={series.dtype}/threads={series.threads}/batch={setting.batch}"
+
+
+def _policy(wanted: Wanted) -> RoundPolicy:
+    settings = wanted.settings
+    return RoundPolicy(
+        rounds=settings.rounds,
+        round_s=settings.round_s,
+        observed_requests=max(LEAST_OBSERVED, *map(needed, _quantiles(wanted.question))),
+        observed_s=settings.round_s,
+        void_retries=settings.void_retries,
+        answer_limit_s=settings.answer_limit_s,
+    )
+
+
+def _quantiles(question: Question) -> tuple[float, ...]:
+    return tuple(sorted({0.5, *(meaning.quantile for meaning in question.metrics if meaning.quantile)}))
+
+
+def _metered(question: Question) -> bool:
+    return any(meaning.name in (*ENERGY, *BOARD) for meaning in question.metrics)
+
+
+def _meter(wanted: Wanted, machine: Machine, open_: ExitStack) -> Metering:
+    """The meter of this machine. Raises UsageError where there is none."""
+    joules = Joules(wanted.settings, machine, device_of(wanted.spec.engine, wanted.spec.options))
+    open_.callback(joules.close)
+    if missing := joules.metering.source.missing:
+        asked = ", ".join(one.name for one in wanted.question.metrics if one.name in (*ENERGY, *BOARD))
+        raise UsageError(f"{asked} can't be had here: {missing}")
+    joules.before_launches(to_come=True)
+    return joules.metering
+
+
+def _kept(wanted: Wanted, machine: Machine, path: Path, say: Callable[[str], object]) -> State:
+    """What the file holds. Raises UsageError where its launches are of something else."""
+    new = State(machine, wanted.of)
+    old = read_state(path)
+    if old is None:
+        write_state(new, path)  # before a launch, not after: a folder may refuse it
+        return new
+    if unlike := old.differences(new):
+        raise UsageError(
+            f"{path}: its launches are of something else ({unlike}): name another file with --state, or delete this one"
+        )
+    if old.launches:
+        say(f"{path}: going on from {len(old.launches)} launches")
+    return old
+
+
+def _fitting(wanted: Wanted, machine: Machine, devices: int, say: Callable[[str], object]) -> tuple[Setting, ...]:
+    """The settings that may fit. Raises UsageError where none does, with what one request lacks."""
+    every = grid(wanted.batches, wanted.series)
+    shape = SHAPES.get(wanted.spec.model)
+    if shape is None:
+        return every
+    if wanted.request_tokens > shape.context:
+        raise UsageError(
+            f"{wanted.request_tokens} tokens of prompt and output exceed the context of {shape.name}, {shape.context}"
+        )
+    known = machine.fields.get("gpu_memory_gib" if machine.kind == "cuda" else "memory_gib")
+    memory = float(known) * GIB * devices if isinstance(known, (int, float)) else None
+    memory = wanted.memory_bytes or memory
+    if memory is None:
+        return every
+
+    def lacks(setting: Setting) -> float:
+        series, each = setting.series, -(-setting.batch // setting.series.replicas)
+        try:
+            tenant = Tenant(shape, series.dtype, each, wanted.request_tokens, series.replicas)
+            return lacking_bytes([tenant], memory_bytes=memory, reserve_bytes=0.0)
+        except SuiteError:  # the engine may know the type, or says which it knows
+            return 0.0
+
+    fitting = tuple(one for one in every if not lacks(one))
+    if not fitting:
+        least = min(every, key=lacks)
+        raise UsageError(
+            f"{wanted.spec.model_name} does not fit: {least} lacks {lacks(least) / GIB:.1f} GiB of "
+            f"{memory / GIB:.1f} GiB (a model may take {USABLE:.0%})"
+        )
+    if left_out := len(every) - len(fitting):
+        say(f"{left_out} settings don't fit into {memory / GIB:.1f} GiB and are left out")
+    return fitting
+
+
+def _without_dtype(
+    candidates: Sequence[Setting], setting: Setting, error: EngineUnavailable, say: Callable[[str], object]
+) -> tuple[Setting, ...]:
+    """The candidates of other types, where an engine can't be had in this one; raises the error where none is left."""
+    left = tuple(one for one in candidates if one.series.dtype != setting.series.dtype)
+    if not left:
+        raise error
+    say(f"{setting.series.dtype} is left out: {error}")
+    return left
+
+
+def _shown(one: Launched, question: Question) -> str:
+    if one.failed:
+        return f"could not be run: {one.failed.splitlines()[0]}"
+    return ", ".join(f"{meaning.name} {one.values[meaning.name]:.5g} {meaning.unit}" for meaning in question.metrics)
