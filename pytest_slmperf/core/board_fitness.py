@@ -6,7 +6,17 @@ from itertools import pairwise
 from statistics import fmean
 from typing import TypeAlias
 
-from pytest_slmperf.core.board import ECC, SLOWDOWNS, BoardRound, BoardState, Effect, Finding, mps_serves
+from pytest_slmperf.core.board import (
+    ECC,
+    SLOWDOWNS,
+    THREAD_SHARE,
+    BoardRound,
+    BoardState,
+    Effect,
+    Finding,
+    mps_serves,
+    on_thread_share,
+)
 from pytest_slmperf.core.board_guards import judge_board
 from pytest_slmperf.core.diagnosis import Grade, Line
 from pytest_slmperf.core.edges import EnergyTrace, judge_trace
@@ -43,6 +53,8 @@ class BoardWatch:
     simulated: bool
     mps_here: bool
     """Whether the daemon of MPS runs whose clients our engines would be."""
+    mps_threads: str = ""
+    """The share of its threads that MPS is told to leave each client, where somebody has set one."""
     loaded: tuple[EnergyTrace, ...] = ()
     """The same board while an engine worked on it, without what came before its load was steady."""
     by_zeus: bool = False
@@ -330,6 +342,8 @@ def _mps(watch: BoardWatch) -> Line:
     serves = mps_serves(None if processes is None else tuple(processes.values()), daemon=watch.mps_here)
     if serves is None:
         return Line("mps", Grade.NOT_SEEN, "no server of it is seen, and who is on the board isn't told")
+    if watch.mps_threads:
+        return Line("mps", Grade.WARNING, on_thread_share(watch.mps_threads), f"unset {THREAD_SHARE}", {"mps": serves})
     said = "on: a baseline holds with it, or without" if serves else "off"
     return Line("mps", Grade.OK, said, values={"mps": serves})
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from pytest_slmperf.core.board import BoardRound
+from pytest_slmperf.core.board import THREAD_SHARE, BoardRound
 from pytest_slmperf.core.board_fitness import BoardWatch
 from pytest_slmperf.core.cpu_fitness import CpuWatch, packages_line
 from pytest_slmperf.core.diagnosis import Grade, Line
@@ -101,6 +101,7 @@ def watch_board(meter: NvmlMeter, seconds: float) -> BoardWatch:
         driver=facts.versions.get("driver", ""),
         simulated=facts.simulated,
         mps_here=mps_daemon_runs(),
+        mps_threads=os.environ.get(THREAD_SHARE, ""),
     )
 
 

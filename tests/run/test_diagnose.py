@@ -182,6 +182,14 @@ def test_what_a_driver_tells_is_graded_and_says_what_to_do(look, statements, top
     assert any(line.grade is grade and said in line.said and todo in line.todo for line in found), found
 
 
+def test_a_share_of_mps_threads_that_somebody_set_is_a_warning(look, monkeypatch):
+    """It was reported to give wrong results in silence."""
+    monkeypatch.setenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "50")
+    line = by_topic(look())["mps"]
+    assert (line.grade, line.todo) == (WARNING, "unset CUDA_MPS_ACTIVE_THREAD_PERCENTAGE")
+    assert "parts of half-precision products unwritten, without an error" in line.said
+
+
 def test_a_full_time_sensor_is_not_blamed_for_a_fast_load(look):
     """The same wave that a part-time sensor sees by chance averages out where all of it is seen."""
     assert by_topic(look("power 0 100", "wave 0.005 0.5 300", "period 0.1"))["sensor"].grade is NOT_SEEN
