@@ -22,6 +22,7 @@ HOMES = {
     "safetensors": {"engines/transformers.py"},
     "tabulate": {"report/table.py"},
     "yaml": {"report/foreign/reading.py"},
+    "ray": {"pool/ray.py"},
     "torch": {"engines/transformers.py"},
     "transformers": {"engines/transformers.py"},
     "filelock": {"run/lock.py"},

@@ -17,6 +17,7 @@ class PoolOptions(TypedDict, total=False):
     kind: str
     spread: str
     addresses: tuple[str, ...]
+    resource: str
     memory_bytes: int
     power_limit_w: float
 

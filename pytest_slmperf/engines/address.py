@@ -6,6 +6,8 @@ from contextlib import suppress
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from pytest_slmperf.core.pool import Pool
+
 NAMED = 2
 """Servers that are told one by one."""
 
@@ -42,3 +44,12 @@ def device_of_urls(urls: Sequence[str]) -> str | None:
         return there[0] + "".join(f", {one.partition(':')[2]}" for one in there[1:])
     digest = hashlib.sha256("\n".join(sorted(there)).encode()).hexdigest()[:6]
     return f"{there[0]} and {len(there) - 1} more ({digest})"
+
+
+def device_of_pool(pool: Pool) -> str | None:
+    """The device of a pool's replicas that are on other machines, or on a Ray cluster that runs: what is known of it is
+    its address. None of those on this machine.
+    """
+    if pool.kind == "ray" and pool.addresses:
+        return f"remote:ray {pool.addresses[0]}"
+    return device_of_urls(pool.addresses) if pool.kind == "endpoints" else None

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import UsageError
-from pytest_slmperf.engines.address import device_of_urls
+from pytest_slmperf.engines.address import device_of_pool
 from pytest_slmperf.engines.streaming import Streaming
 from pytest_slmperf.pool.devices import Placement
 from pytest_slmperf.pool.here import Here
@@ -31,7 +31,7 @@ class Endpoint(Here):
         label = urlsplit(url).netloc.rpartition("@")[2] or url
         name, own = name_of(number, len(addresses), label), own_spec(spec, number, {"url": url})
         super().__init__(name, own, Placement(label), pool, slowed_alone=spec.pool.slowed_replica is not None)
-        self._device = device_of_urls(addresses)
+        self._device = device_of_pool(spec.pool)
 
     def start(self) -> EngineFacts:
         """Wait until it is ready, and find out how it wants to be asked. All endpoints are one device."""

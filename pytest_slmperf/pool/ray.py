@@ -40,6 +40,7 @@ from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.core.remote_clock import RemoteClock, RoundTrip, clock_of, misplaced_ns
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.engines import registry
+from pytest_slmperf.engines.address import device_of_pool
 from pytest_slmperf.engines.streaming import Streaming
 from pytest_slmperf.pool.devices import Host, split_cores
 from pytest_slmperf.pool.local import PEAK_OF
@@ -71,11 +72,6 @@ OURS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONHAS
 """Variables that make launches alike: they are set for an engine's process, and mean the same on a node."""
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 BOOT = Path("/proc/sys/kernel/random/boot_id")
-
-
-def device_of_cluster(pool: Pool) -> str | None:
-    """`remote:ray HOST:PORT` of replicas on a cluster that runs already; None of one that is started here."""
-    return f"remote:ray {pool.addresses[0]}" if pool.addresses else None
 
 
 # What runs on a node
@@ -485,7 +481,7 @@ class OnRay:
         self._tells_truth = facts.device != SIMULATED
         self._simulated = not self._tells_truth and not self._spec.options.get("real_time")
         self._compare_clocks()
-        remote = device_of_cluster(self._pool) if self._pool else None
+        remote = device_of_pool(self._pool) if self._pool else None
         if remote is not None and facts.device != SIMULATED:
             facts = replace(facts, device=remote)
         return facts

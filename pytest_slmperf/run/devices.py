@@ -12,6 +12,7 @@ from pytest_slmperf.core.gpus import MOST_BOARDS, Gpu, Slice, first_gpu, gpus_ea
 from pytest_slmperf.core.machine import REMOTE, SIMULATED, Machine
 from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.engines import registry
+from pytest_slmperf.engines.address import device_of_pool
 from pytest_slmperf.meters import boards
 from pytest_slmperf.meters.nvml import visible_devices
 from pytest_slmperf.pool import mig
@@ -66,7 +67,8 @@ class Device:
 
 def device_of(engine: str, options: Mapping[str, object], pool: Pool | None = None) -> Device:
     """Where an engine with these options runs: its `device` (`cuda`, `cuda:1`, `auto`) and `device_index`, or else what
-    it runs on by default; on several GPUs where one of SPREADS says so, or where each replica of the pool has its own.
+    it runs on by default; on several GPUs where one of SPREADS says so, or where each replica of the pool has its own;
+    at the addresses of replicas that are elsewhere.
 
     Raises UsageError for a GPU before the first: an engine may count such a number from the last one, and its joules
     would be another board's. Raises EngineUnavailable for more MIG slices than there are.
@@ -77,6 +79,8 @@ def device_of(engine: str, options: Mapping[str, object], pool: Pool | None = No
         kind = "cuda" if _visible() != () and boards.count() else "cpu"
     if kind == REMOTE:
         return Device(asked)
+    if pool and kind != SIMULATED and (there := device_of_pool(pool)):
+        return Device(there)
     if kind != "cuda":
         return Device(kind)
     if pool and pool.kind == "mig":

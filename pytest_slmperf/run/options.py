@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.flaw import flaw
@@ -24,6 +24,7 @@ POOL_OPTIONS = {
     "pool": "kind",
     "spread": "spread",
     "addresses": "addresses",
+    "ray_resource": "resource",
     "slowed_replica": "slowed_replica",
     "pool_memory_bytes": "memory_bytes",
     "pool_power_limit_w": "power_limit_w",
@@ -126,18 +127,22 @@ def literal(text: str) -> OptionValue:
     return text
 
 
-def pool_of(options: Mapping[str, OptionValue]) -> tuple[Pool | None, dict[str, OptionValue]]:
-    """The pool that options of a command line speak of, and the other options.
+def pool_of(
+    options: Mapping[str, OptionValue], before: Pool | None = None
+) -> tuple[Pool | None, dict[str, OptionValue]]:
+    """The pool that options of a command line speak of, and the other options. What isn't said of it is as `before`.
 
     `replicas=2,pool=mps,spread=even,addresses=URL+URL,slowed_replica=2`, and a GPU's budgets. Raises UsageError.
     """
     named = {POOL_OPTIONS[name]: value for name, value in options.items() if name in POOL_OPTIONS}
     others = {name: value for name, value in options.items() if name not in POOL_OPTIONS}
     if not named:
-        return None, others
-    addresses = tuple(part for part in str(named.pop("addresses", "")).split("+") if part)
-    replicas = named.pop("replicas", max(1, len(addresses)))
-    return Pool(replicas, addresses=addresses, **named), others  # type: ignore[arg-type]  # checked by Pool
+        return before, others
+    given: dict[str, Any] = dict(named)
+    if "addresses" in given:
+        given["addresses"] = tuple(part for part in str(given["addresses"]).split("+") if part)
+        given.setdefault("replicas", max(1, len(given["addresses"])))
+    return replace(before, **given) if before else Pool(**{"replicas": 1, **given}), others
 
 
 def planted_loss(value: OptionValue) -> float:

@@ -12,6 +12,7 @@ from pytest_slmperf.engines import registry
 from pytest_slmperf.engines.address import device_of_urls
 from pytest_slmperf.engines.streaming import Streaming
 from pytest_slmperf.pool.endpoints import endpoints
+from pytest_slmperf.run.devices import device_of
 from pytest_slmperf.testing.server import Options, serving
 
 QUICK = {"step_s": 0.002, "step_request_s": 0, "prefill_token_s": 0}
@@ -188,3 +189,15 @@ def test_servers_on_other_machines_are_one_device():
     assert many.startswith("remote:10.0.0.1:8000 and 3 more (")
     assert many != device_of_urls([*there[:3], "http://10.0.0.9:8000/v1"])
     assert "127.0.0.1:1" in device_of_urls([there[0], "http://127.0.0.1:1/v1"])
+
+
+def test_a_run_measures_on_the_device_of_its_endpoints(pair):
+    """On this machine what the engine says, elsewhere their addresses, and of a simulated engine always `simulated`."""
+    far = Pool(2, "endpoints", addresses=("http://10.0.0.1:8000/v1", "http://10.0.0.2:8000/v1"))
+    near = Pool(2, "endpoints", addresses=tuple(server.url for server in pair))
+    ray = Pool(2, "ray", addresses=("10.0.0.1:6379",))
+    assert device_of("openai", {}, near).kind == "cpu"
+    assert device_of("openai", {}, far).kind == "remote:10.0.0.1:8000, 10.0.0.2:8000"
+    assert device_of("ctranslate2", {}, ray).kind == "remote:ray 10.0.0.1:6379"
+    assert device_of("ctranslate2", {}, Pool(2, "ray")).kind == "cpu"
+    assert device_of("fake", {}, ray).kind == "simulated"
