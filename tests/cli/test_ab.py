@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -53,6 +54,15 @@ def test_what_it_will_take_is_said_beforehand(ab):
         "slmperf: ab: 1 case: ab/tiny-2x128/batch=4\nslmperf: ab: 8 to 16 launches in each of two arms"
     )
     assert "8 to 16 launches" not in out
+
+
+def test_a_loss_in_one_replica_alone_fails_and_names_it(ab):
+    """The pool is as slow as the slowest of its replicas, and the verdict says which that is."""
+    engine = "--engine=fake:replicas=2,launch_noise=0.002"
+    code, out, _ = ab("same", "slowed=0.2,slowed_replica=2", *QUICK, engine)
+    assert code == 1
+    assert re.search(r"not all 2 replicas have lost alike: replica 2 -(19|20)\.\d%, the others", " ".join(out.split()))
+    assert "note: replica 2 of 2 is behind" in out
 
 
 def test_a_planted_loss_fails_and_is_said_to_be_planted(ab):

@@ -8,7 +8,8 @@ import pytest
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.lookup import Against
-from pytest_slmperf.run.options import Options
+from pytest_slmperf.core.pool import Pool
+from pytest_slmperf.run.options import Options, parse_engine, pool_of
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,49 @@ def test_a_suite_is_refused_it_too(given, name):
     """What a suite asks of an engine is held to the same as a command line."""
     with pytest.raises(UsageError, match=f"^'{name}' of an engine: "):
         EngineSpec(**{"engine": "fake", "model": "tiny", **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "pool", "others"),
+    [
+        ("fake:level=9", None, {"level": 9}),
+        ("fake:level=9,replicas=2", Pool(2), {"level": 9}),
+        ("vllm:replicas=4,pool=mps,spread=shortest-queue", Pool(4, "mps", "shortest-queue"), {}),
+        ("vllm:pool=gpus", Pool(1, "gpus"), {}),
+        (
+            "openai:pool=endpoints,addresses=http://a:1/v1+http://b:2/v1",
+            Pool(2, "endpoints", addresses=("http://a:1/v1", "http://b:2/v1")),
+            {},
+        ),
+        ("fake:replicas=2,slowed_replica=2,memory_bytes=5", Pool(2, slowed_replica=2), {"memory_bytes": 5}),
+        ("vllm:replicas=2,pool_memory_bytes=9,pool_power_limit_w=300", Pool(2, memory_bytes=9, power_limit_w=300), {}),
+    ],
+)
+def test_a_command_line_makes_a_pool_of_an_engine(given, pool, others):
+    """What is of the pool is no option of the engine."""
+    assert pool_of(parse_engine(given)[1]) == (pool, others)
+
+
+def test_what_is_not_said_of_a_pool_stays():
+    """As of the other arm, or of the settings."""
+    assert pool_of({"slowed_replica": 2}, Pool(2, "threads")) == (Pool(2, "threads", slowed_replica=2), {})
+    assert pool_of({"level": 9}, Pool(2)) == (Pool(2), {"level": 9})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"replicas": 0}, "replicas=0; it takes a whole number from 1"),
+        ({"replicas": True}, "replicas=True; it takes a whole number from 1"),
+        ({"replicas": 2, "pool": "pods"}, "kind='pods' of a replica pool; known are processes, mps"),
+        ({"replicas": 2, "spread": "random"}, "spread='random' of a replica pool; known are even"),
+        ({"replicas": 2, "slowed_replica": 3}, "slowed_replica=3; it takes one of the 2 replicas"),
+    ],
+)
+def test_a_pool_that_cannot_be_is_refused(given, said):
+    """With what there is."""
+    with pytest.raises(UsageError, match=said):
+        pool_of(given)
 
 
 @pytest.mark.parametrize(
