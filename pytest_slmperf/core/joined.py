@@ -23,6 +23,7 @@ def joined(outcomes: Sequence[RunOutcome]) -> RunOutcome:
         claims=tuple(claim for one in outcomes for claim in one.claims),
         whole=all(one.whole for one in outcomes),
         recorded=all(one.recorded for one in outcomes),
+        roofs={place: roof for one in outcomes for place, roof in one.roofs.items()},
         failed_tests=tuple(dict.fromkeys(name for one in outcomes for name in one.failed_tests)),
     )
 
