@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_slmperf.core.metrics import Metric
 from pytest_slmperf.core.pareto import hypervolume
-from pytest_slmperf.core.resampling import COVERAGE, RESAMPLES, Estimate, enough, estimate, log_medians
+from pytest_slmperf.core.resampling import COVERAGE, RESAMPLES, Estimate, estimate, fewest, log_medians
 from pytest_slmperf.core.sample import Sample
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class _Side:
     cases: Mapping[str, int]
     values: "Logs"
     draws: "Logs"
-    bounded: bool
+    launches: int
 
 
 def _sides(metrics: Sequence[Metric], now: Samples, stored: Samples, seed: int, resamples: int) -> tuple[_Side, _Side]:
@@ -130,14 +130,14 @@ def _sides(metrics: Sequence[Metric], now: Samples, stored: Samples, seed: int, 
 
     signs = np.array([1.0 if meaning.higher_is_better else -1.0 for meaning in metrics])
     groups = [[sample for samples in side.values() for sample in samples] for side in (now, stored)]
-    bounded = all(map(enough, groups))
+    launches = min(map(fewest, groups))
     drawn = np.split(log_medians(groups, seed=seed, resamples=resamples), [len(groups[0])], axis=1)
     here, there = (
         _Side(
             {case: at for at, case in enumerate(side)},
             np.log([[sample.median for sample in samples] for samples in side.values()]) * signs,
             draws.reshape(resamples, len(side), len(metrics)) * signs,
-            bounded,
+            launches,
         )
         for side, draws in zip((now, stored), drawn, strict=True)
     )
@@ -152,13 +152,13 @@ def _volumes(values: "Logs", draws: "Logs") -> "Logs":
     return np.array([hypervolume(points, up, origin) for points in np.exp(np.stack([values, *draws])).tolist()])
 
 
-def _ratio(volumes: "Logs", of: "Logs", *, bounded: bool) -> Estimate:
+def _ratio(volumes: "Logs", of: "Logs", launches: int) -> Estimate:
     ratios = volumes / of
-    return estimate(float(ratios[0]), ratios[1:], bounded=bounded)
+    return estimate(float(ratios[0]), ratios[1:], launches=launches)
 
 
 def _volume_ratio(here: _Side, there: _Side) -> Estimate:
-    return _ratio(*(_volumes(side.values, side.draws) for side in (here, there)), bounded=here.bounded)
+    return _ratio(_volumes(here.values, here.draws), _volumes(there.values, there.draws), here.launches)
 
 
 def _ratios(
@@ -171,7 +171,7 @@ def _ratios(
     values = np.exp((one.values[at_one] - other.values[at_other]) * signs)
     draws = np.exp((one.draws[:, at_one] - other.draws[:, at_other]) * signs)
     return {
-        meaning.name: estimate(float(values[at]), draws[:, at], bounded=one.bounded)
+        meaning.name: estimate(float(values[at]), draws[:, at], launches=one.launches)
         for at, meaning in enumerate(metrics)
     }
 
@@ -204,7 +204,7 @@ def _dominated(
                 frontier[first],
                 often=float(again.any(axis=1).mean()),
                 ratios=_ratios(metrics, signs, (points, at), (other, places[first])),
-                volume=_ratio(_volumes(moved, moved_draws), whole, bounded=points.bounded),
+                volume=_ratio(_volumes(moved, moved_draws), whole, points.launches),
             )
         )
     return tuple(found)

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.resampling import COVERAGE, RESAMPLES, covering, enough, log_medians, moved
+from pytest_slmperf.core.resampling import COVERAGE, FEWEST_LAUNCHES, RESAMPLES, covering, fewest, log_medians, moved
 from pytest_slmperf.core.sample import BadSample, Sample
 from pytest_slmperf.core.verdict import Status, Verdict
 
@@ -304,7 +304,7 @@ class Curve:
         columns = [self.throughput, self.itl] if definition.name == "bca" else [self.throughput]
         found = definition.of(sizes, *([column[size].median for size in sizes] for column in columns))
         samples = [column[size] for column in columns for size in sizes]
-        few = not enough(samples)
+        few = fewest(samples) < FEWEST_LAUNCHES
         draws = np.exp(log_medians([samples], seed=seed, resamples=resamples)).reshape(resamples, len(columns), -1)
         drawn: list[Found] = [definition.of(sizes, *curve) for curve in draws.tolist()]
         knees = [knee for knee in drawn if not isinstance(knee, NoKnee)]

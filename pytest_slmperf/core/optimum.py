@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.metrics import Metric, metric
-from pytest_slmperf.core.resampling import Estimate, enough, estimate, log_medians, undecided
+from pytest_slmperf.core.resampling import FEWEST_LAUNCHES, Estimate, estimate, fewest, log_medians, undecided
 from pytest_slmperf.core.sample import Sample
 
 if TYPE_CHECKING:
@@ -78,27 +78,28 @@ def optima(
     if names[0] == names[1] or not measured:
         raise SuiteError(f"two best points are of two metrics that a case has both of, not {' and '.join(names)}")
     columns = [[samples[name] for samples in measured.values()] for name in names]
-    bounded = all(map(enough, columns))
+    launches = fewest([*columns[0], *columns[1]])
     draws = np.split(log_medians([[*columns[0], *columns[1]]], seed=seed, resamples=resamples), 2, axis=1)
     one, other = (
-        _optimum(meaning, tuple(measured), samples, drawn, bounded=bounded)
+        _optimum(meaning, tuple(measured), samples, drawn, launches)
         for meaning, samples, drawn in zip(meanings, columns, draws, strict=True)
     )
 
     def ratio(at: int, mine: Optimum, theirs: Optimum) -> Estimate:
         here, there = (list(measured).index(optimum.case) for optimum in (mine, theirs))
         value = columns[at][there].median / columns[at][here].median
-        return estimate(value, np.exp(draws[at][:, there] - draws[at][:, here]), bounded=bounded)
+        return estimate(value, np.exp(draws[at][:, there] - draws[at][:, here]), launches=launches)
 
-    return Optima(one, other, _differ(one, other) if bounded else None, ratio(0, one, other), ratio(1, other, one))
+    differ = _differ(one, other) if launches >= FEWEST_LAUNCHES else None
+    return Optima(one, other, differ, ratio(0, one, other), ratio(1, other, one))
 
 
 def _optimum(
-    meaning: Metric, cases: Sequence[str], samples: Sequence[Sample], draws: "Draws", *, bounded: bool
+    meaning: Metric, cases: Sequence[str], samples: Sequence[Sample], draws: "Draws", launches: int
 ) -> Optimum:
     sign = 1.0 if meaning.higher_is_better else -1.0
     values = [sign * math.log(sample.median) for sample in samples]
-    among = undecided(sign * draws, values) if bounded else range(len(cases))
+    among = undecided(sign * draws, values, launches=launches)
     won = (sign * draws).argmax(axis=1).tolist()
     return Optimum(
         meaning,

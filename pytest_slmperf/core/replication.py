@@ -11,7 +11,16 @@ from dataclasses import dataclass, field, replace
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.gate import margin_of
 from pytest_slmperf.core.metrics import Metric
-from pytest_slmperf.core.resampling import Estimate, covering, enough, estimate, log_medians, moved, undecided
+from pytest_slmperf.core.resampling import (
+    FEWEST_LAUNCHES,
+    Estimate,
+    covering,
+    estimate,
+    fewest,
+    log_medians,
+    moved,
+    undecided,
+)
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.verdict import Status, Verdict, percent
 
@@ -219,13 +228,13 @@ class Replication:
         ends = np.cumsum([len(group) for group in groups])[:-1]
         drawn = np.stack([part.max(axis=1) for part in np.split(draws, ends, axis=1)], axis=1)
         won = (drawn >= drawn.max(axis=1, keepdims=True) - margin).argmax(axis=1).tolist()
-        bounded = all(map(enough, groups))
-        among = undecided(drawn, values, margin=margin) if bounded else range(len(counts))
+        launches = min(map(fewest, groups))
+        among = undecided(drawn, values, launches=launches, margin=margin)
         one = counts.index(1) if 1 in counts else None
         return replace(
             found,
             replicas=counts[winner],
-            interval=covering([counts[at] for at in won], resamples) if bounded else None,
+            interval=covering([counts[at] for at in won], resamples) if launches >= FEWEST_LAUNCHES else None,
             shares={count: won.count(at) / resamples for at, count in enumerate(counts) if at in won},
             undecided=tuple(counts[at] for at in among),
             at=best_at[winner],
@@ -235,7 +244,7 @@ class Replication:
             else estimate(
                 math.exp(sign * (values[winner] - values[one])),
                 np.exp(sign * (drawn[:, winner] - drawn[:, one])),
-                bounded=bounded,
+                launches=launches,
             ),
         )
 

@@ -57,8 +57,7 @@ class Estimate:
 def log_medians(groups: Iterable[Sequence[Sample]], *, seed: int, resamples: int = RESAMPLES) -> "Draws":
     """Logarithms of the samples' medians, a row for each draw and a column for each sample, group after group.
 
-    The samples of a group are of the same launches, which are drawn whole where the samples have equally many. What a
-    draw differs from the median by is stretched as few launches ask for: see `_stretch`.
+    The samples of a group are of the same launches, which are drawn whole where the samples have equally many.
     """
     import numpy as np  # noqa: PLC0415 - importing a suite must cost nothing
 
@@ -73,38 +72,34 @@ def log_medians(groups: Iterable[Sequence[Sample]], *, seed: int, resamples: int
                 drawn[count] = generator.integers(count, size=(resamples, count))
             # Each row is sorted for its middle: np.median takes three times as long on rows this short.
             ordered = np.sort(launches[drawn[count]], axis=1)
-            medians = (ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2
-            centre = float(np.median(launches))
-            columns.append(centre + (medians - centre) * _stretch(count))
+            columns.append((ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2)
     draws = np.stack(columns, axis=1)
     return np.asarray(draws + generator.normal(0, ONE_DAY_SD, draws.shape))
 
 
-def _stretch(launches: int) -> float:
-    """How much further resampled medians would lie apart if the launches' own spread were known.
-
-    The spread of n launches to that of n - 1, and Student's quantile to the normal one at an end of an interval, in the
-    first term of its expansion (Abramowitz and Stegun, 26.7.5).
-    """
-    if launches < 2:
-        return 1.0
-    quantile = _NORMAL.inv_cdf(1 - _TAIL)
-    return (1 + (quantile**2 + 1) / (4 * (launches - 1))) * math.sqrt(launches / (launches - 1))
+def fewest(samples: Iterable[Sample]) -> int:
+    """The launches of the sample that has the fewest."""
+    return min(len(sample.launches) for sample in samples)
 
 
-def enough(samples: Iterable[Sample]) -> bool:
-    """Whether each has so many launches that drawing from them tells what others might have given."""
-    return all(len(sample.launches) >= FEWEST_LAUNCHES for sample in samples)
-
-
-def estimate(value: float, draws: "Draws", *, bounded: bool) -> Estimate:
-    """The value with the interval that leaves as many draws out at either end."""
-    if not bounded:
+def estimate(value: float, draws: "Draws", *, launches: int) -> Estimate:
+    """A ratio with the interval that leaves as many draws out at either end, wider where there are few launches."""
+    if launches < FEWEST_LAUNCHES:
         return Estimate(value, None)
     import numpy as np  # noqa: PLC0415 - as above
 
-    low, high = np.quantile(draws, [_TAIL, 1 - _TAIL])
+    low, high = value * (np.quantile(draws, [_TAIL, 1 - _TAIL]) / value) ** _wider(launches, _TAIL)
     return Estimate(value, (float(low), float(high)))
+
+
+def _wider(launches: int, level: float) -> float:
+    """How much wider a bound is than one of resampled medians, which lie too close together where launches are few.
+
+    The spread of n launches to that of n - 1, and Student's quantile to the normal one in the first term of its
+    expansion (Abramowitz and Stegun, 26.7.5).
+    """
+    quantile = _NORMAL.inv_cdf(1 - level)
+    return (1 + (quantile**2 + 1) / (4 * (launches - 1))) * math.sqrt(launches / (launches - 1))
 
 
 def covering(found: Sequence[P], draws: int) -> tuple[P, P] | None:
@@ -119,20 +114,20 @@ def covering(found: Sequence[P], draws: int) -> tuple[P, P] | None:
     return ordered[spare], ordered[-1 - spare]
 
 
-def undecided(draws: "Draws", values: Sequence[float], *, margin: float = 0.0) -> tuple[int, ...]:
-    """Places of the values that are not surely lower than the highest less the margin; the highest is always one.
+def undecided(draws: "Draws", values: Sequence[float], *, launches: int, margin: float = 0.0) -> tuple[int, ...]:
+    """Places of the values that are not surely lower than the highest less the margin; all, where launches are too few.
 
     The true best is among them in at least 99 % of measurements (comparisons with the best after Hsu, 1981, each at
     its share of the error by Bonferroni). `values` are logarithms, as the draws.
     """
+    if launches < FEWEST_LAUNCHES:
+        return tuple(range(len(values)))
     best = max(range(len(values)), key=values.__getitem__)
     level = (1 - COVERAGE) / max(1, len(values) - 1)
-    found = []
-    for place, value in enumerate(values):
-        spread = float((draws[:, place] - draws[:, best]).std())
-        if place == best or value - values[best] + margin > -_NORMAL.inv_cdf(1 - level) * spread:
-            found.append(place)
-    return tuple(found)
+    away = _NORMAL.inv_cdf(1 - level) * _wider(launches, level)
+    spreads = (draws - draws[:, [best]]).std(axis=0)
+    lower = [values[best] - value - margin for value in values]
+    return tuple(place for place in range(len(values)) if place == best or lower[place] < away * spreads[place])
 
 
 class Found(Protocol[P]):
