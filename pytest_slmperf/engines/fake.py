@@ -93,7 +93,7 @@ from typing import TYPE_CHECKING
 from pytest_slmperf.core.answers import NOT_FINITE
 from pytest_slmperf.core.engine import Answer, EngineFacts, EngineSpec, Request, Served, Stamp
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed
-from pytest_slmperf.core.launch import LAUNCH_VARIABLE
+from pytest_slmperf.core.launch import LAUNCH_VARIABLE, REPLICA_VARIABLE
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.engines.planted import is_replica
 from pytest_slmperf.engines.streaming import Streaming
@@ -234,7 +234,8 @@ class FakeEngine(Streaming):
         super().__init__()
         self._spec = spec
         self._behaves = behaves
-        seed = None if behaves.seed is None else f"{behaves.seed}/{launch}"
+        replica = os.environ.get(REPLICA_VARIABLE, "")
+        seed = None if behaves.seed is None else f"{behaves.seed}/{launch}{replica and f' {replica}'}"
         self._draw = random.Random(seed)
         self._launch_pace = _launch_pace(behaves, self._draw, int(launch.rpartition("/")[2] or 0))
         self._pace = 1.0

@@ -39,7 +39,7 @@ class Here:
         self._engine: Streaming
         self._started = False
         self._simulated = False
-        self._sent: asyncio.Task[Served]
+        self._sent: asyncio.Task[Served] | None = None
         self.versions: Mapping[str, str] = {}
 
     @property
@@ -73,6 +73,7 @@ class Here:
 
     def served(self) -> Served:
         """Run the event loop until it is served."""
+        assert self._sent is not None  # noqa: S101 - something was sent
         try:
             return self._pool.run(_of(self._sent))
         except Exception as error:
@@ -103,8 +104,11 @@ class Here:
 
     def stop(self) -> None:
         """End it, and the server that it has started."""
-        if self._started:
-            self._engine.stop()
+        if not self._started:
+            return
+        if self._sent is not None and not self._sent.cancel() and not self._sent.cancelled():
+            self._sent.exception()  # of a batch that another replica failed: nobody waits for it any more
+        self._engine.stop()
 
     async def _serve(self, batch: Sequence[Request], *, observe: bool) -> Served:
         served = await self._engine.batch(batch, observe=observe)
