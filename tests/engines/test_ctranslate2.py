@@ -17,8 +17,10 @@ from pytest_slmperf.core.engine import EngineSpec, Request
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.launch import REPLICA_VARIABLE
 from pytest_slmperf.core.memory import MIB, predicted_peak
+from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.core.shapes import SHAPES, Family
 from pytest_slmperf.engines.ctranslate2 import CTranslate2, create, random_model, write_model
+from pytest_slmperf.worker.serving import check
 
 
 def of(model="tiny-2x64", **rest):
@@ -128,6 +130,24 @@ def test_a_request_beyond_the_context_is_refused(tiny):
     """Prompt and output together must fit, and the message says both."""
     with pytest.raises(EngineFailed, match=r"2000 \+ 49 tokens exceeds the context of 2048"):
         tiny.serve(requests((2_000, 49)), observe=False)
+
+
+def test_translators_of_a_pool_share_every_batch(tiny, cache):
+    """Each generates its part at the same time as the others, and the answers are those of one; lengths are unlike, and
+    the parts not of one size.
+    """
+    engine = CTranslate2(of(pool=Pool(2, "threads")), cache=cache)
+    assert engine.start().settings == {"threads": 1, "replicas": 2}
+    batch = requests((4, 200), (8, 190), (1, 180), (9, 200), (5, 185))
+    served = engine.serve(batch, observe=True)
+    check(batch, served, observe=True)
+    (one, other) = served.token_ns[:3], served.token_ns[3:]
+    assert min(stamps[0] for stamps in other) < max(stamps[-1] for stamps in one)
+    assert min(stamps[0] for stamps in one) < max(stamps[-1] for stamps in other)
+    assert engine.serve(batch, observe=False).output_tokens == served.output_tokens
+    alone = requests((4, 20))
+    assert engine.answer(alone) == tiny.answer(alone)
+    assert engine.serve(alone, observe=False).output_tokens == (20,)
 
 
 def test_an_empty_batch_is_refused(tiny):

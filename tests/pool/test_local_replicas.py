@@ -14,8 +14,10 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, UsageError
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.pool import Pool
+from pytest_slmperf.core.protocol import MeasurePeak, PeakMeasured, Ready, Start
 from pytest_slmperf.run.launch import run_launch
 from pytest_slmperf.run.pinning import choose_cores
+from pytest_slmperf.run.process import EngineProcess
 
 LOAD = Load("decode/tiny/batch=5", ((8, 4),) * 5, seed=1)
 POLICY = RoundPolicy(rounds=2, round_s=0.02, answer_limit_s=20)
@@ -154,6 +156,19 @@ def test_replicas_with_unequal_kv_caches_are_refused(spec):
     words = r"kv_blocks is 100 of replica 1 of 2 \(core \d+\), and 99 of replica 2 of 2 \(core \d+\)"
     with pytest.raises(EngineFailed, match=words):
         launch(with_options(spec, fewer=2), choose_cores(1, 2))
+
+
+@needs_two
+def test_replicas_of_a_real_engine_take_the_memory_of_each():
+    """What the kernel tells of both processes is added up; libraries that they have loaded are told, too."""
+    spec = EngineSpec("ctranslate2", "tiny-2x64", pool=Pool(2))
+    with EngineProcess(spec, launch="candidate/0", cores=choose_cores(1, 2)) as process:
+        process.hello(60)
+        ready = process.ask(Start(spec), Ready, 60)
+        peak = process.ask(MeasurePeak(LOAD), PeakMeasured, 60).memory_bytes
+    assert ready.facts.settings == {"threads": 1, "replicas": 2}
+    assert {"python", "numpy", "ctranslate2"} <= ready.versions.keys()
+    assert 2e7 < peak < 4e8
 
 
 def test_more_replicas_than_cores_are_refused(spec):
