@@ -24,9 +24,11 @@ FALSE_ALARM = 1e-5
 """Of the loads that replicas answer as well as a single instance does, at most this share is called wrong."""
 PROMPT_LENGTHS = (5, 12, 24, 40)
 ANSWER_TOKENS = 16
-"""That are compared of an answer."""
-FIRST_TOKENS = 4
-"""That are compared by themselves, too: what rounding alone changes mostly parts later."""
+"""That are compared of an answer to a prompt alone."""
+LOAD_TOKENS, FIRST_TOKENS = 8, 2
+"""That are compared of an answer under load, and which of them by themselves, too: what rounding alone changes mostly
+parts later.
+"""
 SEED = 20_240_403
 LEAST_KEPT, KEPT, MOST_KEPT = 32, 16, 128
 """Answers to a load that are compared: so many of each replica, but of all together no fewer and no more."""
@@ -97,7 +99,7 @@ def trial(load: Load, replicas: int, vocabulary: int, *, whole: bool) -> tuple[B
     turns = 1 if whole or len(lengths) <= replicas else math.ceil(wanted / len(lengths))
     kept = min(len(lengths), math.ceil(wanted / turns))
     places = tuple(place * len(lengths) // kept for place in range(kept))
-    cut = lengths if whole else tuple((prompt, min(output, ANSWER_TOKENS)) for prompt, output in lengths)
+    cut = lengths if whole else tuple((prompt, min(output, LOAD_TOKENS)) for prompt, output in lengths)
     return tuple(
         Batch(prompts(cut, vocabulary=vocabulary, seed=SEED + load.seed + turn), places) for turn in range(turns)
     )
@@ -106,7 +108,7 @@ def trial(load: Load, replicas: int, vocabulary: int, *, whole: bool) -> tuple[B
 def alone_of(batch: Batch) -> tuple[Request, ...]:
     """The kept requests, each to be answered by itself, as far as is compared."""
     kept = (batch.requests[place] for place in batch.kept)
-    return tuple(Request(one.prompt, min(one.output_tokens, ANSWER_TOKENS)) for one in kept)
+    return tuple(Request(one.prompt, min(one.output_tokens, LOAD_TOKENS)) for one in kept)
 
 
 def shares(count: int, replicas: int) -> list[range]:
@@ -171,7 +173,7 @@ class _Kept:
             return "answers a request that it serves by itself otherwise than a single instance"
         return ""
 
-    def parts(self, tokens: int = ANSWER_TOKENS) -> bool:
+    def parts(self, tokens: int = LOAD_TOKENS) -> bool:
         """Whether one of the first tokens differs."""
         compared = min(tokens, len(self.alone))
         return self.given[:compared] != self.alone[:compared]
