@@ -1,11 +1,11 @@
 """How many launches advice takes, and how far off it is: python benchmarks/advise_launches.py [--repeat N].
 
 Sweeps whose every point is known are asked point by point, as a machine would be measured: recorded ones, where each
-point was launched once; the same with launches that scatter by 1 %; and simulated ones. Each is asked for throughput
-and for joules, with and without a limit on latency. The answer is held to the full sweep's, by the same rule on all
-points: the lightest setting within 2 % of the best that keeps the limits. `short of` is by how much the setting that is
-advised falls short of the best one that keeps the limits; the launches are a share of the full sweep's, which has each
-point once, or five times where launches scatter.
+point was launched once; the same with launches that scatter by 1 % (noisy); and simulated ones. Each is asked for
+throughput and for joules, with and without a limit on latency: that of the point in the middle, and twelve of the
+paper's. The answer is held to the full sweep's, by the same rule on all points: the lightest setting within 2 % of the
+best that keeps the limits. `short of` is by how much the setting that is advised falls short of the best one that keeps
+the limits; the launches are a share of the full sweep's, which has each point once, or five times where they scatter.
 
 Ways to choose the next point: `planned` is what slmperf advise does; `cut off` is the same, ended after a third of the
 launches. `random` takes a third of the points at random; `halving` launches all points once and then the better half
@@ -40,6 +40,7 @@ from pytest_slmperf.core.metrics import metric
 
 REPEATED = 5
 """Launches of each point of a full sweep where launches scatter."""
+LIMITS = (6, 8, 12, 15, 18, 20, 25, 30, 35, 40, 50, 60)
 THROUGHPUT, JOULES, ITL = "total_token_throughput", "joules_per_total_token", "median_itl_ms"
 
 
@@ -51,6 +52,8 @@ class Sweep:
     truth: Mapping[Setting, Mapping[str, float]]
     noise: float = 0.0
     """Standard deviation of a launch's logarithm; 0 where each point was launched once."""
+    limits: tuple[float, ...] = ()
+    """Of the latency in ms, that it is asked with; its median point's where there are none."""
     order: tuple[Setting, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +95,6 @@ OPT_125M = {
 
 
 def recorded(leaderboard_of: Path | None) -> Iterator[Sweep]:
-    yield from paper()
     for name, points in OTHERS.items():
         truth = {
             Setting(batch): {THROUGHPUT: rate, ITL: itl, JOULES: joules}
@@ -126,8 +128,8 @@ def paper() -> Iterator[Sweep]:
         setting: dict(zip((THROUGHPUT, ITL, JOULES), map(mean, zip(*found, strict=True)), strict=True))
         for setting, found in rows.items()
     }
-    yield Sweep("opt-1.3b", {one: of for one, of in truth.items() if one.series.replicas == 1})
-    yield Sweep("opt-1.3b, replicas", truth)
+    yield Sweep("opt-1.3b", {one: of for one, of in truth.items() if one.series.replicas == 1}, limits=LIMITS)
+    yield Sweep("opt-1.3b, replicas", truth, limits=LIMITS)
 
 
 def leaderboard(path: Path) -> Iterator[Sweep]:
@@ -270,7 +272,8 @@ def questions(sweep: Sweep) -> Iterator[tuple[str, Question]]:
             continue
         yield label, Question(metric(name))
         latencies = sorted(of[ITL] for of in sweep.truth.values())
-        yield f"{label}, itl", Question(metric(name), (Limit(metric(ITL), 1.02 * latencies[len(latencies) // 2]),))
+        for limit in sweep.limits or (1.02 * latencies[len(latencies) // 2],):
+            yield f"{label}, itl", Question(metric(name), (Limit(metric(ITL), limit),))
 
 
 def ask(sweep: Sweep, question: Question, way: Way, draw: random.Random) -> Asked:
@@ -323,8 +326,9 @@ def main() -> None:
     print(f"{'sweep':34} {'asked for':16} {' '.join(f'{one:>7}' for one in columns)}")
     once = list(recorded(given.leaderboard))
     groups = {
+        "of the paper": list(paper()),
         "recorded": once,
-        "recorded, noisy": [replace(one, noise=0.01) for one in once],
+        "noisy": [replace(one, noise=0.01) for one in (*paper(), *once)],
         "simulated": list(simulated(random.Random(1), given.repeat)),
     }
     for way in given.ways:
@@ -335,7 +339,7 @@ def main() -> None:
                 for what, question in questions(sweep):
                     found = ask(sweep, question, WAYS[way], draw)
                     by_question[what].append(found)
-                    if given.each and group == "recorded":
+                    if given.each and group != "simulated":
                         print(row(sweep.name, what, [found]))
             for what, answers in by_question.items():
                 print(row(f"{way}: {len(sweeps)} {group}", what, answers), flush=True)

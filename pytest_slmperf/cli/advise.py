@@ -64,7 +64,8 @@ REPLICAS = (1, 2)
 OF_MEASURING = ("batch_size", "replicas", "dtype", "threads", "budget", "state", "pool", "engine")
 """Options that say what is measured."""
 NOT_MEASURED = (
-    "the mix itself was not measured: what models cost each other beside their turns, only a pool of them can say"
+    "the mix itself can't be measured yet: a pool has replicas of one engine, so what unlike models cost each other "
+    "beside their turns isn't known"
 )
 
 

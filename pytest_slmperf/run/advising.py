@@ -1,5 +1,6 @@
 """Measures what advice is wanted of, setting by setting: plans the next one, launches it, keeps what it showed."""
 
+import os
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,14 +16,15 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineUnavailable, LaunchError, SuiteError, UsageError
 from pytest_slmperf.core.latency import needed
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
-from pytest_slmperf.core.machine import Machine, Scalar
+from pytest_slmperf.core.machine import SIMULATED, Machine, Scalar
 from pytest_slmperf.core.memory import GIB, USABLE, Tenant, lacking_bytes
 from pytest_slmperf.core.metrics import BOARD, ENERGY
 from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.core.shapes import SHAPES
 from pytest_slmperf.run.advice_state import Launched, State, read_state, write_state
 from pytest_slmperf.run.briefing import LEAST_OBSERVED
-from pytest_slmperf.run.devices import HeldDevices, device_of, machine_of
+from pytest_slmperf.run.devices import Device, HeldDevices, device_of, machine_of
+from pytest_slmperf.run.fitting import SHARING
 from pytest_slmperf.run.joules import Joules
 from pytest_slmperf.run.launch import EnergyTerms, TellRound, run_launch
 from pytest_slmperf.run.metering import Metering
@@ -80,6 +82,11 @@ class Wanted:
         pool = replace(self.pool or Pool(1), replicas=series.replicas) if series.replicas > 1 else None
         return replace(self.spec, dtype=series.dtype, threads=series.threads, pool=pool)
 
+    def device(self, series: Series) -> Device:
+        """Where it runs. Raises UsageError, and EngineUnavailable for more MIG slices than there are."""
+        spec = self.engine(series)
+        return device_of(spec.engine, spec.options, spec.pool)
+
 
 @dataclass(frozen=True)
 class Found:
@@ -99,21 +106,38 @@ class _Launcher:
 
     wanted: Wanted
     held: HeldDevices
-    metering: Metering | None
+    open_: ExitStack
+    """Closes the meters at the end."""
     tell: TellRound
     pace: Pace = field(default_factory=Pace)
     count: int = 0
     primed: set[str] = field(default_factory=set)
+    """Types whose weights are made."""
+    meters: dict[Device, Metering] = field(default_factory=dict)
 
     def __call__(self, setting: Setting) -> LaunchRecord:
         """Raises LaunchError, and UsageError for more threads than cores."""
         spec = self.wanted.engine(setting.series)
+        metering = self._metering(self.wanted.device(setting.series)) if _metered(self.wanted.question) else None
         if spec.dtype not in self.primed:  # weights are made, caches are warm
-            self._run(replace(spec, pool=None), ())
+            self._run(spec, ())
             self.primed.add(spec.dtype)
-        return self._run(spec, (load_of(self.wanted, setting),))
+        return self._run(spec, (load_of(self.wanted, setting),), metering)
 
-    def _run(self, spec: EngineSpec, loads: Sequence[Load]) -> LaunchRecord:
+    def _metering(self, device: Device) -> Metering:
+        """The meter of what a setting runs on. Raises UsageError where there is none."""
+        if device in self.meters:
+            return self.meters[device]
+        joules = Joules(self.wanted.settings, machine_of(device), device)
+        self.open_.callback(joules.close)
+        if missing := joules.metering.source.missing:
+            asked = ", ".join(one.name for one in self.wanted.question.metrics if one.name in (*ENERGY, *BOARD))
+            raise UsageError(f"{asked} can't be had here: {missing}")
+        joules.before_launches(to_come=True)
+        self.meters[device] = joules.metering
+        return joules.metering
+
+    def _run(self, spec: EngineSpec, loads: Sequence[Load], metering: Metering | None = None) -> LaunchRecord:
         self.count += 1
         return run_launch(
             spec,
@@ -124,7 +148,7 @@ class _Launcher:
             cores=self.held.cores(spec),
             quantiles=_quantiles(self.wanted.question),
             progress=self.tell,
-            energy=EnergyTerms(self.metering, gated=True, timed=True) if self.metering else None,
+            energy=EnergyTerms(metering, gated=True, timed=True) if metering else None,
             pace=self.pace,
             prime=lambda facts: loads if facts.compiles else (),
         )
@@ -137,24 +161,22 @@ def settle(wanted: Wanted, path: Path, *, say: Callable[[str], object], tell: Te
     `say` is told what is measured and why, `tell` each round. Raises UsageError for what can't be asked for here or
     does not go with the file, and LaunchError where an engine fails at more than a setting.
     """
-    device = device_of(wanted.spec.engine, wanted.spec.options)
+    device = wanted.device(wanted.series[0])
     machine = machine_of(device)
-    candidates = _fitting(wanted, machine, device.count, say)
+    candidates = _fitting(wanted, _in_cores(wanted, device, say), device, machine, say)
     began = time.monotonic()
     with ExitStack() as open_:
         held = HeldDevices(wait_s=wanted.settings.lock_wait_s, say=say)
         open_.callback(held.close)
-        held.hold([device])
+        held.hold({wanted.device(one.series) for one in candidates})
         state = _kept(wanted, machine, path, say)
-        launcher = _Launcher(wanted, held, None, tell)
+        launcher = _Launcher(wanted, held, open_, tell)
         while True:
             step = plan(wanted.question, candidates, state.evidence, wanted.policy)
             if isinstance(step, Settled):
                 return Found(state, candidates, step, launcher.count)
             if wanted.budget_s is not None and time.monotonic() - began >= wanted.budget_s:
                 return Found(state, candidates, None, launcher.count)
-            if launcher.metering is None and _metered(wanted.question):
-                launcher.metering = _meter(wanted, machine, open_)
             say(f"launch {len(state.launches) + 1}: {step.setting}: {step.why}")
             try:
                 state = _launched(wanted, launcher, step, state)
@@ -227,17 +249,6 @@ def _metered(question: Question) -> bool:
     return any(meaning.name in (*ENERGY, *BOARD) for meaning in question.metrics)
 
 
-def _meter(wanted: Wanted, machine: Machine, open_: ExitStack) -> Metering:
-    """The meter of this machine. Raises UsageError where there is none."""
-    joules = Joules(wanted.settings, machine, device_of(wanted.spec.engine, wanted.spec.options))
-    open_.callback(joules.close)
-    if missing := joules.metering.source.missing:
-        asked = ", ".join(one.name for one in wanted.question.metrics if one.name in (*ENERGY, *BOARD))
-        raise UsageError(f"{asked} can't be had here: {missing}")
-    joules.before_launches(to_come=True)
-    return joules.metering
-
-
 def _kept(wanted: Wanted, machine: Machine, path: Path, say: Callable[[str], object]) -> State:
     """What the file holds. Raises UsageError where its launches are of something else."""
     new = State(machine, wanted.of)
@@ -254,9 +265,27 @@ def _kept(wanted: Wanted, machine: Machine, path: Path, say: Callable[[str], obj
     return old
 
 
-def _fitting(wanted: Wanted, machine: Machine, devices: int, say: Callable[[str], object]) -> tuple[Setting, ...]:
+def _in_cores(wanted: Wanted, device: Device, say: Callable[[str], object]) -> tuple[Series, ...]:
+    """The series that this machine has cores for. Raises UsageError where there is none."""
+    cores = len(os.sched_getaffinity(0))
+    needed = {one: wanted.engine(one).cores for one in wanted.series}
+    if device.kind == SIMULATED:
+        return wanted.series
+    kept = tuple(one for one in wanted.series if needed[one] <= cores)
+    if not kept:
+        fewest = min(needed, key=needed.__getitem__)
+        raise UsageError(f"{fewest} needs {needed[fewest]} cores, and this machine gives {cores}: lower --threads")
+    for one in wanted.series:
+        if one not in kept:
+            say(f"{one} is left out: it needs {needed[one]} cores, and this machine gives {cores}")
+    return kept
+
+
+def _fitting(
+    wanted: Wanted, series: Sequence[Series], device: Device, machine: Machine, say: Callable[[str], object]
+) -> tuple[Setting, ...]:
     """The settings that may fit. Raises UsageError where none does, with what one request lacks."""
-    every = grid(wanted.batches, wanted.series)
+    every = grid(wanted.batches, series)
     shape = SHAPES.get(wanted.spec.model)
     if shape is None:
         return every
@@ -265,15 +294,16 @@ def _fitting(wanted: Wanted, machine: Machine, devices: int, say: Callable[[str]
             f"{wanted.request_tokens} tokens of prompt and output exceed the context of {shape.name}, {shape.context}"
         )
     known = machine.fields.get("gpu_memory_gib" if machine.kind == "cuda" else "memory_gib")
-    memory = float(known) * GIB * devices if isinstance(known, (int, float)) else None
-    memory = wanted.memory_bytes or memory
+    memory = wanted.memory_bytes or (float(known) * GIB * device.count if isinstance(known, (int, float)) else None)
     if memory is None:
         return every
+    kind = wanted.pool.kind if wanted.pool else SHARING[0]
 
     def lacks(setting: Setting) -> float:
-        series, each = setting.series, -(-setting.batch // setting.series.replicas)
+        many = setting.series.replicas
+        batch = setting.batch if kind == "threads" else -(-setting.batch // many)
         try:
-            tenant = Tenant(shape, series.dtype, each, wanted.request_tokens, series.replicas)
+            tenant = Tenant(shape, setting.series.dtype, batch, wanted.request_tokens, many if kind in SHARING else 1)
             return lacking_bytes([tenant], memory_bytes=memory, reserve_bytes=0.0)
         except SuiteError:  # the engine may know the type, or says which it knows
             return 0.0
