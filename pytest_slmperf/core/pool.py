@@ -10,6 +10,17 @@ SPREADS = ("even", "round-robin", "shortest-queue")
 ELSEWHERE = ("endpoints", "ray")
 """Kinds whose replicas somebody else starts, or somewhere else."""
 MOST_REPLICAS = 1_024
+POOL_OPTIONS = {
+    "replicas": "replicas",
+    "pool": "kind",
+    "spread": "spread",
+    "addresses": "addresses",
+    "ray_resource": "resource",
+    "slowed_replica": "slowed_replica",
+    "pool_memory_bytes": "memory_bytes",
+    "pool_power_limit_w": "power_limit_w",
+}
+"""What is said of a replica pool among the options of an engine, and the field of a pool that it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,19 +7,12 @@ from typing import Any, TypeAlias
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
-from pytest_slmperf.core.pool import Pool
+from pytest_slmperf.core.pool import POOL_OPTIONS, Pool
 
 VARIED = ("replicas", "dtype", "threads")
 """What a sweep can vary of every engine, in the order in which a case's name has them; then come options of its own."""
 
 Setting: TypeAlias = str | int | float | bool
-
-OF_A_POOL = {
-    "replicas": "replicas",
-    "pool": "kind",
-    **{name: name for name in ("spread", "memory_bytes", "power_limit_w")},
-}
-"""Settings of a replica pool, each with its field; all others are the engine's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +38,18 @@ class Variant:
 
     def of(self, spec: EngineSpec) -> EngineSpec:
         """The engine with these settings in place of its own. One that is no pool becomes one of a single replica, or
-        of as many as the settings say. Raises UsageError for a pool that can't be.
+        of as many as the settings say. Of a loss that is planted in one replica alone, a pool without that one is free.
+        Raises UsageError for a pool that can't be.
         """
         given: dict[str, Any] = dict(self.settings)
-        of_pool = {field: given.pop(name) for name, field in OF_A_POOL.items() if name in given}
-        pool = _changed(spec.pool or Pool(1), of_pool) if of_pool else spec.pool
+        of_pool = {field: given.pop(name) for name, field in POOL_OPTIONS.items() if name in given}
+        pool, planted_loss = spec.pool, spec.planted_loss
+        if of_pool:
+            pool = _changed(spec.pool or Pool(1), of_pool)
+            if spec.pool and spec.pool.slowed_replica and not pool.slowed_replica:
+                planted_loss = 0.0
         own = {name: given.pop(name) for name in ("dtype", "threads") if name in given}
-        return replace(spec, pool=pool, options={**spec.options, **given}, **own)
+        return replace(spec, pool=pool, planted_loss=planted_loss, options={**spec.options, **given}, **own)
 
 
 AS_IT_IS = Variant()
@@ -64,7 +62,8 @@ def _changed(pool: Pool, fields: Mapping[str, Any]) -> Pool:
     if kind == "endpoints" and replicas > len(pool.addresses):
         raise UsageError(f"replicas={replicas} of a pool that has {len(pool.addresses)} addresses: name as many")
     addresses = pool.addresses[:replicas] if kind == "endpoints" else pool.addresses
-    return replace(pool, **fields, addresses=addresses)
+    slowed = pool.slowed_replica if pool.slowed_replica and pool.slowed_replica <= replicas else None
+    return replace(pool, **{"addresses": addresses, "slowed_replica": slowed, **fields})
 
 
 def spelled(value: Setting) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.flaw import flaw
 from pytest_slmperf.core.lookup import Against
-from pytest_slmperf.core.pool import Pool
+from pytest_slmperf.core.pool import POOL_OPTIONS, Pool
 from pytest_slmperf.engines.planted import LOSS_LIMIT
 from pytest_slmperf.run.interpreter import interpreter
 
@@ -19,17 +19,6 @@ PYTHON = "python"
 
 
 OptionValue = str | int | float | bool
-POOL_OPTIONS = {
-    "replicas": "replicas",
-    "pool": "kind",
-    "spread": "spread",
-    "addresses": "addresses",
-    "ray_resource": "resource",
-    "slowed_replica": "slowed_replica",
-    "pool_memory_bytes": "memory_bytes",
-    "pool_power_limit_w": "power_limit_w",
-}
-"""What is said of a replica pool among the options of an engine, and the field of a pool that it is."""
 
 
 @dataclass(frozen=True, slots=True)

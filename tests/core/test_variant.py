@@ -37,6 +37,14 @@ def test_the_pool_that_a_suite_gives_is_varied():
         varied(served, replicas=3)
 
 
+def test_a_loss_that_is_planted_in_one_replica_is_none_of_a_pool_without_it():
+    """So that a sweep over replicas shows whose it is."""
+    slowed = EngineSpec("fake", "m", planted_loss=0.2, pool=Pool(2, slowed_replica=2))
+    assert (varied(slowed, replicas=4).pool.slowed_replica, varied(slowed, replicas=4).planted_loss) == (2, 0.2)
+    assert varied(slowed, replicas=1) == EngineSpec("fake", "m", pool=Pool(1))
+    assert varied(EngineSpec("fake", "m", planted_loss=0.2), replicas=1).planted_loss == 0.2
+
+
 def test_a_curve_is_named_by_what_its_engine_has():
     """The name says it, in the order in which it is varied, and is read again."""
     variant = Variant((("replicas", 2), ("dtype", "int8"), ("chunked", True)))
