@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from pytest_slmperf.core.pool import Pool
 
+RAY = "remote:ray "
+"""What the device of replicas on a Ray cluster begins with; its head's address follows."""
 NAMED = 2
 """Servers that are told one by one."""
 
@@ -51,5 +53,5 @@ def device_of_pool(pool: Pool) -> str | None:
     its address. None of those on this machine.
     """
     if pool.kind == "ray" and pool.addresses:
-        return f"remote:ray {pool.addresses[0]}"
+        return f"{RAY}{pool.addresses[0]}"
     return device_of_urls(pool.addresses) if pool.kind == "endpoints" else None

@@ -115,7 +115,7 @@ class Replicated:
 
     async def now_ns(self) -> int:
         """This machine's CLOCK_MONOTONIC."""
-        return time.monotonic_ns()
+        return here_ns()
 
     async def start(self, spec: EngineSpec, place: int, places: int) -> tuple[EngineFacts, tuple[int, ...]]:
         """Take this place of those that replicas have on this machine, and start the engine. Facts and cores."""
@@ -268,6 +268,14 @@ class Cluster:
     @property
     def _who(self) -> str:
         return f"the Ray cluster at {self._address}" if self._address else "a Ray cluster of this machine"
+
+    def actor_on(self, node: str, kind: type, *arguments: object) -> Handle:
+        """An actor on this node and no other, beside whatever else is there. Raises what Ray does."""
+        ray = self.ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415 - as ray
+
+        there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+        return ray.remote(kind).options(num_cpus=0, scheduling_strategy=there).remote(*arguments)
 
     def close(self) -> None:
         """End the connection; Ray ends what was made through it."""
@@ -435,6 +443,21 @@ def _listed(resources: Mapping[str, float]) -> str:
     return ", ".join(told) or "nothing"
 
 
+def here_ns() -> int:
+    """The clock that every machine is asked for."""
+    return time.monotonic_ns()
+
+
+def compare_clocks(ray: Library, actor: Handle) -> RemoteClock:
+    """The clock of the machine that an actor is on, which answers `now_ns`. Raises what Ray does."""
+    trips = []
+    for _ in range(ROUND_TRIPS):
+        sent_ns = here_ns()
+        there_ns: int = ray.get(actor.now_ns.remote())
+        trips.append(RoundTrip(sent_ns, there_ns, here_ns()))
+    return clock_of(trips)
+
+
 class OnRay:
     """An actor as a replica. See `pool.replica.Replica`."""
 
@@ -487,12 +510,10 @@ class OnRay:
         return facts
 
     def _compare_clocks(self) -> None:
-        trips = []
-        for _ in range(ROUND_TRIPS):
-            sent_ns = time.monotonic_ns()
-            there_ns = self._ask(self._actor.now_ns.remote())
-            trips.append(RoundTrip(sent_ns, there_ns, time.monotonic_ns()))
-        self._clock = clock_of(trips)
+        try:
+            self._clock = compare_clocks(self._places.ray, self._actor)
+        except Exception as error:
+            raise self._failure(error) from error
 
     def send(self, batch: Sequence[Request], *, observe: bool) -> None:
         """Hand it a static batch. The same object isn't carried over again."""

@@ -8,8 +8,9 @@ from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import BOARD, ENERGY
 from pytest_slmperf.core.sweep import Sweep
+from pytest_slmperf.engines.address import RAY
 from pytest_slmperf.run.devices import Device
-from pytest_slmperf.run.metering import Metering, elsewhere, open_nvml, open_rapl
+from pytest_slmperf.run.metering import Metering, elsewhere, open_nvml, open_rapl, open_ray
 from pytest_slmperf.run.settings import Settings
 
 OF_A_GPU = "a GPU's driver tells it, and the engine runs on a CPU"
@@ -30,7 +31,9 @@ class Joules:
         """Opened once, and kept to the end of the run: a driver that nobody uses may unload."""
         settings = self._settings
         window_s, lead_in_s = settings.window_s, settings.lead_in_s
-        if self._machine.kind == "remote":
+        if self._device.kind.startswith(RAY):
+            metering = open_ray(self._device.kind.removeprefix(RAY), window_s=window_s, lead_in_s=lead_in_s)
+        elif self._machine.kind == "remote":
             metering = elsewhere(window_s=window_s, lead_in_s=lead_in_s)
         elif self._machine.kind == "cpu":
             metering = open_rapl(window_s=window_s, lead_in_s=lead_in_s)

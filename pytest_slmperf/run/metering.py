@@ -16,6 +16,7 @@ from pytest_slmperf.core.engine import Served
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.idle import idle_power
 from pytest_slmperf.core.launch import Load, tokens
+from pytest_slmperf.core.machine import REMOTE
 from pytest_slmperf.core.meter import Around, EnergyMeter, Meter, MeterFacts, Recording
 from pytest_slmperf.core.metrics import BOARD, ENERGY
 from pytest_slmperf.core.protocol import Measured
@@ -351,6 +352,14 @@ def pace_for(window_s: float) -> Pace:
 def open_rapl(*, window_s: float, lead_in_s: float, root: Path = Path("/")) -> Metering:
     """The packages of this machine's CPU; `root` holds its /sys."""
     return or_zeus(Metering(RaplMeter(root=root), window_s=window_s, lead_in_s=lead_in_s, devices=("cpu",)))
+
+
+def open_ray(address: str, *, window_s: float, lead_in_s: float) -> Metering:
+    """The nodes of a Ray cluster, each by a meter of its own."""
+    from pytest_slmperf.pool.node_meters import ClusterMeter  # noqa: PLC0415 - of no other run
+    from pytest_slmperf.pool.ray import Cluster  # noqa: PLC0415 - as it
+
+    return Metering(ClusterMeter(Cluster(address)), window_s=window_s, lead_in_s=lead_in_s, devices=(REMOTE,))
 
 
 def elsewhere(*, window_s: float, lead_in_s: float) -> Metering:
