@@ -180,12 +180,16 @@ class Bench:
                 f"{self.machine.device}: its samples belong to another machine"
             )
 
+    @property
+    def cores(self) -> int | None:
+        """That this process may use; None where time is simulated."""
+        return None if self.device.kind == SIMULATED else len(os.sched_getaffinity(0))
+
     def misfit(self, sweep: Sweep, case: Case, spec: EngineSpec) -> str | None:
         """Why a case surely doesn't fit this machine, or its engine; None where it may."""
         if why := fitting.static_only(sweep.workload, spec):
             return why
-        cores = None if self.device.kind == SIMULATED else len(os.sched_getaffinity(0))
-        if why := fitting.too_many_threads(case, spec, cores=cores):
+        if why := fitting.too_many_threads(case, spec, cores=self.cores):
             return why
         memory_gib = self.machine.fields.get("gpu_memory_gib" if self.machine.kind == "cuda" else "memory_gib")
         total = float(memory_gib) * GIB * self.device.count if isinstance(memory_gib, (int, float)) else None

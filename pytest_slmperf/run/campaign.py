@@ -102,8 +102,9 @@ class Campaign:
                 return Fresh(missing=f"{case.name} is void: {case.why_void}")
         if any(case.missing for case in again):
             return Fresh(missing="the budget is spent")
-        stored = self._brief.design == "stored"
-        way_out = self._brief.way_to_accept(again[0].configuration.candidate) if stored and again else ""
+        # What is planted in one variant is never recorded, whatever the others are.
+        measured = sorted((case.configuration.candidate for case in again), key=lambda spec: -spec.planted_loss)
+        way_out = self._brief.way_to_accept(measured[0]) if self._brief.design == "stored" and again else ""
         outcomes = (CaseOutcome(case.name, case.case.coordinates, *self._looks.sides(case), {}) for case in again)
         return Fresh(tuple(outcomes), way_out=way_out)
 

@@ -396,6 +396,7 @@ class Measuring:
             settings=self.settings,
             max_launches=briefing.most_launches(self.options, self.settings),
             device=self._machine.kind,
+            cores=self._bench.cores,
         )
 
     def _planned(self, sweep: Sweep) -> plan.Planned:

@@ -15,7 +15,7 @@ from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Case, Sweep
 from pytest_slmperf.core.workload import COUNTED, OpenLoop, Replay, StaticBatch, Workload
 from pytest_slmperf.engines.lengths import draw_lengths, read_arrivals, recorded
 from pytest_slmperf.run.brief import Mode
-from pytest_slmperf.run.fitting import static_only
+from pytest_slmperf.run.fitting import static_only, too_many_threads
 from pytest_slmperf.run.metering import UPDATE_S
 from pytest_slmperf.run.playing import SENT_TIMES
 from pytest_slmperf.run.progress import duration
@@ -29,7 +29,7 @@ STARTUP_S = 0.5
 COLD_STEPS = 1
 """Of a warm-up, before its pace is steady."""
 TOO_LARGE = "too large"
-"""Of a case that this machine has too little memory or too few cores for, in a few words."""
+"""Of a case that this machine has too little memory for, in two words: in whole, each case has another reason."""
 UNNAMED = "(its fixture's model)"
 """The model of a sweep that names none."""
 
@@ -44,6 +44,8 @@ class Cost:
     max_launches: int
     device: Literal["cpu", "cuda", "remote", "simulated"]
     """That engines run on; simulated time costs none."""
+    cores: int | None = None
+    """That this process may use; None where time is simulated."""
 
     def launches(self, *, gated: bool) -> tuple[int, int]:
         """The fewest and the most launches of a configuration, in each arm, without a confirmation.
@@ -111,7 +113,8 @@ def lines(planned: Planned, cost: Cost, misfit: Callable[[Sweep, Case, EngineSpe
     unfit: dict[Case, str] = {}
     for case, spec in planned.cases.items():
         if spec and misfit(planned.sweep, case, spec):
-            unfit[case] = static_only(planned.sweep.workload, spec) or TOO_LARGE
+            why = static_only(planned.sweep.workload, spec) or too_many_threads(case, spec, cores=cost.cores)
+            unfit[case] = why or TOO_LARGE
     said = [
         f"slmperf: {name}: skipped, {why}: {', '.join(case.name for case, its in unfit.items() if its == why)}"
         for why in dict.fromkeys(unfit.values())
