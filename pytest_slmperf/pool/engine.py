@@ -3,6 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import chain
+from operator import itemgetter
+from typing import TypeVar
 
 from pytest_slmperf.core.answers import Said, shares
 from pytest_slmperf.core.engine import Answer, Engine, EngineFacts, EngineSpec, ReplicaWork, Request, Served, Stamp
@@ -12,6 +15,8 @@ from pytest_slmperf.engines.registry import streams
 from pytest_slmperf.engines.streaming import Streaming
 from pytest_slmperf.pool.checking import answers
 from pytest_slmperf.pool.replica import Crew, Replica
+
+T = TypeVar("T")
 
 
 def create(spec: EngineSpec) -> Engine:
@@ -198,28 +203,27 @@ def merged(parts: Sequence[tuple[str, Sequence[int]]], served: Sequence[Served])
     can have been at once.
     """
     both = list(zip(parts, served, strict=True))
-    count = sum(len(own) for (_, own), _ in both)
-    tokens: list[int] = [0] * count
-    stamps: list[tuple[int, ...]] | None = [()] * count
-    for (_, own), one in both:
-        for place, given in zip(own, one.output_tokens, strict=True):
-            tokens[place] = given
-        if one.token_ns is None or stamps is None:
-            stamps = None
-            continue
-        for place, times in zip(own, one.token_ns, strict=True):
-            stamps[place] = times
+    order = [place for _, own in parts for place in own]
+    token_ns = [one.token_ns for one in served if one.token_ns is not None]
     peaks = [one.peak_memory_bytes for one in served]
     return Served(
         started_ns=min(one.started_ns for one in served),
         ended_ns=max(one.ended_ns for one in served),
-        output_tokens=tuple(tokens),
-        token_ns=None if stamps is None else tuple(stamps),
+        output_tokens=_in_place(order, [one.output_tokens for one in served]),
+        token_ns=_in_place(order, token_ns) if len(token_ns) == len(served) else None,
         peak_memory_bytes=None if None in peaks else sum(peak for peak in peaks if peak is not None),
         replicas=tuple(
             ReplicaWork(name, sum(one.output_tokens), one.ended_ns - one.started_ns) for (name, _), one in both
         ),
     )
+
+
+def _in_place(order: Sequence[int], parts: Sequence[tuple[T, ...]]) -> tuple[T, ...]:
+    """The values of all parts, each at its place."""
+    values = tuple(chain.from_iterable(parts))
+    if order == list(range(len(order))):
+        return values
+    return tuple(value for _, value in sorted(zip(order, values, strict=True), key=itemgetter(0)))
 
 
 def moved(served: Served, by_ns: int) -> Served:

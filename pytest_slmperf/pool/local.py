@@ -130,13 +130,11 @@ class Child:
     def send(self, batch: Sequence[Request], *, observe: bool) -> None:
         """Hand it the batch; one that it knows already isn't sent again."""
         known, self._batch = batch is self._batch, batch
-        self._tell(_Ask("serve", None if known else batch, observe))
+        self._tell(_AGAIN[observe] if known else pickle.dumps(("serve", batch, observe), _NEWEST))
 
     def served(self) -> Served:
         """Wait for it."""
-        served = self._heard()
-        assert isinstance(served, Served)  # noqa: S101 - what it says to that
-        return served
+        return Served(*self._heard())
 
     async def stream(self, request: Request, stamp: Stamp) -> Answer:
         """Its engine serves static batches."""
@@ -148,7 +146,7 @@ class Child:
 
     def answer(self, batch: Sequence[Request]) -> tuple[tuple[int, ...], ...] | None:
         """Which tokens its engine generates, where it tells."""
-        self._tell(_Ask("answer", batch))
+        self._tell(pickle.dumps(("answer", batch, False), _NEWEST))
         answered: tuple[tuple[int, ...], ...] | None = self._heard()
         return answered
 
@@ -165,21 +163,21 @@ class Child:
         if self._pidfd is not None:
             os.close(self._pidfd)
 
-    def _tell(self, ask: "_Ask") -> None:
+    def _tell(self, ask: bytes) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # it has died; how, is found by waiting for its answer
-            self._pipe.send_bytes(pickle.dumps(ask, pickle.HIGHEST_PROTOCOL))
+            self._pipe.send_bytes(ask)
 
     def _heard(self) -> Any:  # noqa: ANN401 - whatever was asked for
         """Its answer. Raises what its engine raised, and EngineDied where its process has ended."""
-        answer: _Done | _Failure | None = None
+        answer: Any = _ENDED
         with suppress(EOFError, OSError):
             if self._pipe.fileno() in dict(self._events.poll()):
                 answer = pickle.loads(self._pipe.recv_bytes())  # noqa: S301 - of our own child
-        if answer is None:
+        if answer is _ENDED:
             raise EngineDied(f"{self._name} died: {self._how_it_ended()}")
         if isinstance(answer, _Failure):
             raise answer.error(self._name)
-        return answer.value
+        return answer
 
     def _how_it_ended(self) -> str:
         assert self._process is not None  # noqa: S101 - it was started
@@ -193,21 +191,12 @@ class Child:
         return f"{signal.Signals(-code).name}{killed}"
 
 
-# What goes through the pipe; an empty message is the end
+# What goes through the pipe: (what is asked, the batch or None for the last one, whether it is observed), an empty
+# message for the end, and back what was asked for or a failure. Plain tuples: a class takes longer, for every batch.
 
-
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    what: Literal["serve", "answer"]
-    batch: Sequence[Request] | None
-    """None for the one that was sent last."""
-    observe: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    value: Any
-    """What was asked for."""
+_ENDED = object()
+_NEWEST = pickle.HIGHEST_PROTOCOL
+_AGAIN = {observe: pickle.dumps(("serve", None, observe), _NEWEST) for observe in (False, True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +230,7 @@ def _live(pipe: "Pipe", name: str, spec: EngineSpec, where: Placement, parent: i
         engine = create(spec)
         try:
             facts = engine.start()
-            _say(pipe, _Done((facts, loaded_versions())))
+            _say(pipe, (facts, loaded_versions()))
             _Serving(pipe, engine, facts).until_the_end()
         finally:
             engine.stop()
@@ -278,9 +267,8 @@ class _Serving:
     def until_the_end(self) -> None:
         """Do what is asked, until an empty message. Raises what the engine raises."""
         while asked := self._received():
-            ask: _Ask = pickle.loads(asked)  # noqa: S301 - of our own parent
-            done = self._serve(ask) if ask.what == "serve" else self._answer(ask.batch or ())
-            _say(self._pipe, _Done(done))
+            what, batch, observe = pickle.loads(asked)  # noqa: S301 - of our own parent
+            _say(self._pipe, self._serve(batch, observe=observe) if what == "serve" else self._answer(batch))
 
     def _received(self) -> bytes:
         try:
@@ -288,20 +276,22 @@ class _Serving:
         except (EOFError, OSError):  # the pool is gone
             return b""
 
-    def _serve(self, ask: _Ask) -> Served:
-        if ask.batch is not None:
-            self._batch, self._looks = ask.batch, PEAK_OF if self._reads_peak and forget_peak() is None else 0
-        served = self._engine.serve(self._batch, observe=ask.observe)
+    def _serve(self, batch: Sequence[Request] | None, *, observe: bool) -> tuple[Any, ...]:
+        """The fields of what was served."""
+        if batch is not None:
+            self._batch, self._looks = batch, PEAK_OF if self._reads_peak and forget_peak() is None else 0
+        served = self._engine.serve(self._batch, observe=observe)
+        peak = served.peak_memory_bytes
         if self._looks:
             self._looks -= 1
             with suppress(OSError):
-                served = replace(served, peak_memory_bytes=served.peak_memory_bytes or peak_bytes())
-        return served
+                peak = peak or peak_bytes()
+        return served.started_ns, served.ended_ns, served.output_tokens, served.token_ns, peak
 
     def _answer(self, batch: Sequence[Request]) -> tuple[tuple[int, ...], ...] | None:
         return self._engine.answer(batch) if isinstance(self._engine, Answering) else None
 
 
-def _say(pipe: "Pipe", answer: _Done | _Failure) -> None:
+def _say(pipe: "Pipe", answer: object) -> None:
     with suppress(OSError):  # the pool is gone, and this process goes with it
-        pipe.send_bytes(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
+        pipe.send_bytes(pickle.dumps(answer, _NEWEST))
