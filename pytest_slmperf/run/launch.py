@@ -10,7 +10,7 @@ from functools import partial
 from statistics import median
 
 from pytest_slmperf.core.board import BoardState
-from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Served
+from pytest_slmperf.core.engine import EngineFacts, EngineSpec, ReplicaWork, Served
 from pytest_slmperf.core.latency import latencies, statistics
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy, tokens
 from pytest_slmperf.core.metrics import CORE_PACE, LATENCIES, STARTUP_PHASES, at_quantile
@@ -168,6 +168,8 @@ class _Case:
     batches: int = 1
     warm_batch_s: float = 0.0
     rounds: list[Measured] = field(default_factory=list)
+    replicas: list[Sequence[ReplicaWork]] = field(default_factory=list)
+    """Of a pool, what each replica did in each of them, or in the round with joules that they are parts of."""
     observed: list[Served] = field(default_factory=list)
     played: list[playing.PlayedRound] = field(default_factory=list)
     """Instead of both, where requests come and go one by one."""
@@ -240,6 +242,7 @@ class _Launch:
             if measured is None:
                 return f"round {number} of {policy.rounds} stayed void"
             case.rounds.append(measured)
+            case.replicas.append(measured.replicas)
         void = "" if self._observe(case) else "the observed rounds stayed void"
         if not void and energy and not self._measure_energy(case, energy):
             void = "the energy round stayed void"
@@ -321,6 +324,7 @@ class _Launch:
             if energy.timed and not void:
                 lead_in_s = metering.left_of_lead_in_s(case.stretch.ran_s(measured.started_ns))
                 case.rounds = rounds_of(measured, lead_in_s, self._terms.policy.rounds)
+                case.replicas = [measured.replicas]
             return measured, void
 
         def attempt(slow: Slowness) -> tuple[Measured, Void | None]:
@@ -390,7 +394,7 @@ class _Launch:
         played = case.load.arrivals is not None
         values, unmeasured = playing.of_rounds(one.metrics for one in case.played) if played else self._of_batches(case)
         if not played:
-            of_replicas, behind = of_batches([one.replicas for one in case.rounds])
+            of_replicas, behind = of_batches(case.replicas)
             values.update(of_replicas)
             case.notes.extend(behind)
         values["startup_s"] = (self._terms.startup_s,)
