@@ -108,21 +108,19 @@ class Replicated:
 
     async def identity(self) -> Identity:
         """Who this is."""
-        boot = BOOT.read_text().strip() if BOOT.exists() else platform.node()
-        return Identity(
-            __version__, platform.python_version(), boot, os.getpid(), os.environ.get("OMP_NUM_THREADS", "")
-        )
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        return Identity(__version__, platform.python_version(), boot_here(), os.getpid(), threads)
 
     async def now_ns(self) -> int:
         """This machine's CLOCK_MONOTONIC."""
         return here_ns()
 
-    async def start(self, spec: EngineSpec, place: int, places: int) -> tuple[EngineFacts, tuple[int, ...]]:
-        """Take this place of those that replicas have on this machine, and start the engine. Facts and cores."""
-        return await self._in_thread(partial(self._start, spec, place, places))
+    async def start(self, spec: EngineSpec, place: "Place") -> tuple[EngineFacts, tuple[int, ...]]:
+        """Take this place among the replicas of this machine, and start the engine. Facts and cores."""
+        return await self._in_thread(partial(self._start, spec, place))
 
-    def _start(self, spec: EngineSpec, place: int, places: int) -> tuple[EngineFacts, tuple[int, ...]]:
-        cores = _own_cores(host_here(spec), place, places, spec.threads)
+    def _start(self, spec: EngineSpec, place: "Place") -> tuple[EngineFacts, tuple[int, ...]]:
+        cores = own_cores(host_here(spec), place, spec.threads)
         if cores:
             for thread in os.listdir("/proc/self/task"):  # noqa: PTH208 - numbers, not paths
                 with suppress(OSError):  # it has ended
@@ -206,11 +204,26 @@ class Replicated:
             await self._in_thread(self._engine.stop)
 
 
-def _own_cores(host: Host, place: int, places: int, threads: int) -> tuple[int, ...]:
-    """The cores of one of several replicas on a machine; none where it has too few, and Ray was told of more."""
-    if places * threads > len(host.cores):
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Of one replica among those on its machine."""
+
+    number: int
+    """Counted from 0."""
+    of: int
+    others: frozenset[int] = frozenset()
+    """Cores on which the pool's own process runs, where that is on the same machine."""
+
+
+def own_cores(host: Host, place: Place, threads: int) -> tuple[int, ...]:
+    """The cores of one of several replicas on a machine, beside those of the pool's process where there are enough;
+    none where Ray was told of more cores than there are.
+    """
+    if place.of * threads > len(host.cores):
         return ()
-    return split_cores(host, places, threads)[place]
+    beside = tuple(core for core in host.cores if core not in place.others)
+    cores = beside if place.of * threads <= len(beside) else host.cores
+    return split_cores(replace(host, cores=cores), place.of, threads)[place.number]
 
 
 # What runs here
@@ -336,8 +349,8 @@ class Places:
         """Connected."""
         return self._cluster.ray
 
-    def take(self, number: int) -> tuple[Handle, str, tuple[int, int]]:
-        """The actor of a replica, the address of its node, and which of how many replicas on that machine it is.
+    def take(self, number: int) -> tuple[Handle, str, Place]:
+        """The actor of a replica, the address of its node, and its place there.
 
         Raises EngineUnavailable where they don't all find a place, or a node has other versions.
         """
@@ -346,7 +359,8 @@ class Places:
             self._make()
         boots = [one.boot for one in self._identities]
         mine = boots[number - 1]
-        place = (boots[: number - 1].count(mine), boots.count(mine))
+        others = frozenset(os.sched_getaffinity(0)) if mine == boot_here() else frozenset()
+        place = Place(boots[: number - 1].count(mine), boots.count(mine), others)
         return self._actors[number - 1], self._nodes[number - 1], place
 
     def _make(self) -> None:
@@ -443,6 +457,11 @@ def _listed(resources: Mapping[str, float]) -> str:
     return ", ".join(told) or "nothing"
 
 
+def boot_here() -> str:
+    """Of this machine and its last start."""
+    return BOOT.read_text().strip() if BOOT.exists() else platform.node()
+
+
 def here_ns() -> int:
     """The clock that every machine is asked for."""
     return time.monotonic_ns()
@@ -493,10 +512,10 @@ class OnRay:
 
         Raises EngineUnavailable, EngineFailed, EngineDied and MemoryError.
         """
-        self._actor, node, (place, places) = self._places.take(self._number)
+        self._actor, node, place = self._places.take(self._number)
         self._label = f"node {node}"
         facts: EngineFacts
-        facts, cores = self._ask(self._actor.start.remote(self._spec, place, places))
+        facts, cores = self._ask(self._actor.start.remote(self._spec, place))
         if cores:
             self._label += f", core{'s' if len(cores) > 1 else ''} {', '.join(map(str, cores))}"
         self._started = True

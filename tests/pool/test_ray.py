@@ -16,7 +16,8 @@ from pytest_slmperf.core.errors import EngineDied, EngineUnavailable, UsageError
 from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.engines import registry
 from pytest_slmperf.engines.server import free_port
-from pytest_slmperf.pool.ray import Identity, refuse_other_versions
+from pytest_slmperf.pool.devices import Host
+from pytest_slmperf.pool.ray import Identity, Place, own_cores, refuse_other_versions
 
 on_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray isn't installed: tox run -e ray")
 pytestmark = pytest.mark.timeout(180)
@@ -251,6 +252,21 @@ def test_one_cluster_has_one_address():
     spec = EngineSpec("fake", "tiny", pool=Pool(2, "ray", addresses=("one:1", "two:2")))
     with pytest.raises((EngineUnavailable, UsageError), match="one cluster"):
         registry.create(spec).start()
+
+
+@pytest.mark.parametrize(
+    ("cores", "place", "own"),
+    [
+        (range(4), Place(0, 2), (0,)),
+        (range(4), Place(1, 2), (1,)),
+        (range(4), Place(1, 2, frozenset({0, 1})), (3,)),
+        (range(2), Place(1, 2, frozenset({0})), (1,)),  # nobody has a core to spare
+        (range(1), Place(0, 2), ()),
+    ],
+)
+def test_replicas_on_one_machine_have_cores_of_their_own(cores, place, own):
+    """And where there are enough, none of those of the process that asks them."""
+    assert own_cores(Host("cpu", tuple(cores)), place, threads=1) == own
 
 
 @pytest.mark.parametrize(
