@@ -9,7 +9,8 @@ from pytest_slmperf.core import gate
 from pytest_slmperf.core.curves import THROUGHPUT, Curves
 from pytest_slmperf.core.errors import NotJudged, SuiteError
 from pytest_slmperf.core.frontier import Frontier, FrontierPolicy
-from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.metrics import ENERGY, metric
+from pytest_slmperf.core.optimum import Optima
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.point import UNJUDGED, Ledger, Point
 from pytest_slmperf.core.replication import BestReplicas
@@ -145,12 +146,21 @@ class Part(ABC):
         """
         return self._frontier(lambda curves: curves.frontier, THROUGHPUT, *self._lost_latencies)
 
-    def frontier_of(self, latency: str) -> Claim[Frontier]:
-        """The frontier of throughput and this latency, as `tpot_ms`. Raises SuiteError for one that isn't gated.
+    def frontier_of(self, *others: str) -> Claim[Frontier]:
+        """The frontier of throughput and one or two other metrics, as `tpot_ms` and `joules_per_output_token`.
 
-        Compare it with `baseline.frontier_of` of the same.
+        Compare it with `baseline.frontier_of` of the same. Raises SuiteError for a metric that isn't gated.
         """
-        return self._frontier(lambda curves: curves.frontier_of(latency), THROUGHPUT, metric(latency).name)
+        names = [metric(other).name for other in others]
+        return self._frontier(lambda curves: curves.frontier_of(*others), THROUGHPUT, *names)
+
+    def optima(self, first: str = THROUGHPUT, second: str = "joules_per_output_token") -> Optima:
+        """The best points in two metrics, whether they differ, and what the best in one loses in the other.
+
+        Raises SuiteError where no case has both metrics; and as a knee does where cases were left out.
+        """
+        self._refuse_a_part("best point", first, second)
+        return self._now.optima(first, second)
 
     def _frontier(self, of: Callable[[Curves], Frontier], *needs: str) -> Claim[Frontier]:
         self._refuse_a_part("frontier", *needs)
@@ -276,6 +286,8 @@ def _lacking(case: CaseOutcome, name: str) -> Verdict | None:
     A point that is left out would be no loss, whatever became of it.
     """
     baseline, said = case.baseline, case.verdicts.get(name)
+    if name in ENERGY and said is not None and said.status in (Status.INCOMPARABLE, Status.VOID):
+        return replace(said, reason=f"{case.case}: {said.reason}")  # other boards, or set otherwise: both sides have it
     if baseline and name in baseline.samples and name in case.measurement.samples:
         return None
     if said is None or said.passed:

@@ -8,6 +8,7 @@ from pytest_slmperf.core.frontier import Frontier, frontier
 from pytest_slmperf.core.highest_rate import GOODPUT_SHARE, SHARE, HighestRate, SharesInTime, in_time, untold
 from pytest_slmperf.core.knee import DEFAULT_DEFINITION, Curve, Definition, Knee
 from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.optimum import Optima, optima
 from pytest_slmperf.core.replication import BestReplicas, Choice, Replication
 from pytest_slmperf.core.sample import Measurement
 from pytest_slmperf.core.variant import Variant
@@ -25,9 +26,8 @@ class Curves:
         """What the cases are called by, as `batch`."""
         self._by_place = by_place
         self._measurements = tuple(by_place.values())
-        latencies = sorted(name for name in gated if metric(name).quantile is not None)
-        self._latencies = latencies if THROUGHPUT in gated else []
-        """What a frontier can be of, beside the throughput."""
+        self._gated = frozenset(gated)
+        """What a frontier can be of."""
 
     def __bool__(self) -> bool:
         """Whether there is anything to compare with."""
@@ -52,11 +52,18 @@ class Curves:
 
         Raises SuiteError where no such pair is gated.
         """
-        return self._frontier(next(iter(self._latencies), ""))
+        return self._frontier(*sorted(name for name in self._gated if metric(name).quantile is not None)[:1])
 
-    def frontier_of(self, latency: str) -> Frontier:
-        """The frontier of throughput against this latency, as `tpot_ms`. Raises SuiteError where it isn't gated."""
-        return self._frontier(metric(latency).name)
+    def frontier_of(self, *others: str) -> Frontier:
+        """The frontier of throughput and one or two other metrics, as `tpot_ms` and `joules_per_output_token`.
+
+        Raises SuiteError for one that isn't gated.
+        """
+        return self._frontier(*(metric(other).name for other in others))
+
+    def optima(self, first: str, second: str) -> Optima:
+        """The best points in two metrics. Raises SuiteError where no case has both."""
+        return optima({one.case: one.samples for one in self._measurements}, first, second)
 
     @property
     def highest_rate(self) -> HighestRate:
@@ -93,14 +100,15 @@ class Curves:
         """Raises SuiteError: this is one variant of an engine."""
         raise SuiteError(f"{self._name}: a best replica count by {name} is of several: sweep replicas=[1, 2]")
 
-    def _frontier(self, latency: str) -> Frontier:
-        if latency not in self._latencies:
+    def _frontier(self, *others: str) -> Frontier:
+        if not others or not self._gated.issuperset((THROUGHPUT, *others)):
+            gate = ", ".join(f"'{name}': 0.03" for name in (THROUGHPUT, *(others or ("tpot_ms",))))
             raise SuiteError(
-                f"{self._name}: a frontier is of throughput against a latency: gate both, as in "
-                f"gate={{'output_throughput': 0.03, '{latency or 'tpot_ms'}': 0.03}}"
+                f"{self._name}: a frontier is of throughput against a latency, or another metric: gate both, as in "
+                f"gate={{{gate}}}"
             )
         measured = {one.case: one.samples for one in self._measurements}
-        return frontier(measured, (THROUGHPUT, latency), self._name)
+        return frontier(measured, (THROUGHPUT, *others), self._name)
 
 
 class AllCurves(Curves):

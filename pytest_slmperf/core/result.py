@@ -10,6 +10,7 @@ from pytest_slmperf.core.errors import NotJudged, SuiteError
 from pytest_slmperf.core.frontier import Frontier
 from pytest_slmperf.core.highest_rate import GOODPUT_SHARE, SHARE, TOLERANCE, HighestRate, refuse_wrong_tolerance
 from pytest_slmperf.core.knee import DEFAULT_DEFINITION, Knee
+from pytest_slmperf.core.optimum import Optima
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.point import Ledger, Point
 from pytest_slmperf.core.replication import BestReplicas
@@ -108,9 +109,13 @@ class Result:
         """See `Series.frontier`; of several variants, the frontier of them all."""
         return self.of().frontier
 
-    def frontier_of(self, latency: str) -> Claim[Frontier]:
+    def frontier_of(self, *others: str) -> Claim[Frontier]:
         """See `Series.frontier_of`."""
-        return self.of().frontier_of(latency)
+        return self.of().frontier_of(*others)
+
+    def optima(self, first: str = THROUGHPUT, second: str = "joules_per_output_token") -> Optima:
+        """See `Series.optima`."""
+        return self.of().optima(first, second)
 
     @property
     def best_replicas(self) -> Claim[BestReplicas]:

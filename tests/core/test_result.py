@@ -322,6 +322,46 @@ def test_a_suite_names_the_latency_of_its_frontier():
         both.frontier_of("ttft_ms")
 
 
+def with_joules(status=Status.UNCHANGED, **of):
+    """The same, gated in joules per token, too: they fall until batch 16, and rise again."""
+    cases = {}
+    for (name, case), joules in zip(sweep_outcome(**of).cases.items(), (1.0, 0.6, 0.4, 0.5), strict=True):
+        sides = {
+            side: replace(one, samples={**one.samples, "joules_per_output_token": sample(joules)})
+            for side, one in (("measurement", case.measurement), ("baseline", case.baseline))
+        }
+        told = replace(case.verdicts["median_tpot_ms"], metric="joules_per_output_token", status=status)
+        cases[name] = replace(case, verdicts={**case.verdicts, "joules_per_output_token": told}, **sides)
+    return Result(replace(sweep_outcome(**of), cases=cases))
+
+
+def test_a_frontier_of_joules():
+    """A frontier may be of throughput and joules, with a latency as well; joules that nothing gates are an error."""
+    measured = with_joules()
+    for others in (("joules_per_output_token",), ("tpot_ms", "joules_per_output_token")):
+        claim = measured.frontier_of(*others)
+        assert set(claim.value.points) == {"decode/m/batch=64", "decode/m/batch=16"}
+        assert claim.unchanged_from(measured.baseline.frontier_of(*others))
+        with pytest.raises(SuiteError, match=r"gate both, as in .*'joules_per_output_token': 0\.03"):
+            result().frontier_of(*others)
+
+
+def test_the_best_points_in_two_metrics():
+    """The batch that serves the most is not the one with the fewest joules per token, and what each loses is told."""
+    best = with_joules().optima()
+    assert (best.first.case, best.second.case) == ("decode/m/batch=64", "decode/m/batch=16")
+    assert best.second_at_first.value == pytest.approx(1.25)
+
+
+@pytest.mark.parametrize("status", [Status.INCOMPARABLE, Status.VOID])
+def test_joules_that_are_not_compared_make_no_claim(status):
+    """Joules of other boards, or of boards that are set otherwise, are no frontier of the stored ones either."""
+    measured = with_joules(status)
+    found = measured.frontier_of("joules_per_output_token")
+    verdict = found.unchanged_from(measured.baseline.frontier_of("joules_per_output_token"))
+    assert (verdict.status, verdict.reason) == (status, "decode/m/batch=1: why")
+
+
 def moved(*, fresh=None, **of):
     """A sweep that stops scaling at batch 4 and lost throughput; `fresh` are the factors of what confirms it."""
     lost = dict(zip(SIZES, (1.0, 1.0, 0.59, 0.59), strict=True))
