@@ -20,7 +20,7 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineHung, EngineUnavailable, UsageError
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.metrics import metric
-from pytest_slmperf.core.protocol import Hello, Ready, Start, encode
+from pytest_slmperf.core.protocol import VERSION, Hello, Ready, Start, encode
 from pytest_slmperf.run.launch import run_launch
 from pytest_slmperf.run.process import OUTPUT_LIMIT, PACKAGE, EngineProcess
 
@@ -466,7 +466,7 @@ def test_another_python_needs_none_of_our_packages(tmp_path):
 def test_a_worker_of_another_version_is_refused(tmp_path):
     """Before it is told what to load; the error has both versions of the protocol."""
     other = script(tmp_path, """import os, sys; os.write(int(sys.argv[4]), b'{"slmperf": 99, "kind": "hello"}\\n')""")
-    with pytest.raises(EngineFailed, match=r"speaks protocol 99, where this pytest-slmperf speaks 4.* run again"):
+    with pytest.raises(EngineFailed, match=rf"speaks protocol 99, where this pytest-slmperf speaks {VERSION};.* run again"):
         launch(replace(fake(), python=other))
 
 
