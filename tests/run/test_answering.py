@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from foreign_engine import install
 
 from pytest_slmperf.core.answers import Said, shares
 from pytest_slmperf.core.engine import EngineSpec
@@ -15,6 +16,17 @@ from pytest_slmperf.run.answering import Standard, Standards, single
 from pytest_slmperf.run.launch import run_launch
 from pytest_slmperf.testing import wrong_layer
 from pytest_slmperf.worker.answering import answers
+
+MUTE = """
+from pytest_slmperf.engines.fake import FakeEngine, behaviour
+
+class Engine(FakeEngine):
+    answer = None
+    def __init__(self, spec): super().__init__(spec, behaviour(spec.options), launch="")
+
+Engine.device, Engine.streams = "simulated", False
+"""
+"""An engine that can't tell its tokens."""
 
 LOAD = Load("decode/tiny/batch=32", ((8, 32),) * 32, seed=1)
 TWO = EngineSpec("fake", "tiny", pool=Pool(2))
@@ -160,7 +172,17 @@ def test_a_pool_is_measured_once_its_answers_are_right():
     assert not any("answers" in note for note in case.notes)
 
 
-def test_a_pool_under_load_alone_wrong_is_not_measured():
+def test_a_pool_whose_engine_tells_no_tokens_is_measured_with_a_note(tmp_path, monkeypatch):
+    """Each case says that nothing was compared."""
+    install(tmp_path, "mute", MUTE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    (case,) = launch(EngineSpec("mute", "tiny", pool=Pool(2))).cases.values()
+    assert case.void is None
+    assert any("were not compared with a single instance's: the engine doesn't tell" in note for note in case.notes)
+
+
+def test_a_pool_that_is_wrong_under_load_alone_is_not_measured():
     """Whichever of its replicas it is."""
     wrong_under_load = {"wrong_replica": 2, "wrong_from": 4, "rounding": 0.2}
     with pytest.raises(
