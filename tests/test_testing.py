@@ -106,7 +106,7 @@ def _moved(served, by):
         ),
         ({"told": lambda told: (told[0][1:], *told[1:])}, "tells 0, 7, 4 tokens of answers of other lengths"),
         ({"told": lambda told: tuple((NOT_FINITE,) * len(one) for one in told)}, "its scores are no finite numbers"),
-        ({"told": Mood()}, "another answer the second time: it isn't greedy"),
+        ({"told": Mood()}, "gets another answer the second time: not greedy"),
         ({"facts": {"device": "cpu"}, "served": lambda _served: {"ended_ns": 10**19}}, "it ends in the future"),
         ({"facts": {"device": "cpu"}, "served": lambda _served: {"started_ns": 1}}, "began before the one before it"),
     ],
