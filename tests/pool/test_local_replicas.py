@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -14,7 +15,8 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, UsageError
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.pool import Pool
-from pytest_slmperf.core.protocol import MeasurePeak, PeakMeasured, Ready, Start
+from pytest_slmperf.core.protocol import Measured, MeasurePeak, PeakMeasured, Prepare, Prepared, Ready, Round, Start
+from pytest_slmperf.engines.processes import tree
 from pytest_slmperf.run.launch import run_launch
 from pytest_slmperf.run.pinning import choose_cores
 from pytest_slmperf.run.process import EngineProcess
@@ -169,6 +171,26 @@ def test_replicas_of_a_real_engine_take_the_memory_of_each():
     assert ready.facts.settings == {"threads": 1, "replicas": 2}
     assert {"python", "numpy", "ctranslate2"} <= ready.versions.keys()
     assert 2e7 < peak < 4e8
+
+
+@needs_two
+def test_replicas_of_an_engine_that_starts_a_server_have_a_server_each():
+    """On cores of its own, in one event loop of the pool's; both have a part in every batch."""
+    pytest.importorskip("aiohttp")
+    command = f"{sys.executable} -m pytest_slmperf.testing.server --port={{port}} --model=m"
+    spec = EngineSpec("openai", "m", options={"command": command}, pool=Pool(2))
+    cores = choose_cores(1, 2)
+    with EngineProcess(spec, launch="candidate/0", cores=cores) as process:
+        process.hello(60)
+        facts = process.ask(Start(spec), Ready, 60).facts
+        servers = [pid for pid in tree(process.root) if "testing.server" in Path(f"/proc/{pid}/cmdline").read_text()]
+        own = [os.sched_getaffinity(pid) for pid in servers]
+        process.ask(Prepare(LOAD, round_s=0.01, warmup_limit=1), Prepared, 60)
+        measured = process.ask(Round(2, observe=False), Measured, 60)
+    assert facts.settings["replicas"] == 2
+    assert sorted(map(tuple, own)) == [(core,) for core in cores]
+    assert [work.output_tokens for work in measured.replicas] == [2 * 3 * 4, 2 * 2 * 4]
+    assert not any(map(alive, servers))
 
 
 def test_more_replicas_than_cores_are_refused(spec):
