@@ -126,6 +126,14 @@ def test_rates_are_ordered_by_their_fractions():
     assert sorted(sorted(names), key=case_order) == names
 
 
+def test_variants_are_ordered_by_their_numbers_before_their_places():
+    """The cases of a curve follow each other, and 10 replicas come after 2."""
+    names = [
+        f"decode/opt-1.3b/replicas={count}/dtype=int8/batch-each={size}" for count in (1, 2, 10) for size in (1, 4, 16)
+    ]
+    assert sorted(sorted(names), key=case_order) == names
+
+
 @given(st.lists(st.text() | st.from_regex(r"[a=.0-9]{0,9}", fullmatch=True)))
 def test_any_names_can_be_ordered(names):
     """Names of any letters and digits, of any script, have an order."""

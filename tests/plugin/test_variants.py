@@ -35,15 +35,35 @@ def test_each_token(decode, dtype, threads, batch_size):
 @DECODE.at(16, dtype="int8", threads=2)
 def test_limit(decode):
     assert decode.of(dtype="int8", threads=2)[16].tpot_ms <= 10_000
+"""
+
+REPLICAS = """
+import pytest
+
+from pytest_slmperf import StaticBatch, Sweep
+
+DECODE = Sweep("decode", StaticBatch(prompt_tokens=16, output_tokens=16), batch_size=[2, 16], model=["opt-125m"],
+               replicas=[1, 2], gate={"output_throughput": 0.03, "tpot_ms": 0.05})
 
 
-def test_knees(decode):
-    for curve in decode.curves:
-        assert curve.knee.unchanged_from(curve.baseline.knee)
+@pytest.fixture(scope="module")
+def decode(slmperf, slm_engine):
+    return slmperf.measure(DECODE, slm_engine)
 
 
-def test_frontier(decode):
-    assert decode.frontier.unchanged_from(decode.baseline.frontier)
+@DECODE.each
+def test_each(decode, replicas, batch_size):
+    point = decode.of(replicas=replicas)[batch_size]
+    assert point.key["replicas"] == replicas
+    assert point.output_throughput >= point.baseline.output_throughput
+    assert point.tpot_ms <= point.baseline.tpot_ms
+
+
+def test_best_replicas(decode):
+    print(decode.best_replicas)
+    assert {str(curve.knee.value.case) for curve in decode.curves} == {
+        "decode/opt-125m/replicas=1", "decode/opt-125m/replicas=2"
+    }
 """
 
 
@@ -66,21 +86,20 @@ def test_a_test_takes_what_is_varied(varied):
     assert "decode: 2 cases: decode/opt-125m/dtype=int8/threads=2/batch=1, " in prose(said)
 
 
-def test_every_variant_is_measured_stored_and_judged(varied):
-    """Each is an engine of its own, with a key of its own; a second run finds each case by its name."""
-    varied.write("test_suite.py", VARIED.replace("threads=[1, 2]", "threads=[2]"))
+def test_every_variant_is_measured_as_an_engine_of_its_own(varied):
+    """A pool of so many replicas, with a key of its own; the report holds each of them, and what they are together."""
+    varied.write("test_suite.py", REPLICAS)
     report = varied.path / "report.json"
-    assert varied.gate("--slmperf-accept").ret == 0
-    stored = json.loads(varied.baseline().read_text())["cases"]
-    assert [name.partition("/threads=2/")[::2] for name in stored] == [
-        (f"decode/opt-125m/dtype={dtype}", f"batch={batch}") for dtype in ("float32", "int8") for batch in (1, 16)
-    ]
-    done = varied.gate(f"--slmperf-report={report}")
-    assert done.ret == 0, done.stdout.str()
-    assert "opt-125m/dtype=int8/threads=2" in done.stdout.str()
+    done = varied.gate("--slmperf-no-gate", f"--slmperf-report={report}", "-s")
+    assert done.parseoutcomes() == {"passed": 2, "skipped": 4}
+    assert "2 replicas (" in prose(done)
+    assert "opt-125m/replicas=2" in [line.strip() for line in done.stdout.lines]
     (sweep,) = json.loads(report.read_text())["sweeps"]
-    assert [(spec["dtype"], spec["threads"]) for spec in sweep["specs"]] == [("float32", 2), ("int8", 2)]
-    assert sweep["cases"][-1]["coordinates"] == {"model": "opt-125m", "dtype": "int8", "threads": 2, "batch_size": 16}
+    assert [spec["pool"]["replicas"] for spec in sweep["specs"]] == [1, 2]
+    assert [(case["case"], case["key"]["replicas"]) for case in sweep["cases"]] == [
+        (f"decode/opt-125m/replicas={count}/batch={batch}", count) for count in (1, 2) for batch in (2, 16)
+    ]
+    assert sweep["cases"][-1]["coordinates"] == {"model": "opt-125m", "replicas": 2, "batch_size": 16}
 
 
 def test_the_quick_tier_and_settings_cut_what_is_varied(varied):
