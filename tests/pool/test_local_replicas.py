@@ -17,6 +17,7 @@ from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.core.protocol import Measured, MeasurePeak, PeakMeasured, Prepare, Prepared, Ready, Round, Start
 from pytest_slmperf.engines.processes import tree
+from pytest_slmperf.pool.pinning import pin
 from pytest_slmperf.run.launch import run_launch
 from pytest_slmperf.run.pinning import choose_cores
 from pytest_slmperf.run.process import EngineProcess
@@ -208,3 +209,18 @@ def test_a_core_that_the_control_group_keeps_is_refused(spec):
     foreign = max(os.sched_getaffinity(0)) + 1
     with pytest.raises(UsageError, match=rf"can't be pinned to core {foreign}: the control group \(cgroup\)"):
         launch(spec, (min(os.sched_getaffinity(0)), foreign))
+
+
+def test_a_replica_is_pinned_to_all_of_its_cores_or_to_none():
+    """The kernel would take those that are left without a word; where one is kept from it, nothing changes."""
+    before = os.sched_getaffinity(0)
+    foreign = max(before) + 1
+    words = rf"can't be pinned to core {foreign}: the control group \(cgroup\) of this run leaves it "
+    try:
+        with pytest.raises(EngineUnavailable, match=words):
+            pin({min(before), foreign})
+        assert os.sched_getaffinity(0) == before
+        pin({min(before)})
+        assert os.sched_getaffinity(0) == {min(before)}
+    finally:
+        os.sched_setaffinity(0, before)
