@@ -103,19 +103,19 @@ def _on_gpus(
     own = [tuple(gpus[first + apart * number :][:each]) for number in range(pool.replicas)]
     taken = list(dict.fromkeys(gpu for some in own for gpu in some))
     for gpu in taken:
-        _refuse_setting(pool, gpu)
+        _refuse_setting(pool, spec, gpu)
     room = _room(pool, spec, taken, sharers=pool.replicas if pool.kind in SHARING else 1, each=each)
     models = {gpu.name for gpu in taken if isinstance(gpu, Gpu)}
     found = []
     for some, its_cores in zip(own, cores, strict=True):
-        called = ", ".join(_called(gpu, by_model=len(models) > 1) for gpu in some)
+        called = _called(some, by_model=len(models) > 1)
         # The server of MPS counts its devices anew, whatever number each has outside of it.
         names = [str(place) for place in range(each)] if pool.kind == "mps" else [gpu.visible for gpu in some]
         environment = {VISIBLE: ",".join(names), ORDER: "PCI_BUS_ID"}
         if pool.kind == "mps" and pool.memory_bytes is not None:
             limit_mib = int(room.bytes_each) // MIB
             environment[MEMORY_LIMIT] = ",".join(f"{place}={limit_mib}M" for place in range(each))
-        label = f"GPU {called}{', MPS' if pool.kind == 'mps' else ''}"
+        label = f"{called}{', MPS' if pool.kind == 'mps' else ''}"
         options = _options(spec, room, some)
         found.append(Placement(label, environment, its_cores, options, tuple(map(_board, some))))
     return tuple(found)
@@ -127,11 +127,7 @@ def _on_slices(
     """Each on a MIG slice of its own."""
     if gpus_each(spec.options) > 1:
         raise UsageError("a replica on a MIG slice can't spread over several GPUs: slices don't reach each other")
-    if not sharing.reads_uuids(spec.engine):
-        raise EngineUnavailable(
-            f"{spec.engine} names GPUs by number, and a MIG slice has only a UUID: take another engine, or the kind "
-            "mps, which shares a GPU with MIG off"
-        )
+    _refuse_slices(spec)
     taken = mig.choose(gpus, pool.replicas)
     for gpu in gpus:
         if isinstance(gpu, Gpu) and any(one.board == gpu.uuid for one in taken):
@@ -150,9 +146,24 @@ def _on_slices(
     )
 
 
-def _refuse_setting(pool: Pool, gpu: Gpu | Slice) -> None:
+def _refuse_slices(spec: EngineSpec) -> None:
+    """Raises EngineUnavailable for an engine that can't be given a MIG slice."""
+    if not sharing.reads_uuids(spec.engine):
+        raise EngineUnavailable(
+            f"{spec.engine} names GPUs by number, and a MIG slice has only a UUID: take another engine, or the kind "
+            "mps, which shares a GPU with MIG off"
+        )
+
+
+def _refuse_setting(pool: Pool, spec: EngineSpec, gpu: Gpu | Slice) -> None:
     """Raises EngineUnavailable for a GPU on which these replicas can't run, as it is set."""
     if isinstance(gpu, Slice):
+        _refuse_slices(spec)
+        if pool.kind == "mps":
+            raise EngineUnavailable(
+                f"the pool's GPU is a MIG slice ({gpu.profile}), and a daemon of MPS for one is not made here: take "
+                "the kind mig, or processes"
+            )
         return
     if gpu.mig:
         raise EngineUnavailable(
@@ -286,10 +297,10 @@ def _cores_label(cores: tuple[int, ...]) -> str:
     return f"core{'s' if len(cores) > 1 else ''} {', '.join(map(str, cores))}"
 
 
-def _called(gpu: Gpu | Slice, *, by_model: bool) -> str:
-    if isinstance(gpu, Slice):
-        return f"slice {gpu.profile}"
-    return f"{gpu.index} ({gpu.name})" if by_model else str(gpu.index)
+def _called(places: Sequence[Gpu | Slice], *, by_model: bool) -> str:
+    gpus = [f"{gpu.index} ({gpu.name})" if by_model else str(gpu.index) for gpu in places if isinstance(gpu, Gpu)]
+    slices = [f"MIG slice {one.profile}" for one in places if isinstance(one, Slice)]
+    return ", ".join([*([f"GPU {', '.join(gpus)}"] if gpus else []), *slices])
 
 
 def _board(gpu: Gpu | Slice) -> str:

@@ -1,10 +1,30 @@
-"""Keeping replicas to cores of their own, and this process off them."""
+"""Which cores there are, and keeping replicas to cores of their own, and this process off them."""
 
 import os
 from collections.abc import Collection
 from contextlib import suppress
+from pathlib import Path
 
+from pytest_slmperf.core.cores import cores_of
 from pytest_slmperf.core.errors import EngineUnavailable
+
+CORES = Path("/sys/devices/system/cpu")
+
+
+def numa_node(core: int) -> int:
+    """The node whose memory is near to a core; 0 where the kernel knows of none."""
+    for entry in (CORES / f"cpu{core}").glob("node[0-9]*"):
+        return int(entry.name.removeprefix("node"))
+    return 0
+
+
+def hardware_threads(core: int) -> frozenset[int]:
+    """The cores that share this one's units, itself included."""
+    try:
+        listed = (CORES / f"cpu{core}" / "topology" / "thread_siblings_list").read_text()
+    except OSError:
+        return frozenset({core})
+    return cores_of(listed) | {core}
 
 
 def pin(cores: Collection[int]) -> None:

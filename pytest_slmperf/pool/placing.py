@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_slmperf.core.board import THREAD_SHARE, is_mps_server
-from pytest_slmperf.core.cores import cores_of
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineUnavailable, MeterUnavailable
 from pytest_slmperf.core.machine import SIMULATED
@@ -17,8 +16,8 @@ from pytest_slmperf.meters import boards
 from pytest_slmperf.meters.nvml import visible_devices
 from pytest_slmperf.pool import mps
 from pytest_slmperf.pool.devices import VISIBLE, Host, Placement, placements
+from pytest_slmperf.pool.pinning import hardware_threads, numa_node
 
-_CORES = Path("/sys/devices/system/cpu")
 _MEMORY = Path("/proc/meminfo")
 
 
@@ -78,8 +77,8 @@ def host_here(spec: EngineSpec) -> Host:
     return Host(
         device=("cuda" if gpus else "cpu") if kind == "auto" else kind,
         cores=cores,
-        nodes={core: _node(core) for core in cores},
-        siblings={core: _siblings(core) for core in cores},
+        nodes={core: numa_node(core) for core in cores},
+        siblings={core: hardware_threads(core) for core in cores},
         gpus=gpus,
         visible=seen,
         memory_free_bytes=_memory_free_bytes(),
@@ -115,19 +114,6 @@ def _listed(gpus: set[str]) -> tuple[set[int], frozenset[int]]:
     except MeterUnavailable:
         return set(), frozenset()
     return set(found.computing), found.through_mps
-
-
-def _node(core: int) -> int:
-    with suppress(OSError):
-        for entry in (_CORES / f"cpu{core}").glob("node[0-9]*"):
-            return int(entry.name.removeprefix("node"))
-    return 0
-
-
-def _siblings(core: int) -> frozenset[int]:
-    with suppress(OSError, ValueError):
-        return cores_of((_CORES / f"cpu{core}" / "topology" / "thread_siblings_list").read_text())
-    return frozenset({core})
 
 
 def _memory_free_bytes() -> int | None:

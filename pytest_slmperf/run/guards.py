@@ -17,8 +17,8 @@ from pathlib import Path
 
 from pytest_slmperf.core.cpu_fitness import STOLEN
 from pytest_slmperf.core.units import NS_PER_MS, NS_PER_S
+from pytest_slmperf.pool.pinning import CORES
 from pytest_slmperf.run.pace import Slowness, slowed
-from pytest_slmperf.run.pinning import CORES
 from pytest_slmperf.worker.bootstrap import ids
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")

@@ -5,11 +5,10 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pytest_slmperf.core.cores import cores_of
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.pool.pinning import hardware_threads, numa_node
 
-CORES = Path("/sys/devices/system/cpu")
 _THREADS = Path("/proc/self/task")
 
 
@@ -60,13 +59,6 @@ def apart(ranked: Collection[int], threads: int, replicas: int, *, nodes: Mappin
     return chosen
 
 
-def numa_node(core: int) -> int:
-    """The node whose memory is near to a core; 0 where the kernel knows of none."""
-    for entry in (CORES / f"cpu{core}").glob("node[0-9]*"):
-        return int(entry.name.removeprefix("node"))
-    return 0
-
-
 def check_cores(spec: EngineSpec, cores: Collection[int] | None) -> None:
     """Raises UsageError for fewer cores than an engine needs, and for those that this process may not use."""
     if cores is None:
@@ -101,15 +93,6 @@ def spread(cores: Collection[int], siblings: dict[int, frozenset[int]]) -> list[
     for core in cores:
         (second if siblings[core] & set(first) else first).append(core)
     return first + second
-
-
-def hardware_threads(core: int) -> frozenset[int]:
-    """The cores that share this one's units, itself included."""
-    try:
-        listed = (CORES / f"cpu{core}" / "topology" / "thread_siblings_list").read_text()
-    except OSError:
-        return frozenset({core})
-    return cores_of(listed) | {core}
 
 
 @contextmanager

@@ -148,7 +148,7 @@ def test_a_budget_of_other_engines_is_kept_by_mps_alone():
 @pytest.mark.parametrize(
     ("spec", "pool", "host", "said"),
     [
-        (replace(SPEC, model="opt-13b"), Pool(4), Host("cuda", gpus=(card(),)), "for 4 replicas.*23.9 GiB.*3 would fit"),
+        (replace(SPEC, model="opt-13b"), Pool(4), Host("cuda", gpus=(card(),)), "4 replicas.*23.9 GiB.*3 would fit"),
         (
             replace(SPEC, model="opt-13b"),
             Pool(2, "mps"),

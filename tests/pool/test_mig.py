@@ -80,6 +80,21 @@ def test_an_engine_that_reads_only_numbers_cannot_have_a_slice(two_slices):
         placements(Pool(2, "mig"), spec, Host("cuda", gpus=two_slices))
 
 
+@pytest.mark.parametrize(
+    ("engine", "kind", "said"),
+    [("transformers", "mps", "a daemon of MPS for one is not made here"), ("vllm", "processes", "has only a UUID")],
+)
+def test_what_a_visible_slice_cannot_hold_is_refused(two_slices, engine, kind, said):
+    """Where CUDA_VISIBLE_DEVICES names one, replicas may share it as plain processes of an engine that reads UUIDs."""
+    host = Host("cuda", gpus=two_slices, visible=(two_slices[0].slices[1].uuid,))
+    spec = EngineSpec("transformers", "opt-125m", options={"device": "cuda"})
+    shared = placements(Pool(2), spec, host)
+    assert [one.label for one in shared] == ["MIG slice 1g.10gb"] * 2
+    assert {one.environment["CUDA_VISIBLE_DEVICES"] for one in shared} == set(host.visible)
+    with pytest.raises(EngineUnavailable, match=said):
+        placements(Pool(2, kind), EngineSpec(engine, "opt-125m", options={"device": "cuda"}), host)
+
+
 def test_a_replica_cannot_spread_over_slices(two_slices):
     """They have no way to each other."""
     spec = EngineSpec("of another package", "m", options={"device": "cuda", "tensor_parallel_size": 2})

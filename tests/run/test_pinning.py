@@ -5,9 +5,10 @@ import threading
 
 import pytest
 
-from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.cores import cores_of
-from pytest_slmperf.run.pinning import apart, choose_cores, hardware_threads, keep_off, spread, used_cores
+from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.pool.pinning import hardware_threads
+from pytest_slmperf.run.pinning import apart, choose_cores, keep_off, spread, used_cores
 
 
 def test_an_engine_gets_one_core_for_each_thread_and_the_last_ones():
