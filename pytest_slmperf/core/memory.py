@@ -7,6 +7,7 @@ it packs weights and grows its cache, and by the holes that this leaves in glibc
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 
 from pytest_slmperf.core.errors import SuiteError
@@ -22,6 +23,7 @@ ROUNDING = 1e-9
 """So that what fits exactly is not lost to the last bit of a quotient."""
 
 
+@cache
 def weight_bytes(shape: Shape, dtype: str) -> int:
     """Bytes of the weights, each stored once, in this type. Raises SuiteError for an unknown type.
 
@@ -208,6 +210,7 @@ class PredictedPeak:
         return self.process + self.weights + self.batch
 
 
+@cache
 def held_weight_bytes(shape: Shape, dtype: str) -> int:
     """Bytes that CTranslate2 holds for the weights on a CPU, as `float32` or `int8`.
 

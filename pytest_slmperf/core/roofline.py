@@ -9,6 +9,7 @@ CACM 52 (4), 2009), with the rate of reading by how much is read again and again
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 
 from pytest_slmperf.core.memory import element_bytes, kv_bytes_per_token, weight_bytes
@@ -240,6 +241,7 @@ def limit(  # noqa: PLR0913 - all but three by name
     return Limit(memory_s, compute_s if rate else None, least_s, read_s)
 
 
+@cache
 def _multiplied(shape: Shape) -> tuple[int, int]:
     """Parameters that each token is multiplied with, and those of the output layer, which is tied to the embeddings."""
     sizes = {Role.MATRIX: 0, Role.EMBEDDING: 0}
@@ -249,6 +251,7 @@ def _multiplied(shape: Shape) -> tuple[int, int]:
     return sizes[Role.MATRIX], sizes[Role.EMBEDDING]
 
 
+@cache
 def _weight_bytes(shape: Shape, dtype: str) -> float:
     """What a step reads: all weights but the table of positions, of which it needs a row for each request."""
     unread = sum(tensor.size for tensor in tensors(shape) if tensor.role is Role.POSITIONS)
