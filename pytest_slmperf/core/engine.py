@@ -78,6 +78,8 @@ class ReplicaWork:
     output_tokens: int
     served_ns: int
     """How long it served them by itself, whatever the others did."""
+    clock_error_ns: int = 0
+    """Its times may be off by so much, where they come from another machine's clock."""
 
 
 @dataclass(frozen=True, slots=True)

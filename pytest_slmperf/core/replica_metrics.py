@@ -1,5 +1,6 @@
 """What each replica of a pool has a part in, as metrics of its own: a loss of one can be blamed on it."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,8 +32,9 @@ def of_batches(rounds: Sequence[Sequence[ReplicaWork]]) -> tuple[dict[str, tuple
     by_replica = list(zip(*rounds, strict=True))
     rates = [[one.output_tokens / one.served_ns * NS_PER_S for one in own] for own in by_replica]
     values = {f"replica_{number}_output_throughput": tuple(own) for number, own in enumerate(rates, 1)}
+    doubts = _clock_doubts(rounds)
     if len(rates) < 2 or len({one.output_tokens for one in rounds[0]}) > 1:
-        return values, []
+        return values, doubts
     values[BALANCE] = tuple(min(map(_to_others, _each(own))) for own in zip(*rates, strict=True))
     medians = [median(own) for own in rates]
     notes = [
@@ -41,7 +43,19 @@ def of_batches(rounds: Sequence[Sequence[ReplicaWork]]) -> tuple[dict[str, tuple
         for place, share in enumerate(map(_to_others, _each(medians)))
         if share < 1 - BEHIND
     ]
-    return values, notes
+    return values, notes + doubts
+
+
+def _clock_doubts(rounds: Sequence[Sequence[ReplicaWork]]) -> list[str]:
+    """A note on what other machines' clocks leave unsure of a round, which may begin by one and end by another. Rounded
+    up to one digit, so that launches say the same.
+    """
+    share = max(2 * max(one.clock_error_ns for one in some) / max(one.served_ns for one in some) for some in rounds)
+    if not share:
+        return []
+    digits = -math.floor(math.log10(share))
+    bound = math.ceil(share * 10**digits) / 10**digits
+    return [f"replicas' times come from other machines' clocks: throughput may be off by {bound:.1g} of itself"]
 
 
 def of_traffic(exchanges: Sequence[Exchange], window: Window) -> tuple[dict[str, float], list[str]]:
@@ -89,7 +103,12 @@ def _to_others(both: tuple[float, float]) -> float:
 def work_of(batches: Sequence[Sequence[ReplicaWork]]) -> tuple[ReplicaWork, ...]:
     """What each replica did of several batches of one load."""
     return tuple(
-        ReplicaWork(own[0].name, sum(one.output_tokens for one in own), sum(one.served_ns for one in own))
+        ReplicaWork(
+            own[0].name,
+            sum(one.output_tokens for one in own),
+            sum(one.served_ns for one in own),
+            max(one.clock_error_ns for one in own),
+        )
         for own in zip(*batches, strict=True)
     )
 

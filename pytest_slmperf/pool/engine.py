@@ -213,7 +213,13 @@ def merged(parts: Sequence[tuple[str, Sequence[int]]], served: Sequence[Served])
         token_ns=_in_place(order, token_ns) if len(token_ns) == len(served) else None,
         peak_memory_bytes=None if None in peaks else sum(peak for peak in peaks if peak is not None),
         replicas=tuple(
-            ReplicaWork(name, sum(one.output_tokens), one.ended_ns - one.started_ns) for (name, _), one in both
+            ReplicaWork(
+                name,
+                sum(one.output_tokens),
+                one.ended_ns - one.started_ns,
+                clock_error_ns=max((its.clock_error_ns for its in one.replicas), default=0),
+            )
+            for (name, _), one in both
         ),
     )
 

@@ -27,6 +27,7 @@ from pytest_slmperf.core.engine import (
     Engine,
     EngineFacts,
     EngineSpec,
+    ReplicaWork,
     Request,
     Served,
     Stamp,
@@ -116,18 +117,26 @@ class Replicated:
         return here_ns()
 
     async def start(self, spec: EngineSpec, place: "Place") -> tuple[EngineFacts, tuple[int, ...]]:
-        """Take this place among the replicas of this machine, and start the engine. Facts and cores."""
+        """Take this place among the replicas of this machine, and start the engine. Facts and cores.
+
+        Ray gives way to all else on a machine (`RAY_worker_niceness`, 15). What it can't be freed of here is a setting.
+        """
         return await self._in_thread(partial(self._start, spec, place))
 
     def _start(self, spec: EngineSpec, place: "Place") -> tuple[EngineFacts, tuple[int, ...]]:
         cores = own_cores(host_here(spec), place, spec.threads)
-        if cores:
-            for thread in os.listdir("/proc/self/task"):  # noqa: PTH208 - numbers, not paths
-                with suppress(OSError):  # it has ended
-                    os.sched_setaffinity(int(thread), cores)
+        for thread in map(int, os.listdir("/proc/self/task")):  # noqa: PTH208 - numbers, not paths
+            with suppress(OSError):  # it has ended, or only root may
+                os.setpriority(os.PRIO_PROCESS, thread, place.niceness)
+            with suppress(OSError):
+                os.sched_setaffinity(thread, cores or os.sched_getaffinity(0))
         self._engine = registry.create(spec)
-        self._facts = self._engine.start()
-        return self._facts, cores
+        facts = self._engine.start()
+        niceness = os.getpriority(os.PRIO_PROCESS, 0)
+        if niceness > place.niceness:
+            facts = replace(facts, settings={**facts.settings, "niceness": niceness})
+        self._facts = facts
+        return facts, cores
 
     async def take(self, batch: Sequence[Request]) -> None:
         """Requests that are served from now on, again and again. The first times the kernel is asked for the most
@@ -213,6 +222,8 @@ class Place:
     of: int
     others: frozenset[int] = frozenset()
     """Cores on which the pool's own process runs, where that is on the same machine."""
+    niceness: int = 0
+    """Of the pool's process, and so what its replicas are to have."""
 
 
 def own_cores(host: Host, place: Place, threads: int) -> tuple[int, ...]:
@@ -273,7 +284,7 @@ class Cluster:
                 configure_logging=False,
                 **({} if self._address else {"include_dashboard": False}),
             )
-        except (RuntimeError, ConnectionError, ValueError) as error:
+        except (RuntimeError, ConnectionError, ValueError, ray.exceptions.RayError) as error:
             ray.shutdown()  # it may have come half of the way
             raise EngineUnavailable(f"{self._who}: {_first_words(error)}{_way_out(str(error))}") from error
         return ray
@@ -360,7 +371,7 @@ class Places:
         boots = [one.boot for one in self._identities]
         mine = boots[number - 1]
         others = frozenset(os.sched_getaffinity(0)) if mine == boot_here() else frozenset()
-        place = Place(boots[: number - 1].count(mine), boots.count(mine), others)
+        place = Place(boots[: number - 1].count(mine), boots.count(mine), others, os.getpriority(os.PRIO_PROCESS, 0))
         return self._actors[number - 1], self._nodes[number - 1], place
 
     def _make(self) -> None:
@@ -556,8 +567,12 @@ class OnRay:
                 f"{self.name}: its batch seems to lie {beyond_ns / 1e6:.3g} ms outside of the time from its question "
                 "to its answer: the clock of that machine was set, or it slept"
             )
+        work = ReplicaWork(
+            self.name, sum(served.output_tokens), served.ended_ns - served.started_ns, clock.error_at(received_ns)
+        )
         return replace(
             served,
+            replicas=(work,),
             started_ns=clock.here_ns(served.started_ns),
             ended_ns=clock.here_ns(served.ended_ns),
             token_ns=served.token_ns and tuple(tuple(map(clock.here_ns, stamps)) for stamps in served.token_ns),

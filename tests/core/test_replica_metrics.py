@@ -122,3 +122,13 @@ def test_what_is_said_already_stays():
     assert blamed(unchanged, rates(100, 80), rates(100, 100)) == unchanged
     unlike = {name: sample for name, sample in rates(100, 80).items() if name != "replica_balance"}
     assert blamed(REGRESSED, unlike, {}) == REGRESSED
+
+
+def test_what_other_machines_clocks_leave_unsure_is_said():
+    """A round may begin by one clock and end by another; launches say the same, and none of this machine's."""
+    works = [
+        ReplicaWork(f"replica {number} of 2", 100, 100_000_000, error_ns) for number, error_ns in ((1, 0), (2, 600_000))
+    ]
+    notes = of_batches([works])[1]
+    assert notes == ["replicas' times come from other machines' clocks: throughput may be off by 0.02 of itself"]
+    assert of_batches([[replace(one, clock_error_ns=0) for one in works]])[1] == []

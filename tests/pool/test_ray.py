@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import platform
 import shutil
 import time
@@ -56,10 +57,12 @@ def test_each_node_has_a_replica(cluster, pool):
     """On a core of its own, with as many threads as were asked for; a batch is split between them."""
     both = pool(cluster.address)
     facts = both.start()
-    assert (facts.device, facts.settings) == (f"remote:ray {cluster.address}", {"threads": 1, "replicas": 2})
+    assert facts.device == f"remote:ray {cluster.address}"
+    assert facts.settings.items() >= {"threads": 1, "replicas": 2}.items()
     sent_ns = time.monotonic_ns()
     served = both.serve(BATCH, observe=True)
-    error_ns = max(one.clock_error_ns for one in both._replicas)
+    error_ns = max(one.clock_error_ns for one in served.replicas)
+    assert 0 < error_ns < 20_000_000
     assert served.output_tokens == (8,) * 6
     assert [one.output_tokens for one in served.replicas] == [24, 24]
     assert sent_ns - error_ns <= served.started_ns < served.ended_ns <= time.monotonic_ns() + error_ns
@@ -69,6 +72,8 @@ def test_each_node_has_a_replica(cluster, pool):
     assert [name.partition(" (node ")[0] for name in names] == ["replica 1 of 2", "replica 2 of 2"]
     identities = [both._replicas[0]._places.ray.get(one._actor.identity.remote()) for one in both._replicas]
     assert [one.threads for one in identities] == ["1", "1"]
+    if os.getuid() == 0:  # others find a setting
+        assert {os.getpriority(os.PRIO_PROCESS, one.pid) for one in identities} == {os.getpriority(os.PRIO_PROCESS, 0)}
     assert served.peak_memory_bytes > 2 * 10**7
 
 
