@@ -25,7 +25,7 @@ from pytest_slmperf.core.advising.question import (
     objective_of,
 )
 from pytest_slmperf.core.engine import EngineSpec, model_name
-from pytest_slmperf.core.errors import EngineUnavailable, UsageError
+from pytest_slmperf.core.errors import EngineUnavailable, LaunchError, UsageError
 from pytest_slmperf.core.machine import REMOTE, slug
 from pytest_slmperf.core.memory import GIB
 from pytest_slmperf.core.metrics import metric
@@ -246,7 +246,7 @@ def _measured(given: argparse.Namespace, model: str, limits: tuple[Limit, ...]) 
     screen = _Screen()
     try:
         found = advising.settle(wanted, path, say=screen.say, tell=screen.tell)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, LaunchError):
         screen.clear()
         output.remark(f"slmperf: what was measured is kept in {path}; the same command goes on from there\n")
         raise

@@ -116,7 +116,7 @@ def gain_of(question: Question, evidence: Evidence, one: Seen, other: Seen) -> G
     step = mean_log(one, meaning) - mean_log(other, meaning)
     if one.setting == other.setting:
         return Gain(1.0, 1.0, 1.0)
-    half = half_width(evidence, meaning, one, other, confidence=CONFIDENCE)
+    half = half_width(evidence, meaning, one, other)
     if math.isinf(half):
         return Gain(math.exp(step), None, None)
     return Gain(math.exp(step), math.exp(step - half), math.exp(step + half))

@@ -18,9 +18,9 @@ from statistics import NormalDist
 
 from pytest_slmperf.core.metrics import Metric
 
-WANDER_SD = 0.05
+WANDER_SD = 0.08
 """How far a curve strays from its law over an octave of the batch, before its own points say so: vLLM's on an H100
-strayed by 2 to 5 %."""
+strayed by 2 to 5 %, and those of two CPU cores, from one kernel to the next, by 60 % once."""
 WANDER_WEIGHT = 4
 """So many octaves that were measured that assumption weighs."""
 STEPS_PER_OCTAVE = 2

@@ -25,6 +25,9 @@ HOPELESS = 0.02
 """What keeps the limits with a smaller probability is not tried."""
 LIKELY = 0.5
 """A lighter setting that is as good with this probability is tried."""
+LEVEL = 0.98
+"""Of an interval, computed as if neither what it is of nor when to stop had been chosen by the same launches: so that,
+chosen so, it holds the truth in 95 %. How often it does benchmarks/advise_launches.py says."""
 SURE = 0.95
 """Of the limits that what is advised must keep, or of missing them, before it is settled."""
 PER_OCTAVE = {"replicas": 0.5, "threads": 0.5}
@@ -41,8 +44,15 @@ class Policy:
     """Of one setting."""
     least_launches: int = 2
     """Of what is advised, and of what that is compared with: one alone says nothing of its error."""
-    negligible: float = 0.15
-    """An improvement of so much of `within` is not worth a launch."""
+    negligible: float = 0.3
+    """An improvement of so much of `within` is not worth the launches that a setting may have; of one of them, its part
+    of that.
+    """
+
+    @property
+    def worth(self) -> float:
+        """The share of `within` that must be expected of a launch."""
+        return self.negligible / self.most_launches
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +120,13 @@ def launch_sd(evidence: Evidence, meaning: Metric) -> float:
     return math.sqrt((LAUNCH_WEIGHT * LAUNCH_SD**2 + freedom * sd**2) / (LAUNCH_WEIGHT + freedom))
 
 
-def half_width(evidence: Evidence, meaning: Metric, one: Seen, other: Seen, *, confidence: float = 0.95) -> float:
+def half_width(evidence: Evidence, meaning: Metric, one: Seen, other: Seen) -> float:
     """Of the interval of the logarithm of two settings' ratio, from the launches that were repeated; infinite where
     none was.
     """
     sd, freedom = spread(evidence.seen.values(), meaning)
     counts = [len(seen.values[meaning.name]) for seen in (one, other)]
-    return quantile(confidence, freedom) * sd * math.sqrt(sum(1 / count for count in counts)) if freedom else math.inf
+    return quantile(LEVEL, freedom) * sd * math.sqrt(sum(1 / count for count in counts)) if freedom else math.inf
 
 
 @dataclass(frozen=True)
@@ -159,7 +169,7 @@ class _Standing:
         if not scores:
             return None
         setting = max(scores, key=scores.__getitem__)
-        if scores[setting] <= self.policy.negligible * question.within:
+        if scores[setting] <= self.policy.worth * question.within:
             return None
         seen = self._predicted(setting, question.objective)
         assert seen is not None  # noqa: S101 - it has a score
