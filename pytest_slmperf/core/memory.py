@@ -19,8 +19,6 @@ ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 MIB, GIB = 2**20, 2**30
 RESERVE_BYTES = 0.5 * GIB
 """Of what an engine takes, for activations."""
-ROUNDING = 1e-9
-"""So that what fits exactly is not lost to the last bit of a quotient."""
 
 
 @cache
@@ -95,16 +93,6 @@ class Tenant:
         return weight_bytes(self.shape, self.dtype) + self.cache_bytes + reserve_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What each replica of a tenant gets of a device's memory."""
-
-    fraction: float
-    """Of all of it: what vLLM calls `gpu_memory_utilization`."""
-    batch: int
-    """Requests that fit into it, at least as many as the tenant asks for."""
-
-
 def lacking_bytes(
     tenants: Sequence[Tenant],
     *,
@@ -115,32 +103,6 @@ def lacking_bytes(
     """What a device lacks to hold all replicas of these models at once; 0 where they fit."""
     needed = sum(tenant.replicas * tenant.needed_bytes(reserve_bytes) for tenant in tenants)
     return max(0.0, needed - utilisation * memory_bytes)
-
-
-def shares(
-    tenants: Sequence[Tenant],
-    *,
-    memory_bytes: float,
-    utilisation: float = USABLE,
-    reserve_bytes: float = RESERVE_BYTES,
-) -> tuple[Share, ...]:
-    """How models share a device's memory, in their order; empty where they don't fit.
-
-    Each replica gets what it needs. What is left over goes to the caches, so that all batches may grow by one factor.
-    """
-    needed = sum(tenant.replicas * tenant.needed_bytes(reserve_bytes) for tenant in tenants)
-    cached = sum(tenant.replicas * tenant.cache_bytes for tenant in tenants)
-    left = utilisation * memory_bytes - needed
-    if left < 0 or not tenants:
-        return ()
-    grown = 1 + left / cached
-    return tuple(
-        Share(
-            fraction=(tenant.needed_bytes(reserve_bytes) + (grown - 1) * tenant.cache_bytes) / memory_bytes,
-            batch=int(tenant.batch * grown * (1 + ROUNDING)),
-        )
-        for tenant in tenants
-    )
 
 
 def fewest_devices(tenant: Tenant, *, memory_bytes: float, utilisation: float = USABLE, most: int = 8) -> int | None:

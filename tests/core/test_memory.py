@@ -19,7 +19,6 @@ from pytest_slmperf.core.memory import (
     largest_batch,
     largest_batch_within,
     predicted_peak,
-    shares,
     weight_bytes,
 )
 from pytest_slmperf.core.shapes import SHAPES, parameters
@@ -173,30 +172,20 @@ tenants = st.lists(
 
 
 @given(tenants, st.integers(1, 80))
-def test_models_share_a_device_or_it_is_said_what_it_lacks(models, gib):
-    """All shares together are what may be taken; each holds its batch, and all batches grow by one factor."""
-    divided, lacking = shares(models, memory_bytes=gib * GIB), lacking_bytes(models, memory_bytes=gib * GIB)
-    assert bool(divided) is (lacking == 0)
-    if not divided:
-        assert lacking_bytes(models, memory_bytes=gib * GIB + lacking / 0.9 + 1) == 0
-        return
-    given_away = sum(share.fraction * model.replicas for share, model in zip(divided, models, strict=True))
-    assert given_away == pytest.approx(0.9)
-    factors = []
-    for share, model in zip(divided, models, strict=True):
-        assert share.batch >= model.batch
-        assert replace(model, batch=share.batch).needed_bytes() <= share.fraction * gib * GIB * (1 + 1e-6)
-        factors.append(share.batch / model.batch)
-    assert min(factors) > max(factors) - 1
+def test_a_device_lacks_what_its_models_need_beyond_it(models, gib):
+    """With so much more of which an engine may take nine tenths, all replicas of all of them fit."""
+    lacking = lacking_bytes(models, memory_bytes=gib * GIB)
+    needed = sum(model.replicas * model.needed_bytes() for model in models)
+    assert lacking == max(0.0, needed - 0.9 * gib * GIB)
+    assert lacking_bytes(models, memory_bytes=gib * GIB + lacking / 0.9 + 1) == 0
 
 
-def test_one_model_alone_gets_its_largest_batch():
-    """A device that nobody shares holds what `largest_batch` says."""
+def test_one_model_alone_fits_up_to_its_largest_batch():
+    """What a device that nobody shares lacks agrees with `largest_batch`."""
     model = Tenant(SHAPES["opt-1.3b"], "float16", 1, 500)
-    (alone,) = shares([model], memory_bytes=GPU)
-    assert alone.fraction == pytest.approx(0.9)
-    assert alone.batch == largest_batch(SHAPES["opt-1.3b"], "float16", request_tokens=500, memory_bytes=GPU)
-    assert shares([], memory_bytes=GPU) == ()
+    largest = largest_batch(model.shape, model.dtype, request_tokens=model.request_tokens, memory_bytes=GPU)
+    assert lacking_bytes([replace(model, batch=largest)], memory_bytes=GPU) == 0
+    assert lacking_bytes([replace(model, batch=largest + 1)], memory_bytes=GPU) > 0
 
 
 @pytest.mark.parametrize(
