@@ -259,6 +259,11 @@ def _groups(root: Path, controller: str) -> Iterable[Path]:
                 group = group.parent
 
 
+def quota(root: Path = Path("/")) -> float | None:
+    """Cores' worth of time that the control groups of this process allow it; None for no limit."""
+    return min(_quotas(root), default=None)
+
+
 def _quotas(root: Path) -> list[float]:
     """Cores' worth of time that control groups allow, version 2 and 1."""
     quotas = []

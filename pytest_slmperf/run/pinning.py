@@ -8,20 +8,26 @@ from pathlib import Path
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.pool.pinning import hardware_threads, numa_node
+from pytest_slmperf.run import fingerprint
 
 _THREADS = Path("/proc/self/task")
 
 
-def choose_cores(threads: int, replicas: int = 1) -> tuple[int, ...]:
+def choose_cores(threads: int, replicas: int = 1, *, root: Path = Path("/")) -> tuple[int, ...]:
     """One core for each thread, the first of the ranked; of replicas, the cores of each on one NUMA node where that has
     as many.
 
-    Raises UsageError where there are fewer cores than threads.
+    Raises UsageError where there are fewer cores than threads, or less time of them: the kernel lets who has used up
+    its quota wait, on however many cores it is.
     """
     ranked = ranked_cores()
+    allowance = fingerprint.quota(root)
+    usable = len(ranked) if allowance is None else min(len(ranked), max(1, int(allowance)))
     needed = threads * replicas
-    if needed > len(ranked):
-        cores = f"{len(ranked)} core{'s' if len(ranked) > 1 else ''}"
+    if needed > usable:
+        cores = f"{usable} core{'s' if usable > 1 else ''}"
+        if usable < len(ranked):
+            cores += f" (that is what the control group, cgroup, gives of {len(ranked)})"
         if replicas > 1:
             raise UsageError(
                 f"{replicas} replicas of {threads} thread{'s' if threads > 1 else ''} on {cores} would wait for each "
@@ -29,7 +35,7 @@ def choose_cores(threads: int, replicas: int = 1) -> tuple[int, ...]:
             )
         raise UsageError(
             f"{threads} threads on {cores} would wait for each other, "
-            f"and the scheduler would be measured: set threads to {len(ranked)} or less"
+            f"and the scheduler would be measured: set threads to {usable} or less"
         )
     if replicas == 1:
         return tuple(sorted(ranked[:threads]))

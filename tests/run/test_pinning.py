@@ -34,6 +34,21 @@ def test_more_replicas_than_cores_are_refused_with_how_many_are_needed():
 
 
 @pytest.mark.parametrize(
+    ("threads", "replicas", "words"), [(2, 1, "2 threads on"), (1, 2, "2 replicas of 1 thread on")]
+)
+def test_a_control_groups_quota_is_all_that_there_is(tmp_path, threads, replicas, words):
+    """Whatever cores it may run on: more threads than that would be stopped by turns."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core is one anyhow")
+    for name, text in {"proc/self/cgroup": "0::/pod\n", "sys/fs/cgroup/pod/cpu.max": "150000 100000\n"}.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+    assert len(choose_cores(1, root=tmp_path)) == 1
+    with pytest.raises(UsageError, match=rf"{words} 1 core \(that is what the control group, cgroup, gives of "):
+        choose_cores(threads, replicas, root=tmp_path)
+
+
+@pytest.mark.parametrize(
     ("threads", "replicas", "chosen"),
     [
         (1, 2, [7, 3]),
