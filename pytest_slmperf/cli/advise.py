@@ -180,6 +180,7 @@ def _recorded(given: argparse.Namespace, model: str | None, limits: tuple[Limit,
             why="nothing was measured now, and what the results don't hold may be better",
             launches=sum(len(one.values.get(objective.name, ())) for one in evidence.seen.values()),
             remarks=remarks,
+            recorded=True,
         ),
     )
 

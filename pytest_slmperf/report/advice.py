@@ -32,6 +32,8 @@ class Told:
     launches: int
     """Of all settings, kept ones included; throw-away ones are none of them."""
     remarks: tuple[str, ...] = ()
+    recorded: bool = False
+    """Whether nothing was measured for it now."""
 
 
 def lines(told: Told) -> list[str]:
@@ -54,8 +56,11 @@ def _advice(told: Told) -> Iterator[str]:
     replication = advice.replication
     verdict = "replication" if replication.pays is not Pays.UNSURE else "whether replication pays"
     yield f"{verdict} {replication.pays}: {replication.said}"
-    state = "settled" if told.settled else "not settled"
-    yield f"{state} after {told.launches} launch{'es' * (told.launches != 1)}: {told.why}"
+    launches = f"{told.launches} launch{'es' * (told.launches != 1)}"
+    if told.recorded:
+        yield f"from {launches}: {told.why}"
+    else:
+        yield f"{'settled' if told.settled else 'not settled'} after {launches}: {told.why}"
 
 
 def _nothing(told: Told) -> Iterator[str]:

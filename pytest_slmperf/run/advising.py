@@ -23,6 +23,7 @@ from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.core.shapes import SHAPES
 from pytest_slmperf.run.advice_state import Launched, State, read_state, write_state
 from pytest_slmperf.run.briefing import LEAST_OBSERVED
+from pytest_slmperf.run.campaign import VOID_PAUSE_S
 from pytest_slmperf.run.devices import Device, HeldDevices, device_of, machine_of
 from pytest_slmperf.run.fitting import SHARING
 from pytest_slmperf.run.joules import Joules
@@ -31,7 +32,7 @@ from pytest_slmperf.run.metering import Metering
 from pytest_slmperf.run.pace import Pace
 from pytest_slmperf.run.settings import Settings
 
-MOST_VOID = 3
+MOST_VOID = 4
 """Launches of a setting that may be void, one after the other, before it is given up."""
 
 
@@ -191,7 +192,7 @@ def _launched(wanted: Wanted, launcher: _Launcher, step: Next, state: State) -> 
     """What is known with one launch more. Raises LaunchError where it stays void, too."""
     began, at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
 
-    void = ""
+    void, pause_s = "", VOID_PAUSE_S
     for _ in range(MOST_VOID):
         try:
             record = launcher(step.setting)
@@ -206,6 +207,9 @@ def _launched(wanted: Wanted, launcher: _Launcher, step: Next, state: State) -> 
             done = Launched(step.setting, at, time.monotonic() - began, values, case.unmeasured)
             return state.plus(done, resolved)
         void = case.void
+        if record.facts.device != SIMULATED:  # the culprit may be done by then
+            time.sleep(pause_s)
+            pause_s *= 2
     raise LaunchError(f"{step.setting}: {MOST_VOID} launches were void, the last one: {void}")
 
 
