@@ -19,6 +19,7 @@ from pytest_slmperf.engines.server import free_port
 from pytest_slmperf.meters.rapl import RaplMeter
 from pytest_slmperf.pool.node_meters import ClusterMeter, summed
 from pytest_slmperf.pool.ray import Cluster
+from pytest_slmperf.run.metering import open_ray
 
 on_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray isn't installed: tox run -e ray")
 MS_NS = 1_000_000
@@ -161,3 +162,11 @@ def test_no_cluster_has_no_joules():
     """Where Ray isn't installed, or nobody listens."""
     with pytest.raises(MeterUnavailable, match="Ray"):
         ClusterMeter(Cluster(f"127.0.0.1:{free_port()}")).open()
+
+
+def test_a_run_on_a_cluster_asks_its_nodes():
+    """Its joules are those of nodes; without a cluster there are none, and why is said."""
+    metering = open_ray(f"127.0.0.1:{free_port()}", window_s=1, lead_in_s=0.1)
+    assert "Ray" in metering.not_of("remote:ray 127.0.0.1:6379")
+    metering.missing = ""
+    assert metering.not_of("remote:ray 127.0.0.1:6379") == ""

@@ -7,13 +7,18 @@ import pytest
 
 from pytest_slmperf.core.engine import EngineSpec, Request
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed, UsageError
+from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.pool import Pool
+from pytest_slmperf.core.prompts import Prompts
+from pytest_slmperf.core.traffic import Arrivals
 from pytest_slmperf.engines import registry
 from pytest_slmperf.engines.address import device_of_urls
 from pytest_slmperf.engines.streaming import Streaming
 from pytest_slmperf.pool.endpoints import endpoints
 from pytest_slmperf.run.devices import device_of
+from pytest_slmperf.run.playing import ask_for, judged
 from pytest_slmperf.testing.server import Options, serving
+from pytest_slmperf.worker.sending import play
 
 QUICK = {"step_s": 0.002, "step_request_s": 0, "prefill_token_s": 0}
 ASKED = Request(tuple(range(20, 36)), 8)
@@ -126,6 +131,19 @@ def test_an_endpoint_that_dies_is_named(pair, serve, pool):
     assert all(error.replica == 2 for error in failed)
     with pytest.raises(EngineFailed, match=named):
         both.serve([ASKED] * 2, observe=False)
+
+
+def test_an_endpoint_that_dies_in_a_window_voids_it(pair, serve, pool):
+    """The reason names it."""
+    dying = serve(dies_after=30)
+    both = pool(pair[0].url, dying.url)
+    both.start()
+    load = Load("load", ((16, 8),), seed=1, arrivals=Arrivals(concurrency=4))
+    policy = RoundPolicy(traffic_s=1, observed_requests=100)
+    traffic = play(both, ask_for(load, policy), Prompts(vocabulary=1000, seed=1))
+    void = judged(traffic, load, policy, slo=None, quantiles=()).void
+    assert void.guard == "errors"
+    assert f"replica 2 of 2 (127.0.0.1:{dying.port}): " in void.reason
 
 
 def test_nobody_at_an_address(pair, serve, pool):
