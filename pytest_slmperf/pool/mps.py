@@ -34,7 +34,8 @@ IN_USE = "in-use"
 """A file that a living pool holds a lock on: the folder of one that was killed is taken away by the next."""
 START_LIMIT_S = 20.0
 ANSWER_LIMIT_S = 10.0
-QUIT_LIMIT_S = 5.0
+QUIT_LIMIT_S = 2.0
+"""Twice: until it has answered, and until it has ended. A launch gives all of its engine five seconds."""
 KILL_LIMIT_S = 10.0
 ATTACH_LIMIT_S = 2.0
 LOOK_EVERY_S = 0.05
@@ -254,4 +255,4 @@ def _stat(entry: Path) -> tuple[str, str, int]:
 
 def _numbers(listed: str) -> list[int]:
     """The process ids of a list, one a line. A line of anything else is none of them."""
-    return [int(line) for line in listed.split() if line.isdecimal()]
+    return [int(line) for line in map(str.strip, listed.splitlines()) if line.isdecimal()]
