@@ -70,7 +70,7 @@ class Explanation:
     error: float
     """Share by which the limit may be wrong."""
     weight_bytes: int
-    """As a textbook counts them, of all replicas."""
+    """As a textbook counts them, of all replicas; once where threads of one process share them."""
     cache_bytes: int
     """The same of keys and values, when the requests are whole."""
     predicted_peak_bytes: int | None
@@ -154,15 +154,14 @@ def explain(measurement: Measurement, coordinates: Mapping[str, str | float], ro
             output_tokens=output_tokens,
             caching=caching_of(key),
         )
-        weights = replicas * weight_bytes(shape, dtype)
+        weights = (1 if key.get("pool") == "threads" else replicas) * weight_bytes(shape, dtype)
         cache = round(requests * (prompt_tokens + output_tokens) * kv_bytes_per_token(shape, dtype))
     except SuiteError:
         return None
     took_s = requests * output_tokens / measured
     power = _power_share(measurement, roof)
     share = found.least_s / took_s
-    peak = _predicted_peak(key, shape, requests) if replicas == 1 else None
-    set_bytes = (weights + cache) / replicas
+    peak = None if "pool" in key else _predicted_peak(key, shape, requests)
     return Explanation(
         bound=_bound(found, share, requests, power),
         limit=Bound.BANDWIDTH if found.set_by_reading else Bound.COMPUTE,
@@ -171,7 +170,7 @@ def explain(measurement: Measurement, coordinates: Mapping[str, str | float], ro
         bandwidth_share=found.memory_s / took_s,
         compute_share=None if found.compute_s is None else found.compute_s / took_s,
         power_share=power,
-        bandwidth_bytes_per_s=replicas * roof.times(1 / replicas).bytes_per_s(set_bytes),
+        bandwidth_bytes_per_s=replicas * found.bytes_per_s,
         flops_per_s=roof.flops_of(dtype),
         source=roof.source,
         error=roof.error,

@@ -200,6 +200,8 @@ class Limit:
     """Phase by phase the longer one of both."""
     read_s: float
     """The part of `least_s` in which reading is the longer one."""
+    bytes_per_s: float
+    """How fast a step reads."""
 
     @property
     def set_by_reading(self) -> bool:
@@ -230,15 +232,16 @@ def limit(  # noqa: PLR0913 - all but three by name
             step_work(shape, dtype, requests=requests, context_tokens=context, caching=caching),
         ),
     )
-    rate = roof.flops_of(dtype)
+    rate, bytes_per_s = roof.flops_of(dtype), 0.0
     memory_s = compute_s = least_s = read_s = 0.0
     for times, work in phases:
-        reading_s = times * work.read_bytes / roof.bytes_per_s(work.set_bytes)
+        bytes_per_s = roof.bytes_per_s(work.set_bytes)
+        reading_s = times * work.read_bytes / bytes_per_s
         computing_s = times * work.flops / rate if rate else 0.0
         memory_s, compute_s = memory_s + reading_s, compute_s + computing_s
         least_s += max(reading_s, computing_s)
         read_s += reading_s if reading_s >= computing_s else 0.0
-    return Limit(memory_s, compute_s if rate else None, least_s, read_s)
+    return Limit(memory_s, compute_s if rate else None, least_s, read_s, bytes_per_s)
 
 
 @cache

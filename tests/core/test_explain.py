@@ -141,6 +141,9 @@ def test_replicas_share_a_device_and_read_their_own_weights():
     two = explained(measured({**GPU_KEY, "replicas": 2}, "opt-1.3b", 1_000), 8, roof)
     assert two.weight_bytes == 2 * one.weight_bytes
     assert two.cache_bytes == one.cache_bytes
+    threads = explained(measured({**GPU_KEY, "replicas": 2, "pool": "threads"}, "opt-1.3b", 1_000), 8, roof)
+    assert threads.weight_bytes == one.weight_bytes
+    assert threads.bandwidth_share == two.bandwidth_share
     assert two.bandwidth_share > 1.5 * one.bandwidth_share
 
 
