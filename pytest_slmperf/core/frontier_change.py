@@ -96,21 +96,14 @@ def change_of(
     resamples: int = RESAMPLES,
 ) -> FrontierChange:
     """What became of the stored frontier; each side is the samples of all its cases, and the cases of its frontier."""
-    import numpy as np  # noqa: PLC0415 - importing a suite must cost nothing
-
     here, there = _sides(metrics, now[0], stored[0], seed, resamples)
     both = [case for case in stored[1] if case in here.cases]
-    signs = np.array([1.0 if meaning.higher_is_better else -1.0 for meaning in metrics])
-
-    def ratios(case: str) -> Mapping[str, Estimate]:
-        return _ratios(metrics, signs, (here, here.cases[case]), (there, there.cases[case]))
-
     margin = math.log1p(equal)
     return FrontierChange(
         volume=_volume_ratio(here, there),
-        ratios={case: ratios(case) for case in both},
-        behind=_dominated(metrics, signs, here, (there, stored[1]), margin),
-        surpassed=_dominated(metrics, signs, there, (here, now[1]), margin),
+        ratios={case: _ratios((here, here.cases[case]), (there, there.cases[case])) for case in both},
+        behind=_dominated(here, there, stored[1], margin),
+        surpassed=_dominated(there, here, now[1], margin),
         unmeasured=tuple(case for case in stored[1] if case not in here.cases),
     )
 
@@ -119,6 +112,9 @@ def change_of(
 class _Side:
     """The cases of one side as logarithms that are turned so that more is better, the metrics on the last axis."""
 
+    metrics: Sequence[Metric]
+    signs: "Logs"
+    """Of the metrics: 1 where more is better, -1 where less is."""
     cases: Mapping[str, int]
     values: "Logs"
     draws: "Logs"
@@ -134,6 +130,8 @@ def _sides(metrics: Sequence[Metric], now: Samples, stored: Samples, seed: int, 
     drawn = np.split(log_medians(groups, seed=seed, resamples=resamples), [len(groups[0])], axis=1)
     here, there = (
         _Side(
+            metrics,
+            signs,
             {case: at for at, case in enumerate(side)},
             np.log([[sample.median for sample in samples] for samples in side.values()]) * signs,
             draws.reshape(resamples, len(side), len(metrics)) * signs,
@@ -161,28 +159,24 @@ def _volume_ratio(here: _Side, there: _Side) -> Estimate:
     return _ratio(_volumes(here.values, here.draws), _volumes(there.values, there.draws), here.launches)
 
 
-def _ratios(
-    metrics: Sequence[Metric], signs: "Logs", mine: tuple[_Side, int], theirs: tuple[_Side, int]
-) -> Mapping[str, Estimate]:
+def _ratios(mine: tuple[_Side, int], theirs: tuple[_Side, int]) -> Mapping[str, Estimate]:
     """The one point's values over the other's, in the metrics' own directions."""
     import numpy as np  # noqa: PLC0415 - importing a suite must cost nothing
 
     (one, at_one), (other, at_other) = mine, theirs
-    values = np.exp((one.values[at_one] - other.values[at_other]) * signs)
-    draws = np.exp((one.draws[:, at_one] - other.draws[:, at_other]) * signs)
+    values = np.exp((one.values[at_one] - other.values[at_other]) * one.signs)
+    draws = np.exp((one.draws[:, at_one] - other.draws[:, at_other]) * one.signs)
     return {
         meaning.name: estimate(float(values[at]), draws[:, at], launches=one.launches)
-        for at, meaning in enumerate(metrics)
+        for at, meaning in enumerate(one.metrics)
     }
 
 
-def _dominated(
-    metrics: Sequence[Metric], signs: "Logs", points: _Side, by: tuple[_Side, Sequence[str]], margin: float
-) -> tuple[Dominated, ...]:
-    """The cases of a frontier whose points on this side are dominated by it, and weren't by the same points of it."""
-    import numpy as np  # noqa: PLC0415 - importing a suite must cost nothing
+def _dominated(points: _Side, other: _Side, frontier: Sequence[str], margin: float) -> tuple[Dominated, ...]:
+    """The cases of the other side's frontier whose points on this side that frontier dominates.
 
-    other, frontier = by
+    Not those that the same points of it dominate on their own side already: values that are alike may do that.
+    """
     places = [other.cases[case] for case in frontier]
     values, draws, found = other.values[places], other.draws[:, places], []
     whole = _volumes(values, draws)
@@ -194,7 +188,7 @@ def _dominated(
         news = _beaten(ahead, margin) & ~_beaten(values - values[own], margin)
         if not news.any():
             continue
-        first = own if news[own] else int(np.where(news, ahead.sum(axis=1), -math.inf).argmax())
+        first = own if news[own] else max(news.nonzero()[0].tolist(), key=ahead.sum(axis=1).__getitem__)
         again = _beaten(draws - points.draws[:, at, None], margin) & ~_beaten(draws - draws[:, own, None], margin)
         moved, moved_draws = values.copy(), draws.copy()
         moved[own], moved_draws[:, own] = points.values[at], points.draws[:, at]
@@ -203,7 +197,7 @@ def _dominated(
                 case,
                 frontier[first],
                 often=float(again.any(axis=1).mean()),
-                ratios=_ratios(metrics, signs, (points, at), (other, places[first])),
+                ratios=_ratios((points, at), (other, places[first])),
                 volume=_ratio(_volumes(moved, moved_draws), whole, points.launches),
             )
         )
@@ -214,4 +208,4 @@ def _beaten(ahead: "Logs", margin: float) -> "NDArray[np.bool_]":
     """Where something that is so far ahead in each metric dominates: nowhere behind by the margin, somewhere ahead."""
     import numpy as np  # noqa: PLC0415 - importing a suite must cost nothing
 
-    return np.asarray((ahead >= -margin).all(axis=-1) & (ahead > margin).any(axis=-1))
+    return np.logical_and((ahead >= -margin).all(axis=-1), (ahead > margin).any(axis=-1))

@@ -206,6 +206,23 @@ def test_a_stored_point_that_was_not_measured():
     assert change.volume.value < 1
 
 
+def test_a_frontier_of_one_point():
+    """A single point is a frontier: it stays, and what it loses is lost of the volume."""
+    stored, now = swept(launches=20, sizes=(64,)), swept({64: (0.8, 1.0)}, seed=1, sizes=(64,))
+    assert list(stored.points) == ["batch=64"]
+    assert swept(seed=1, sizes=(64,)).unchanged_from(stored, POLICY).status is Status.UNCHANGED
+    change = now.change_from(stored)
+    assert change.volume.value == pytest.approx(0.8, abs=0.01) == change.behind[0].volume.value
+
+
+def test_points_that_tie():
+    """Two cases that measure the very same are both on the frontier, and neither dominates the other."""
+    same = {name: sample(value, noise=0) for name, value in JOULES["batch=8"].items()}
+    tied = frontier({"a": same, "b": same}, THREE)
+    assert set(tied.points) == {"a", "b"}
+    assert tied.change_from(tied).behind == ()
+
+
 def test_few_launches_bound_nothing():
     """With one launch there are figures and no intervals: nothing says what another one would have given."""
     change = swept({64: (0.85, 1.0)}, seed=1, launches=1).change_from(STORED)
