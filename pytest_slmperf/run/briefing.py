@@ -14,12 +14,13 @@ from pytest_slmperf.core.machine import SIMULATED, Machine
 from pytest_slmperf.core.memory import GIB
 from pytest_slmperf.core.metrics import STARTUP_PHASES
 from pytest_slmperf.core.sweep import Case, Sweep
+from pytest_slmperf.core.variant import AS_IT_IS
 from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.run import fitting, launch
 from pytest_slmperf.run.accept import on_another_device
 from pytest_slmperf.run.answering import Standards
 from pytest_slmperf.run.brief import Brief, Configuration, Prime, Reference, Surroundings
-from pytest_slmperf.run.devices import Device, HeldDevices, device_of
+from pytest_slmperf.run.devices import Device, HeldDevices, device_of, too_few_gpus
 from pytest_slmperf.run.loads import load_of
 from pytest_slmperf.run.metering import Metering
 from pytest_slmperf.run.options import Options
@@ -190,6 +191,8 @@ class Bench:
         if why := fitting.static_only(sweep.workload, spec):
             return why
         if why := fitting.too_many_threads(case, spec, cores=self.cores):
+            return why
+        if case.variant != AS_IT_IS and (why := too_few_gpus(spec)):
             return why
         memory_gib = self.machine.fields.get("gpu_memory_gib" if self.machine.kind == "cuda" else "memory_gib")
         total = float(memory_gib) * GIB * self.device.count if isinstance(memory_gib, (int, float)) else None

@@ -89,6 +89,19 @@ def device_of(engine: str, options: Mapping[str, object], pool: Pool | None = No
     return Device(kind, first_gpu(options), min(apart * gpus_each(options), MOST_BOARDS))
 
 
+def too_few_gpus(spec: EngineSpec) -> str | None:
+    """Why this run has surely too few GPUs or MIG slices for an engine, or None. Raises UsageError: see `device_of`."""
+    try:
+        there = device_of(spec.engine, spec.options, spec.pool)
+    except EngineUnavailable as error:
+        return str(error)
+    if there.kind != "cuda" or there.slices:
+        return None
+    seen, needed = _visible(), there.index + there.count
+    known = boards.count() if seen is None else len(seen)
+    return f"it needs {there}, and this run may use {known}" if needed > known else None
+
+
 def _mig_parts() -> Sequence[Gpu | Slice]:
     """The GPUs and slices that CUDA may see. Raises EngineUnavailable where they can't be asked."""
     try:

@@ -258,7 +258,7 @@ class Measuring:
         configurations = configurations or briefing.configurations(
             here, specs, lambda case: self.coverage.wants(sweep, case), other_python=self._other_python
         )
-        launched = tuple(spec for one in configurations for _, spec in one.arms)
+        launched = tuple(spec for one in configurations if self._fits(here, one) for _, spec in one.arms)
         self._bench.refuse_others(launched, self.default_engine, side_by_side=side_by_side)
         self._hold_devices(here, launched)
         for configuration in configurations:
@@ -340,6 +340,10 @@ class Measuring:
     def _refuse_planted(self, specs: Iterable[EngineSpec]) -> None:
         if self.options.mode == "accept" and any(spec.planted_loss for spec in specs):
             raise UsageError("a loss that is planted on purpose is never recorded: take `slowed` away")
+
+    def _fits(self, here: Sweep, configuration: Configuration) -> bool:
+        """Whether some case of it is launched: what this machine can't hold needs no place on it."""
+        return any(self._bench.misfit(here, case, configuration.candidate) is None for case in configuration.cases)
 
     def _hold_devices(self, here: Sweep, specs: Iterable[EngineSpec]) -> None:
         """One job measures on a device at a time. Raises UsageError for joules of two devices, side by side."""

@@ -14,8 +14,9 @@ from nvml_fixtures import driver, stub  # noqa: F401
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import DeviceBusy, EngineUnavailable, UsageError
 from pytest_slmperf.core.machine import Role
+from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.run import pinning
-from pytest_slmperf.run.devices import Device, HeldDevices, device_of, machine_of
+from pytest_slmperf.run.devices import Device, HeldDevices, device_of, machine_of, too_few_gpus
 from pytest_slmperf.run.metering import elsewhere, open_nvml
 
 FIRST, SECOND = (f"GPU-00000000-0000-4000-8000-{board:012}" for board in range(2))
@@ -234,3 +235,28 @@ def test_the_meter_reads_the_board_that_the_engine_runs_on(monkeypatch, visible,
     assert metering.source.boards == (uuid,) == (machine_of(Device("cuda", index)).fields["gpu_uuid"],)
     assert metering.not_of("cuda:1") == ""
     metering.close()
+
+
+@pytest.mark.usefixtures("gpus")
+def test_replicas_that_have_no_gpu_each_are_told_before_they_are_started():
+    """Of a sweep over replicas, those that this machine can't hold are left out, with the reason."""
+
+    def why(replicas, kind="gpus", device="cuda", **options):
+        spec = EngineSpec("of another package", "m", options={"device": device, **options}, pool=Pool(replicas, kind))
+        return too_few_gpus(spec)
+
+    assert why(2) is None
+    assert why(3) == "it needs GPUs 0 to 2, and this run may use 2"
+    assert why(2, device="cuda:1") == "it needs GPUs 1 to 2, and this run may use 2"
+    assert why(2, tensor_parallel_size=2) == "it needs GPUs 0 to 3, and this run may use 2"
+    assert why(8, "processes") is None
+    assert why(8, "processes", device="cpu") is None
+    assert "MIG" in why(1, "mig")
+
+
+@pytest.mark.usefixtures("gpus")
+def test_replicas_on_gpus_that_are_hidden_are_told_too(monkeypatch):
+    """What CUDA_VISIBLE_DEVICES shows is all that there is."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    spec = EngineSpec("of another package", "m", options={"device": "cuda"}, pool=Pool(2, "gpus"))
+    assert too_few_gpus(spec) == "it needs GPUs 0 to 1, and this run may use 1"
