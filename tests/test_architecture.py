@@ -32,17 +32,19 @@ HOMES = {
     "yarl": {"engines/openai.py"},
     "uvloop": {"engines/streaming.py", "testing/server/command.py"},
     "trustme": {"testing/server/command.py"},
-    # Arrays are a vocabulary, not a service: what resamples launches, a model's weights, the engine that is fed them, and
-    # what a core reads and multiplies.
+    # Arrays are a vocabulary, not a service: what resamples launches, a model's weights, the engine that is fed them,
+    # and what a core reads and multiplies.
     "numpy": {
-        *(
-            f"core/{name}.py"
-            for name in ("frontier_change", "knee", "optimum", "replication", "resampling", "tolerance")
-        ),
+        "core/frontier_change.py",
+        "core/knee.py",
+        "core/optimum.py",
+        "core/replication.py",
+        "core/resampling.py",
+        "core/tolerance.py",
         "engines/ctranslate2.py",
         "engines/weights.py",
         "worker/roof.py",
-    },
+    },  # fmt: skip
 }
 """The one file that imports each third-party library; where there are more, why. The rim alone imports pytest's."""
 RIM = {"pytest", "_pytest", "pluggy", "xdist", "pytest_benchmark"}
