@@ -44,7 +44,7 @@ HOMES = {
         "engines/ctranslate2.py",
         "engines/weights.py",
         "worker/roof.py",
-    },  # fmt: skip
+    },
 }
 """The one file that imports each third-party library; where there are more, why. The rim alone imports pytest's."""
 RIM = {"pytest", "_pytest", "pluggy", "xdist", "pytest_benchmark"}
