@@ -253,7 +253,7 @@ def _measured(given: argparse.Namespace, model: str, limits: tuple[Limit, ...]) 
         raise
     finally:
         screen.clear()
-    state, evidence = found.state, found.state.evidence
+    state, evidence = found.state, found.evidence
     if found.ended and not any(one.values for one in evidence.seen.values()):
         raise UsageError(f"nothing could be run: {found.ended.why}")
     code = _tell(
@@ -265,7 +265,7 @@ def _measured(given: argparse.Namespace, model: str, limits: tuple[Limit, ...]) 
             evidence=evidence,
             settled=found.ended is not None,
             why=found.ended.why if found.ended else "the budget is spent; the same command goes on",
-            launches=len(state.launches),
+            launches=sum(one.setting in evidence.seen for one in state.launches),
         ),
     )
     output.remark(f"slmperf: {found.launches} launches now, throw-away ones included; kept in {path}\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from pytest_slmperf.core.advising.planner import Next, Policy, Settled, plan
-from pytest_slmperf.core.advising.question import Question, Series, Setting, grid
+from pytest_slmperf.core.advising.question import Evidence, Question, Series, Setting, grid
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineUnavailable, LaunchError, SuiteError, UsageError
 from pytest_slmperf.core.latency import needed
@@ -100,6 +100,11 @@ class Found:
     launches: int
     """That were made now, the throw-away ones included."""
 
+    @property
+    def evidence(self) -> Evidence:
+        """What the answer rests on: the launches of the candidates, and not what else is kept."""
+        return self.state.evidence.among(self.candidates)
+
 
 @dataclass
 class _Launcher:
@@ -173,7 +178,7 @@ def settle(wanted: Wanted, path: Path, *, say: Callable[[str], object], tell: Te
         state = _kept(wanted, machine, path, say)
         launcher = _Launcher(wanted, held, open_, tell)
         while True:
-            step = plan(wanted.question, candidates, state.evidence, wanted.policy)
+            step = plan(wanted.question, candidates, state.evidence.among(candidates), wanted.policy)
             if isinstance(step, Settled):
                 return Found(state, candidates, step, launcher.count)
             if wanted.budget_s is not None and time.monotonic() - began >= wanted.budget_s:

@@ -10,10 +10,12 @@ from importlib.resources import files
 from pathlib import Path
 
 import jsonschema_rs
+import nvml_standin
 import pytest
 
 from pytest_slmperf.cli import main
 
+PROGRAM = "import sys; from pytest_slmperf.cli import main; sys.exit(main(sys.argv[1:]))"
 PAGE = Path(__file__).parents[2] / "docs" / "advise.md"
 FAKE = "--engine=fake:launch_noise=0.003,seed=1"
 ONE = ("--replicas=1", "--batch-size=1,4,16,64")
@@ -164,6 +166,34 @@ def test_another_question_rests_on_the_same_launches(advise):
     assert "(at most 3 ms)" in out
 
 
+def test_what_is_not_asked_for_is_not_advised(advise):
+    """Of what is kept, only the settings of this question count."""
+    advise(FAKE, *ONE)
+    code, out, _ = advise(FAKE, "--replicas=1", "--batch-size=1,4,16")
+    assert code == 0
+    assert "run tiny-2x128 with batch 16 of one instance" in out
+    assert "batch 64" not in out
+
+
+def test_joules_are_measured_where_a_meter_tells_them(tmp_path):
+    """On the stand-in driver: fewer of them with the larger batch, within a limit of watts."""
+    try:
+        statements = nvml_standin.write_scenario(tmp_path / "scenario", ("power 0 70",))
+        environment = {**os.environ, **nvml_standin.environment(statements)}
+    except nvml_standin.NoCompiler as error:
+        pytest.skip(str(error))
+    pytest.importorskip("pynvml")
+    (tmp_path / "pyproject.toml").write_text("[tool.slmperf]\nwindow_s = 0.2\nlead_in_s = 0.05\nround_s = 0.02\n")
+    words = ["--engine=fake:real_time=true,load_log=load,seed=1", "--replicas=1", "--batch-size=4,64", "--launches=1"]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "advise", *words, "--for=joules", "--limit=mean_power_w=500"],
+        cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "run tiny-2x128 with batch 64 of one instance" in done.stdout
+    assert "W (at most 500 W)" in done.stdout
+
+
 def test_a_file_of_something_else_is_refused(advise):
     """Launches of another workload, of another engine, and what is damaged."""
     advise(FAKE, *ONE)
@@ -217,9 +247,8 @@ def test_a_spent_budget_leaves_it_unsettled(advise):
 def test_an_interruption_loses_no_launch(tmp_path):
     """Ctrl-C exits with 2, names the file, and the same command goes on from it."""
     words = ["advise", "--engine=fake:batch_sleep_s=0.01,seed=1", *ONE]
-    program = "import sys; from pytest_slmperf.cli import main; sys.exit(main(sys.argv[1:]))"
     started = subprocess.Popen(
-        [sys.executable, "-c", program, *words], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PROGRAM, *words], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     state = tmp_path / "slmperf-advise-tiny-2x128.json"
     until = time.monotonic() + 300

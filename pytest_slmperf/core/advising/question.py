@@ -185,6 +185,11 @@ class Evidence:
         failed = (one for one in self.seen.values() if one.failed and one.setting.series == setting.series)
         return next((one.failed for one in failed if one.setting.batch <= setting.batch), "")
 
+    def among(self, candidates: Iterable[Setting]) -> "Evidence":
+        """What is known of these settings, and which could not be run."""
+        wanted = set(candidates)
+        return Evidence({setting: one for setting, one in self.seen.items() if setting in wanted or one.failed})
+
     def plus(self, setting: Setting, values: Mapping[str, float]) -> "Evidence":
         """With one launch more."""
         before = self.seen.get(setting, Seen(setting))
