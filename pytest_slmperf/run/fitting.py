@@ -4,6 +4,7 @@ import math
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SuiteError
+from pytest_slmperf.core.gpus import gpus_each
 from pytest_slmperf.core.memory import GIB, USABLE, kv_bytes_per_token, largest_batch, weight_bytes
 from pytest_slmperf.core.shapes import SHAPES
 from pytest_slmperf.core.sweep import Case
@@ -61,6 +62,10 @@ def too_large(workload: Workload, case: Case, spec: EngineSpec, *, memory_bytes:
     kind, replicas = (spec.pool.kind, spec.pool.replicas) if spec.pool else ("", 1)
     if memory_bytes is None or not isinstance(workload, StaticBatch) or kind in ELSEWHERE:
         return None
+    whose = "this machine has"
+    budget = spec.pool.memory_bytes * gpus_each(spec.options) if spec.pool and spec.pool.memory_bytes else math.inf
+    if budget < memory_bytes:
+        whose, memory_bytes = "the pool may take", budget
     batch = math.ceil(case.total / replicas) if kind != "threads" else int(case.total)
     copies = replicas if kind in SHARING else 1
     share = memory_bytes / copies
@@ -73,6 +78,6 @@ def too_large(workload: Workload, case: Case, spec: EngineSpec, *, memory_bytes:
     each = weight_bytes(shape, spec.dtype) + batch * tokens * kv_bytes_per_token(shape, spec.dtype)
     needed, its = copies * each, "its" if copies == 1 else f"the {copies} replicas'"
     return (
-        f"{its} weights and KV cache take {needed / GIB:.1f} GiB, and this machine has {memory_bytes / GIB:.1f} GiB "
+        f"{its} weights and KV cache take {needed / GIB:.1f} GiB, and {whose} {memory_bytes / GIB:.1f} GiB "
         f"(a model may take {USABLE:.0%})"
     )

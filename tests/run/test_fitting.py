@@ -80,6 +80,16 @@ def test_replicas_that_share_a_memory_have_weights_each(kind, batch_size, fits):
     assert why is None or why.startswith("the 2 replicas' weights and KV cache take ")
 
 
+def test_a_budget_below_the_card_is_what_replicas_share():
+    """What a smaller card would hold is then all that fits."""
+    spec = EngineSpec("vllm", "opt-1.3b", "float16", pool=Pool(2, "mps", memory_bytes=16 * GIB))
+    assert too_large(WORKLOAD, Case("decode", "opt-1.3b", 32), spec, memory_bytes=80 * GIB) is None
+    said = too_large(WORKLOAD, Case("decode", "opt-1.3b", 56), spec, memory_bytes=80 * GIB)
+    assert "the pool may take 16.0 GiB" in said
+    wide = EngineSpec("vllm", "opt-1.3b", "float16", options={"tensor_parallel_size": 2}, pool=spec.pool)
+    assert too_large(WORKLOAD, Case("decode", "opt-1.3b", 56), wide, memory_bytes=160 * GIB) is None
+
+
 def test_a_load_of_each_replica_counts_for_each():
     """Twice as many replicas then hold twice as much."""
     spec = EngineSpec("ctranslate2", "opt-1.3b", "float16", pool=Pool(2))
