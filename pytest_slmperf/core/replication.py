@@ -89,8 +89,7 @@ class BestReplicas:
     def __str__(self) -> str:
         if self.replicas is None:
             return f"no replica count by {self.definition}: {self.reason}"
-        answer = {True: "replication pays", False: "replication does not pay", None: "whether replication pays is open"}
-        return f"{self.place} by {self.definition}; {answer[self.pays]}{self._by_how_much}"
+        return f"{self.place} by {self.definition}; {self.answer}"
 
     @property
     def place(self) -> str:
@@ -118,11 +117,13 @@ class BestReplicas:
         return False if self.interval == (1, 1) else None
 
     @property
-    def _by_how_much(self) -> str:
+    def answer(self) -> str:
+        """`replication pays: output_throughput +33.7% (+31.2%…+36.0%) over one, batch 256 against 768`."""
+        said = {True: "replication pays", False: "replication does not pay", None: "whether replication pays is open"}
         if self.against_one is None or self.replicas == 1:
-            return ""
-        where = f", {self.label} {self.at:g} against {self.one_at:g}" if self.one_at is not None else ""
-        return f": {self.metric} {self.against_one.as_change} over one{where}"
+            return said[self.pays]
+        where = f", {self.label} {self.at:g} against {self.one_at:g}" if self.at != self.one_at else ""
+        return f"{said[self.pays]}: {self.metric} {self.against_one.as_change} over one{where}"
 
     def unchanged_from(self, baseline: "BestReplicas") -> Verdict:
         """Whether the best replica count is what it was, by the rule of a knee: see `resampling.moved`.
@@ -139,7 +140,7 @@ class BestReplicas:
             case=self.case,
             reason=reason,
             way_out=way_out,
-            measured=self.place,
+            measured=self.place if self.replicas is None else f"{self.place}; {self.answer}",
             lost=self._ways(baseline) if status is Status.REGRESSED else (),
         )
 

@@ -49,7 +49,10 @@ def test_replicas_of_the_paper():
     assert (best.replicas, best.at, best.one_at) == (2, 256, 768)
     assert best.against_one.value == pytest.approx(1.337, abs=0.001)
     assert (best.interval, best.pays, best.undecided) == (None, None, (1, 2, 4))
-    assert str(best).startswith("2 replicas (not bounded) by best(total_token_throughput, each at its best batch); ")
+    assert str(best) == (
+        "2 replicas (not bounded) by best(total_token_throughput, each at its best batch); whether replication pays is "
+        "open: total_token_throughput +33.8% (not bounded) over one, batch 256 against 768"
+    )
 
 
 def test_replicas_save_no_joules_on_the_papers_data():
@@ -67,7 +70,7 @@ def test_the_best_count_is_known_with_an_interval():
     low, high = best.against_one.interval
     assert 1.35 < low < 1.4 < high < 1.45
     assert "replication pays: output_throughput +40" in str(best)
-    assert str(best).endswith("over one, batch 128 against 128")
+    assert str(best).endswith("%) over one")
 
 
 def test_replication_that_does_not_pay_is_an_answer():
@@ -170,6 +173,7 @@ def test_the_best_count_stays():
         verdict = swept(rates, seed=2).best().unchanged_from(swept(rates, launches=20, seed=1).best())
         assert verdict.status is Status.UNCHANGED
         assert (verdict.metric, verdict.case) == ("best_replicas", "replicas/opt-125m")
+        assert "; replication " in verdict.measured
 
 
 @pytest.mark.parametrize(("before", "after", "way"), [(PAYS, DOES_NOT, "down"), (DOES_NOT, PAYS, "up")])
