@@ -26,7 +26,12 @@ TOLERANCE = 0.05
 """The fraction of the rate that may be lost, where nothing else is asked."""
 RESAMPLES = 2000
 """Five of them lie beyond the bound that SURE asks for."""
-UNITS = {"rate": "requests/s", "concurrency": "requests"}
+UNITS = {
+    "rate": "requests/s",
+    "concurrency": "requests",
+    "rate-each": "requests/s a replica",
+    "concurrency-each": "requests a replica",
+}
 
 
 @dataclass(frozen=True)

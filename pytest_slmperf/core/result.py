@@ -169,9 +169,10 @@ class Series(Part):
         name = f"{self._name}/{label}={at}"
         if name in self._skipped:
             raise NotJudged(f"{name}: {self._skipped[name]}")
+        there = f"{label} {', '.join(map(str, self._by_place))}" if self._by_place else "nothing of this variant"
         raise SuiteError(
-            f"{name} was not measured in this run; measured is {label} {', '.join(map(str, self._by_place))}. A "
-            f"test that looks at one case says so, as in @SWEEP.at({at})"
+            f"{name} was not measured in this run; measured is {there}. A test that looks at one case says so, as in "
+            f"@SWEEP.at({at})"
         )
 
     @property

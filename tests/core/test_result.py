@@ -713,3 +713,7 @@ def test_what_is_left_out_of_a_variant_is_no_loss_of_another():
     assert found.of(replicas=2).knee.unchanged_from(found.of(replicas=2).baseline.knee)
     with pytest.raises(SuiteError, match="leave out decode/m/replicas=4/batch=1"):
         _ = found.frontier
+    with pytest.raises(
+        SuiteError, match=r"replicas=4/batch=1 was not measured in this run; measured is nothing of this"
+    ):
+        found.of(replicas=4)[1]
