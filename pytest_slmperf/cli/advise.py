@@ -164,7 +164,7 @@ def _recorded(given: argparse.Namespace, model: str | None, limits: tuple[Limit,
         names = ", ".join(f"--{name.replace('_', '-')}" for name in told)
         raise UsageError(f"{names}: nothing is measured where RESULTS are given")
     points, remarks = _read(given)
-    kept = results.chosen(points, model=None if model is None else model_name(model), device=given.device)
+    kept = results.chosen(points, model=model, device=given.device)
     evidence = results.evidence_of(kept)
     objective = objective_of(given.wanted, metrics_of(evidence.seen.values()))
     question = Question(objective, limits, given.within)
@@ -364,10 +364,9 @@ def _mixed(given: argparse.Namespace, models: Sequence[str], limits: tuple[Limit
         )
     if given.devices < 1:
         raise UsageError(f"--devices={given.devices}: it takes a whole number of at least 1")
-    known = {one.model for one in points}
     evidence = {
         model: results.evidence_of(results.chosen(points, model=model, device=given.device))
-        if model in known
+        if any(results.is_model(one.model, model) for one in points)
         else Evidence()
         for model in models
     }

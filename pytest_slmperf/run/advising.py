@@ -262,15 +262,14 @@ def _kept(wanted: Wanted, machine: Machine, path: Path, say: Callable[[str], obj
     """What the file holds. Raises UsageError where its launches are of something else."""
     new = State(machine, wanted.of)
     old = read_state(path)
-    if old is None:
+    if old is None or not old.launches:
         write_state(new, path)  # before a launch, not after: a folder may refuse it
         return new
     if unlike := old.differences(new):
         raise UsageError(
             f"{path}: its launches are of something else ({unlike}): name another file with --state, or delete this one"
         )
-    if old.launches:
-        say(f"{path}: going on from {len(old.launches)} launches")
+    say(f"{path}: going on from {len(old.launches)} launches")
     return old
 
 

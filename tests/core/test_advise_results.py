@@ -230,6 +230,22 @@ def test_without_several_replicas_nothing_is_said_of_replication():
     assert (found.pays, found.said) == (Pays.NOT_ASKED, "no setting of several replicas was measured")
 
 
+def test_a_side_that_keeps_no_limit_decides_replication():
+    """Where only several replicas keep them, they pay; where none of these does, they don't."""
+    evidence = seen((Setting(16), (100.0,)), (Setting(16, Series(replicas=2)), (180.0,)))
+    least, most = (Question(metric("total_token_throughput"), (Limit(RATE, bound),)) for bound in (150.0, 500.0))
+    assert advised(least, evidence, tuple(evidence.seen)).replication.pays is Pays.YES
+    assert advised(most, evidence, tuple(evidence.seen)).replication.pays is Pays.UNSURE
+    evidence = seen((Setting(16), (200.0,)), (Setting(16, Series(replicas=2)), (100.0,)))
+    assert advised(least, evidence, tuple(evidence.seen)).replication.pays is Pays.NO
+
+
+def test_a_model_goes_by_its_hubs_name_or_the_last_part_of_it():
+    """In a table as in a report."""
+    points = of_table("model,batch,out_tok_s\norg/m,1,10\norg/m,2,19\n", "t.csv").points
+    assert [len(chosen(points, model=name, device=None)) for name in ("org/m", "m", None)] == [2, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -162,14 +162,25 @@ def _replication(question: Question, evidence: Evidence, keeping: Sequence[Seen]
     single = _best(question, [one for one in keeping if one.setting.series.replicas == 1])
     several = _best(question, [one for one in keeping if one.setting.series.replicas > 1])
     if several is None or single is None:
-        tried = any(one.setting.series.replicas > 1 for one in evidence.seen.values())
-        kept = "several replicas" if single else "one instance"
-        said = f"no setting of {kept} keeps the limits" if tried else "no setting of several replicas was measured"
-        return Replication(Pays.NOT_ASKED, said)
+        return _one_sided(evidence, single, several)
     gain = gain_of(question, evidence, several, single)
     pays = _pays(question, gain)
     said = f"{several.setting} against {single.setting}: {question.objective.name} {gain}"
     return Replication(pays, said, gain, single.setting, several.setting)
+
+
+def _one_sided(evidence: Evidence, single: Seen | None, several: Seen | None) -> Replication:
+    """Where only one of both keeps the limits, or neither."""
+    if not any(one.setting.series.replicas > 1 for one in evidence.seen.values()):
+        return Replication(Pays.NOT_ASKED, "no setting of several replicas was measured")
+    if several:
+        return Replication(
+            Pays.YES, "of what was measured, only several replicas keep the limits", None, None, several.setting
+        )
+    if single:
+        said = "of what was measured, no setting of several replicas keeps the limits"
+        return Replication(Pays.NO, said, None, single.setting)
+    return Replication(Pays.UNSURE, "of what was measured, nothing keeps the limits")
 
 
 def _pays(question: Question, gain: Gain) -> Pays:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from pytest_slmperf.core.advising.question import Evidence, Seen, Series, Setting
+from pytest_slmperf.core.engine import model_name
 from pytest_slmperf.core.errors import SuiteError, UsageError
 from pytest_slmperf.core.lookup import scalar
 from pytest_slmperf.core.machine import shown
@@ -203,15 +204,17 @@ def chosen(points: Sequence[Point], *, model: str | None, device: str | None) ->
     if not points:
         raise UsageError("the results hold no case with a number of requests under way")
     models = list(dict.fromkeys(one.model for one in points))
-    if model is not None and model not in models:
+    kept = [one for one in points if model is None or is_model(one.model, model)]
+    if not kept:
         raise UsageError(f"the results hold nothing of {model}; they hold {', '.join(models)}")
-    kept = [one for one in points if model in (None, one.model)]
     if len(models) > 1 and model is None:
         raise UsageError(f"the results hold several models: choose one, --model={models[0]}; there are {_list(models)}")
     machines = list(dict.fromkeys(one.machine for one in kept))
     kept = [one for one in kept if device is None or device.casefold() in one.machine.casefold()]
     if not kept:
-        raise UsageError(f"nothing was measured on {device!r}; the results are of {_list(machines)}")
+        raise UsageError(
+            f"nothing was measured on {device!r}; the results are of {_list(machines) or 'nobody knows what'}"
+        )
     machines = list(dict.fromkeys(one.machine for one in kept))
     if len(machines) > 1:
         raise UsageError(
@@ -222,8 +225,13 @@ def chosen(points: Sequence[Point], *, model: str | None, device: str | None) ->
     return tuple(kept)
 
 
+def is_model(recorded: str, wanted: str) -> bool:
+    """Whether a model is the one that is asked for, by its name or by the last part of a path or of a hub's name."""
+    return wanted in (recorded, model_name(recorded)) or recorded == model_name(wanted)
+
+
 def _list(names: Iterable[str]) -> str:
-    return ", ".join(names)
+    return ", ".join(filter(None, names))
 
 
 def _refuse_unlike(points: Sequence[Point]) -> None:
