@@ -39,7 +39,7 @@ from pytest_slmperf.core.launch import LAUNCH_VARIABLE
 from pytest_slmperf.core.machine import SIMULATED
 from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.core.remote_clock import RemoteClock, RoundTrip, clock_of, misplaced_ns
-from pytest_slmperf.core.units import NS_PER_S
+from pytest_slmperf.core.units import NS_PER_MS, NS_PER_S
 from pytest_slmperf.engines import registry
 from pytest_slmperf.engines.address import device_of_pool
 from pytest_slmperf.engines.streaming import Streaming
@@ -259,8 +259,9 @@ def replicas_on(spec: EngineSpec, loop: Streaming) -> "tuple[OnRay, ...]":
 class Cluster:
     """The connection to a Ray cluster, or to one that is started on this machine and ends with the connection."""
 
-    def __init__(self, address: str | None) -> None:
-        self._address = address
+    def __init__(self, address: str | None, *, logs: bool = True) -> None:
+        """With `logs`, what actors print is printed here, too."""
+        self._address, self._logs = address, logs
         self._ray: Library = None
 
     @property
@@ -282,6 +283,7 @@ class Cluster:
             ray.init(
                 address=self._address or "local",
                 configure_logging=False,
+                log_to_driver=self._logs,
                 **({} if self._address else {"include_dashboard": False}),
             )
         except (RuntimeError, ConnectionError, ValueError, ray.exceptions.RayError) as error:
@@ -438,10 +440,9 @@ class Places:
     def leave(self, number: int) -> None:
         """A replica has stopped; the last one ends the connection."""
         self._held.discard(number)
-        if self._held or self._cluster is None:
-            return
-        self._actors = []
-        self._cluster.close()
+        if not self._held:
+            self._actors = []
+            self._cluster.close()
 
 
 def refuse_other_versions(there: Identity, node: str) -> None:
@@ -499,7 +500,6 @@ class OnRay:
         self._pool = spec.pool
         self._label = ""
         self._actor: Handle = None
-        self._started = False
         self._clock: RemoteClock
         self._simulated = False
         self._tells_truth = True
@@ -529,7 +529,6 @@ class OnRay:
         facts, cores = self._ask(self._actor.start.remote(self._spec, place))
         if cores:
             self._label += f", core{'s' if len(cores) > 1 else ''} {', '.join(map(str, cores))}"
-        self._started = True
         # The simulated engine may say that it began before it was asked, also in real time.
         self._tells_truth = facts.device != SIMULATED
         self._simulated = not self._tells_truth and not self._spec.options.get("real_time")
@@ -560,13 +559,15 @@ class OnRay:
         served: Served = self._ask(self._under_way)
         if self._simulated:
             return served
-        clock, received_ns = self._clock, time.monotonic_ns()
-        beyond_ns = misplaced_ns(clock, served.started_ns, served.ended_ns, self._sent_ns, received_ns)
-        if beyond_ns and self._tells_truth:
-            raise EngineFailed(
-                f"{self.name}: its batch seems to lie {beyond_ns / 1e6:.3g} ms outside of the time from its question "
-                "to its answer: the clock of that machine was set, or it slept"
-            )
+        received_ns = time.monotonic_ns()
+        if self._tells_truth and self._misplaced_ns(served, received_ns):
+            self._compare_clocks()  # a time service may make one of them run faster for a while
+            if beyond_ns := self._misplaced_ns(served, received_ns):
+                raise EngineFailed(
+                    f"{self.name}: its batch seems to lie {beyond_ns / NS_PER_MS:.3g} ms outside of the time from its "
+                    "question to its answer: a machine slept meanwhile, or its clock jumped"
+                )
+        clock = self._clock
         work = ReplicaWork(
             self.name, sum(served.output_tokens), served.ended_ns - served.started_ns, clock.error_at(received_ns)
         )
@@ -578,12 +579,17 @@ class OnRay:
             token_ns=served.token_ns and tuple(tuple(map(clock.here_ns, stamps)) for stamps in served.token_ns),
         )
 
+    def _misplaced_ns(self, served: Served, received_ns: int) -> int:
+        return misplaced_ns(self._clock, served.started_ns, served.ended_ns, self._sent_ns, received_ns)
+
     async def stream(self, request: Request, stamp: Stamp) -> Answer:
         """Its parts are stamped when they are here: what Ray takes to carry them is part of what a client sees."""
         if self._simulated:
             raise EngineFailed(
                 f"{self.name}: simulated time is of one process, and traffic to a node passes in this one"
             )
+        if self._pool and self._pool.slowed_replica == self._number:
+            raise EngineFailed(f"{self.name}: on Ray, a loss that is planted in one replica alone is of static batches")
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - it is a coroutine of the pool's
         self._streams.add(task)

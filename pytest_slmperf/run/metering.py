@@ -359,7 +359,9 @@ def open_ray(address: str, *, window_s: float, lead_in_s: float) -> Metering:
     from pytest_slmperf.pool.node_meters import ClusterMeter  # noqa: PLC0415 - of no other run
     from pytest_slmperf.pool.ray import Cluster  # noqa: PLC0415 - as it
 
-    return Metering(ClusterMeter(Cluster(address)), window_s=window_s, lead_in_s=lead_in_s, devices=(REMOTE,))
+    return Metering(
+        ClusterMeter(Cluster(address, logs=False)), window_s=window_s, lead_in_s=lead_in_s, devices=(REMOTE,)
+    )
 
 
 def elsewhere(*, window_s: float, lead_in_s: float) -> Metering:

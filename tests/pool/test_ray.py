@@ -166,6 +166,7 @@ def test_a_node_that_is_lost(cluster, pool):
     cluster.remove_node(lost, allow_graceful=False)
     with pytest.raises(EngineDied, match=r"^replica 1 of 1 \(node .*\) died: "):
         _serve_for(one, LOST_WITHIN_S)
+    cluster.wait_for_nodes()  # or the next test's replicas are placed on it
 
 
 def _serve_for(engine, seconds):
@@ -199,6 +200,7 @@ def test_a_node_with_another_version_of_this_package(cluster, pool, tmp_path, mo
             pool(cluster.address, engine="fake", replicas=1, resource="other").start()
     finally:
         cluster.remove_node(other)
+        cluster.wait_for_nodes()
 
 
 @on_ray
