@@ -1,4 +1,4 @@
-"""Advice as lines for a terminal, and as a JSON document whose schema is `schemas/advice.json`."""
+"""Advice as lines for a terminal, and as JSON documents: see `schemas/advice.json`, and `schemas/mix.json` of a mix."""
 
 import json
 from collections.abc import Iterator, Mapping

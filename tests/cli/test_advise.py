@@ -274,6 +274,7 @@ def test_a_mix_is_planned_by_need_and_measurement(advise):
     assert "the mix itself can't be measured yet" in out
     code, out, _ = advise("table.csv", *words, "--need=opt-1.3b=20000", "--json")
     told = json.loads(out)
+    schema("mix").validate(told)
     assert (code, told["met"]) == (1, False)
     assert [part["model"] for part in told["parts"]] == ["opt-125m", "opt-1.3b"]
 
