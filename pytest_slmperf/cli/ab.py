@@ -120,7 +120,7 @@ def _run(given: argparse.Namespace) -> int:
 def _arm(letter: str, text: str, common: EngineSpec) -> EngineSpec:
     """The engine that one side names: what it doesn't say is what both have. Raises UsageError."""
     own = {} if text == SAME else pairs(letter, text)
-    named = {name: str(own.pop(name)) for name in ("engine", "model", "dtype", "python") if name in own}
+    named: dict[str, Any] = {name: str(own.pop(name)) for name in ("engine", "model", "dtype", "python") if name in own}
     shared = common.options if named.get("engine", common.engine) == common.engine else {}
     options = {**shared, **{name: literal(value) for name, value in own.items()}}
     threads = options.pop("threads", common.threads)
@@ -139,7 +139,7 @@ def _arm(letter: str, text: str, common: EngineSpec) -> EngineSpec:
         threads=threads,
         planted_loss=planted,
         options=options,
-        pool=pool or (common.pool if shared is common.options else None),
+        pool=pool,
     )
 
 

@@ -110,8 +110,8 @@ def fake(model: str = "fake", *, dtype: str = "float32", **options: Unpack[FakeO
 def slowed(engine: EngineSpec, loss: float, *, replica: int | None = None) -> EngineSpec:
     """The same engine with this share of its throughput taken away: with 0.2 a batch lasts 1.25 times as long.
 
-    Works for every engine. Of a pool, all replicas lose it, or one alone, `replica`, counted from 1. It is never recorded
-    as a baseline. Raises UsageError for a loss that can't be planted.
+    Works for every engine. Of a pool, all replicas lose it, or one alone, `replica`, counted from 1. It is never
+    recorded as a baseline. Raises UsageError for a loss that can't be planted.
     """
     if not 0 < loss < LOSS_LIMIT:
         raise UsageError(f"slowed(…, {loss!r}): a planted loss is a share above 0 and below {LOSS_LIMIT}")

@@ -466,7 +466,7 @@ def test_another_python_needs_none_of_our_packages(tmp_path):
 def test_a_worker_of_another_version_is_refused(tmp_path):
     """Before it is told what to load; the error has both versions of the protocol."""
     other = script(tmp_path, """import os, sys; os.write(int(sys.argv[4]), b'{"slmperf": 99, "kind": "hello"}\\n')""")
-    with pytest.raises(EngineFailed, match=rf"speaks protocol 99, where this pytest-slmperf speaks {VERSION};.* run again"):
+    with pytest.raises(EngineFailed, match=rf"speaks protocol 99, where this pytest-slmperf speaks {VERSION};.* again"):
         launch(replace(fake(), python=other))
 
 
