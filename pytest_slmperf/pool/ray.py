@@ -58,7 +58,7 @@ Handle = Any
 EXTRA = "pip install 'pytest-slmperf[ray]'"
 REACH_LIMIT_S = 5.0
 """To the head of a cluster. Ray itself would try for half a minute, and say little."""
-PLACE_LIMIT_S = 60.0
+PLACE_LIMIT_S = 180.0
 """Until all replicas have a place, and their processes run: a cluster may have to free it, not to grow."""
 STOP_LIMIT_S = 5.0
 MOST_SAID = 600

@@ -21,7 +21,7 @@ from pytest_slmperf.pool.devices import Host
 from pytest_slmperf.pool.ray import Identity, Place, own_cores, refuse_other_versions
 
 on_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray isn't installed: tox run -e ray")
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(420)
 BATCH = (Request(tuple(range(20, 36)), 8),) * 6
 LOST_WITHIN_S = 30.0
 
