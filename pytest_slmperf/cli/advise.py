@@ -64,8 +64,7 @@ REPLICAS = (1, 2)
 OF_MEASURING = ("batch_size", "replicas", "dtype", "threads", "budget", "state", "pool", "engine")
 """Options that say what is measured."""
 NOT_MEASURED = (
-    "the mix itself can't be measured yet: a pool has replicas of one engine, so what unlike models cost each other "
-    "beside their turns isn't known"
+    "the mix itself was not measured: that models take turns is assumed, and what they cost each other isn't known"
 )
 
 
