@@ -157,9 +157,15 @@ class Part(ABC):
     def optima(self, first: str = THROUGHPUT, second: str = "joules_per_output_token") -> Optima:
         """The best points in two metrics, whether they differ, and what the best in one loses in the other.
 
-        Raises SuiteError where no case has both metrics; and as a knee does where cases were left out.
+        Raises SuiteError where no case has both metrics; NotJudged where no meter tells one of them here, and as a knee
+        does where cases were left out; AssertionError where a case is void: it may have been the best.
         """
-        self._refuse_a_part("best point", first, second)
+        names = [metric(one).name for one in (first, second)]
+        self._refuse_a_part("best point", *names)
+        if untold := [why for name, why in self._of.outcome.unmetered.items() if name in names]:
+            raise NotJudged(f"{self._name}: a best point can't be told: {untold[0]}")
+        if (void := self._void()) is not None:
+            bool(self._of.ledger.track(replace(void, metric="optima", case=self._name, unit="")))
         return self._now.optima(first, second)
 
     def _frontier(self, of: Callable[[Curves], Frontier], *needs: str) -> Claim[Frontier]:
@@ -272,12 +278,18 @@ class Part(ABC):
                 f"the baseline's curve has points that can't be measured here: {_reasons(lost)}",
                 "measure them where they fit, or take them out of the sweep",
             )
-        void = next((case for case in self._cases if case.measurement.void), None)
-        if void:
-            way_out = next((one.way_out for one in void.verdicts.values() if one.status is Status.VOID), RUN_AGAIN)
-            return without(Status.VOID, void.measurement.void or "", way_out)
+        if (void := self._void()) is not None:
+            return void
         lacking = ((case, name) for case in self._cases for name in metrics)
         return next((found for case, name in lacking if (found := _lacking(case, name)) is not None), None)
+
+    def _void(self) -> Verdict | None:
+        """What is said of a curve one of whose cases is void; None where none is."""
+        void = next((case for case in self._cases if case.measurement.void), None)
+        if void is None:
+            return None
+        way_out = next((one.way_out for one in void.verdicts.values() if one.status is Status.VOID), RUN_AGAIN)
+        return without(Status.VOID, void.measurement.void or "", way_out)
 
 
 def _lacking(case: CaseOutcome, name: str) -> Verdict | None:

@@ -353,6 +353,14 @@ def test_the_best_points_in_two_metrics():
     assert best.second_at_first.value == pytest.approx(1.25)
 
 
+def test_best_points_without_a_meter_or_of_a_void_case():
+    """Where no meter tells the joules their test is skipped with that reason; a void case may have been the best."""
+    with pytest.raises(NotJudged, match="can't be told: no meter here"):
+        result(unmetered={"joules_per_output_token": "no meter here"}).optima()
+    with pytest.raises(AssertionError, match="void: decode/m optima - stolen"):
+        result(void="stolen").optima("output_throughput", "tpot_ms")
+
+
 @pytest.mark.parametrize("status", [Status.INCOMPARABLE, Status.VOID])
 def test_joules_that_are_not_compared_make_no_claim(status):
     """Joules of other boards, or of boards that are set otherwise, are no frontier of the stored ones either."""
