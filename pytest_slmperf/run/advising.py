@@ -1,6 +1,5 @@
 """Measures what advice is wanted of, setting by setting: plans the next one, launches it, keeps what it showed."""
 
-import os
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,7 @@ from pytest_slmperf.run.joules import Joules
 from pytest_slmperf.run.launch import EnergyTerms, TellRound, run_launch
 from pytest_slmperf.run.metering import Metering
 from pytest_slmperf.run.pace import Pace
+from pytest_slmperf.run.pinning import usable_cores
 from pytest_slmperf.run.settings import Settings
 
 MOST_VOID = 4
@@ -275,7 +275,7 @@ def _kept(wanted: Wanted, machine: Machine, path: Path, say: Callable[[str], obj
 
 def _in_cores(wanted: Wanted, device: Device, say: Callable[[str], object]) -> tuple[Series, ...]:
     """The series that this machine has cores for. Raises UsageError where there is none."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     needed = {one: wanted.engine(one).cores for one in wanted.series}
     if device.kind == SIMULATED:
         return wanted.series

@@ -1,6 +1,5 @@
 """What a campaign is told before it begins: its engines and cases, how it measures, and what it uses of the machine."""
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from pytest_slmperf.run.loads import load_of
 from pytest_slmperf.run.metering import Metering
 from pytest_slmperf.run.options import Options
 from pytest_slmperf.run.pace import Pace
+from pytest_slmperf.run.pinning import usable_cores
 from pytest_slmperf.run.progress import Progress
 from pytest_slmperf.run.settings import Settings
 
@@ -183,8 +183,8 @@ class Bench:
 
     @property
     def cores(self) -> int | None:
-        """That this process may use; None where time is simulated."""
-        return None if self.device.kind == SIMULATED else len(os.sched_getaffinity(0))
+        """As many as this process may use at once; None where time is simulated."""
+        return None if self.device.kind == SIMULATED else usable_cores()
 
     def misfit(self, sweep: Sweep, case: Case, spec: EngineSpec) -> str | None:
         """Why a case surely doesn't fit this machine, or its engine; None where it may."""

@@ -13,6 +13,14 @@ from pytest_slmperf.run import fingerprint
 _THREADS = Path("/proc/self/task")
 
 
+def usable_cores(*, root: Path = Path("/")) -> int:
+    """As many cores as this process may use at once: those that it may run on, or the time of them that its control
+    group allows, whichever is less.
+    """
+    cores, allowance = len(os.sched_getaffinity(0)), fingerprint.quota(root)
+    return cores if allowance is None else min(cores, max(1, int(allowance)))
+
+
 def choose_cores(threads: int, replicas: int = 1, *, root: Path = Path("/")) -> tuple[int, ...]:
     """One core for each thread, the first of the ranked; of replicas, the cores of each on one NUMA node where that has
     as many.
@@ -20,9 +28,7 @@ def choose_cores(threads: int, replicas: int = 1, *, root: Path = Path("/")) -> 
     Raises UsageError where there are fewer cores than threads, or less time of them: the kernel lets who has used up
     its quota wait, on however many cores it is.
     """
-    ranked = ranked_cores()
-    allowance = fingerprint.quota(root)
-    usable = len(ranked) if allowance is None else min(len(ranked), max(1, int(allowance)))
+    ranked, usable = ranked_cores(), usable_cores(root=root)
     needed = threads * replicas
     if needed > usable:
         cores = f"{usable} core{'s' if usable > 1 else ''}"

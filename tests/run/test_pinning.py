@@ -8,7 +8,7 @@ import pytest
 from pytest_slmperf.core.cores import cores_of
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.pool.pinning import hardware_threads
-from pytest_slmperf.run.pinning import apart, choose_cores, keep_off, spread, used_cores
+from pytest_slmperf.run.pinning import apart, choose_cores, keep_off, spread, usable_cores, used_cores
 
 
 def test_an_engine_gets_one_core_for_each_thread_and_the_last_ones():
@@ -43,7 +43,7 @@ def test_a_control_groups_quota_is_all_that_there_is(tmp_path, threads, replicas
     for name, text in {"proc/self/cgroup": "0::/pod\n", "sys/fs/cgroup/pod/cpu.max": "150000 100000\n"}.items():
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text(text)
-    assert len(choose_cores(1, root=tmp_path)) == 1
+    assert len(choose_cores(1, root=tmp_path)) == usable_cores(root=tmp_path) == 1
     with pytest.raises(UsageError, match=rf"{words} 1 core \(that is what the control group, cgroup, gives of "):
         choose_cores(threads, replicas, root=tmp_path)
 
