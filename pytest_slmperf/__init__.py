@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pytest_slmperf.core.beside import Beside
     from pytest_slmperf.core.engine import EngineSpec
     from pytest_slmperf.core.memory import largest_batch_within, predicted_peak
     from pytest_slmperf.core.pooled import replica_pool
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0.dev0"
 __all__ = [
+    "Beside",
     "ClosedLoop",
     "EngineSpec",
     "LogNormal",
@@ -44,6 +46,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Beside": "pytest_slmperf.core.beside",
     "EngineSpec": "pytest_slmperf.core.engine",
     **dict.fromkeys(
         ("ClosedLoop", "LogNormal", "OpenLoop", "Replay", "Slo", "StaticBatch", "TraceLengths", "Uniform"),

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from pytest_slmperf.core.beside import Beside
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.flaw import flaw
 from pytest_slmperf.core.pool import Pool
@@ -41,9 +42,11 @@ class EngineSpec:
     """A share of throughput that the testing kit takes away on purpose; with 0.2 a batch lasts 1.25 times as long."""
     pool: Pool | None = None
     """How many replicas of it serve behind one, and where; None for the engine itself."""
+    beside: tuple[Beside, ...] = ()
+    """Other models that run beside it on the same device, each under a load of its own. The figures are this one's."""
 
     def __post_init__(self) -> None:
-        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "pool"}
+        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("pool", "beside")}
         for name, value in {**self.options, **own}.items():
             if why := flaw(name) or flaw(value):
                 raise UsageError(f"{name!r} of an engine: {why}")
@@ -52,7 +55,15 @@ class EngineSpec:
 
     @property
     def cores(self) -> int:
-        """Of this machine, that it takes: one for each thread of each replica that runs here."""
+        """Of this machine, that it takes: one for each thread of each replica that runs here, and of each model beside
+        it that has cores of its own.
+        """
+        theirs = sum(one.threads or self.threads for one in self.beside if one.cores == "own")
+        return self.own_cores + theirs
+
+    @property
+    def own_cores(self) -> int:
+        """The same without those of the models beside it."""
         return self.threads * (self.pool.replicas if self.pool and self.pool.here else 1)
 
     @property

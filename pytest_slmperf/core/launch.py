@@ -13,6 +13,8 @@ from pytest_slmperf.core.traffic import Arrivals
 MOST_AT_ONCE = 64
 LAUNCH_VARIABLE = "SLMPERF_LAUNCH"
 """Environment variable that tells an engine's process which launch it is: `candidate/7`, the arm and the index."""
+BESIDE_VARIABLE = "SLMPERF_BESIDE"
+"""Names, in an engine's process, the models that run beside it."""
 REPLICA_VARIABLE = "SLMPERF_REPLICA"
 """Environment variable that tells a replica's process which of its pool it is: `2`, counted from one."""
 

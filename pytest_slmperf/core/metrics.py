@@ -94,6 +94,7 @@ LATENCIES = {
 _OF_REPLICA = re.compile(
     r"(?P<replica>replica_[1-9]\d{0,3})_(?P<metric>output_throughput|request_throughput|median_ttft_ms)"
 )
+_OF_NEIGHBOUR = re.compile(r"beside_[1-9]\d?_output_throughput")
 _STATISTIC = re.compile(r"(?P<statistic>median|p\d{1,2}(?:\.\d+)?)_(?P<latency>\w+)")
 
 
@@ -110,6 +111,10 @@ def metric(name: str) -> Metric:
     if of_replica:
         whole = metric(of_replica["metric"])
         return replace(whole, name=name, meaning=f"{whole.meaning}, of {of_replica['replica'].replace('_', ' ')} alone")
+    if _OF_NEIGHBOUR.fullmatch(name):
+        whole = metric("output_throughput")
+        number = name.split("_")[1]
+        return replace(whole, name=name, meaning=f"{whole.meaning}, of the model {number} beside the measured one")
     match = _STATISTIC.fullmatch(name)
     if match and match["latency"] in LATENCIES:
         statistic = match["statistic"]

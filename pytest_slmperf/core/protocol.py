@@ -24,11 +24,12 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from pytest_slmperf.core.answers import Said
+from pytest_slmperf.core.beside import NeighbourWork
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, ReplicaWork, Request, Served
 from pytest_slmperf.core.launch import Load
 from pytest_slmperf.core.traffic import Traffic
 
-VERSION = 6
+VERSION = 7
 """Counted up with every change to a message."""
 
 
@@ -131,6 +132,8 @@ class Measured:
     """Begin and end of each batch, where those were asked for."""
     replicas: tuple[ReplicaWork, ...] = ()
     """Of a pool, what each replica did of all of them."""
+    beside: tuple[NeighbourWork, ...] = ()
+    """What each model beside this one did meanwhile, and right before and after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,8 @@ class Played:
     """What became of it."""
 
     traffic: Traffic
+    beside: tuple[NeighbourWork, ...] = ()
+    """What each model beside this one did meanwhile, and right before and after."""
 
 
 @dataclass(frozen=True, slots=True)

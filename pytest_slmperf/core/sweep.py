@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeAlias, TypeVar, cast, get_args
 
+from pytest_slmperf.core.beside import Beside, told
 from pytest_slmperf.core.binding import BINDING
 from pytest_slmperf.core.engine import model_name
 from pytest_slmperf.core.errors import SuiteError
@@ -103,6 +104,7 @@ class Sweep:
 
     `replicas`, `dtype`, `threads` and `options` (an engine's own, by their names) vary the engine: each combination is
     launched by itself, in turns with the others, and has a curve of its own, `decode/opt-125m/replicas=2/dtype=int8`.
+    `beside` varies who runs beside the model, under a load of its own: `[None, Beside("opt-1.3b", batch_size=4)]`.
     With `per_replica` the places count for each replica of a pool; otherwise for all of them together.
 
     What a machine sweeps can be set in `[tool.slmperf]`, by the sweep's name.
@@ -123,6 +125,7 @@ class Sweep:
     replicas: Sequence[int] = ()
     dtype: Sequence[str] = ()
     threads: Sequence[int] = ()
+    beside: Sequence[Beside | tuple[Beside, ...] | None] = ()
     options: Mapping[str, Sequence[Setting]] = field(default_factory=dict)
     per_replica: bool = False
 
@@ -209,10 +212,11 @@ class Sweep:
             ),
             "threads": (lambda one: _counts(one) and one <= MOST_THREADS, f"whole numbers from 1 to {MOST_THREADS:,}"),
             "dtype": (_word, "names, as in ['float32', 'int8']"),
+            "beside": (_neighbours, "None, Beside(…) and tuples of these"),
         }.get(name, (lambda one: isinstance(one, (bool, int, float)) or _word(one), "texts, numbers and truths"))
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise SuiteError(f"Sweep {self.name!r}: {name}={given!r}; it takes a list of {said}")
-        values = tuple(given)
+        values: tuple[Any, ...] = tuple(map(_declared, given)) if name == "beside" else tuple(given)
         if not all(map(kind, values)) or len({*map(spelled, values)}) != len(values):
             raise SuiteError(f"Sweep {self.name!r}: {name}={list(values)!r}; it takes different {said}")
         return values
@@ -386,13 +390,26 @@ def _counts(value: object) -> bool:
     return type(value) is int and value >= 1
 
 
+def _declared(one: object) -> object:
+    """What settings say of a model beside, in words that they have."""
+    if one == "none":
+        return None
+    return Beside(**one) if isinstance(one, Mapping) and told(one) else one
+
+
+def _neighbours(value: object) -> bool:
+    if value is None or isinstance(value, Beside):
+        return True
+    return isinstance(value, tuple) and bool(value) and all(isinstance(one, Beside) for one in value)
+
+
 def _word(value: object) -> bool:
     return isinstance(value, str) and bool(_WORD.fullmatch(value))
 
 
 def _ends(values: Sequence[Any]) -> tuple[Any, ...]:
     """The smallest and the largest; all of those that are no numbers."""
-    if any(isinstance(one, (str, bool)) for one in values):
+    if any(isinstance(one, (str, bool)) or not isinstance(one, (int, float)) for one in values):
         return tuple(values)
     return tuple(sorted({min(values), max(values)}))
 

@@ -3,16 +3,18 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
+from pytest_slmperf.core.beside import Beside, neighbours, spelled_beside
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.pool import POOL_OPTIONS, Pool
 
-VARIED = ("replicas", "dtype", "threads")
+VARIED = ("replicas", "dtype", "threads", "beside")
 """What a sweep can vary of every engine, in the order in which a case's name has them; then come options of its own."""
 
-Setting: TypeAlias = str | int | float | bool
+Setting: TypeAlias = str | int | float | bool | Beside | tuple[Beside, ...] | None
+"""The last three are who runs beside the model: one, several, or nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,17 @@ class Variant:
     @property
     def replicas(self) -> int:
         """How many there are, where that is varied; 1 where it isn't."""
-        return int(dict(self.settings).get("replicas", 1))
+        return cast("int", dict(self.settings).get("replicas", 1))
 
     @property
     def coordinates(self) -> Mapping[str, str | float]:
-        """What a suite looks its cases up by; a truth is spelled as in the case's name."""
-        return {name: spelled(value) if isinstance(value, bool) else value for name, value in self.settings}
+        """What a suite looks its cases up by; what is no text and no number is spelled as in the case's name."""
+        plain = {name: value for name, value in self.settings if isinstance(value, (str, int, float))}
+        truths = {name for name, value in plain.items() if isinstance(value, bool)}
+        return {
+            name: plain[name] if name in plain and name not in truths else spelled(value)
+            for name, value in self.settings
+        }
 
     def of(self, spec: EngineSpec) -> EngineSpec:
         """The engine with these settings in place of its own. One that is no pool becomes one of a single replica, or
@@ -48,7 +55,9 @@ class Variant:
             pool = _changed(spec.pool or Pool(1), of_pool)
             if spec.pool and spec.pool.slowed_replica and not pool.slowed_replica:
                 planted_loss = 0.0
-        own = {name: given.pop(name) for name in ("dtype", "threads") if name in given}
+        own: dict[str, Any] = {name: given.pop(name) for name in ("dtype", "threads") if name in given}
+        if "beside" in given:
+            own["beside"] = neighbours(given.pop("beside"))
         return replace(spec, pool=pool, planted_loss=planted_loss, options={**spec.options, **given}, **own)
 
 
@@ -67,7 +76,9 @@ def _changed(pool: Pool, fields: Mapping[str, Any]) -> Pool:
 
 
 def spelled(value: Setting) -> str:
-    """As a case's name has it: `true`, `2`, `int8`."""
+    """As a case's name has it: `true`, `2`, `int8`; of models beside, `none`, `opt-1.3b@4`."""
+    if value is None or isinstance(value, (Beside, tuple)):
+        return spelled_beside(value)
     return json.dumps(value) if isinstance(value, bool) else str(value)
 
 

@@ -31,6 +31,8 @@ Options, all with a default:
     How many times as long the first batch takes; what is too much halves with every batch and every streamed request.
 `seed` (none)
     Makes the noise of a run repeatable, launch by launch; without it every launch is new.
+`beside_cost` (0)
+    Share by which everything takes longer where other models run beside it.
 `context_tokens` (4096), `vocabulary` (1024)
     Of the model.
 `startup_s` (0.5)
@@ -93,7 +95,7 @@ from typing import TYPE_CHECKING
 from pytest_slmperf.core.answers import NOT_FINITE
 from pytest_slmperf.core.engine import Answer, EngineFacts, EngineSpec, Request, Served, Stamp
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed
-from pytest_slmperf.core.launch import LAUNCH_VARIABLE, REPLICA_VARIABLE
+from pytest_slmperf.core.launch import BESIDE_VARIABLE, LAUNCH_VARIABLE, REPLICA_VARIABLE
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.engines.planted import is_replica
 from pytest_slmperf.engines.streaming import Streaming
@@ -116,7 +118,9 @@ TEXTS = ("load_log",)
 TRUTHS = ("real_time", "tells_memory")
 ABOVE = {"level": 0, "knee": 0, "prefill_level": 0, "cold": 0, "drift": -1}
 LEAST = {
-    **dict.fromkeys(("observing_cost", "noise", "launch_noise", "startup_s", "start_sleep_s", "batch_sleep_s"), 0),
+    **dict.fromkeys(
+        ("observing_cost", "beside_cost", "noise", "launch_noise", "startup_s", "start_sleep_s", "batch_sleep_s"), 0
+    ),
     **dict.fromkeys(("memory_bytes_per_token", "fault_batch", "load"), 0),
     **dict.fromkeys(("context_tokens", "vocabulary", "memory_bytes", "memory_limit_bytes"), 1),
     **dict.fromkeys(("max_running", "fault_every", "wrong_from"), 1),
@@ -145,6 +149,7 @@ class Behaviour:
     drift: float = 0.0
     cold: float = 1.0
     seed: int | None = None
+    beside_cost: float = 0.0
     context_tokens: int = 4096
     vocabulary: int = 1024
     startup_s: float = 0.5
@@ -238,6 +243,7 @@ class FakeEngine(Streaming):
         seed = None if behaves.seed is None else f"{behaves.seed}/{launch}{replica and f' {replica}'}"
         self._draw = random.Random(seed)
         self._launch_pace = _launch_pace(behaves, self._draw, int(launch.rpartition("/")[2] or 0))
+        self._in_company = bool(os.environ.get(BESIDE_VARIABLE))
         self._pace = 1.0
         self._pace_until_ns = 0
         self._now_ns = time.monotonic_ns()
@@ -381,7 +387,8 @@ class FakeEngine(Streaming):
             self._pace = math.exp(self._draw.gauss(0, behaves.noise))
             self._pace_until_ns = at_ns + PACE_LASTS_NS
         cold = 1 + (behaves.cold - 1) * 0.5 ** max(0, self._batches + self._streamed - 1)
-        return cold / (self._pace * self._launch_pace)
+        beside = 1 + behaves.beside_cost if self._in_company else 1
+        return beside * cold / (self._pace * self._launch_pace)
 
     def _token_ends(self, batch: Sequence[Request], started_ns: int, *, stretch: float) -> list[int]:
         """When the first, second, … token of every request that is that long is there."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 from pytest_slmperf.core.engine import Engine, EngineFactory, EngineSpec
 from pytest_slmperf.core.errors import EngineUnavailable
 from pytest_slmperf.core.pool import ELSEWHERE, Pool
+from pytest_slmperf.engines.company import NOBODY, Company
 from pytest_slmperf.engines.planted import slowed
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "slmperf.engines"
 POOL = "pytest_slmperf.pool.engine"
 """The module that makes an engine of engines, of a room above this one."""
+BESIDE = "pytest_slmperf.pool.beside"
+"""The same of models beside an engine."""
 WITH_THREADS = ("ctranslate2",)
 """Engines that know replicas inside themselves, and make them of a spec's pool of the kind `threads`."""
 
@@ -77,6 +80,14 @@ def create(spec: EngineSpec) -> Engine:
     if spec.planted_loss:
         return slowed(engine, spec.planted_loss)
     return engine
+
+
+def company(spec: EngineSpec) -> Company:
+    """The models that a spec has beside its engine, not started; nobody where it has none."""
+    if not spec.beside:
+        return NOBODY
+    others: Company = import_module(BESIDE).create(spec)
+    return others
 
 
 def default_device(name: str, options: Mapping[str, object] = MappingProxyType({})) -> str:

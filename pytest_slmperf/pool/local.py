@@ -19,12 +19,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_slmperf.core.beside import Beside
 from pytest_slmperf.core.engine import Answer, Answering, Engine, EngineFacts, EngineSpec, Request, Served, Stamp
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineUnavailable, UsageError
 from pytest_slmperf.core.launch import REPLICA_VARIABLE
 from pytest_slmperf.engines.registry import create, lives_elsewhere
 from pytest_slmperf.engines.streaming import Streaming
 from pytest_slmperf.pool.devices import Placement
+from pytest_slmperf.pool.loading import Item, under_load
 from pytest_slmperf.pool.pinning import pin, step_aside
 from pytest_slmperf.pool.placing import placed
 from pytest_slmperf.pool.replica import Crew, name_of, own_spec
@@ -150,6 +152,23 @@ class Child:
         answered: tuple[tuple[int, ...], ...] | None = self._heard()
         return answered
 
+    def begin(self, load: Beside) -> None:
+        """Put it under a load, until `end`; returns when it is."""
+        self._tell(pickle.dumps(("load", load, False), _NEWEST))
+        self._heard()
+
+    def end(self) -> tuple[Item, ...]:
+        """Take the load off, and say what it has done."""
+        self._tell(_END)
+        done: tuple[Item, ...] = self._heard()
+        return done
+
+    def cover(self, load: Beside, span_ns: int) -> tuple[Item, ...]:
+        """Have it under a load for so long in simulated time, and say what it has done since its begin, which is 0."""
+        self._tell(pickle.dumps(("cover", (load, span_ns), False), _NEWEST))
+        done: tuple[Item, ...] = self._heard()
+        return done
+
     def stop(self) -> None:
         """Let it give back what it took, and kill it where that takes too long."""
         if self._process is None:
@@ -196,6 +215,7 @@ class Child:
 
 _ENDED = object()
 _NEWEST = pickle.HIGHEST_PROTOCOL
+_END = pickle.dumps(("end", None, False), _NEWEST)
 _AGAIN = {observe: pickle.dumps(("serve", None, observe), _NEWEST) for observe in (False, True)}
 
 
@@ -259,7 +279,8 @@ class _Serving:
     """A started engine in its child."""
 
     def __init__(self, pipe: "Pipe", engine: Engine, facts: EngineFacts) -> None:
-        self._pipe, self._engine = pipe, engine
+        self._pipe, self._engine, self._facts = pipe, engine, facts
+        self._done: tuple[Item, ...] = ()
         self._batch: Sequence[Request] = ()
         self._reads_peak = facts.device == "cpu" and facts.own_process
         self._looks = 0
@@ -268,7 +289,21 @@ class _Serving:
         """Do what is asked, until an empty message. Raises what the engine raises."""
         while asked := self._received():
             what, batch, observe = pickle.loads(asked)  # noqa: S301 - of our own parent
-            _say(self._pipe, self._serve(batch, observe=observe) if what == "serve" else self._answer(batch))
+            match what:
+                case "serve":
+                    said: Any = self._serve(batch, observe=observe)
+                case "load":
+                    _say(self._pipe, True)  # noqa: FBT003 - that it begins
+                    self._done = under_load(self._engine, self._facts, batch, over=lambda _ns: self._pipe.poll())
+                    continue
+                case "cover":
+                    load, span_ns = batch
+                    said = under_load(self._engine, self._facts, load, over=span_ns.__le__, from_0=True)
+                case "end":
+                    said = self._done
+                case _:
+                    said = self._answer(batch)
+            _say(self._pipe, said)
 
     def _received(self) -> bytes:
         try:

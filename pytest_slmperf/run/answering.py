@@ -33,7 +33,7 @@ def single(spec: EngineSpec) -> EngineSpec:
         pool = replace(pool, replicas=1, addresses=pool.addresses[:1])
     else:
         pool = None
-    return replace(spec, pool=pool, planted_loss=0.0)
+    return replace(spec, pool=pool, planted_loss=0.0, beside=())
 
 
 @dataclass

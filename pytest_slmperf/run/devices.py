@@ -188,7 +188,10 @@ class HeldDevices:
         """
         if not self._locked:
             return None
-        chosen = pinning.choose_cores(spec.threads, spec.cores // spec.threads)
+        if spec.beside:
+            chosen = pinning.choose_cores(spec.cores)
+        else:
+            chosen = pinning.choose_cores(spec.threads, spec.cores // spec.threads)
         if self._alone:
             return chosen
         for core in pinning.ranked_cores():

@@ -2,6 +2,7 @@
 
 import math
 
+from pytest_slmperf.core.beside import spelled_beside
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.gpus import gpus_each
@@ -33,9 +34,11 @@ def too_many_threads(case: Case, spec: EngineSpec, *, cores: int | None) -> str 
     them, and no case that another machine measures.
     """
     needed = spec.cores
-    if cores is None or needed <= cores or not {"replicas", "threads"} & case.variant.coordinates.keys():
+    if cores is None or needed <= cores or not {"replicas", "threads", "beside"} & case.variant.coordinates.keys():
         return None
     each = f"{spec.pool.replicas} replicas of {_threads(spec.threads)}" if spec.pool else _threads(spec.threads)
+    if spec.beside:
+        each += f" and {spelled_beside(spec.beside)} beside {'them' if spec.own_cores > 1 else 'it'}"
     return f"{each} need {needed} cores, and this machine gives {cores}"
 
 

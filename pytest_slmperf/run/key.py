@@ -1,5 +1,6 @@
 """The key of a case: what its samples hold for, and a stored sample has to match."""
 
+from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import LaunchRecord
 from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.core.sweep import Sweep
@@ -29,10 +30,21 @@ def case_key(sweep: Sweep, record: LaunchRecord, *, with_joules: bool = False) -
         **{f"option.{name}": value for name, value in spec.options.items() if name not in OF_NO_MEASUREMENT},
         **{f"setting.{name}": value for name, value in facts.settings.items()},
         **_pool_key(spec.pool),
+        **_beside_key(spec),
         **({"planted_loss": spec.planted_loss} if spec.planted_loss else {}),
         **({"timed": "with joules"} if with_joules else {}),
         **workload_key(sweep.workload, sweep.slo),
     }
+
+
+def _beside_key(spec: EngineSpec) -> dict[str, object]:
+    """Nothing for a model that has its device to itself."""
+    found: dict[str, object] = {}
+    for number, one in enumerate(spec.beside, 1):
+        threads, dtype = one.threads or spec.threads, one.dtype or spec.dtype
+        on = f"{threads} thread{'s' * (threads > 1)} on {'its own' if one.cores == 'own' else 'the same'} cores"
+        found[f"beside_{number}"] = f"{one.name.rpartition('@')[0]} {dtype}: {one.load}, {on}"
+    return found
 
 
 def _pool_key(pool: Pool | None) -> dict[str, object]:

@@ -4,11 +4,12 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from statistics import median
 
+from pytest_slmperf.core.beside import NeighbourWork, names_note, rates_of
 from pytest_slmperf.core.board import BoardState
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, ReplicaWork, Served
 from pytest_slmperf.core.latency import latencies, statistics
@@ -188,6 +189,13 @@ class _Case:
         return seconds * len(self.load.lengths) / sum(one.requests for one in self.rounds)
 
 
+def _beside(case: _Case) -> list[tuple[Sequence[NeighbourWork], tuple[int, int]]]:
+    """Of each round: what the models beside did, and when it was."""
+    if case.played:
+        return [(one.beside, (one.span.started_ns, one.span.ended_ns)) for one in case.played]
+    return [(one.beside, (one.started_ns, one.ended_ns)) for one in case.rounds]
+
+
 class _Launch:
     """A started engine and how it is to be measured. Lives as long as the engine's process."""
 
@@ -272,6 +280,7 @@ class _Launch:
                     case.seen, serve, slow, package=bool(metering and metering.of_all_cores)
                 )
             one = playing.judged(answers[-1].traffic, load, policy, slo=terms.slo, quantiles=terms.quantiles)
+            one = replace(one, beside=answers[-1].beside)
             void = void or one.void
             if void is None and reading and metering and energy:
                 seen, ours = reading.of(one.span), self._process.pid
@@ -397,6 +406,10 @@ class _Launch:
             of_replicas, behind = of_batches(case.replicas)
             values.update(of_replicas)
             case.notes.extend(behind)
+        beside = _beside(case)
+        values.update(rates_of([some for some, _ in beside], [span for _, span in beside]))
+        if beside and beside[0][0]:
+            case.notes.append(names_note(beside[0][0]))
         values["startup_s"] = (self._terms.startup_s,)
         phases_s = self._phases_s
         values.update({name: (phases_s[phase],) for phase, name in STARTUP_PHASES.items() if phase in phases_s})

@@ -19,6 +19,7 @@ from pytest_slmperf.core.launch import Load, tokens
 from pytest_slmperf.core.machine import REMOTE
 from pytest_slmperf.core.meter import Around, EnergyMeter, Meter, MeterFacts, Recording
 from pytest_slmperf.core.metrics import BOARD, ENERGY
+from pytest_slmperf.core.mix_energy import NOTE, of_the_mix
 from pytest_slmperf.core.protocol import Measured
 from pytest_slmperf.core.round_energy import energy_of_round
 from pytest_slmperf.core.tally import Work, work_of
@@ -98,7 +99,7 @@ def rounds_of(measured: Measured, lead_in_s: float, most: int) -> list[Measured]
             total * len(some) // len(marks)
             for total in (measured.requests, measured.prompt_tokens, measured.output_tokens)
         )
-        return Measured(some[0][0], some[-1][1], requests, prompt_tokens, output_tokens)
+        return Measured(some[0][0], some[-1][1], requests, prompt_tokens, output_tokens, beside=measured.beside)
 
     return [of(steady[begin:end]) for begin, end in pairwise(ends)]
 
@@ -252,6 +253,8 @@ class Metering:
         energy = found.energy
         if not seen.timed_here and not seen.recording.missing:
             energy = NoEnergy(ANOTHER_CLOCK, lasting=True)
+        if isinstance(energy, Energy) and seen.measured.beside:
+            energy = of_the_mix(energy, seen.measured.beside)
         values = _beside(seen.recording, seen.measured.started_ns + lead_in_s * NS_PER_S)
         unmeasured = {name: "no driver told it, or it was 0 all the time" for name in BOARD if name not in values}
         notes = tuple(f"{uuid}: {one.reason}" for uuid, told in found.findings.items() for one in told)
@@ -264,7 +267,8 @@ class Metering:
         boards = {one.board: self._facts_of(one, found.power_capped) for one in energy.boards}
         per_token = metrics.get("joules_per_output_token")
         error = per_token.uncertainty if per_token else None
-        return EnergyRound(values, unmeasured, (*notes, _described(energy)), boards, error), None
+        mix = (NOTE,) if seen.measured.beside else ()
+        return EnergyRound(values, unmeasured, (*notes, _described(energy), *mix), boards, error), None
 
     def _facts_of(self, one: BoardEnergy, power_capped: Mapping[str, float]) -> BoardFacts:
         idle = self._idle_w.get(one.board)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from pytest_slmperf.core.beside import NeighbourWork
 from pytest_slmperf.core.board import Effect
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.protocol import Measured, Play
@@ -33,6 +34,8 @@ class PlayedRound:
     metrics: TrafficMetrics
     notes: tuple[str, ...] = ()
     void: Void | None = None
+    beside: tuple[NeighbourWork, ...] = ()
+    """What the models beside did meanwhile."""
 
     @property
     def span(self) -> Measured:
@@ -40,7 +43,7 @@ class PlayedRound:
         window, whole = self.window, measured(self.traffic)
         if isinstance(window, NoWindow):
             return whole
-        return replace(whole, started_ns=window.from_ns, ended_ns=window.to_ns)
+        return replace(whole, started_ns=window.from_ns, ended_ns=window.to_ns, beside=self.beside)
 
     @property
     def ran_s(self) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_slmperf.core import gate
+from pytest_slmperf.core.beside import told
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.flaw import flaw
 from pytest_slmperf.core.machine import Machine
@@ -60,6 +61,10 @@ def _limits(value: object) -> bool:
     return isinstance(value, dict) and value.keys() <= set(LIMITS) and all(map(_number, value.values()))
 
 
+def _beside(value: object) -> bool:
+    return value == "none" or (isinstance(value, dict) and told(value))
+
+
 Kinds = Mapping[str, tuple[Callable[[object], bool], str]]
 """Fields by their name: whether a value is of the field's kind, and what that is."""
 
@@ -74,6 +79,7 @@ AXES: Kinds = {
     **{axis: (_list_of(_number), "a list of numbers") for axis in LABELS if axis not in COUNTED},
     **dict.fromkeys(("replicas", "threads"), (_list_of(_whole), "a list of whole numbers")),
     "dtype": (_list_of(_name), "a list of names"),
+    "beside": (_list_of(_beside), "a list of 'none' and tables, as { model = 'opt-1.3b', batch_size = 4 }"),
     "options": (_option_lists, "a table of lists"),
     "prompt_tokens": (_whole, "a whole number"),
     "output_tokens": (_whole, "a whole number"),

@@ -4,8 +4,10 @@ import contextlib
 import faulthandler
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from io import BufferedReader, RawIOBase
 from typing import TypeVar
@@ -14,6 +16,7 @@ from pytest_slmperf import __version__
 from pytest_slmperf.core.engine import Engine, EngineFacts, EngineSpec, StreamingEngine
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineUnavailable
 from pytest_slmperf.core.launch import at_once
+from pytest_slmperf.core.machine import SIMULATED
 from pytest_slmperf.core.prompts import Prompts
 from pytest_slmperf.core.protocol import (
     Answers,
@@ -36,6 +39,7 @@ from pytest_slmperf.core.protocol import (
     encode,
 )
 from pytest_slmperf.core.traffic import Traffic
+from pytest_slmperf.engines.company import Company
 from pytest_slmperf.worker.answering import answers
 from pytest_slmperf.worker.serving import Case, WrongAnswer
 
@@ -54,22 +58,46 @@ def converse(read_fd: int, write_fd: int) -> None:
         start = _receive(asked)
         if not isinstance(start, Start):
             return
-        engine = _attempt(told, partial(_create, start.spec))
-        if engine is None:
+        company = _attempt(told, partial(_company, start.spec))
+        if company is None:
             return
         try:
-            facts = _attempt(told, engine.start)
-            if facts is not None:
-                _send(told, Ready(facts, _versions(start.spec, facts) | getattr(engine, "versions", {})))
-                _serve(asked, told, _Launched(engine, facts, start.spec))
+            if _attempt(told, partial(_started, company)):
+                _live(asked, told, start.spec, company)
         finally:
-            _stop(engine)
+            _stop(company)
+
+
+def _live(asked: BufferedReader, told: RawIOBase, spec: EngineSpec, company: Company) -> None:
+    """The life of the engine, beside whom it has."""
+    engine = _attempt(told, partial(_create, spec))
+    if engine is None:
+        return
+    try:
+        facts = _attempt(told, engine.start)
+        if facts is not None:
+            facts = replace(facts, settings={**facts.settings, **company.settings})
+            _send(told, Ready(facts, _versions(spec, facts) | getattr(engine, "versions", {})))
+            _serve(asked, told, _Launched(engine, facts, spec, company))
+    finally:
+        _stop(engine)
+
+
+def _company(spec: EngineSpec) -> Company:
+    from pytest_slmperf.engines import registry  # noqa: PLC0415 - after Hello, so that a failure can be reported
+
+    return registry.company(spec)
+
+
+def _started(company: Company) -> bool:
+    company.start()
+    return True
 
 
 def _create(spec: EngineSpec) -> Engine:
-    from pytest_slmperf.engines import registry  # noqa: PLC0415 - after Hello, so that a failure can be reported
+    from pytest_slmperf.engines import registry  # noqa: PLC0415 - as of its company
 
-    return registry.create(spec)
+    return registry.create(replace(spec, beside=()))
 
 
 def _serve(asked: BufferedReader, told: RawIOBase, launched: "_Launched") -> None:
@@ -83,8 +111,8 @@ def _serve(asked: BufferedReader, told: RawIOBase, launched: "_Launched") -> Non
 class _Launched:
     """A started engine, and what it is asked to serve. Lives as long as the conversation."""
 
-    def __init__(self, engine: Engine, facts: EngineFacts, spec: EngineSpec) -> None:
-        self._engine, self._facts, self._spec = engine, facts, spec
+    def __init__(self, engine: Engine, facts: EngineFacts, spec: EngineSpec, company: Company) -> None:
+        self._engine, self._facts, self._spec, self._company = engine, facts, spec, company
         self._case: Case | None = None
         self._prompts: dict[str, Prompts] = {}
         """By case: what a repeated load sends is not what it sent before, or a prefix cache would know it."""
@@ -102,15 +130,26 @@ class _Launched:
                         raise
                     return PeakMeasured(None, f"not all was served that was sent at once: {str(error) or 'no memory'}")
             case Prepare(load=load, round_s=round_s, warmup_limit=limit):
-                self._case = Case(self._engine, load, self._facts)
+                self._case = Case(self._engine, load, self._facts, self._company)
                 return self._case.prepare(round_s, limit)
             case Round(batches=batches, observe=observe, marks=marks) if self._case:
                 return self._case.round(batches, observe=observe, marks=marks)
             case Play():
-                return Played(self._play(message))
+                return self._played(message)
             case Question():
                 return answers(self._engine, message)
         raise ValueError(f"no message of a launch, or before any load: {message}")
+
+    def _played(self, ask: Play) -> Played:
+        self._company.begin()
+        began_ns = time.monotonic_ns()
+        traffic = self._play(ask)
+        if self._facts.device == SIMULATED:
+            ended = max((one.ended_ns for one in traffic.exchanges), default=0)
+            span = traffic.began_ns, max(ended, traffic.began_ns + 1)
+        else:
+            span = began_ns, time.monotonic_ns()
+        return Played(traffic, self._company.end(*span))
 
     def _play(self, ask: Play) -> Traffic:
         from pytest_slmperf.worker.sending import play  # noqa: PLC0415 - engines of batches need no event loop
@@ -151,7 +190,7 @@ def _attempt(told: RawIOBase, do: Callable[[], T]) -> T | None:
     return None
 
 
-def _stop(engine: Engine) -> None:
+def _stop(engine: Engine | Company) -> None:
     try:
         engine.stop()
     except Exception:  # noqa: BLE001 - teardown: what was measured is measured

@@ -9,6 +9,7 @@ from pytest_slmperf.core.protocol import Measured, PeakMeasured, Prepared
 from pytest_slmperf.core.replica_metrics import work_of
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.core.workload import prompts
+from pytest_slmperf.engines.company import NOBODY, Company
 from pytest_slmperf.worker.memory import forget_peak, peak_bytes
 from pytest_slmperf.worker.pace import STEP_SHARE, batches_for, pace_s, steady
 
@@ -20,8 +21,10 @@ class WrongAnswer(Exception):
 class Case:
     """A load on a started engine. Lives until the next one is made."""
 
-    def __init__(self, engine: Engine, load: Load, facts: EngineFacts) -> None:
+    def __init__(self, engine: Engine, load: Load, facts: EngineFacts, company: Company = NOBODY) -> None:
+        """The `company` is under its own loads while this one is warmed up and measured."""
         self._engine = engine
+        self._company = company
         self._device = facts.device
         self._own_process = facts.own_process
         self._requests = prompts(load.lengths, vocabulary=facts.vocabulary, seed=load.seed)
@@ -56,12 +59,14 @@ class Case:
         """
         steps_s: list[float] = []
         in_step, started_ns, ended_ns = 1, 0, 0
+        self._company.begin()
         while len(steps_s) < warmup_limit and not steady(steps_s):
             served = self._serve(self._requests, in_step, observe=False)
             started_ns, ended_ns = started_ns or served[0].started_ns, served[-1].ended_ns
             step_s = (ended_ns - served[0].started_ns) / NS_PER_S
             steps_s.append(step_s / in_step)
             in_step = batches_for(steps_s[-1:], STEP_SHARE * round_s)
+        self._company.end(started_ns, ended_ns)
         return Prepared(
             batches_for(steps_s, round_s),
             steps=len(steps_s),
@@ -73,7 +78,9 @@ class Case:
 
     def round(self, batches: int, *, observe: bool, marks: bool = False) -> Measured:
         """Serve that many batches without a pause."""
+        self._company.begin()
         served = self._serve(self._requests, batches, observe=observe)
+        beside = self._company.end(served[0].started_ns, served[-1].ended_ns)
         return Measured(
             started_ns=served[0].started_ns,
             ended_ns=served[-1].ended_ns,
@@ -83,6 +90,7 @@ class Case:
             observed=tuple(served) if observe else (),
             marks=tuple((one.started_ns, one.ended_ns) for one in served) if marks else (),
             replicas=work_of([one.replicas for one in served]),
+            beside=beside,
         )
 
     def _serve(self, requests: Sequence[Request], batches: int, *, observe: bool) -> list[Served]:

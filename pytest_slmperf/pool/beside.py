@@ -1,0 +1,117 @@
+"""The models beside an engine: each a child of its launch's process, with cores of its own or on the same device."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from pytest_slmperf.core.beside import Beside, NeighbourWork, spelled_beside
+from pytest_slmperf.core.engine import EngineFacts, EngineSpec
+from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
+from pytest_slmperf.core.launch import BESIDE_VARIABLE
+from pytest_slmperf.core.machine import SIMULATED
+from pytest_slmperf.pool.devices import Placement
+from pytest_slmperf.pool.local import Child
+from pytest_slmperf.pool.pinning import pin
+from pytest_slmperf.pool.placing import host_here
+
+PAUSE_SHARE = 0.05
+"""Of a round, that a model beside may have had nothing to do: between two batches, the time to begin the next."""
+NO_URL = "models beside an engine are started by its launch, and this one's is served elsewhere: leave beside=… out"
+
+
+def create(spec: EngineSpec) -> "Neighbours":
+    """The models that a spec has beside its engine, not started. Raises EngineUnavailable where there can't be any."""
+    if "url" in spec.options or (spec.pool is not None and not spec.pool.here):
+        raise EngineUnavailable(NO_URL)
+    return Neighbours(spec)
+
+
+class Neighbours:
+    """See `engines.company.Company`. Lives as long as the launch's process."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self._spec = spec
+        self._children: list[tuple[Beside, Child]] = []
+        self._simulated = False
+        self._facts: list[EngineFacts] = []
+
+    @property
+    def settings(self) -> Mapping[str, str | int | float | bool]:
+        """The weights, the type and the device of each, as it says."""
+        return {
+            f"beside_{number}_{name}": getattr(facts, name)
+            for number, facts in enumerate(self._facts, 1)
+            for name in ("weights", "dtype", "device")
+        }
+
+    def start(self) -> None:
+        """As of any company. One after the other, and each has served a batch of its load when the next begins."""
+        spec = self._spec
+        cores = host_here(spec).cores
+        own, rest = set(cores[: spec.own_cores]), list(cores[spec.own_cores :])
+        for one in spec.beside:
+            threads = one.threads or spec.threads
+            if one.cores == "own" and cores:
+                if len(rest) < threads:
+                    raise EngineUnavailable(
+                        f"{one.name}: it needs {threads} cores of its own, and {len(rest)} are left"
+                    )
+                its, rest = tuple(rest[:threads]), rest[threads:]
+            else:
+                its = tuple(sorted(own))
+            name = f"{one.name} ({_called(its)}beside {spec.model_name})"
+            theirs = replace(
+                spec,
+                model=one.model,
+                dtype=one.dtype or spec.dtype,
+                threads=threads,
+                planted_loss=0.0,
+                pool=None,
+                beside=(),
+            )
+            child = Child(name, theirs, Placement(cores=its))
+            self._children.append((one, child))
+            self._facts.append(child.start())
+        kinds = {facts.device == SIMULATED for facts in self._facts}
+        self._simulated = kinds == {True} and not spec.options.get("real_time")
+        for one, child in self._children:  # what a first batch takes longer is none of the load
+            child.cover(one, 0)
+        if own:
+            pin(own)
+        os.environ[BESIDE_VARIABLE] = spelled_beside(spec.beside)
+
+    def begin(self) -> None:
+        """As of any company."""
+        if not self._simulated:
+            for one, child in self._children:
+                child.begin(one)
+
+    def end(self, from_ns: int, to_ns: int) -> tuple[NeighbourWork, ...]:
+        """As of any company. In simulated time they do now what they would have done meanwhile."""
+        if self._simulated:
+            return tuple(
+                NeighbourWork(
+                    child.name,
+                    tuple((a + from_ns, b + from_ns, *rest) for a, b, *rest in child.cover(one, to_ns - from_ns)),  # type: ignore[misc]  # five of them
+                )
+                for one, child in self._children
+            )
+        found = [NeighbourWork(child.name, child.end()) for _, child in self._children]
+        _refuse_pauses(found, from_ns, to_ns)
+        return tuple(found)
+
+    def stop(self) -> None:
+        """As of any company."""
+        for _, child in reversed(self._children):
+            child.stop()
+
+
+def _refuse_pauses(found: Sequence[NeighbourWork], from_ns: int, to_ns: int) -> None:
+    for one in found:
+        idle = 1 - one.busy_ns(from_ns, to_ns) / (to_ns - from_ns)
+        if idle > PAUSE_SHARE:
+            raise EngineFailed(f"{one.name} was not under its load for {idle:.0%} of a round: nothing is told by that")
+
+
+def _called(cores: Sequence[int]) -> str:
+    return f"core{'s' * (len(cores) > 1)} {', '.join(map(str, cores))}, " if cores else ""
