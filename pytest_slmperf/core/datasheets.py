@@ -68,8 +68,14 @@ def roof_of(device: str) -> Roof | None:
     for board in BOARDS:
         named = board.name.upper().split()
         if any(words[at : at + len(named)] == named for at in range(len(words))):
-            return _roof(board).times(int(match["count"] or 1))
+            return _roof(board).times(boards_in(device))
     return None
+
+
+def boards_in(device: str) -> int:
+    """How many boards a machine's device is: 2 of `2 x NVIDIA L4`."""
+    match = _COUNTED.fullmatch(device)
+    return int(match["count"] or 1) if match else 1
 
 
 def _roof(board: Board) -> Roof:

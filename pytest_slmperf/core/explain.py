@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pytest_slmperf.core.board import BoardFacts
+from pytest_slmperf.core.datasheets import boards_in
 from pytest_slmperf.core.errors import SuiteError
+from pytest_slmperf.core.gpus import gpus_each
 from pytest_slmperf.core.memory import GIB, MIB, kv_bytes_per_token, predicted_peak, weight_bytes
 from pytest_slmperf.core.metrics import SCALARS
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome
+from pytest_slmperf.core.pool import ELSEWHERE
 from pytest_slmperf.core.roofline import GROWN_BY_COPYING, TEXTBOOK, Caching, Limit, Roof, limit
 from pytest_slmperf.core.sample import Measurement
 from pytest_slmperf.core.shapes import SHAPES, Shape
@@ -80,8 +83,6 @@ class Explanation:
 
 
 GPU = "gpu"
-ELSEWHERE = ("endpoints", "ray")
-"""Kinds of pools whose replicas may be on other machines."""
 
 
 def cores_named(cores: int) -> str:
@@ -103,9 +104,19 @@ def place_of(key: Mapping[str, object]) -> str | None:
 
 def explained(run: RunOutcome, case: CaseOutcome) -> Explanation | None:
     """What bounds a case of a run; None where there is no model of it, or no roof."""
-    place = place_of(case.measurement.key)
+    key = case.measurement.key
+    place = place_of(key)
     roof = run.roofs.get(place) if place else None
+    if roof and place == GPU:  # a smaller pool of a sweep is on some of the run's boards alone
+        roof = roof.times(min(1, boards_of(key) / boards_in(run.machine.device)))
     return explain(case.measurement, case.coordinates, roof) if roof else None
+
+
+def boards_of(key: Mapping[str, object]) -> int:
+    """How many GPUs an engine of this key takes."""
+    replicas = key.get("replicas")
+    apart = replicas if key.get("pool") == "gpus" and isinstance(replicas, int) else 1
+    return apart * gpus_each({name.removeprefix("option."): value for name, value in key.items()})
 
 
 def shape_named(model: str) -> Shape | None:

@@ -57,6 +57,18 @@ def test_a_series_has_one_line():
     assert line == f"what bounds opt-1.3b: {bound}; batch=16: 40% of the bandwidth limit"
 
 
+def test_a_smaller_pool_is_under_the_roof_of_its_own_boards():
+    """A sweep over replicas on a GPU each runs one of them on one of the run's two boards, beside an idle one."""
+    alone = case_at(1, 0.9)
+    twice = {name: Sample.of([[2 * sample.median]] * 3) for name, sample in alone.measurement.samples.items()}
+    key = {**alone.measurement.key, "pool": "gpus", "replicas": 2}
+    of_two = Measurement("decode/opt-1.3b/batch=2", key, twice)
+    pair = CaseOutcome(of_two.case, {"model": "opt-1.3b", "batch_size": 2}, of_two, None, {})
+    run = replace(run_of(alone, pair), roofs={"gpu": H100.times(2)})
+    run = replace(run, machine=replace(run.machine, device="2 x NVIDIA H100 80GB HBM3"))
+    assert [row.of_limit for row in bound_rows(run, run.sweeps[0])] == ["90% (bandwidth)"] * 2
+
+
 def test_little_power_at_a_large_batch_is_said_to_be_the_host():
     """With what it draws, and how far it is from what the device would allow."""
     (line,) = said(case_at(64, 0.2, watts=210))
