@@ -17,17 +17,18 @@ from pytest_slmperf.core.answers import (
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, Request
 from pytest_slmperf.core.errors import EngineFailed
 from pytest_slmperf.core.launch import Load
+from pytest_slmperf.core.pool import ELSEWHERE
 from pytest_slmperf.core.protocol import Answers, Question, Ready, Start
 from pytest_slmperf.run.process import EngineProcess
-
-ELSEWHERE = ("endpoints", "ray")
-"""Kinds of pools whose replicas can't be had here one by one: the first of them, alone, is the single instance."""
 
 Ask = Callable[[Question], Answers]
 
 
 def single(spec: EngineSpec) -> EngineSpec:
-    """What the replicas of a pool are held to: one instance of their engine, outside of all that the pool sets up."""
+    """What the replicas of a pool are held to: one instance of their engine, outside of all that the pool sets up.
+
+    Replicas that are elsewhere can't be had here one by one: then it is the first of them, alone.
+    """
     pool = spec.pool
     if pool is not None and pool.kind in ELSEWHERE:
         pool = replace(pool, replicas=1, addresses=pool.addresses[:1])

@@ -51,10 +51,10 @@ def _pool_key(pool: Pool | None) -> dict[str, object]:
     """Nothing for an engine by itself. Where endpoints are is no matter of what is measured."""
     if pool is None:
         return {}
-    budgets = {"memory_bytes": pool.memory_bytes, "power_limit_w": pool.power_limit_w}
+    told = {"resource": pool.resource or None, "memory_bytes": pool.memory_bytes, "power_limit_w": pool.power_limit_w}
     return {
         "replicas": pool.replicas,
         "pool": pool.kind,
         "spread": pool.spread,
-        **{f"pool_{name}": budget for name, budget in budgets.items() if budget is not None},
+        **{f"pool_{name}": value for name, value in told.items() if value is not None},
     }

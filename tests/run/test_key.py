@@ -2,6 +2,7 @@
 
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.launch import LaunchRecord
+from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.core.workload import ClosedLoop
 from pytest_slmperf.run.key import case_key
@@ -9,9 +10,9 @@ from pytest_slmperf.run.key import case_key
 SERVE = Sweep("serve", ClosedLoop(16, 16), model=["opt-125m"], concurrency=[8])
 
 
-def key_of(**options):
+def key_of(pool=None, **options):
     facts = EngineFacts("0.32", "cpu", "float32", "random", 2048, 1024, settings={"kv_blocks": 64})
-    spec = EngineSpec("openai", "opt-125m", options=options)
+    spec = EngineSpec("openai", "opt-125m", options=options, pool=pool)
     return case_key(SERVE, LaunchRecord("candidate", 0, spec, facts, {}, "2026-01-01T00:00:00+00:00", 0.1, {}))
 
 
@@ -24,3 +25,11 @@ def test_an_option_of_the_engine_is_part_of_it():
 def test_what_changes_no_measurement_is_no_part_of_it():
     """Who waits longer for a slow start, or keeps the server's log, has the same baseline as before."""
     assert key_of(start_limit_s=900, request_limit_s=60, log="server.log", key_env="MY_KEY", device_index=1) == key_of()
+
+
+def test_a_pool_is_part_of_it_with_the_nodes_that_it_may_take():
+    """Replicas on nodes of one kind are no measurement of those on another; one of any kind names none."""
+    here, there = (key_of(Pool(2, "ray", resource=f"accelerator_type:{board}")) for board in ("L4", "H100"))
+    assert (here["replicas"], here["pool_resource"]) == (2, "accelerator_type:L4")
+    assert here != there
+    assert "pool_resource" not in key_of(Pool(2, "ray"))
