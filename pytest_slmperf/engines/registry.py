@@ -1,7 +1,7 @@
 """Finding engines by name: the built-in ones, and those that other packages register under `slmperf.engines`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from importlib.util import find_spec
 from types import MappingProxyType
@@ -37,16 +37,27 @@ class BuiltIn:
     """Where it runs unless its options say otherwise: see `default_device`."""
     streams: bool = False
     """Whether it is a `StreamingEngine`: see `streams`."""
+    hands_on: bool = False
+    """Whether options that it doesn't know are arguments of what serves for it."""
+    options: str = "Options"
+    """The dataclass, beside its factory, whose fields are its options."""
+    dtypes: tuple[str, ...] = ()
+    """All that it knows, where it knows the same everywhere; none where its device or its server decides."""
 
 
 BUILT_IN = {
     "ctranslate2": BuiltIn("pytest_slmperf.engines.ctranslate2:create", needs=("ctranslate2",)),
     "transformers": BuiltIn("pytest_slmperf.engines.transformers:create", ("torch", "transformers"), device="auto"),
     "vllm": BuiltIn(
-        "pytest_slmperf.engines.vllm:create", needs=("vllm", "aiohttp", "msgspec"), device="auto", streams=True
+        "pytest_slmperf.engines.vllm:create",
+        needs=("vllm", "aiohttp", "msgspec"),
+        device="auto",
+        streams=True,
+        hands_on=True,
+        dtypes=("auto", "half", "float16", "bfloat16", "float", "float32"),
     ),
     "openai": BuiltIn("pytest_slmperf.engines.openai:create", needs=("aiohttp", "msgspec"), streams=True),
-    "fake": BuiltIn("pytest_slmperf.engines.fake:create", device="simulated", streams=True),
+    "fake": BuiltIn("pytest_slmperf.engines.fake:create", device="simulated", streams=True, options="Behaviour"),
 }
 REAL = ("ctranslate2", "vllm", "transformers")
 """Built-in engines that do the work they are timed for, best first."""
@@ -140,6 +151,24 @@ def streams(name: str, pool: Pool | None = None) -> bool:
         return bool(getattr(_factory(name), "streams", False))
     except EngineUnavailable:
         return True
+
+
+def has_option(name: str, option: str) -> bool:
+    """Whether an engine may have an option of this name. One of another package may have any, and so may one whose
+    module can't be imported here.
+    """
+    if name not in BUILT_IN or BUILT_IN[name].hands_on:
+        return True
+    try:
+        known = getattr(import_module(BUILT_IN[name].target.partition(":")[0]), BUILT_IN[name].options)
+    except ImportError:
+        return True
+    return option in {field.name for field in fields(known)}
+
+
+def has_dtype(name: str, dtype: str) -> bool:
+    """Whether an engine may know this type of weights."""
+    return name not in BUILT_IN or not BUILT_IN[name].dtypes or dtype in BUILT_IN[name].dtypes
 
 
 def streaming() -> tuple[str, ...]:

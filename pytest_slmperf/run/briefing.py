@@ -188,6 +188,8 @@ class Bench:
 
     def misfit(self, sweep: Sweep, case: Case, spec: EngineSpec) -> str | None:
         """Why a case surely doesn't fit this machine, or its engine; None where it may."""
+        if why := fitting.lacking(case, spec):
+            return why
         if why := fitting.static_only(sweep.workload, spec):
             return why
         if why := fitting.too_many_threads(case, spec, cores=self.cores):

@@ -7,8 +7,10 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.gpus import gpus_each
 from pytest_slmperf.core.memory import GIB, USABLE, kv_bytes_per_token, largest_batch, weight_bytes
+from pytest_slmperf.core.pool import POOL_OPTIONS
 from pytest_slmperf.core.shapes import SHAPES
 from pytest_slmperf.core.sweep import Case
+from pytest_slmperf.core.variant import VARIED
 from pytest_slmperf.core.workload import Replay, StaticBatch, Workload
 from pytest_slmperf.engines import registry
 
@@ -26,6 +28,16 @@ def static_only(workload: Workload, spec: EngineSpec) -> str | None:
         f"{spec.engine} serves static batches only, and requests of {type(workload).__name__} come one by one: "
         f"{', '.join(registry.streaming())} can take those"
     )
+
+
+def lacking(case: Case, spec: EngineSpec) -> str | None:
+    """Why the engine surely has no such variant, or None: it has an option, or a type, of another one."""
+    for name, value in case.variant.coordinates.items():
+        if name == "dtype" and not registry.has_dtype(spec.engine, str(value)):
+            return f"{spec.engine} has no dtype {value}"
+        if name not in (*VARIED, *POOL_OPTIONS) and not registry.has_option(spec.engine, name):
+            return f"{spec.engine} has no option {name}"
+    return None
 
 
 def too_many_threads(case: Case, spec: EngineSpec, *, cores: int | None) -> str | None:

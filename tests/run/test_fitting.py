@@ -9,7 +9,7 @@ from pytest_slmperf.core.shapes import SHAPES
 from pytest_slmperf.core.sweep import Case
 from pytest_slmperf.core.variant import Variant
 from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Replay, StaticBatch
-from pytest_slmperf.run.fitting import static_only, too_large, too_many_threads
+from pytest_slmperf.run.fitting import lacking, static_only, too_large, too_many_threads
 
 WORKLOAD = StaticBatch(512, 512)
 
@@ -111,3 +111,19 @@ def test_more_threads_than_cores_are_skipped_where_the_sweep_varies_them():
     assert why(spec, replicas=1) is None
     assert why(spec, cores=None, replicas=64) is None
     assert why(EngineSpec("e", "m", pool=Pool(9, "endpoints", addresses=("a",) * 9)), replicas=9) is None
+
+
+def test_a_variant_that_an_engine_surely_lacks_is_skipped():
+    """One suite serves several engines: what is only one's is skipped on the others, and the engine says the rest."""
+
+    def why(engine, **settings):
+        case = Case("prefill", "m", 1, variant=Variant(tuple(settings.items())))
+        return lacking(case, case.variant.of(EngineSpec(engine, "m")))
+
+    assert why("ctranslate2", enable_chunked_prefill=True) == "ctranslate2 has no option enable_chunked_prefill"
+    assert why("fake", enable_chunked_prefill=True) == "fake has no option enable_chunked_prefill"
+    assert why("vllm", dtype="int8") == "vllm has no dtype int8"
+    assert why("vllm", enable_chunked_prefill=True, dtype="bfloat16", replicas=2, pool="mps") is None
+    assert why("fake", knee=2, threads=1) is None
+    assert why("ctranslate2", dtype="int8", flash_attention=True) is None
+    assert why("of another package", dtype="int4", enable_chunked_prefill=True) is None
