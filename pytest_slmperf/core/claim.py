@@ -1,5 +1,6 @@
 """What a suite claims of a measured sweep beside its gated metrics: that a whole curve is as it was stored."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,8 @@ from pytest_slmperf.core.optimum import Optima
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.point import UNJUDGED, Ledger, Point
 from pytest_slmperf.core.replication import BestReplicas
-from pytest_slmperf.core.variant import series_of
+from pytest_slmperf.core.slowdown import TOLERANCE, Slowdown
+from pytest_slmperf.core.variant import Setting, series_of
 from pytest_slmperf.core.verdict import Status, Verdict
 from pytest_slmperf.core.void import RUN_AGAIN
 
@@ -89,6 +91,27 @@ class Claim(Generic[V]):
     def _example(self) -> str:
         what = self._name.partition(" ")[0]
         return f"result.{what}.unchanged_from(result.baseline.{what})"
+
+
+class SlowdownClaim(Claim[Slowdown]):
+    """A measured slowdown, which can be compared with a number, too: `slowdown <= 1.5`."""
+
+    def __init__(
+        self,
+        value: Slowdown,
+        name: str,
+        judge: Callable[[Slowdown], Verdict],
+        within: Callable[[float], Verdict],
+    ) -> None:
+        super().__init__(value, name, judge)
+        self._within = within
+
+    def __le__(self, limit: float) -> Verdict:
+        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit < math.inf:
+            raise SuiteError(
+                f"a slowdown is compared with a number above 0, not {limit!r}: 1.5 is half as long again"
+            )
+        return self._within(float(limit))
 
 
 @dataclass(frozen=True)
@@ -213,6 +236,39 @@ class Part(ABC):
             return self._judged("best_replicas", (of,), lambda: now.unchanged_from(stored), again)
 
         return Claim(now, "best_replicas", unchanged_from)
+
+    def slowdown(
+        self, beside: Setting, *, at: float | None = None, name: str = THROUGHPUT, tolerance: float = TOLERANCE
+    ) -> "SlowdownClaim":
+        """How many times as slow the model is beside these as alone. Compare it with a number, or with
+        `baseline.slowdown` of the same: then it may have become larger by `tolerance`.
+
+        Raises SuiteError where it isn't of variants that differ in who is beside alone, and as a knee does where cases
+        were left out.
+        """
+        of = metric(name).name
+
+        def found(curves: Curves) -> Slowdown:
+            return curves.slowdown(beside, at=at, name=of)
+
+        self._refuse_a_part("slowdown")
+        now = replace(found(self._now), measured=True)
+
+        def again(fresh: Curves, stored: Curves) -> Verdict:
+            return found(fresh).unchanged_from(found(stored), tolerance=tolerance, confirming=True)
+
+        def unchanged_from(stored: Slowdown) -> Verdict:
+            return self._judged("slowdown", (of,), lambda: now.unchanged_from(stored, tolerance=tolerance), again)
+
+        def within(limit: float) -> Verdict:
+            mode, verdict = self._of.outcome.mode, now.within(limit)
+            if mode in UNJUDGED:
+                verdict = replace(verdict, status=Status.UNMEASURED, reason=UNJUDGED[mode], judged=False)
+            elif (void := self._void()) is not None:
+                verdict = replace(void, metric="slowdown", case=self._name, limit=verdict.limit)
+            return self._of.ledger.track(verdict)
+
+        return SlowdownClaim(now, "slowdown", unchanged_from, within)
 
     @property
     def _lost_latencies(self) -> tuple[str, ...]:

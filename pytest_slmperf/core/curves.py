@@ -11,7 +11,8 @@ from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.optimum import Optima, optima
 from pytest_slmperf.core.replication import BestReplicas, Choice, Replication
 from pytest_slmperf.core.sample import Measurement
-from pytest_slmperf.core.variant import Variant
+from pytest_slmperf.core.slowdown import Slowdown, slowdown
+from pytest_slmperf.core.variant import Setting, Variant, spelled
 
 THROUGHPUT = "output_throughput"
 """What a knee is of, and a frontier of too."""
@@ -100,6 +101,16 @@ class Curves:
         """Raises SuiteError: this is one variant of an engine."""
         raise SuiteError(f"{self._name}: a best replica count by {name} is of several: sweep replicas=[1, 2]")
 
+    def slowdown(
+        self,
+        beside: Setting,
+        *,
+        at: float | None = None,  # noqa: ARG002 - of AllCurves
+        name: str = THROUGHPUT,  # noqa: ARG002 - of AllCurves
+    ) -> Slowdown:
+        """Raises SuiteError: this is one variant of an engine."""
+        raise SuiteError(f"{self._name}: a slowdown beside {spelled(beside)} is of two: sweep beside=[None, …]")
+
     def _frontier(self, *others: str) -> Frontier:
         if not others or not self._gated.issuperset((THROUGHPUT, *others)):
             gate = ", ".join(f"'{name}': 0.03" for name in (THROUGHPUT, *(others or ("tpot_ms",))))
@@ -115,9 +126,17 @@ class AllCurves(Curves):
     """The same on several variants: a frontier of them all and the best replica count; a knee is of each by itself."""
 
     def __init__(
-        self, name: str, label: str, by_variant: Mapping[Variant, Mapping[float, Measurement]], gated: Collection[str]
+        self,
+        name: str,
+        label: str,
+        by_variant: Mapping[Variant, Mapping[float, Measurement]],
+        gated: Collection[str],
+        *,
+        seed: int = 0,
     ) -> None:
+        """`seed` is for what is drawn of them: that of another side must be another one."""
         super().__init__(name, label, {}, gated)
+        self._seed = seed
         self._by_variant = by_variant
         self._measurements = tuple(one for by_place in by_variant.values() for one in by_place.values())
 
@@ -140,6 +159,28 @@ class AllCurves(Curves):
             for variant, by_place in self._by_variant.items()
         }
         return Replication(samples, meaning, self._name, self._label).best(Choice(within, at))
+
+    def slowdown(self, beside: Setting, *, at: float | None = None, name: str = THROUGHPUT) -> Slowdown:
+        """How many times as slow the model is beside these as alone, at one place of the sweep.
+
+        Raises SuiteError where the variants differ in more than who is beside, or one of the two was not swept.
+        """
+        meaning, called = metric(name), spelled(beside)
+        others = {tuple(one for one in variant.settings if one[0] != "beside") for variant in self._by_variant}
+        by_beside = {variant.coordinates.get("beside"): places for variant, places in self._by_variant.items()}
+        if self._by_variant and (len(others) > 1 or None in by_beside):
+            raise SuiteError(
+                f"{self._name}: a slowdown is of variants that differ in who is beside alone: sweep beside=[None, …], "
+                "and name the rest, as in result.of('opt-125m', dtype='int8')"
+            )
+        places = sorted({at for by_place in by_beside.values() for at in by_place})
+        if at is None and len(places) > 1:
+            raise SuiteError(f"{self._name}: a slowdown is of one place: add at=…, one of {places}")
+        place = at if at is not None else next(iter(places), 0.0)
+        found = {one: by_place.get(place) for one, by_place in by_beside.items()}
+        samples = [one.samples.get(meaning.name) if (one := found.get(who)) else None for who in ("none", called)]
+        named = Slowdown(meaning.name, called, place, case=self._name, label=self._label)
+        return slowdown(samples[0], samples[1], meaning, named, seed=self._seed)
 
     def knee_by(self, definition: str, **_settings: float) -> NoReturn:
         """Raises SuiteError: each variant has its own."""

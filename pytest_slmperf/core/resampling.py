@@ -102,6 +102,17 @@ def _wider(launches: int, level: float) -> float:
     return (1 + (quantile**2 + 1) / (4 * (launches - 1))) * math.sqrt(launches / (launches - 1))
 
 
+def shift_bounds(draws: Iterable[float], by: float, level: float, *, launches: int) -> tuple[float, float]:
+    """One-sided bounds of a shift of log values, each with this error level, wider where there are few launches; none
+    of too few.
+    """
+    if launches < FEWEST_LAUNCHES:
+        return -math.inf, math.inf
+    ordered = sorted(draws)
+    spare, wider = math.floor(level * len(ordered)), _wider(launches, level)
+    return by + wider * (ordered[spare] - by), by + wider * (ordered[-1 - spare] - by)
+
+
 def covering(found: Sequence[P], draws: int) -> tuple[P, P] | None:
     """The smallest and the largest of the places that the draws found, half of the rest left out at either end.
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
-from pytest_slmperf.core.claim import Claim, FreshLaunches, Measured, Part, no_launches, without
+from pytest_slmperf.core.claim import Claim, FreshLaunches, Measured, Part, SlowdownClaim, no_launches, without
 from pytest_slmperf.core.curves import THROUGHPUT, AllCurves, Curves
 from pytest_slmperf.core.errors import NotJudged, SuiteError
 from pytest_slmperf.core.frontier import Frontier
@@ -14,6 +14,7 @@ from pytest_slmperf.core.optimum import Optima
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.point import Ledger, Point
 from pytest_slmperf.core.replication import BestReplicas
+from pytest_slmperf.core.slowdown import TOLERANCE as MORE_SLOWDOWN
 from pytest_slmperf.core.variant import Setting, Variant, series_of, settings_of, spelled
 from pytest_slmperf.core.verdict import Status, Verdict
 
@@ -127,6 +128,12 @@ class Result:
     ) -> Claim[BestReplicas]:
         """See `Variants.best_replicas_by`."""
         return self.of().best_replicas_by(name, within=within, at=at)
+
+    def slowdown(
+        self, beside: Setting, *, at: float | None = None, name: str = THROUGHPUT, tolerance: float = MORE_SLOWDOWN
+    ) -> SlowdownClaim:
+        """See `Variants.slowdown`."""
+        return self.of().slowdown(beside, at=at, name=name, tolerance=tolerance)
 
     @property
     def highest_rate(self) -> Claim[HighestRate]:
@@ -259,7 +266,7 @@ class Variants(Part):
             if case.baseline:
                 stored.setdefault(case.variant, {})[case.at] = case.baseline
         label = self._of.outcome.label
-        return AllCurves(self._name, label, now, self._gated), AllCurves(self._name, label, stored, self._gated)
+        return AllCurves(self._name, label, now, self._gated), AllCurves(self._name, label, stored, self._gated, seed=1)
 
     @property
     def curves(self) -> tuple[Series, ...]:

@@ -1,0 +1,104 @@
+"""Who runs beside a model, as a value: what can be said, what cases are called by, and what work comes to."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_slmperf import Beside, StaticBatch, Sweep
+from pytest_slmperf.core.beside import NeighbourWork, rates_of
+from pytest_slmperf.core.energy import BoardEnergy, Energy, Uncertainty
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import SuiteError, UsageError
+from pytest_slmperf.core.mix_energy import of_the_mix
+from pytest_slmperf.core.units import NS_PER_S
+
+OTHER = Beside("models/opt-1.3b", batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"model": ""}, "a model's name"),
+        ({"model": "m"}, "one of batch_size and concurrency"),
+        ({"model": "m", "batch_size": 1, "concurrency": 1}, "one of batch_size and concurrency"),
+        ({"model": "m", "batch_size": 0}, "batch_size=0"),
+        ({"model": "m", "batch_size": True}, "batch_size=True"),
+        ({"model": "m", "batch_size": 1, "output_tokens": None}, "output_tokens=None"),
+        ({"model": "m", "batch_size": 1, "threads": 0.5}, "threads=0.5"),
+        ({"model": "m", "batch_size": 1, "dtype": ""}, "dtype=''"),
+        ({"model": "m", "batch_size": 1, "cores": "all"}, "cores='all'"),
+    ],
+)
+def test_what_makes_no_sense(wrong, said):
+    """A declaration that can't be says which field, and what it takes."""
+    with pytest.raises(UsageError, match=said):
+        Beside(**wrong)
+
+
+def sweep(*beside, **more):
+    """A sweep of one place beside these."""
+    return Sweep("mix", StaticBatch(8, 8), batch_size=[2], model=["opt-125m"], beside=beside, **more)
+
+
+def test_names_of_cases():
+    """A case says who is beside: nobody, one, or several."""
+    both = (OTHER, Beside("tiny", concurrency=2))
+    assert [case.name for case in sweep(None, OTHER, both).cases(["opt-125m"])] == [
+        "mix/opt-125m/beside=none/batch=2",
+        "mix/opt-125m/beside=opt-1.3b@4/batch=2",
+        "mix/opt-125m/beside=opt-1.3b@4+tiny@2/batch=2",
+    ]
+
+
+def test_engines_of_cases():
+    """The engine is varied by who is beside it, and takes cores for those that have some of their own."""
+    spec = EngineSpec("fake", "opt-125m", threads=2)
+    shared = Beside("tiny", batch_size=1, threads=4, cores="shared")
+    specs = [variant.of(spec) for variant in sweep(None, OTHER, (OTHER, shared)).variants]
+    assert [one.beside for one in specs] == [(), (OTHER,), (OTHER, shared)]
+    assert [(one.own_cores, one.cores) for one in specs] == [(2, 2), (2, 4), (2, 4)]
+
+
+def test_said_by_settings():
+    """A machine's settings say who is beside in a table's words."""
+    there = sweep(None, OTHER).on({"beside": ["none", {"model": "opt-6.7b", "batch_size": 1}]})
+    assert there.beside == (None, Beside("opt-6.7b", batch_size=1))
+
+
+@pytest.mark.parametrize("wrong", [(OTHER, OTHER), ("opt-1.3b",), ((),), ({"model": "m", "size": 3},)])
+def test_no_neighbours(wrong):
+    """Two of one name, and what is none, are refused where they are declared."""
+    with pytest.raises(SuiteError, match="beside="):
+        sweep(*wrong)
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 9)), min_size=1), st.integers(0, 900), st.integers(1, 900))
+def test_work_adds_up(lengths, begin, length):
+    """What is done in two halves of a span is what is done in all of it, and no more than there was."""
+    done, at = [], 0
+    for lasted, pause in lengths:
+        done.append((at, at + lasted, 8, 16, 1))
+        at += lasted + pause
+    one, middle, end = NeighbourWork("m", tuple(done)), begin + length / 3, begin + length
+    halves = zip(one.within(begin, middle), one.within(middle, end), strict=True)
+    assert one.within(begin, end) == pytest.approx(tuple(map(sum, halves)))
+    assert one.within(0, at) == pytest.approx((8 * len(done), 16 * len(done), len(done)))
+    assert one.busy_ns(0, at) == sum(lasted for lasted, _ in lengths)
+
+
+def test_rates():
+    """A batch that reaches over a round's ends counts with the share that lies in it."""
+    work = NeighbourWork("m", ((0, 2 * NS_PER_S, 8, 40, 1), (2 * NS_PER_S, 4 * NS_PER_S, 8, 40, 1)))
+    assert rates_of([[work]], [(NS_PER_S, 2 * NS_PER_S)]) == {"beside_1_output_throughput": (20.0,)}
+
+
+def test_joules_of_a_mix():
+    """The boards' joules are those of the tokens of all models on them, and power is what it is."""
+    board = BoardEnergy("b", "counter", 90.0, 0, 3 * NS_PER_S, 100, 200, 10, Uncertainty(0, 0, 0))
+    other = NeighbourWork("m", ((-NS_PER_S, 4 * NS_PER_S, 0, 500, 5),))
+    found = of_the_mix(Energy((board,)), [other]).metrics()
+    assert found["joules_per_output_token"].value == pytest.approx(90 / 400)
+    assert found["joules_per_total_token"].value == pytest.approx(90 / 500)
+    assert found["joules_per_request"].value == pytest.approx(90 / 13)
+    assert found["mean_power_w"].value == 30
+    assert found["joules_per_output_token"].uncertainty.random > 0
