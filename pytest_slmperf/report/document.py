@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from pytest_slmperf.core.beside import Beside
 from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SlmperfError
@@ -157,7 +158,9 @@ def _sweep(entry: Mapping[str, Any]) -> SweepOutcome:
 
 def _spec(entry: Mapping[str, Any]) -> EngineSpec:
     pool = entry.get("pool")
-    return EngineSpec(**{**entry, "pool": pool and Pool(**{**pool, "addresses": tuple(pool["addresses"])})})
+    pool = pool and Pool(**{**pool, "addresses": tuple(pool["addresses"])})
+    beside = tuple(Beside(**one) for one in entry.get("beside", ()))
+    return EngineSpec(**{**entry, "pool": pool, "beside": beside})
 
 
 def _case_document(case: CaseOutcome, explanation: Explanation | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.edges import Source
+from pytest_slmperf.core.beside import Beside
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import LATENCIES, SCALARS, metric
@@ -225,6 +226,7 @@ SPECS = st.builds(
     st.none() | TEXT,
     st.just(0.0) | st.floats(0.01, 0.5),
     st.none() | st.builds(Pool, st.integers(1, 64), st.sampled_from(KINDS), addresses=st.lists(TEXT).map(tuple)),
+    st.lists(st.builds(Beside, st.just("opt-1.3b"), batch_size=st.integers(1, 64)), max_size=2).map(tuple),
 )
 TEXTS = st.lists(TEXT, max_size=2).map(tuple)
 SWEEPS = st.builds(
