@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.energy import Uncertainty
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
-from pytest_slmperf.core.sample import VoidRound
+from pytest_slmperf.core.sample import Interval, VoidRound
 from pytest_slmperf.core.traffic import Arrivals
 
 MOST_AT_ONCE = 64
@@ -91,6 +91,8 @@ class CaseRecord:
     """What the joules were measured on, by UUID; empty where none were."""
     meter_error: Uncertainty | None = None
     """What the joules per output token may be wrong by; None where there are none."""
+    intervals: Mapping[str, tuple[Interval | None, ...]] = field(default_factory=dict)
+    """What each round alone tells of a quantile of its requests; None where it had too few of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,10 @@ NOT_IN_BOTH_ARMS = "no launch measured it in both arms"
 """Why an arm has no sample of what it did measure: the other one, beside it, did not."""
 
 
+Interval = tuple[float, float]
+"""The lower and the upper bound of a metric, in its unit."""
+
+
 class BadSample(SlmperfError):
     """A value that no measurement can have: zero, negative, beyond what is, or not a number."""
 
@@ -88,3 +92,8 @@ class Measurement:
     """What is worth knowing and voids nothing."""
     boards: Mapping[str, BoardFacts] = field(default_factory=dict)
     """What its joules hold for, by the board's UUID; empty where there are none."""
+    intervals: Mapping[str, tuple[tuple[Interval | None, ...], ...]] = field(default_factory=dict)
+    """Of quantiles of requests, beside the values of `samples`: what each round alone tells of them, at 95 %.
+
+    None where a round had too few requests. A gate compares launches, and doesn't look at it.
+    """

@@ -38,7 +38,7 @@ class TrafficMetrics:
     notes: tuple[str, ...] = ()
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Of the quantiles of latencies with one value a request: what this round alone can tell of them, with 95 %
-    confidence. For where a single round or another tool's file is shown; a gate compares launches."""
+    confidence. For who looks at a single round; a gate compares launches."""
 
 
 def traffic_metrics(

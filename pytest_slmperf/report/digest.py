@@ -1,7 +1,7 @@
 """What a run comes to, in the words that every renderer uses: figures of one row, and findings grouped by cause."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -9,7 +9,7 @@ from pytest_slmperf.core.comparison import Mean
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
-from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
+from pytest_slmperf.core.sample import Interval, Measurement, Sample, VoidRound
 from pytest_slmperf.core.verdict import Effect, Status, Verdict, change, percent, quantity
 from pytest_slmperf.report.document import counts
 
@@ -58,6 +58,10 @@ class MeasuredRow:
     """Half the range of the launches' medians, less the outer tenth at either end where there are 10 launches, relative
     to their median.
     """
+    of_round: str
+    """The 95 % interval that a round by itself has of a percentile of requests: the median of the rounds' lower bounds
+    and that of their upper ones, in the unit. Empty for anything else.
+    """
     launches: str
 
 
@@ -99,6 +103,7 @@ def measured_rows(sweep: SweepOutcome) -> Iterator[MeasuredRow]:
                 median=quantity(sample.median),
                 unit=metric(name).unit,
                 spread=_spread(sample),
+                of_round=_of_round(case.measurement.intervals.get(name, ())),
                 launches=sample.shape,
             )
 
@@ -417,6 +422,11 @@ def bounded(of: Effect | Mean) -> str:
 
 def _bound(ratio: float) -> str:
     return change(ratio).removesuffix("%")
+
+
+def _of_round(launches: Sequence[Sequence[Interval | None]]) -> str:
+    told = [bounds for rounds in launches for bounds in rounds if bounds]
+    return "…".join(quantity(median(bounds)) for bounds in zip(*told, strict=True))
 
 
 def _spread(sample: Sample) -> str:

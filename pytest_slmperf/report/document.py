@@ -223,6 +223,10 @@ def _measurement_document(measurement: Measurement, tolerances: Mapping[str, flo
         "notes": list(measurement.notes),
         "boards": {uuid: asdict(board) for uuid, board in measurement.boards.items()},
         "net_of_idle": asdict(net) if (net := net_of_idle(measurement)) else None,
+        "round_intervals": {
+            name: [[bounds and list(bounds) for bounds in rounds] for rounds in launches]
+            for name, launches in measurement.intervals.items()
+        },
     }
 
 
@@ -236,6 +240,10 @@ def _measurement(case: str, entry: Mapping[str, Any], samples: Mapping[str, Any]
         void_rounds=tuple(VoidRound(**void) for void in entry["void_rounds"]),
         notes=tuple(entry["notes"]),
         boards={uuid: BoardFacts.of(board) for uuid, board in entry["boards"].items()},
+        intervals={
+            name: tuple(tuple(bounds and (bounds[0], bounds[1]) for bounds in rounds) for rounds in launches)
+            for name, launches in entry.get("round_intervals", {}).items()
+        },
     )
 
 

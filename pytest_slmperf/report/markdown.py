@@ -148,18 +148,21 @@ def failures(findings: Sequence[Finding]) -> Iterator[tuple[str, bool]]:
 
 
 def _measured(sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
-    headers = ("case", "metric", "median", "spread", "launches", "tolerance")
     tolerances = digest.accepted_tolerances(sweep)
+    measured = list(digest.measured_rows(sweep))
+    of_rounds = ["one round (95% CI)"] if any(row.of_round for row in measured) else []
+    headers = ("case", "metric", "median", "spread", *of_rounds, "launches", "tolerance")
     rows = [
         (
             row.case,
             row.metric,
             f"{row.median} {row.unit}",
             row.spread,
+            *(row.of_round for _ in of_rounds),
             row.launches,
             tolerances.get((row.case, row.metric), ""),
         )
-        for row in digest.measured_rows(sweep)
+        for row in measured
     ]
     if rows:
         yield from folded(f"{len(rows)} metrics", grid(headers, rows))

@@ -10,7 +10,7 @@ from pytest_slmperf.core.variant import series_of
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.report import digest
 from pytest_slmperf.report.bounds import bounds
-from pytest_slmperf.report.digest import Finding, JudgedRow
+from pytest_slmperf.report.digest import Finding, JudgedRow, MeasuredRow
 from pytest_slmperf.report.table import HEADER_LINES, table, width
 
 CHANGE = "change (95% CI)"
@@ -217,7 +217,7 @@ def _measured_lines(sweep: SweepOutcome, width: int) -> list[str]:
     rows = [row for row in digest.measured_rows(sweep) if row.metric not in others]
     headers = ["case", "metric", "median", "spread", "launches"]
     cases = [row.case for row in rows]
-    cells = [[row.case, row.metric, f"{row.median} {row.unit}", row.spread, row.launches] for row in rows]
+    cells = [[row.case, row.metric, f"{row.median} {row.unit}", _spread(row), row.launches] for row in rows]
     if tolerances:
         headers.append("tolerance")
         for row, line in zip(rows, cells, strict=True):
@@ -225,6 +225,11 @@ def _measured_lines(sweep: SweepOutcome, width: int) -> list[str]:
     wide = [[_beside(case, cases), *rest] for case, *rest in cells]
     drawn = list(_by_curve(table(headers, wide, RIGHT), cases))
     return drawn if _fits(drawn, width) else [_cut(line, width) for line in _cases_apart(headers, cells)]
+
+
+def _spread(row: MeasuredRow) -> str:
+    """How far launches spread; of one or two of them, what a round by itself tells of a percentile."""
+    return row.spread or (row.of_round and f"{row.of_round} in a round")
 
 
 def _beside(case: str, cases: Sequence[str]) -> str:

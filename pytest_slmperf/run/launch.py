@@ -429,6 +429,7 @@ class _Launch:
             notes=tuple(case.notes),
             boards=case.energy.boards,
             meter_error=case.energy.error,
+            intervals=playing.intervals_of((one.metrics for one in case.played), values),
         )
 
     def _of_batches(self, case: _Case) -> tuple[dict[str, tuple[float, ...]], dict[str, str]]:

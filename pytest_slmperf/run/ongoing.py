@@ -10,7 +10,7 @@ from pytest_slmperf.core.launch import CaseRecord, Load
 from pytest_slmperf.core.metrics import CLOCK, ENERGY
 from pytest_slmperf.core.outcome import FreshSamples
 from pytest_slmperf.core.same_joules import another_board, joules_apart
-from pytest_slmperf.core.sample import NOT_IN_BOTH_ARMS, Measurement, Sample, VoidRound
+from pytest_slmperf.core.sample import NOT_IN_BOTH_ARMS, Interval, Measurement, Sample, VoidRound
 from pytest_slmperf.core.sweep import Case
 from pytest_slmperf.core.verdict import Status, Verdict
 from pytest_slmperf.core.void import way_out
@@ -99,10 +99,12 @@ class OngoingCase:
 
     def sample(self, arm: str, name: str, start: int = 0) -> Sample | None:
         """An arm's samples of a metric, from a block on, over the blocks whose launches all measured it."""
-        blocks = self.blocks[start:]
-        complete = [block for block in blocks if all(name in record.values for _, record in block.values())]
-        launches = [block[arm][1].values[name] for block in complete]
+        launches = [block[arm][1].values[name] for block in self._complete(name, start)]
         return Sample.of(launches) if launches else None
+
+    def _complete(self, name: str, start: int = 0) -> list[dict[str, tuple[int, CaseRecord]]]:
+        """The blocks from one on whose launches all measured a metric."""
+        return [block for block in self.blocks[start:] if all(name in one.values for _, one in block.values())]
 
     def fresh_samples(self, arm: str) -> FreshSamples | None:
         """What an arm's launches made for a claim amount to by now; None where none is valid."""
@@ -179,7 +181,15 @@ class OngoingCase:
                 ),
             ),
             boards=boards,
+            intervals={name: some for name in samples if (some := self._intervals(arm, name))},
         )
+
+    def _intervals(self, arm: str, name: str) -> tuple[tuple[Interval | None, ...], ...]:
+        """What an arm's rounds alone tell of a metric, beside the values of its sample; empty where none tells any."""
+        records = [block[arm][1] for block in self._complete(name)]
+        if not any(name in record.intervals for record in records):
+            return ()
+        return tuple(record.intervals.get(name, (None,) * len(record.values[name])) for record in records)
 
 
 def _counted(notes: Sequence[str]) -> tuple[str, ...]:

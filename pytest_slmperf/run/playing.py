@@ -8,6 +8,7 @@ from pytest_slmperf.core.beside import NeighbourWork
 from pytest_slmperf.core.board import Effect
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.protocol import Measured, Play
+from pytest_slmperf.core.sample import Interval
 from pytest_slmperf.core.tally import Work, work_of_traffic
 from pytest_slmperf.core.traffic import Traffic
 from pytest_slmperf.core.traffic_guards import judge_traffic
@@ -112,3 +113,10 @@ def of_rounds(rounds: Iterable[TrafficMetrics]) -> tuple[dict[str, tuple[float, 
     unmeasured = {name: reason for one in counted for name, reason in one.unmeasured.items()}
     names = dict.fromkeys(name for one in counted for name in one.values if name not in unmeasured)
     return {name: tuple(one.values[name] for one in counted) for name in names}, unmeasured
+
+
+def intervals_of(rounds: Iterable[TrafficMetrics], names: Iterable[str]) -> dict[str, tuple[Interval | None, ...]]:
+    """What each round alone tells of these metrics; without those of which none tells anything."""
+    counted = list(rounds)
+    found = {name: tuple(one.intervals.get(name) for one in counted) for name in names}
+    return {name: some for name, some in found.items() if any(some)}

@@ -130,6 +130,17 @@ def test_a_run_over_traffic_says_what_it_was(ran, name):
     assert verdicts["rate", "median_e2el_ms"] == {RUNS[name].verdict}
 
 
+def test_the_report_has_what_each_round_tells_of_a_percentile(tmp_path):
+    """An interval for each round of each launch, beside the samples; none of throughput."""
+    project = TrafficProject(tmp_path)
+    project.run("--slmperf-no-gate", "-k", "latency")
+    ((case,),) = (one["cases"] for one in json.loads((tmp_path / "report.json").read_text())["sweeps"])
+    assert case["round_intervals"].keys() == {"median_ttft_ms", "median_tpot_ms", "median_e2el_ms"}
+    for name, launches in case["round_intervals"].items():
+        assert list(map(len, launches)) == list(map(len, case["samples"][name]["launches"]))
+        assert all(low <= high for rounds in launches for low, high in rounds)
+
+
 def test_a_loss_that_no_limit_feels_leaves_goodput_unchanged(ran):
     """Each verdict is of its own metric: answers that take longer may still be quick enough."""
     _, verdicts = ran["a loss is planted"]

@@ -154,6 +154,7 @@ FRESH = st.builds(
     st.dictionaries(NAMES, SAMPLES, max_size=2),
     st.lists(TEXT, max_size=1).map(tuple),
 )
+INTERVALS = st.lists(st.lists(st.none() | st.tuples(FINITE, FINITE)).map(tuple)).map(tuple)
 EFFECTS = st.builds(
     Effect,
     FINITE,
@@ -183,6 +184,7 @@ def case_outcomes(draw: st.DrawFn) -> CaseOutcome:
                 st.none() | TEXT,
                 st.lists(TEXT, max_size=2).map(tuple),
                 st.dictionaries(TEXT, BOARDS, max_size=2),
+                st.dictionaries(NAMES, INTERVALS, max_size=2),
             )
         )
 

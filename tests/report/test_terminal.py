@@ -313,6 +313,20 @@ def test_the_spread_is_half_the_range_of_the_launches_less_a_tenth_at_either_end
     assert row.spread == spread
 
 
+@pytest.mark.parametrize(("launches", "spread"), [(1, "9…21 in a round"), (3, "±0.0%")])
+def test_a_percentile_of_a_launch_or_two_has_what_a_round_tells_of_it(launches, spread):
+    """From three launches on it is they that tell how sure it is; of a round with too few requests there is nothing."""
+    case = case_outcome(4)
+    samples = {"p99_ttft_ms": Sample.of([[10, 10, 10, 10]] * launches), "output_throughput": Sample.of([[7]])}
+    intervals = {"p99_ttft_ms": (((8, 20), (9, 21), None, (9.5, 22)),) * launches}
+    case = replace(case, verdicts={}, measurement=replace(case.measurement, samples=samples, intervals=intervals))
+    run = run_outcome(sweep_outcome(case))
+    (line,) = (line for line in lines(run, 80) if "p99_ttft_ms" in line)
+    assert spread in line
+    assert "| p99_ttft_ms | 10 ms |" in markdown(run).replace("\\", "")
+    assert "| 9…21 |" in markdown(run)
+
+
 def test_both_arms_are_named():
     """Of two arms measured in turns, the engines are named, and the fields in which they differ."""
     stored = EngineSpec("fake", "opt-125m", options={"level": 2})

@@ -10,6 +10,7 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, EngineHung, EngineUnavailable
 from pytest_slmperf.core.launch import Load, RoundPolicy, at_once
 from pytest_slmperf.core.traffic import Arrivals, Exchange, Sender, Traffic
+from pytest_slmperf.core.traffic_metrics import TrafficMetrics
 from pytest_slmperf.core.window import NoWindow
 from pytest_slmperf.core.workload import Slo
 from pytest_slmperf.run import playing
@@ -194,6 +195,22 @@ def test_a_request_may_take_a_tenth_of_what_an_answer_may():
     ask = playing.ask_for(CLOSED, replace(POLICY, observed_requests=100), least_s=7)
     assert (ask.window_s, ask.requests) == (7, 200)
     assert playing.answer_limit_s(ask, POLICY) == 60 + 7 + (2 + 25) * 6
+
+
+def test_a_percentile_has_what_each_round_alone_tells_of_it():
+    """One interval beside each value, around it; gaps of one request are alike, so a round tells none of them."""
+    case = launch(CLOSED, replace(POLICY, rounds=2), noise=0.02, seed=1)
+    assert case.intervals.keys() == {
+        f"{statistic}_{name}_ms" for statistic in ("median", "p90") for name in ("ttft", "tpot", "e2el")
+    }
+    for name, bounds in case.intervals.items():
+        assert all(low <= value <= high for (low, high), value in zip(bounds, case.values[name], strict=True))
+
+
+def test_rounds_that_tell_no_interval_are_told_apart():
+    """They keep their places, and a metric that none bounds is left out."""
+    told = [TrafficMetrics({}, {}, intervals=of) for of in ({"p90_ttft_ms": (1.0, 2.0)}, {})]
+    assert playing.intervals_of(told, ["p90_ttft_ms", "p99_ttft_ms"]) == {"p90_ttft_ms": ((1.0, 2.0), None)}
 
 
 def test_traffic_without_a_window_is_void():
