@@ -15,7 +15,6 @@ from pytest_slmperf.report.table import table
 
 FORMAT = "slmperf-advice"
 VERSION = 1
-RIGHT = ("launches",)
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def _over(advice: Advice) -> str:
         return ", and that is one instance at its largest batch"
     there = _value(beside, question.objective).partition(" ")[2]
     missed = "" if beside.keeps(question.limits) else ", which misses a limit"
-    return f": {advice.gain} over one instance at its largest batch, {beside.setting}, {there}{missed}"
+    return f": {advice.gain} over {beside.setting}, its largest, {there}{missed}"
 
 
 def _value(one: Seen, meaning: Metric) -> str:
@@ -88,15 +87,43 @@ def _value(one: Seen, meaning: Metric) -> str:
 
 
 def _table(told: Told) -> list[str]:
+    """A row for each setting. What is the same in all of them has no column: a line below says it."""
     question, advice = told.advice.question, told.advice
-    headers = ["setting", *(f"{one.name} [{one.unit}]" for one in question.metrics), "launches", ""]
-    rows = []
-    for one in sorted(told.evidence.seen.values(), key=lambda one: (str(one.setting.series), one.setting.batch)):
-        cells = ["-" if (value := one.of(meaning)) is None else quantity(value) for meaning in question.metrics]
-        count = max((len(values) for values in one.values.values()), default=0)
-        rows.append([str(one.setting), *cells, str(count), _mark(one, advice)])
-    right = (*RIGHT, *headers[1:-2])
-    return table(headers, rows, right)
+    seen = sorted(told.evidence.seen.values(), key=lambda one: (*_configured(one.setting), one.setting.batch))
+    own = [
+        ("dtype", [one.setting.series.dtype or "-" for one in seen]),
+        ("threads", [str(one.setting.series.threads or "-") for one in seen]),
+    ]
+    varied = {name: cells for name, cells in own if len(set(cells)) > 1}
+    headers = ["replicas", "batch", *varied, *(one.name for one in question.metrics), "launches", ""]
+    rows = [
+        [
+            str(one.setting.series.replicas),
+            _batch(one.setting),
+            *(cells[row] for cells in varied.values()),
+            *("-" if (value := one.of(it)) is None else f"{quantity(value)} {it.unit}" for it in question.metrics),
+            str(max((len(values) for values in one.values.values()), default=0)),
+            _mark(one, advice),
+        ]
+        for row, one in enumerate(seen)
+    ]
+    left = ("dtype", "")
+    drawn = table(headers, rows, [header for header in headers if header not in left])
+    alike = [f"{name} {cells[0]}" for name, cells in own if name not in varied and cells and cells[0] != "-"]
+    return [*drawn, *([f"all with {', '.join(alike)}"] if alike else [])]
+
+
+def _configured(setting: Setting) -> tuple[str, int, int]:
+    series = setting.series
+    return series.dtype, series.threads, series.replicas
+
+
+def _batch(setting: Setting) -> str:
+    """Of one instance, or of each of several, where they have the same."""
+    replicas = setting.series.replicas
+    if replicas == 1:
+        return str(setting.batch)
+    return f"{setting.batch // replicas} each" if setting.batch % replicas == 0 else f"{setting.batch} in all"
 
 
 def _mark(one: Seen, advice: Advice) -> str:

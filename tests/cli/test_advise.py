@@ -61,7 +61,7 @@ def test_results_are_answered_without_a_launch(advise, tmp_path):
     assert code == 0
     assert "run opt-1.3b with batch 256 in each of 2 replicas\n" in out
     assert "output_throughput 10,642 tok/s: +33.3% (95 % CI +8.0%…+64.5%)" in out
-    assert "over one instance at its largest batch, batch 768 of one instance, 7986 tok/s" in out
+    assert "over batch 768 of one instance, its largest, 7986 tok/s" in out
     assert "replication pays: batch 256 in each of 2 replicas against batch 768 of one instance" in out
     assert "nothing was measured now" in out
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
