@@ -131,6 +131,12 @@ def is_own_rate(name: str) -> bool:
     return of_replica is not None and of_replica["metric"] == "output_throughput"
 
 
+def of_any_replica(name: str) -> str:
+    """What the metrics of single replicas have in common: `replica_…_output_throughput`. Any other is itself."""
+    of_replica = _OF_REPLICA.fullmatch(name)
+    return f"replica_…_{of_replica['metric']}" if of_replica else name
+
+
 def at_quantile(latency: Metric, quantile: float) -> Metric:
     """A latency's metric at one quantile over the requests of a launch, `p99_ttft_ms` for 0.99."""
     statistic = "median" if quantile == 0.5 else f"p{quantile * 100:.6g}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from textwrap import wrap
 from typing import Protocol
 
+from pytest_slmperf.core.metrics import of_any_replica
 from pytest_slmperf.core.outcome import RunOutcome, SweepOutcome
 from pytest_slmperf.core.variant import series_of
 from pytest_slmperf.core.verdict import Status
@@ -89,7 +90,8 @@ def _sweep_lines(sweep: SweepOutcome, width: int, markup: Markup) -> Iterator[st
         yield from _prose(f"versions: {changed}", width)
     folded = digest.judges(sweep) or digest.accepted_tolerances(sweep)
     if folded and (ungated := digest.not_gated(sweep)):
-        yield from _prose(f"measured, not gated: {', '.join(ungated)}", width)
+        names = dict.fromkeys(map(of_any_replica, ungated))
+        yield from _prose(f"measured, not gated: {', '.join(names)}", width)
     if digest.judges(sweep):
         yield from _failure_lines(digest.failures(sweep), width)
     for finding in digest.findings(sweep):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_slmperf.core.engine import ReplicaWork
-from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.metrics import metric, of_any_replica
 from pytest_slmperf.core.replica_metrics import blamed, of_batches, of_traffic, work_of
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.traffic import Exchange
@@ -95,6 +95,12 @@ def test_a_replicas_own_figures_are_metrics():
     assert (own.name, own.unit, own.higher_is_better) == ("replica_12_output_throughput", "tok/s", True)
     assert own.meaning.endswith("of replica 12 alone")
     assert metric("replica_1_median_ttft_ms").unit == "ms"
+
+
+def test_the_figures_of_all_replicas_have_one_name():
+    """A line of a summary has it once, whatever their number."""
+    names = ["replica_1_output_throughput", "replica_12_output_throughput", "replica_balance", "replica_1_startup_s"]
+    assert {*map(of_any_replica, names)} == {"replica_…_output_throughput", *names[2:]}
 
 
 @pytest.mark.parametrize(
