@@ -31,6 +31,7 @@ from pytest_slmperf.core.memory import GIB
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.pool import KINDS, SPREADS, Pool
 from pytest_slmperf.core.shapes import shape_of
+from pytest_slmperf.core.sweep import MOST
 from pytest_slmperf.engines import registry
 from pytest_slmperf.report import advice as rendered
 from pytest_slmperf.run import advising
@@ -139,8 +140,8 @@ def _run(given: argparse.Namespace) -> int:
     limits = tuple(map(Limit.parse, given.limit))
     if len(models) > 1:
         return _mixed(given, models, limits)
-    if given.need:
-        raise UsageError("--need is of a mix: name several models")
+    if given.need or given.devices != 1:
+        raise UsageError(f"{'--need' if given.need else '--devices'} is of a mix: name several models")
     model = models[0] if models else None
     return _recorded(given, model, limits) if given.results else _measured(given, model or MODEL, limits)
 
@@ -284,12 +285,15 @@ def _wanted(given: argparse.Namespace, model: str, limits: tuple[Limit, ...], se
             raise UsageError(
                 f"--{name.replace('_', '-')}={getattr(given, name)}: it takes a whole number of at least 1"
             )
+    batches = given.batch_size or (BATCHES_ON_A_GPU if on_a_gpu else BATCHES)
+    if (most := max(batches) * max(replicas)) > MOST:
+        raise UsageError(f"{most:,} requests in all replicas together: it takes at most {MOST:,}")
     measurable = OBJECTIVES.get(given.wanted) or (metric(given.wanted).name,)
     return advising.Wanted(
         question=Question(metric(measurable[0]), limits, given.within),
         spec=spec,
         series=tuple(Series(dtype, count, many) for dtype in dtypes for count in threads for many in replicas),
-        batches=given.batch_size or (BATCHES_ON_A_GPU if on_a_gpu else BATCHES),
+        batches=batches,
         prompt_tokens=given.prompt_tokens,
         output_tokens=given.output_tokens,
         settings=settings,

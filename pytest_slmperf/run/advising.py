@@ -185,16 +185,17 @@ def settle(wanted: Wanted, path: Path, *, say: Callable[[str], object], tell: Te
                 return Found(state, candidates, None, launcher.count)
             say(f"launch {len(state.launches) + 1}: {step.setting}: {step.why}")
             try:
-                state = _launched(wanted, launcher, step, state)
+                done, resolved = _launched(wanted, launcher, step)
             except EngineUnavailable as error:
                 candidates = _without_dtype(candidates, step.setting, error, say)
                 continue
+            state = _latest(state, path).plus(done, resolved)
             write_state(state, path)
             say(f"launch {len(state.launches)}: {_shown(state.launches[-1], wanted.question)}")
 
 
-def _launched(wanted: Wanted, launcher: _Launcher, step: Next, state: State) -> State:
-    """What is known with one launch more. Raises LaunchError where it stays void, too."""
+def _launched(wanted: Wanted, launcher: _Launcher, step: Next) -> tuple[Launched, Mapping[str, Scalar]]:
+    """One launch more, and what the engine said of itself. Raises LaunchError where it stays void, too."""
     began, at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
 
     void, pause_s = "", VOID_PAUSE_S
@@ -202,15 +203,14 @@ def _launched(wanted: Wanted, launcher: _Launcher, step: Next, state: State) -> 
         try:
             record = launcher(step.setting)
         except (EngineFailed, EngineDied) as error:
-            return state.plus(Launched(step.setting, at, time.monotonic() - began, failed=str(error)))
+            return Launched(step.setting, at, time.monotonic() - began, failed=str(error)), {}
         (case,) = record.cases.values()
         if case.void is None:
             values = {name: median(rounds) for name, rounds in case.values.items()}
             _refuse_unmeasured(wanted.question, case)
             weights_of = f"weights.{step.setting.series.dtype}"
             resolved = {"engine_version": record.facts.version, weights_of: record.facts.weights}
-            done = Launched(step.setting, at, time.monotonic() - began, values, case.unmeasured)
-            return state.plus(done, resolved)
+            return Launched(step.setting, at, time.monotonic() - began, values, case.unmeasured), resolved
         void = case.void
         if record.facts.device != SIMULATED:  # the culprit may be done by then
             time.sleep(pause_s)
@@ -265,12 +265,27 @@ def _kept(wanted: Wanted, machine: Machine, path: Path, say: Callable[[str], obj
     if old is None or not old.launches:
         write_state(new, path)  # before a launch, not after: a folder may refuse it
         return new
+    _refuse_unlike(old, new, path)
+    say(f"{path}: going on from {len(old.launches)} launches")
+    return old
+
+
+def _latest(state: State, path: Path) -> State:
+    """The state with what another process has put into the file meanwhile. Raises UsageError where that is of something
+    else, and SlmperfError for a file that is damaged now.
+    """
+    there = read_state(path)
+    if there is None or there.launches[: len(state.launches)] != state.launches:
+        return state  # taken away, or begun anew
+    _refuse_unlike(there, state, path)
+    return there
+
+
+def _refuse_unlike(old: State, new: State, path: Path) -> None:
     if unlike := old.differences(new):
         raise UsageError(
             f"{path}: its launches are of something else ({unlike}): name another file with --state, or delete this one"
         )
-    say(f"{path}: going on from {len(old.launches)} launches")
-    return old
 
 
 def _in_cores(wanted: Wanted, device: Device, say: Callable[[str], object]) -> tuple[Series, ...]:

@@ -109,7 +109,12 @@ def test_a_limit_that_nothing_keeps_fails_and_says_by_how_much(advise):
         (("--batch-size=0",), "'0': it takes whole numbers of at least 1"),
         (("--within=2",), "'2': it takes a share between 0 and 1"),
         (("--launches=0", "--engine=fake"), "--launches=0: it takes a whole number of at least 1"),
+        (
+            ("--batch-size=1000000000000", "--engine=fake"),
+            "requests in all replicas together: it takes at most 100,000",
+        ),
         (("--need=opt-125m=5",), "--need is of a mix"),
+        (("--devices=2",), "--devices is of a mix"),
         (("--model=opt-125m", "--model=opt-1.3b", "--need=x=5"), "--need of x: no --model is called so"),
         (("--model=opt-125m", "--model=opt-1.3b", "--need=opt-125m"), "it takes MODEL=RATE"),
         (("--model=opt-125m", "--engine=ctranslate2", "--memory=0.2"), "opt-125m does not fit"),
@@ -259,6 +264,18 @@ def test_an_interruption_loses_no_launch(tmp_path):
     assert started.returncode == 2
     assert "what was measured is kept in slmperf-advise-tiny-2x128.json; the same command goes on from there" in err
     assert json.loads(state.read_text())["launches"]
+
+
+def test_two_at_once_keep_the_launches_of_both(advise, tmp_path):
+    """Where no lock makes one wait for the other, as of endpoints: the file has them all, and each goes on from them."""
+    words = ["advise", "--engine=fake:start_sleep_s=0.3", "--replicas=1", "--batch-size=1,16", "--state=both.json"]
+    command = [sys.executable, "-c", PROGRAM, *words]
+    pair = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [one.communicate(timeout=300)[1] for one in pair]
+    assert [one.returncode for one in pair] == [0, 0], said
+    made = sum(err.count(" tok/s\n") for err in said)
+    kept = json.loads((tmp_path / "both.json").read_text())["launches"]
+    assert len(kept) == made > 2
 
 
 # -- a mix
