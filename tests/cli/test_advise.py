@@ -266,8 +266,8 @@ def test_an_interruption_loses_no_launch(tmp_path):
     assert json.loads(state.read_text())["launches"]
 
 
-def test_two_at_once_keep_the_launches_of_both(advise, tmp_path):
-    """Where no lock makes one wait for the other, as of endpoints: the file has them all, and each goes on from them."""
+def test_two_at_once_keep_the_launches_of_both(tmp_path):
+    """Where no lock makes one wait for the other, as of endpoints, the file has them all."""
     words = ["advise", "--engine=fake:start_sleep_s=0.3", "--replicas=1", "--batch-size=1,16", "--state=both.json"]
     command = [sys.executable, "-c", PROGRAM, *words]
     pair = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)]
