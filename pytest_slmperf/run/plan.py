@@ -15,7 +15,7 @@ from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Case, Sweep
 from pytest_slmperf.core.workload import COUNTED, OpenLoop, Replay, StaticBatch, Workload
 from pytest_slmperf.engines.lengths import draw_lengths, read_arrivals, recorded
 from pytest_slmperf.run.brief import Mode
-from pytest_slmperf.run.fitting import static_only, too_many_threads
+from pytest_slmperf.run.fitting import lacking, static_only, too_many_threads
 from pytest_slmperf.run.metering import UPDATE_S
 from pytest_slmperf.run.playing import SENT_TIMES
 from pytest_slmperf.run.progress import duration
@@ -113,8 +113,8 @@ def lines(planned: Planned, cost: Cost, misfit: Callable[[Sweep, Case, EngineSpe
     unfit: dict[Case, str] = {}
     for case, spec in planned.cases.items():
         if spec and misfit(planned.sweep, case, spec):
-            why = static_only(planned.sweep.workload, spec) or too_many_threads(case, spec, cores=cost.cores)
-            unfit[case] = why or TOO_LARGE
+            why = lacking(case, spec) or static_only(planned.sweep.workload, spec)
+            unfit[case] = why or too_many_threads(case, spec, cores=cost.cores) or TOO_LARGE
     said = [
         f"slmperf: {name}: skipped, {why}: {', '.join(case.name for case, its in unfit.items() if its == why)}"
         for why in dict.fromkeys(unfit.values())

@@ -66,6 +66,17 @@ def test_cases_that_do_not_fit_are_told_apart(tmp_path):
     ]
 
 
+def test_an_option_that_the_engine_lacks_is_said(tmp_path):
+    """So it is seen before anything runs that nothing of a suite is for this engine."""
+    sweep = Sweep(
+        "s", StaticBatch(8, 8), batch_size=[1], model=["opt-125m"], options={"enable_chunked_prefill": [True]}
+    )
+    run = measuring(tmp_path)
+    run.coverage.select(sweep, None)
+    case = "s/opt-125m/enable_chunked_prefill=true/batch=1"
+    assert run.plan_lines() == [f"slmperf: s: skipped, fake has no option enable_chunked_prefill: {case}"]
+
+
 @pytest.mark.parametrize(("model", "skipped"), [("opt-125m", True), ("/models/opt-125m", False)])
 def test_what_the_plan_leaves_out_the_run_leaves_out(tmp_path, model, skipped):
     """A converted model is looked up in no table of shapes, whatever its folder's name: it is tried."""
