@@ -12,6 +12,8 @@ import pytest
 
 ENGINE = "fake:noise=0.002,launch_noise=0.002,seed=1"
 SLOWED = f"{ENGINE},slowed=0.2"
+UNDECIDED = "--slmperf-budget=0.001"
+"""Ends a run after one launch, with verdicts that are red: for what is about any red verdict."""
 BASELINE = "baselines/simulated/simulated/fake-decode.json"
 
 SETTINGS = """

@@ -113,7 +113,7 @@ def test_what_nobody_judges_is_no_claim(project):
     assert report(project)["claims"] == []
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "on a worker of xdist"])
+@pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "on a worker of xdist"])
 def test_a_test_that_fails_by_itself_is_in_the_reports(project, workers):
     """An assertion of the suite's own and a broken fixture are counted and named; what measures nothing isn't ours."""
     project.write("test_suite.py", SUITE + OWN)
@@ -129,7 +129,7 @@ def test_a_test_that_fails_by_itself_is_in_the_reports(project, workers):
 def test_claims_come_from_the_worker_of_xdist(project):
     """The controller's report has what the measuring worker was asked."""
     project.write("test_suite.py", SUITE + LIMITS)
-    project.apart("-n2", "--slmperf-report", "report.json", keep=("xdist",))
+    project.apart("-n1", "--slmperf-report", "report.json", keep=("xdist",))
     assert len(report(project)["claims"]) == 3
 
 

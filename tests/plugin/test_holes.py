@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from projects import ENGINE, SETTINGS, SLOWED, SUITE, prose, without
+from projects import ENGINE, SETTINGS, SLOWED, SUITE, UNDECIDED, prose, without
 
 CATCHES = """
     try:
@@ -124,7 +124,7 @@ def test_a_test_may_ask_what_its_fixture_made(project):
     )
     project.write("test_suite.py", SUITE + fixture)
     project.gate("-k", "test_verdict").assert_outcomes(passed=2, deselected=4)
-    project.gate("-k", "test_verdict", engine=SLOWED).assert_outcomes(passed=1, failed=1, deselected=4)
+    project.gate("-k", "test_verdict", UNDECIDED).assert_outcomes(passed=1, failed=1, deselected=4)
 
 
 OF_A_FIXTURE = """
@@ -142,12 +142,17 @@ def test_later(knee):
 
 @pytest.mark.parametrize("scope", ["function", "module"])
 def test_a_verdict_of_a_fixture_that_no_test_asks_is_red(project, scope):
-    """Tests that take it and forget `assert` pass, and the whole run doesn't; a part of a run only says so."""
+    """Tests that take it and forget `assert` pass, and the whole run doesn't."""
     project.write("test_suite.py", SUITE + OF_A_FIXTURE.format(scope=scope, body="knee.line()", later="assert True"))
     red = project.gate()
     red.assert_outcomes(passed=6, failed=1)
     asked_for = "a fixture made a verdict and no test asked for its truth; write `assert` before it: unchanged: "
     assert asked_for in prose(red).partition("_ slmperf::whole-run _")[2]
+
+
+def test_a_verdict_of_a_fixture_that_no_test_asks_is_only_said_of_a_part_of_a_run(project):
+    """The test that asks it may be among those left out; a run that judges nothing has none."""
+    project.write("test_suite.py", SUITE + OF_A_FIXTURE.format(scope="module", body="knee.line()", later="assert True"))
     part = project.gate("-k", "knee")
     part.assert_outcomes(passed=2, deselected=5)
     assert "no test asked for its truth" in prose(part)
@@ -347,23 +352,23 @@ def test_settings_of_a_folder_that_is_not_the_root_are_not_ignored_in_silence(pr
 def test_the_report_is_written_though_another_hook_fails_at_the_end(project):
     """What was measured is told all the same."""
     project.write("conftest.py", "def pytest_sessionfinish():\n    raise RuntimeError('somebody else')\n")
-    project.apart("--slmperf-report=x.json")
+    project.apart("--slmperf-report=x.json", UNDECIDED)
     assert (project.path / "x.json").exists()
 
 
 def test_a_run_without_a_terminal_is_judged(project):
     """Nothing that is judged needs a screen."""
-    said = project.apart("-p", "no:terminal", engine=SLOWED)
+    said = project.apart("-p", "no:terminal", UNDECIDED)
     assert "INTERNALERROR" not in said
     assert said.endswith("exit code 1"), said
 
 
 @pytest.mark.parametrize("hook", ["pytest_runtest_setup(item)", "pytest_runtest_call(item)"])
-@pytest.mark.parametrize("options", [[], ["-n2"]], ids=["alone", "workers"])
+@pytest.mark.parametrize("options", [[], ["-n1"]], ids=["alone", "workers"])
 def test_a_hook_that_skips_everything_skips_the_gate_in_vain(project, hook, options):
     """The check of the run is skipped with the tests, and a run that nothing vouches for is not green."""
     project.write("conftest.py", f"import pytest\ndef {hook}:\n    pytest.skip('needs a GPU')\n")
-    said = project.apart(*options, engine=SLOWED, keep=("xdist",))
+    said = project.apart(*options, UNDECIDED, keep=("xdist",))
     assert said.endswith("exit code 1"), said
     assert "nothing vouches for this run" in " ".join(said.split())
 
@@ -371,7 +376,7 @@ def test_a_hook_that_skips_everything_skips_the_gate_in_vain(project, hook, opti
 def test_a_test_that_ends_the_session_as_a_success_does_not(project):
     """Whatever return code it names: the tests behind it never ran."""
     project.write("test_a_first.py", "import pytest\ndef test_end():\n    pytest.exit('done', returncode=0)\n")
-    said = project.apart(engine=SLOWED)
+    said = project.apart(UNDECIDED)
     assert not said.endswith("exit code 0"), said
 
 
@@ -397,11 +402,11 @@ def pytest_runtest_makereport(item, call):
 
 
 @pytest.mark.parametrize("hook", [SWALLOWS_CALL, CALLS_IT_PASSED], ids=["call", "report"])
-@pytest.mark.parametrize("options", [[], ["-n2"], ["-k", "batch16"]], ids=["alone", "workers", "a part"])
+@pytest.mark.parametrize("options", [[], ["-n1"], ["-k", "batch16"]], ids=["alone", "workers", "a part"])
 def test_a_hook_that_hides_a_red_verdict_hides_it_in_vain(project, hook, options):
     """Who asked a verdict that was red is reported as failed, or the run is red."""
     project.write("conftest.py", hook)
-    said = project.apart(*options, engine=SLOWED, keep=("xdist",))
+    said = project.apart(*options, UNDECIDED, keep=("xdist",))
     assert said.endswith("exit code 1"), said
     hidden = "a verdict was red and its test not reported as failed"
     assert f"{hidden}; some hook, of a conftest.py or a plugin, hid it: test_suite.py::" in " ".join(said.split())
@@ -414,18 +419,18 @@ def test_a_hook_that_hides_other_failures_is_none_of_ours(project):
 
 
 @pytest.mark.parametrize("around", ["", "@pytest.hookimpl(wrapper=True, tryfirst=True)\n"], ids=["inside", "around"])
-@pytest.mark.parametrize("options", [[], ["-n2"]], ids=["alone", "workers"])
+@pytest.mark.parametrize("options", [[], ["-n1"]], ids=["alone", "workers"])
 def test_a_hook_that_ends_the_sessions_end_as_a_success_does_not(project, around, options):
     """pytest takes its return code and writes no summary: the exit code tells, and standard error says why."""
     then = "    yield\n" if around else ""
     hook = f"{around}def pytest_sessionfinish(session):\n    pytest.exit('done', returncode=0)\n{then}"
     project.write("conftest.py", f"import pytest\n{hook}")
-    said = project.apart(*options, engine=SLOWED, keep=("xdist",))
+    said = project.apart(*options, UNDECIDED, keep=("xdist",))
     assert said.endswith("exit code 1"), said
     assert "slmperf: a hook ended the session as a success, and it is none:\ntests failed: " in said
 
 
-@pytest.mark.parametrize("options", [[], ["-n2"]], ids=["alone", "workers"])
+@pytest.mark.parametrize("options", [[], ["-n1"]], ids=["alone", "workers"])
 def test_a_suite_that_has_vanished_is_not_green(project, options):
     """Nothing is measured, and what is stored is nobody's any more."""
     project.write("test_suite.py", "def test_nothing():\n    pass\n")

@@ -4,7 +4,7 @@ import json
 from xml.etree import ElementTree  # noqa: ICN001 - our own file, and nobody's alias
 
 import pytest
-from projects import ENGINE, SLOWED, SUITE
+from projects import ENGINE, SLOWED, SUITE, UNDECIDED
 
 ORDINARY = """
 import pytest
@@ -36,10 +36,10 @@ def test_the_last_failed_run_again_after_one_of_xdist(project):
     project.write(
         "test_suite.py", SUITE.replace("    assert point.output", "    assert batch_size == 1\n    assert point.output")
     )
-    said = project.apart("-n2", "-rf", "-k", "throughput and 16", keep=keep)
+    said = project.apart("-n1", "-rf", "-k", "throughput and 16", UNDECIDED, keep=keep)
     assert "FAILED test_suite.py::test_throughput[batch16] - " in said
-    for options in (["-n2"], []):
-        again = project.apart(*options, "--lf", "--slmperf-report", "report.json", keep=keep)
+    for options in (["-n1"], []):
+        again = project.apart(*options, "--lf", "--slmperf-report", "report.json", UNDECIDED, keep=keep)
         assert "1 failed, 1 passed" in again
         report = json.loads((project.path / "report.json").read_text())
         assert [case["case"] for case in report["sweeps"][0]["cases"]] == ["decode/opt-125m/batch=16"]
@@ -76,8 +76,8 @@ def test_a_report_that_cannot_be_written_is_said_and_red(project):
     """What stops a report after the run is a problem of the run, on workers and without."""
     blocks = "\nimport os\n\n@DECODE.at(16)\ndef test_zz(decode):\n    os.makedirs('report.json', exist_ok=True)\n"
     project.write("test_suite.py", SUITE + blocks)
-    for options in (["-n2"], []):
-        said = project.apart(*options, "--slmperf-report", "report.json", keep=("xdist",))
+    for options in (["-n1"], []):
+        said = project.apart(*options, "--slmperf-no-gate", "--slmperf-report", "report.json", keep=("xdist",))
         assert "problem: the report report.json can't be written: Is a directory" in " ".join(said.split())
         assert said.endswith("exit code 1")
         (project.path / "report.json").rmdir()
@@ -114,14 +114,6 @@ def test_a_rerun_buys_no_green(project):
     assert "; 17 launches" in result.stdout.str()
 
 
-FLAKY = """
-attempts = []
-
-@DECODE.each
-def test_flaky(decode, batch_size):
-    attempts.append(batch_size)
-    assert len(attempts) > 1, "the network"
-"""
 BROKEN = """
 attempts = []
 
@@ -132,33 +124,26 @@ def test_throughput(slmperf, slm_engine, batch_size):
         slmperf.measure(DECODE, "an engine")
     point = slmperf.measure(DECODE, slm_engine("opt-125m"))[batch_size]
     assert point.output_throughput >= point.baseline.output_throughput
-    assert point.ttft_ms <= point.baseline.ttft_ms
 """
 
 
-@pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["one process", "workers"])
-@pytest.mark.parametrize(
-    ("suite", "stored", "said"),
-    [
-        (SUITE.partition("@DECODE.each")[0] + FLAKY, "fake-decode.json", "no test of this run asserts it for"),
-        (SUITE + FLAKY, "fake-other.json", "holds other, and no sweep has that name any more"),
-        (SUITE.partition("@DECODE.each")[0] + BROKEN, "fake-decode.json", "takes an engine, several engines"),
-    ],
-    ids=["unasserted", "orphaned", "measured wrongly"],
-)
-def test_a_rerun_that_passes_hides_nothing(project, workers, suite, stored, said):
+@pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["one process", "workers"])
+def test_a_rerun_that_passes_hides_nothing(project, workers):
     """A test that failed once and then passed is none that failed: whatever else is red in its run stays so."""
-    text = project.baseline().read_text()
-    project.baseline().with_name(stored).write_text(
-        text if stored == "fake-decode.json" else text.replace('"decode', '"other')
-    )
-    project.write("test_suite.py", suite)
+    stored = project.baseline()
+    stored.with_name("fake-other.json").write_text(stored.read_text().replace('"decode', '"other'))
+    project.write("test_suite.py", SUITE.partition("@DECODE.each")[0] + BROKEN)
     run = project.apart("--reruns=1", "--slmperf-report=report.json", *workers, keep=("rerunfailures", "xdist"))
     assert run.endswith("exit code 1"), run
-    assert said in " ".join(run.split())
     report = json.loads((project.path / "report.json").read_text())
     assert report["failed_tests"] == ["slmperf::whole-run"]
-    assert [problem for problem in report["problems"] if said not in problem] == []
+    for said in (
+        "no test of this run asserts it for",  # ttft_ms
+        "holds other, and no sweep has that name any more",
+        "takes an engine, several engines",
+    ):
+        assert said in " ".join(run.split())
+        assert any(said in problem for problem in report["problems"]), report["problems"]
 
 
 def test_a_rerun_starts_no_failed_engine_again(project):
