@@ -40,6 +40,7 @@ HOMES = {
         "core/optimum.py",
         "core/replication.py",
         "core/resampling.py",
+        "core/slowdown.py",
         "core/tolerance.py",
         "engines/ctranslate2.py",
         "engines/weights.py",

@@ -97,7 +97,7 @@ class Neighbours:
                 for one, child in self._children
             )
         found = [NeighbourWork(child.name, child.end()) for _, child in self._children]
-        _refuse_pauses(found, from_ns, to_ns)
+        refuse_pauses(found, from_ns, to_ns)
         return tuple(found)
 
     def stop(self) -> None:
@@ -106,11 +106,12 @@ class Neighbours:
             child.stop()
 
 
-def _refuse_pauses(found: Sequence[NeighbourWork], from_ns: int, to_ns: int) -> None:
+def refuse_pauses(found: Sequence[NeighbourWork], from_ns: int, to_ns: int) -> None:
+    """Raises EngineFailed, which names it, for one that had nothing to do for a part of the time between."""
     for one in found:
         idle = 1 - one.busy_ns(from_ns, to_ns) / (to_ns - from_ns)
         if idle > PAUSE_SHARE:
-            raise EngineFailed(f"{one.name} was not under its load for {idle:.0%} of a round: nothing is told by that")
+            raise EngineFailed(f"{one.name} was not under its load for {idle:.0%} of a round, which is no mix")
 
 
 def _called(cores: Sequence[int]) -> str:
