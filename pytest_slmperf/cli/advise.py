@@ -249,7 +249,8 @@ def _measured(given: argparse.Namespace, model: str, limits: tuple[Limit, ...]) 
         found = advising.settle(wanted, path, say=screen.say, tell=screen.tell)
     except (KeyboardInterrupt, LaunchError):
         screen.clear()
-        output.remark(f"slmperf: what was measured is kept in {path}; the same command goes on from there\n")
+        kept = f"what was measured is kept in {path}; the same command goes on from there"
+        output.remark(f"slmperf: {kept if path.exists() else 'nothing was measured yet'}\n")
         raise
     finally:
         screen.clear()

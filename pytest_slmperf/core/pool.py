@@ -60,7 +60,8 @@ class Pool:
                 raise UsageError(f"{name}={budget!r} of a replica pool; it takes a positive number")
         slow = self.slowed_replica
         if slow is not None and (type(slow) is not int or not 1 <= slow <= self.replicas):
-            raise UsageError(f"slowed_replica={slow!r}; it takes one of the {self.replicas} replicas, counted from 1")
+            of = f"of the {self.replicas} replicas" if self.replicas > 1 else "of several replicas, as in replicas=2"
+            raise UsageError(f"slowed_replica={slow!r}; it takes one {of}, counted from 1")
 
     @property
     def here(self) -> bool:

@@ -208,7 +208,10 @@ def chosen(points: Sequence[Point], *, model: str | None, device: str | None) ->
     if not kept:
         raise UsageError(f"the results hold nothing of {model}; they hold {', '.join(models)}")
     if len(models) > 1 and model is None:
-        raise UsageError(f"the results hold several models: choose one, --model={models[0]}; there are {_list(models)}")
+        raise UsageError(
+            f"the results hold several models: choose one, --model={models[0]}, or more of them for a mix; there are "
+            f"{_list(models)}"
+        )
     machines = list(dict.fromkeys(one.machine for one in kept))
     kept = [one for one in kept if device is None or device.casefold() in one.machine.casefold()]
     if not kept:
