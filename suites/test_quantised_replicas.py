@@ -9,7 +9,7 @@ from pytest_slmperf import StaticBatch, Sweep
 
 QUANTISED = Sweep(
     "quantised-replicas",
-    StaticBatch(prompt_tokens=32, output_tokens=32),
+    StaticBatch(prompt_tokens=16, output_tokens=16),
     model=["tiny-2x128"],
     batch_size=[4, 32],
     replicas=[1, 2],

@@ -10,9 +10,9 @@ from pytest_slmperf import StaticBatch, Sweep
 
 REPLICAS = Sweep(
     "replicas",
-    StaticBatch(prompt_tokens=32, output_tokens=32),
+    StaticBatch(prompt_tokens=16, output_tokens=16),
     model=["tiny-2x128"],
-    batch_size=[2, 16, 64],
+    batch_size=[2, 32, 64],
     replicas=[1, 2],
     options={"pool": ["processes"]},
     gate={"output_throughput": 0.05, "tpot_ms": 0.05},

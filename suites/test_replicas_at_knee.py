@@ -9,9 +9,9 @@ from pytest_slmperf import StaticBatch, Sweep
 
 AT_KNEE = Sweep(
     "replicas-at-knee",
-    StaticBatch(prompt_tokens=32, output_tokens=32),
+    StaticBatch(prompt_tokens=16, output_tokens=16),
     model=["tiny-2x128"],
-    batch_size=[16, 64],
+    batch_size=[32, 64],
     replicas=[1, 2],
     threads=[1, 2],
     options={"pool": ["processes"]},

@@ -12,9 +12,9 @@ from pytest_slmperf import StaticBatch, Sweep
 
 SIZES = Sweep(
     "sizes",
-    StaticBatch(prompt_tokens=32, output_tokens=32),
+    StaticBatch(prompt_tokens=16, output_tokens=16),
     model=["tiny-2x64", "tiny-2x128"],
-    batch_size=[1, 16, 128],
+    batch_size=[1, 8, 64],
     gate={"output_throughput": 0.05, "tpot_ms": 0.05},
 )
 
