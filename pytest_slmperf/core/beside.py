@@ -8,6 +8,8 @@ from pytest_slmperf.core.flaw import flaw
 from pytest_slmperf.core.units import NS_PER_S
 
 CORES = ("own", "shared")
+PAUSE_SHARE = 0.05
+"""Of a round, that a model beside may have had nothing to do: between two batches, the time to begin the next."""
 MOST_TOKENS = 1_000_000
 MOST_PLACES = 100_000
 
@@ -113,6 +115,15 @@ def told(table: Mapping[str, object]) -> bool:
 def spelled_beside(value: "Beside | Iterable[Beside] | None") -> str:
     """As a case's name has it: `none`, `opt-1.3b@4`, `opt-1.3b@4+opt-6.7b@1`."""
     return "+".join(one.name for one in neighbours(value)) or "none"
+
+
+def rested(work: Iterable[NeighbourWork], from_ns: int, to_ns: int) -> str:
+    """Who had nothing to do for a part of a round, which is no round of the mix then; empty where nobody had."""
+    for one in work:
+        idle = 1 - one.busy_ns(from_ns, to_ns) / (to_ns - from_ns)
+        if idle > PAUSE_SHARE:
+            return f"{one.name} was not under its load for {idle:.0%} of the round"
+    return ""
 
 
 def rates_of(

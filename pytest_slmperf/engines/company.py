@@ -23,9 +23,9 @@ class Company(Protocol):
         ...
 
     def end(self, from_ns: int, to_ns: int) -> tuple[NeighbourWork, ...]:
-        """Take the loads off again, and tell what each has done; between these instants it was under its load.
+        """Take the loads off again, and tell what each has done; between these instants it was to be under its load.
 
-        Blocks until what is under way is answered. Raises EngineFailed where an answer is wrong, or a load had pauses.
+        Blocks until what is under way is answered. Raises EngineFailed where an answer is wrong.
         """
         ...
 

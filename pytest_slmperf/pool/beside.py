@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pytest_slmperf.core.beside import Beside, NeighbourWork, spelled_beside
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
-from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
+from pytest_slmperf.core.errors import EngineUnavailable
 from pytest_slmperf.core.launch import BESIDE_VARIABLE
 from pytest_slmperf.core.machine import SIMULATED
 from pytest_slmperf.pool.devices import Placement
@@ -14,8 +14,6 @@ from pytest_slmperf.pool.local import Child
 from pytest_slmperf.pool.pinning import pin
 from pytest_slmperf.pool.placing import host_here
 
-PAUSE_SHARE = 0.05
-"""Of a round, that a model beside may have had nothing to do: between two batches, the time to begin the next."""
 NO_URL = "models beside an engine are started by its launch, and this one's is served elsewhere: leave beside=… out"
 
 
@@ -96,22 +94,12 @@ class Neighbours:
                 )
                 for one, child in self._children
             )
-        found = [NeighbourWork(child.name, child.end()) for _, child in self._children]
-        refuse_pauses(found, from_ns, to_ns)
-        return tuple(found)
+        return tuple(NeighbourWork(child.name, child.end()) for _, child in self._children)
 
     def stop(self) -> None:
         """As of any company."""
         for _, child in reversed(self._children):
             child.stop()
-
-
-def refuse_pauses(found: Sequence[NeighbourWork], from_ns: int, to_ns: int) -> None:
-    """Raises EngineFailed, which names it, for one that had nothing to do for a part of the time between."""
-    for one in found:
-        idle = 1 - one.busy_ns(from_ns, to_ns) / (to_ns - from_ns)
-        if idle > PAUSE_SHARE:
-            raise EngineFailed(f"{one.name} was not under its load for {idle:.0%} of a round, which is no mix")
 
 
 def _called(cores: Sequence[int]) -> str:

@@ -22,13 +22,21 @@ SEED = 17
 
 
 def under_load(
-    engine: Engine, facts: EngineFacts, load: Beside, *, over: Over, from_0: bool = False
+    engine: Engine,
+    facts: EngineFacts,
+    load: Beside,
+    *,
+    over: Over,
+    begins: Callable[[], None] = lambda: None,
+    from_0: bool = False,
 ) -> tuple[Item, ...]:
-    """Serve it until that is over and what was under way is answered; at least one batch, or each place one request.
+    """Say that it `begins`, and serve it until that is over and what was under way is answered; at least one batch, or
+    one request at each place.
 
     Times are the engine's clock, or with `from_0` since the load began. Raises EngineFailed for a wrong answer.
     """
     batch = prompts([(load.prompt_tokens, load.output_tokens)] * load.at, vocabulary=facts.vocabulary, seed=SEED)
+    begins()
     done = _batches(engine, batch, over) if load.batch_size else _places(engine, batch, over)
     began = min(item[0] for item in done) if from_0 else 0
     return tuple((start - began, end - began, *rest) for start, end, *rest in sorted(done))  # type: ignore[misc]  # five

@@ -293,8 +293,13 @@ class _Serving:
                 case "serve":
                     said: Any = self._serve(batch, observe=observe)
                 case "load":
-                    _say(self._pipe, True)  # noqa: FBT003 - that it begins
-                    self._done = under_load(self._engine, self._facts, batch, over=lambda _ns: self._pipe.poll())
+                    self._done = under_load(
+                        self._engine,
+                        self._facts,
+                        batch,
+                        over=self._asked,
+                        begins=partial(_say, self._pipe, "it begins"),
+                    )
                     continue
                 case "cover":
                     load, span_ns = batch
@@ -310,6 +315,9 @@ class _Serving:
             return self._pipe.recv_bytes()
         except (EOFError, OSError):  # the pool is gone
             return b""
+
+    def _asked(self, _ns: int) -> bool:
+        return self._pipe.poll()
 
     def _serve(self, batch: Sequence[Request] | None, *, observe: bool) -> tuple[Any, ...]:
         """The fields of what was served."""

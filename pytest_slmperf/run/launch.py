@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from statistics import median
 
-from pytest_slmperf.core.beside import NeighbourWork, names_note, rates_of
+from pytest_slmperf.core.beside import NeighbourWork, names_note, rates_of, rested
 from pytest_slmperf.core.board import BoardState
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, ReplicaWork, Served
 from pytest_slmperf.core.latency import latencies, statistics
@@ -189,6 +189,11 @@ class _Case:
         return seconds * len(self.load.lengths) / sum(one.requests for one in self.rounds)
 
 
+def _rested(measured: Measured) -> Void | None:
+    why = rested(measured.beside, measured.started_ns, measured.ended_ns)
+    return Void("rested", why) if why else None
+
+
 def _beside(case: _Case) -> list[tuple[Sequence[NeighbourWork], tuple[int, int]]]:
     """Of each round: what the models beside did, and when it was."""
     if case.played:
@@ -281,7 +286,7 @@ class _Launch:
                 )
             one = playing.judged(answers[-1].traffic, load, policy, slo=terms.slo, quantiles=terms.quantiles)
             one = replace(one, beside=answers[-1].beside)
-            void = void or one.void
+            void = void or one.void or _rested(one.span)
             if void is None and reading and metering and energy:
                 seen, ours = reading.of(one.span), self._process.pid
                 case.energy, on_board = metering.judge(
@@ -394,7 +399,7 @@ class _Launch:
         measured, void = self._guards.served(
             case.seen, lambda: self._process.ask(ask, Measured, limit_s), slow_before, package=package
         )
-        return measured, void or (self._length(measured) if plain else None)
+        return measured, void or _rested(measured) or (self._length(measured) if plain else None)
 
     def _length(self, measured: Measured) -> Void | None:
         return judge_length(measured.ended_ns - measured.started_ns, self._terms.policy.round_s)

@@ -1,0 +1,177 @@
+"""Models beside the one that is measured: under their load while it is, named when they fail, gone with the launch."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_slmperf import Beside
+from pytest_slmperf.core.beside import NeighbourWork, rested
+from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
+from pytest_slmperf.core.launch import Load, RoundPolicy
+from pytest_slmperf.core.traffic import Arrivals
+from pytest_slmperf.engines.registry import company
+from pytest_slmperf.run.key import case_key
+from pytest_slmperf.run.launch import run_launch
+from pytest_slmperf.run.pinning import choose_cores
+
+CASE = "mix/tiny/batch=5"
+LOAD = Load(CASE, ((8, 4),) * 5, seed=1)
+POLICY = RoundPolicy(rounds=2, round_s=0.02, answer_limit_s=20)
+SOURCE = """
+import os, time
+from pytest_slmperf.core.engine import EngineFacts, Served
+from pytest_slmperf.core.errors import EngineUnavailable
+
+class Engine:
+    def __init__(self, spec): self.spec, self.batches = spec, 0
+    def start(self):
+        with open(self.spec.options["log"], "a") as log:
+            print(self.spec.model, os.getpid(), *os.sched_getaffinity(0), file=log)
+        if self.spec.model == "absent": raise EngineUnavailable("it was told to")
+        return EngineFacts("1", "simulated", self.spec.dtype, "random", 4096, 1024)
+    def serve(self, batch, *, observe):
+        self.batches += 1
+        if self.spec.model == "dies" and self.batches == 3: os.kill(os.getpid(), 9)
+        started = time.monotonic_ns()
+        time.sleep(0.01)
+        ended = time.monotonic_ns()
+        asked = tuple(request.output_tokens - (self.spec.model == "short") for request in batch)
+        return Served(started, ended, asked, tuple((ended,) * n for n in asked) if observe else None, 1000)
+    def stop(self): pass
+"""
+"""An engine that says where it runs, and does what its model is called. What it serves takes 10 ms, and none of a core,
+so that no guard of this machine looks at it."""
+
+needs_two = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two models need two cores")
+
+
+@pytest.fixture
+def spec(tmp_path, monkeypatch):
+    """It, installed as a package is that has an entry point."""
+    metadata = tmp_path / "placed-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: placed\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[slmperf.engines]\nplaced = placed_engine:Engine\n")
+    (tmp_path / "placed_engine.py").write_text(SOURCE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return EngineSpec("placed", "tiny", options={"log": str(tmp_path / "log"), "real_time": True})
+
+
+def launch(spec, *beside, load=LOAD, cores=None):
+    """A launch of it beside these."""
+    mixed = replace(spec, beside=beside)
+    return run_launch(mixed, [load], POLICY, arm="candidate", index=0, cores=cores, quantiles=(0.5,))
+
+
+def other(model="other", **more):
+    """Another model with batches of two."""
+    return Beside(model, **{"batch_size": 2, "output_tokens": 8, **more})
+
+
+def started(spec):
+    """Of each model that was started its name, process and cores."""
+    lines = Path(spec.options["log"]).read_text().splitlines()
+    return {model: (int(pid), set(map(int, cores))) for model, pid, *cores in map(str.split, lines)}
+
+
+@needs_two
+def test_each_on_cores_of_its_own_under_its_own_load(spec):
+    """What the other did in the rounds is told, its facts are part of the key, and both are gone in the end."""
+    cores = choose_cores(2)
+    record = launch(spec, other(dtype="int8"), cores=cores)
+    there = started(spec)
+    assert there["tiny"][1] | there["other"][1] == set(cores)
+    assert not there["tiny"][1] & there["other"][1]
+    assert not any(Path(f"/proc/{pid}").exists() for pid, _ in there.values())
+    case = record.cases[CASE]
+    # A batch of two answers of eight tokens in 10 ms, or a busy machine's sleep.
+    assert 200 < max(case.values["beside_1_output_throughput"]) <= 1600
+    assert max(case.values["output_throughput"]) <= 2000
+    assert any("beside_1 is other@2 (core" in note for note in case.notes)
+    assert record.facts.settings["beside_1_dtype"] == "int8"
+
+
+@needs_two
+def test_on_the_same_cores(spec):
+    """Where it is asked for, the other has no core of its own."""
+    launch(spec, other(cores="shared"), cores=choose_cores(1))
+    assert started(spec)["tiny"][1] == started(spec)["other"][1]
+
+
+@needs_two
+@pytest.mark.parametrize(
+    ("model", "error", "said"),
+    [
+        ("dies", EngineFailed, r"dies@2 \(core \d+, beside tiny\) died: SIGKILL"),
+        ("absent", EngineUnavailable, r"absent@2 \(core \d+, beside tiny\): it was told to"),
+        ("short", EngineFailed, r"short@2 \(core \d+, beside tiny\): wrong answer: generated 7 tokens"),
+    ],
+)
+def test_one_that_fails_is_named(spec, model, error, said):
+    """Nothing that is measured beside it counts, and nobody is left."""
+    with pytest.raises(error, match=said):
+        launch(spec, other(), other(model, cores="shared"), cores=choose_cores(2))
+    assert not any(Path(f"/proc/{pid}").exists() for pid, _ in started(spec).values())
+
+
+def test_a_load_with_pauses_is_none():
+    """A round in which another model rested is no round of the mix."""
+    work = NeighbourWork("other@2", ((0, 60, 1, 1, 1), (80, 200, 1, 1, 1)))
+    assert rested([work], 0, 100) == "other@2 was not under its load for 20% of the round"
+    assert not rested([work], 100, 200)
+
+
+def test_places_need_an_engine_that_streams(spec):
+    """A concurrency beside an engine of static batches is refused, with what to do."""
+    with pytest.raises(EngineUnavailable, match=r"other@3.*static batches only: give it batch_size"):
+        launch(spec, Beside("other", concurrency=3, cores="shared"))
+
+
+def test_served_elsewhere():
+    """Beside a server that runs already nobody can be started."""
+    with pytest.raises(EngineUnavailable, match="served elsewhere"):
+        company(EngineSpec("openai", "m", options={"url": "http://a/v1"}, beside=(other(),)))
+
+
+@pytest.mark.parametrize(
+    ("beside", "arrivals", "rate"),
+    [
+        (Beside("tiny", batch_size=4, output_tokens=100), None, 4 / (1 + 3 / 16) * 1000),
+        (Beside("tiny", concurrency=4, output_tokens=100), Arrivals(concurrency=2), 4 / (1 + 3 / 16) * 1000),
+    ],
+)
+def test_in_simulated_time(beside, arrivals, rate):
+    """They have the same clock, and what they generate is what the other's load is, whole rounds long."""
+    spec = EngineSpec("fake", "opt-125m", options={"beside_cost": 0.25})
+    load = replace(LOAD, arrivals=arrivals)
+    alone, mixed = launch(spec, load=load), launch(spec, beside, load=load)
+    values = mixed.cases[CASE].values
+    assert values["beside_1_output_throughput"] == pytest.approx([rate] * len(values["output_throughput"]), rel=0.05)
+    slower = alone.cases[CASE].values["output_throughput"][0] / values["output_throughput"][0]
+    assert slower == pytest.approx(1.25, rel=0.01)
+
+
+def test_keys_name_them():
+    """A mix is no baseline for another one: who is beside, its load, type, threads and cores are part of the key."""
+    from pytest_slmperf import StaticBatch, Sweep  # noqa: PLC0415 - of this test alone
+
+    sweep = Sweep("mix", StaticBatch(8, 4), batch_size=[5])
+    record = launch(EngineSpec("fake", "opt-125m"), other("models/opt-1.3b", dtype="int8"))
+    key = case_key(sweep, record)
+    assert key["beside_1"] == "opt-1.3b int8: batch of 2, 32+8 tokens, 1 thread on its own cores"
+    assert key["setting.beside_1_weights"] == "random"
+    assert not [name for name in case_key(sweep, launch(EngineSpec("fake", "opt-125m"))) if "beside" in name]
+
+
+@needs_two
+def test_of_a_real_engine():
+    """CTranslate2 serves one model, and another beside it."""
+    pytest.importorskip("ctranslate2")
+    spec = EngineSpec("ctranslate2", "tiny-2x128")
+    record = launch(spec, Beside("tiny-2x128", batch_size=2, output_tokens=8), cores=choose_cores(2))
+    case = record.cases[CASE]
+    assert case.void or case.values["beside_1_output_throughput"]
+    assert record.facts.settings["beside_1_device"] == "cpu"
