@@ -73,7 +73,8 @@ def of_traffic(exchanges: Sequence[Exchange], window: Window) -> tuple[dict[str,
         answered = answered_of(own)
         failed = [one for one in own if one.error]
         if failed:
-            notes.append(f"replica {number} failed {len(failed)} of {len(own)} requests: {failed[0].error}")
+            # Launches whose notes begin alike are told as one: the numbers come after the words.
+            notes.append(f"replica {number} failed requests, {len(failed)} of {len(own)}: {failed[0].error}")
         if not answered:
             continue
         values[f"replica_{number}_request_throughput"] = len(answered) / window.seconds

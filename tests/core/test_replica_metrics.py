@@ -83,7 +83,7 @@ def test_requests_that_came_one_by_one_are_counted_by_replica():
     assert values["replica_2_output_throughput"] == 1.6
     assert values["replica_2_median_ttft_ms"] == pytest.approx(200)
     assert notes == [
-        "replica 2 failed 1 of 9 requests: refused",
+        "replica 2 failed requests, 1 of 9: refused",
         "replica 2 is behind: its answers take 100% longer a token than the others'",
     ]
     assert of_traffic([exchange(0, 1, 1)], window) == ({}, [])
