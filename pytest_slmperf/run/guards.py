@@ -217,7 +217,9 @@ def _contended(
     lost_ns = min(apart_ns, len(cores) * served_ns - ran_ns.total())
     if lost_ns <= max(tolerances.waiting * served_ns, tolerances.waiting_floor_ns):
         return None
-    return Void("contended", f"others had the engine's core for {lost_ns / served_ns:.1%} of the round")
+    its = "core" if len(cores) == 1 else f"{len(cores)} cores"
+    share = lost_ns / (len(cores) * served_ns)
+    return Void("contended", f"others had the engine's {its} for {share:.1%} of the round")
 
 
 def _slowed(before: Reading, after: Reading, cores: Collection[int], tolerances: Tolerances) -> Void | None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 
 from pytest_slmperf.core.launch import CaseRecord
 
-CONTENDED = "others had the engine's core for"
+CONTENDED = "others had the engine's"
 SLOW = "a fixed piece of work took"
 """How the reasons of a void round begin."""
 NOT_ALL_NAMED = re.compile(r" and \d+ more")
