@@ -175,7 +175,8 @@ def _rest(sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
     if changed:
         said.insert(0, f"versions: {changed}")
     if said:
-        yield from folded(f"{len(said)} remarks", ((f"- {paragraph(line)}", False) for line in said))
+        title = f"{len(said)} remark{'s' * (len(said) != 1)}"
+        yield from folded(title, ((f"- {paragraph(line)}", False) for line in said))
 
 
 def _bounds(run: RunOutcome, sweep: SweepOutcome) -> Iterator[tuple[str, bool]]:
