@@ -71,6 +71,19 @@ def test_what_blocks_ends_with_1_and_json_keeps_the_schema(doctor):
     assert not [line for line in told["lines"] if line["topic"].startswith("noise")]
 
 
+def test_what_the_client_can_send_is_a_line(doctor, tmp_path):
+    """By a server that takes no time: a figure, or on a busy machine why there is none; it blocks nothing."""
+    pytest.importorskip("aiohttp")
+    (tmp_path / "pyproject.toml").write_text("[tool.slmperf]\nlock_wait_s = 1\n")
+    _, out, err = doctor("--json", "--seconds=0", "--engine=fake", "--client=0.05")
+    told = json.loads(out)
+    VALID.validate(told)
+    (line,) = [line for line in told["lines"] if line["topic"] == "client"]
+    assert line["grade"] in ("ok", "warning") or "is in use by" in line["said"]
+    assert ("requests_per_s" in line["values"]) is (line["grade"] != "not seen")
+    assert "sending to a server that takes no time" in err
+
+
 def test_a_driver_that_is_not_loaded_blocks(doctor):
     """The reason of the driver is the line of the GPU."""
     code, out, _ = doctor("--seconds=0", scenario=["init DRIVER_NOT_LOADED"])
@@ -114,6 +127,7 @@ def test_a_gpu_that_the_engine_needs_and_may_not_see_blocks(doctor, monkeypatch)
         (["--baselines=file"], "file: it is no folder of baselines"),
         (["--seconds=-1"], "'-1': it takes a number of seconds"),
         (["--seconds=inf"], "'inf': it takes"),
+        (["--client=0"], "'0': a rate takes some time to be sent"),
         (["--seconds=soon"], "'soon': it takes"),
         (["--verbose"], "unrecognized arguments: --verbose"),
     ],
