@@ -10,11 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_slmperf import predicted_peak, shape_of
+from pytest_slmperf import Sweep, predicted_peak, shape_of
+from pytest_slmperf.run.settings import read_settings
 
 ROOT = Path(__file__).parents[1]
 SUITE = ROOT / "suites" / "test_memory.py"
 MEMORY = runpy.run_path(str(SUITE))
+SUITES = {path.stem: runpy.run_path(str(path)) for path in sorted((ROOT / "suites").glob("test_*.py"))}
+SWEEPS = {one.name: one for suite in SUITES.values() for one in suite.values() if isinstance(one, Sweep)}
 PROCESS_BYTES = 32 * 2**20
 """An interpreter that has loaded the engine's libraries; 22 MiB were seen, their pages not counted."""
 
@@ -116,3 +119,30 @@ def test_realistic_load_is_measured_on_an_engine_that_streams(tmp_path):
     assert said.endswith("exit code 0")
     assert all(case in said for case in ("tiny-2x128/concurrency=32", "tiny-2x128/rate=8", "tiny-2x128/speed=1"))
     assert "10 cases measured, nothing judged" in said
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_suite_names_the_paper_that_it_repeats(suite):
+    """By its arXiv number, in the docstring; and the documents have a row for it."""
+    assert "arXiv 2404.03353" in SUITES[suite]["__doc__"] or "arXiv 2503.08311" in SUITES[suite]["__doc__"]
+    assert f"`{suite}.py`" in (ROOT / "docs" / "suites.md").read_text(encoding="utf-8")
+    assert f"suites/{suite}.py" in (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("machine", read_settings(ROOT).machine, ids=lambda machine: str(machine.when))
+def test_a_table_is_of_sweeps_that_there_are(machine):
+    """Each with models of the table of shapes, and a GPU has a table for every sweep."""
+    for name, axes in machine.sweep.items():
+        assert [shape_of(model) for model in SWEEPS[name].on(axes).model]
+    if machine.when.get("device") == "nvidia":
+        assert machine.sweep.keys() == SWEEPS.keys()
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_the_small_variant_is_small(name):
+    """Without a table for a machine: tiny models, on no more than two cores, in few launches."""
+    sweep = SWEEPS[name]
+    assert all(model.startswith("tiny-") for model in sweep.model)
+    assert max((*sweep.replicas, *sweep.threads, 1)) <= 2
+    assert len(sweep.model) * len(sweep.variants) <= 4
+    assert len(sweep.cases(sweep.model)) <= 8
