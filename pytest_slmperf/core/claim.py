@@ -258,12 +258,14 @@ class Part(ABC):
             return found(fresh).unchanged_from(found(stored), tolerance=tolerance, confirming=True)
 
         def unchanged_from(stored: Slowdown) -> Verdict:
+            self._refuse_a_part("slowdown", of)
             return self._judged("slowdown", (of,), lambda: now.unchanged_from(stored, tolerance=tolerance), again)
 
         def within(limit: float) -> Verdict:
-            mode, verdict = self._of.outcome.mode, now.within(limit)
-            if mode in UNJUDGED:
-                verdict = replace(verdict, status=Status.UNMEASURED, reason=UNJUDGED[mode], judged=False)
+            outcome, verdict = self._of.outcome, now.within(limit)
+            unjudged = UNJUDGED.get(outcome.mode) or outcome.unmetered.get(of)
+            if unjudged:
+                verdict = replace(verdict, status=Status.UNMEASURED, reason=unjudged, judged=False)
             elif (void := self._void()) is not None:
                 verdict = replace(void, metric="slowdown", case=self._name, limit=verdict.limit)
             return self._of.ledger.track(verdict)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pytest_slmperf.core.beside import Beside
 from pytest_slmperf.core.claim import Fresh
 from pytest_slmperf.core.engine import EngineSpec, model_name
 from pytest_slmperf.core.errors import NotJudged, SuiteError
@@ -701,6 +702,28 @@ def test_a_best_replica_count_is_of_variants_that_differ_in_nothing_else():
         _ = product.baseline.knee
     with pytest.raises(SuiteError, match="has its own highest rate"):
         _ = product.baseline.highest_rate
+
+
+def test_a_slowdown_that_nothing_here_tells_skips_its_test():
+    """Against a stored one where the settings don't gate its metric, against a number where no meter tells it."""
+    cases = {}
+    for who, level in (("none", 100.0), ("b@4", 80.0)):
+        name = f"mix/m/beside={who}/batch=4"
+        where = {"model": "m", "beside": who, "batch_size": 4}
+        cases[name] = CaseOutcome(name, where, measurement(name, level), measurement(name, level), {})
+    whole = SweepOutcome("mix", "stored", "gate", cases, (EngineSpec("fake", "m"),), {}, None, 21, 1.0)
+    beside = Beside("b", batch_size=4)
+    found = Result(whole)
+    assert found.slowdown(beside) <= 1.5
+    assert found.slowdown(beside).unchanged_from(found.baseline.slowdown(beside))
+    ungated = Result(replace(whole, ungated=("output_throughput",)))
+    with pytest.raises(NotJudged, match="a slowdown is of output_throughput, which this machine's settings don't gate"):
+        bool(ungated.slowdown(beside).unchanged_from(ungated.baseline.slowdown(beside)))
+    assert ungated.slowdown(beside) <= 1.5
+    joules = "joules_per_output_token"
+    unmetered = Result(replace(whole, unmetered={joules: "no meter here"}))
+    with pytest.raises(NotJudged, match="no meter here"):
+        bool(unmetered.slowdown(beside, name=joules) <= 1.5)
 
 
 def test_a_variant_that_does_not_fit_leaves_the_others_whole():
