@@ -125,18 +125,12 @@ FROM_THE_BEGIN = {
     "a window is shorter than the update period": Fault(
         "and a window needs two moves", "unmeasured", "unchanged", scenario=("period 3",)
     ),
-    "no driver": Fault(
-        "the NVIDIA driver is not loaded", "unmeasured", "unchanged", scenario=("init DRIVER_NOT_LOADED",)
-    ),
     "a driver that was updated": Fault(
         "was updated, and the machine not rebooted",
         "unmeasured",
         "unchanged",
         scenario=("init LIB_RM_VERSION_MISMATCH",),
     ),
-    "no permission": Fault("this user may not ask for it", "unmeasured", "unchanged", scenario=("init NO_PERMISSION",)),
-    "no symbols": Fault("this driver is too old for it", "unmeasured", "unchanged", scenario=("missing *",)),
-    "a wrong scenario": Fault("the driver refuses the question", "unmeasured", "unchanged", scenario=("powr 0 400",)),
 }
 """What is so in the whole run."""
 

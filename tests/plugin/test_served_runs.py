@@ -89,12 +89,11 @@ def test_a_closed_loop_is_judged(server, tmp_path, monkeypatch, capsys):
     engine = f"openai:url={server.url},device=simulated"
     load = ("--model", "opt-125m", "--concurrency", "4", "--prompt-tokens", "16", "--output-tokens", "8")
     gate = ("--gate", "output_throughput=0.15")
-    for arm, verdict, code in (("same", "unchanged", 0), ("slowed=0.5", "regressed", 1)):
-        ended = main(["ab", "same", arm, "--engine", engine, *load, *gate])
-        said = capsys.readouterr().out
-        if "who sends them was late" in said and "1 void" in said:
-            pytest.skip("this machine is too busy to send requests on time, and that voids every launch")
-        assert (ended, verdict in said) == (code, True), said
+    ended = main(["ab", "same", "slowed=0.5", "--engine", engine, *load, *gate])
+    said = capsys.readouterr().out
+    if "who sends them was late" in said and "1 void" in said:
+        pytest.skip("this machine is too busy to send requests on time, and that voids every launch")
+    assert (ended, "regressed" in said) == (1, True), said
 
 
 def test_a_run_that_was_killed_leaves_no_server(openai):
