@@ -108,9 +108,7 @@ class SlowdownClaim(Claim[Slowdown]):
 
     def __le__(self, limit: float) -> Verdict:
         if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit < math.inf:
-            raise SuiteError(
-                f"a slowdown is compared with a number above 0, not {limit!r}: 1.5 is half as long again"
-            )
+            raise SuiteError(f"a slowdown is compared with a number above 0, not {limit!r}: 1.5 is half as long again")
         return self._within(float(limit))
 
 
