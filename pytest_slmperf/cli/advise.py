@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,6 +13,7 @@ from pytest_slmperf.cli.arguments import MODEL, add_verb
 from pytest_slmperf.cli.reading import read_json, read_side
 from pytest_slmperf.core.advising import mix, results
 from pytest_slmperf.core.advising.advice import advised
+from pytest_slmperf.core.advising.mixed import MeasuredPart
 from pytest_slmperf.core.advising.planner import Policy
 from pytest_slmperf.core.advising.question import (
     OBJECTIVES,
@@ -34,7 +35,8 @@ from pytest_slmperf.core.shapes import shape_of
 from pytest_slmperf.core.sweep import MOST
 from pytest_slmperf.engines import registry
 from pytest_slmperf.report import advice as rendered
-from pytest_slmperf.run import advising
+from pytest_slmperf.report import mixed as rendered_mix
+from pytest_slmperf.run import advising, mixing
 from pytest_slmperf.run.advice_state import State, is_state, read_state
 from pytest_slmperf.run.devices import device_of, machine_of
 from pytest_slmperf.run.options import minutes, named_engine, planted_loss, pool_of
@@ -54,7 +56,7 @@ folder of them, a file of earlier advice, or a table (CSV) with a row for each
 launch, as that of arXiv 2503.08311.
 
 Several models are planned as a mix on one device or a few, by their needs, by
-what RESULTS say of each alone, and by memory.
+what RESULTS say of each alone, and by memory; --measure then measures the plan.
 
 Exit codes: 0 the answer is settled, 1 it isn't or nothing keeps the limits,
 2 interrupted, 4 wrong usage.
@@ -65,8 +67,14 @@ REPLICAS = (1, 2)
 OF_MEASURING = ("batch_size", "replicas", "dtype", "threads", "budget", "state", "pool", "engine")
 """Options that say what is measured."""
 NOT_MEASURED = (
-    "the mix itself was not measured: that models take turns is assumed, and what they cost each other isn't known"
+    "the mix itself was not measured: that models take turns is assumed, and what they cost each other isn't known; "
+    "--measure measures it"
 )
+FULL_LOAD = (
+    "in the mix every model had requests all the time, under its planned batch: one that needs little took more of the "
+    "device than was planned, and left the others less"
+)
+ONE_DEVICE = "the devices were measured one after the other, on one: what they cost each other isn't known"
 
 
 def add(verbs: "Verbs") -> None:
@@ -109,6 +117,7 @@ def add(verbs: "Verbs") -> None:
         metavar="MODEL=RATE",
         help="what a model must give, in the objective's unit",
     )
+    mixed.add_argument("--measure", action="store_true", help="launch each model beside the others, on this machine")
     mixed.add_argument("--devices", type=int, default=1, metavar="N", help="that the mix may use; default: 1")
     parser.add_argument("--memory", type=_gib, metavar="GIB", help="of a device; default: what this machine has")
     parser.add_argument("--json", action="store_true", help="print a JSON document in place of the lines")
@@ -140,8 +149,9 @@ def _run(given: argparse.Namespace) -> int:
     limits = tuple(map(Limit.parse, given.limit))
     if len(models) > 1:
         return _mixed(given, models, limits)
-    if given.need or given.devices != 1:
-        raise UsageError(f"{'--need' if given.need else '--devices'} is of a mix: name several models")
+    if given.need or given.devices != 1 or given.measure:
+        name = "--need" if given.need else "--devices" if given.devices != 1 else "--measure"
+        raise UsageError(f"{name} is of a mix: name several models")
     model = models[0] if models else None
     return _recorded(given, model, limits) if given.results else _measured(given, model or MODEL, limits)
 
@@ -218,7 +228,9 @@ def _results(path: Path) -> results.Results:
 
 
 def _of_state(state: State, path: Path) -> results.Results:
-    """The launches that were kept for earlier advice."""
+    """The launches that were kept for earlier advice; none of those in a mix, which say nothing of a model alone."""
+    if "beside_1" in state.of:
+        return results.Results((), (f"left out: {path}: {state.of['model']} was measured beside other models",))
     machine = f"{state.machine.device} (driver {state.machine.driver})"
     terms = {name: value for name, value in state.of.items() if name not in ("model", "pool", "spread")}
     points = [
@@ -368,12 +380,13 @@ def _mixed(given: argparse.Namespace, models: Sequence[str], limits: tuple[Limit
         )
     if given.devices < 1:
         raise UsageError(f"--devices={given.devices}: it takes a whole number of at least 1")
-    evidence = {
-        model: results.evidence_of(results.chosen(points, model=model, device=given.device))
+    kept = {
+        model: results.chosen(points, model=model, device=given.device)
         if any(results.is_model(one.model, model) for one in points)
-        else Evidence()
+        else ()
         for model in models
     }
+    evidence = {model: results.evidence_of(some) for model, some in kept.items()}
     measured = metrics_of(seen for one in evidence.values() for seen in one.seen.values())
     objective = objective_of(given.wanted, measured or OBJECTIVES["throughput"])
     if not objective.higher_is_better:
@@ -381,6 +394,7 @@ def _mixed(given: argparse.Namespace, models: Sequence[str], limits: tuple[Limit
     dtypes = given.dtype or (settings.dtype,)
     if len(dtypes) > 1:
         raise UsageError("--dtype: one type for a mix; what was measured in another is told by RESULTS")
+    question = Question(objective, limits, given.within)
     plan = mix.planned(
         [
             mix.Need(
@@ -393,7 +407,7 @@ def _mixed(given: argparse.Namespace, models: Sequence[str], limits: tuple[Limit
             )
             for model in models
         ],
-        Question(objective, limits, given.within),
+        question,
         devices=given.devices,
         memory_bytes=given.memory or _memory(settings, given),
     )
@@ -404,11 +418,54 @@ def _mixed(given: argparse.Namespace, models: Sequence[str], limits: tuple[Limit
             f"{', '.join(unmeasured)}: nothing was measured of it alone, so its batch is what fits, and its rate isn't "
             f"known: slmperf advise --model={unmeasured[0]}, then name its file here"
         )
-    said.append(NOT_MEASURED)
+    gave = _measured_mix(given, plan, question, settings, kept) if given.measure else ()
+    if any(one.mixed for one in gave):
+        said += [FULL_LOAD, *([ONE_DEVICE] if given.devices > 1 else [])]
+    elif not gave:
+        said.append(NOT_MEASURED)
     told = rendered.ToldMix(plan, objective, tuple(said))
-    lines = "".join(f"{line}\n" for line in rendered.mix_lines(told))
-    output.write(rendered.text(rendered.mix_document(told)) if given.json else lines)
-    return 0 if plan.met else 1
+    shown = [*rendered.mix_lines(told), *(["", *rendered_mix.lines(gave)] if gave else [])]
+    document = {**rendered.mix_document(told), "measured": rendered_mix.document(gave) if gave else None}
+    output.write(rendered.text(document) if given.json else "".join(f"{line}\n" for line in shown))
+    return 0 if plan.met and all(one.met for one in gave) else 1
+
+
+def _measured_mix(
+    given: argparse.Namespace,
+    plan: mix.Mix,
+    question: Question,
+    settings: Settings,
+    kept: Mapping[str, Sequence[results.Point]],
+) -> tuple[MeasuredPart, ...]:
+    if given.launches < 1:
+        raise UsageError(f"--launches={given.launches}: it takes a whole number of at least 1")
+    path = given.state or Path("slmperf-advise-mix.json")
+    screen = _Screen()
+    wanted = mixing.WantedMix(
+        plan,
+        question,
+        _spec(given, plan.parts[0].model, settings)[0],
+        (given.prompt_tokens, given.output_tokens),
+        settings,
+        given.launches,
+        {model: _alone(some) for model, some in kept.items()},
+        given.budget * 60 if given.budget else None,
+    )
+    try:
+        return mixing.measure(wanted, path, say=screen.say, tell=screen.tell)
+    except (KeyboardInterrupt, LaunchError):
+        screen.clear()
+        output.remark(f"slmperf: what was measured is kept in {path.stem}-*; the same command goes on from there\n")
+        raise
+    finally:
+        screen.clear()
+
+
+def _alone(points: Sequence[results.Point]) -> mixing.Alone:
+    """What was measured of a model by itself; all of one machine, and alike."""
+    if not points:
+        return mixing.Alone({}, "", {})
+    return mixing.Alone(results.evidence_of(points).seen, points[0].machine, points[0].terms)
 
 
 def _dtype(evidence: Evidence) -> str:

@@ -56,6 +56,8 @@ class Wanted:
     budget_s: float | None = None
     memory_bytes: float | None = None
     """That may be taken; None for what the machine has."""
+    repeats: int | None = None
+    """Launches of every setting, whatever they show; None for as many as settle the answer."""
 
     @property
     def request_tokens(self) -> int:
@@ -75,6 +77,10 @@ class Wanted:
             "pool": kind.kind,
             "spread": kind.spread,
             **({"planted_loss": spec.planted_loss} if spec.planted_loss else {}),
+            **{
+                f"beside_{number}": f"{one.model}, {one.dtype}, {one.threads} threads: {one.load}"
+                for number, one in enumerate(spec.beside, 1)
+            },
             **{f"option.{name}": value for name, value in spec.options.items()},
         }
 
@@ -178,7 +184,7 @@ def settle(wanted: Wanted, path: Path, *, say: Callable[[str], object], tell: Te
         state = _kept(wanted, machine, path, say)
         launcher = _Launcher(wanted, held, open_, tell)
         while True:
-            step = plan(wanted.question, candidates, state.evidence.among(candidates), wanted.policy)
+            step = _next(wanted, candidates, state.evidence.among(candidates))
             if isinstance(step, Settled):
                 return Found(state, candidates, step, launcher.count)
             if wanted.budget_s is not None and time.monotonic() - began >= wanted.budget_s:
@@ -192,6 +198,17 @@ def settle(wanted: Wanted, path: Path, *, say: Callable[[str], object], tell: Te
             state = _latest(state, path).plus(done, resolved)
             write_state(state, path)
             say(f"launch {len(state.launches)}: {_shown(state.launches[-1], wanted.question)}")
+
+
+def _next(wanted: Wanted, candidates: Sequence[Setting], evidence: Evidence) -> Next | Settled:
+    if wanted.repeats is None:
+        return plan(wanted.question, candidates, evidence, wanted.policy)
+    for one in candidates:
+        if not evidence.fails(one) and (
+            one not in evidence.seen or evidence.seen[one].launches(wanted.question) < wanted.repeats
+        ):
+            return Next(one, "as planned")
+    return Settled("every setting was launched as often as was asked")
 
 
 def _launched(wanted: Wanted, launcher: _Launcher, step: Next) -> tuple[Launched, Mapping[str, Scalar]]:

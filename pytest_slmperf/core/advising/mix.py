@@ -55,6 +55,9 @@ class Part:
     """What it is expected to give beside the others; None where it was not measured."""
     spread: int = 1
     """Over how many devices each replica is spread (tensor parallel)."""
+    dtype: str = ""
+    setting: Setting | None = None
+    """As which it was measured alone; None where it was not."""
 
     @property
     def met(self) -> bool | None:
@@ -232,6 +235,8 @@ def _parts(placed: Sequence[_Placed], free: Sequence[float], memory_bytes: float
                 wanted=one.need.wanted,
                 expected=expected,
                 spread=one.spread,
+                dtype=(one.setting.series.dtype if one.setting else "") or one.need.dtype,
+                setting=None if one.alone is None else one.setting,
             )
         )
     return tuple(parts)
