@@ -7,14 +7,14 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.gpus import gpus_each
 from pytest_slmperf.core.memory import GIB, USABLE, kv_bytes_per_token, largest_batch, weight_bytes
-from pytest_slmperf.core.pool import POOL_OPTIONS
+from pytest_slmperf.core.pool import ELSEWHERE, POOL_OPTIONS
 from pytest_slmperf.core.shapes import SHAPES
 from pytest_slmperf.core.sweep import Case
 from pytest_slmperf.core.variant import VARIED
 from pytest_slmperf.core.workload import Replay, StaticBatch, Workload
 from pytest_slmperf.engines import registry
 
-ELSEWHERE = ("mig", "endpoints", "ray")
+UNTOLD_MEMORY = ("mig", *ELSEWHERE)
 """Kinds of a pool of which nobody knows here what memory each replica has."""
 SHARING = ("processes", "mps")
 """Kinds of which each replica has weights of its own, in one memory."""
@@ -75,7 +75,7 @@ def too_large(workload: Workload, case: Case, spec: EngineSpec, *, memory_bytes:
     if tokens > shape.context:
         return f"{tokens} tokens of prompt and output exceed the context of {shape.name}, {shape.context}"
     kind, replicas = (spec.pool.kind, spec.pool.replicas) if spec.pool else ("", 1)
-    if memory_bytes is None or not isinstance(workload, StaticBatch) or kind in ELSEWHERE:
+    if memory_bytes is None or not isinstance(workload, StaticBatch) or kind in UNTOLD_MEMORY:
         return None
     whose = "this machine has"
     budget = spec.pool.memory_bytes * gpus_each(spec.options) if spec.pool and spec.pool.memory_bytes else math.inf
