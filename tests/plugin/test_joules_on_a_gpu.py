@@ -69,15 +69,14 @@ ON_TWO = f"{IN_REAL_TIME},tensor_parallel_size=2"
 SECOND = "GPU-00000000-0000-4000-8000-000000000001"
 
 
-def test_an_engine_on_two_gpus_has_the_joules_of_both_and_a_baseline_of_its_own(project, tmp_path):
+def test_an_engine_on_two_gpus_has_the_joules_of_both_and_a_baseline_of_its_own(recorded, project, tmp_path):
     """Of boards that take unlike power: the sum, each with its facts."""
     other = "board 1", f"load {tmp_path / 'load'} {2 * IDLE_W} {2 * BUSY_W}"
-    project.on("--slmperf-no-gate", "--slmperf-report=one.json")
-    said = project.on("--slmperf-no-gate", "--slmperf-report=two.json", scenario=("boards 2", *other), engine=ON_TWO)
+    said = project.on("--slmperf-no-gate", "--slmperf-report=report.json", scenario=("boards 2", *other), engine=ON_TWO)
     assert said.endswith("exit code 0"), said
     watts = {}
-    for name in ("one", "two"):
-        report = json.loads((project.path / f"{name}.json").read_text())
+    for name, ran in (("one", recorded), ("two", project)):
+        report = json.loads((ran.path / "report.json").read_text())
         (case,) = report["sweeps"][0]["cases"]
         watts[name] = median(rounds[0] for rounds in case["samples"]["mean_power_w"]["launches"])
         boards = case["boards"]
