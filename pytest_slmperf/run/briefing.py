@@ -136,6 +136,7 @@ class Bench:
                 quantiles=sweep.quantiles,
                 slo=sweep.slo,
                 progress=self.progress.round,
+                retrying=self.progress.retrying,
                 energy=energy,
                 pace=self.pace,
                 prime=prime,

@@ -47,6 +47,8 @@ LONGEST_PAUSE_S = 2.0
 
 TellRound = Callable[[str, int, int], None]
 """Is told (case, round, rounds) before each plain round."""
+TellRetry = Callable[[str, int, int], None]
+"""Is told (reason, try, tries) before a void round is repeated: why it was, and which of how many tries comes now."""
 Attempt = Callable[[Slowness], tuple[Measured, Void | None]]
 """A round beside cores that are so slow right before it, and why it is void, if it is."""
 
@@ -73,6 +75,7 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
     quantiles: Sequence[float],
     slo: Slo | None = None,
     progress: TellRound | None = None,
+    retrying: TellRetry | None = None,
     energy: EnergyTerms | None = None,
     pace: Pace | None = None,
     prime: Callable[[EngineFacts], Sequence[Load]] = lambda _: (),
@@ -81,11 +84,11 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
     """Start the engine, measure the loads in the order given, end it, and say what it did.
 
     The engine is pinned to `cores`, and this process keeps off them; with None neither is pinned. Requests that come
-    and go one by one are good within `slo`. `progress` is told (case, round, rounds) before each plain round. With
-    `energy` each case gets a round of its own around which a meter counts joules. `pace` is what the cores' pace is
-    held to, by default of this launch alone. What `prime` answers to the engine's facts is served once, before anything
-    is measured. With `standards`, a pool whose replicas don't answer like a single instance isn't measured. Whatever
-    happens, the engine and all that it has started are dead at the end.
+    and go one by one are good within `slo`. `progress` is told of each plain round before it begins, and `retrying` of
+    each try after the first. With `energy` each case gets a round of its own around which a meter counts joules. `pace`
+    is what the cores' pace is held to, by default of this launch alone. What `prime` answers to the engine's facts is
+    served once, before anything is measured. With `standards`, a pool whose replicas don't answer like a single
+    instance isn't measured. Whatever happens, the engine and all that it has started are dead at the end.
 
     Raises EngineUnavailable, EngineFailed, EngineDied or EngineHung, and UsageError for fewer cores than threads.
     """
@@ -108,6 +111,7 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
             quantiles,
             slo,
             progress or _silent,
+            retrying or _silent,
             startup_s,
             pace or Pace(),
             energy,
@@ -137,7 +141,7 @@ def run_launch(  # noqa: PLR0913 - each of them is needed, and all but three by 
     )
 
 
-def _silent(_case: str, _round: int, _rounds: int) -> None:
+def _silent(_what: str, _number: int, _of: int) -> None:
     """Nobody asked for progress."""
 
 
@@ -151,6 +155,7 @@ class _Terms:
     quantiles: Sequence[float]
     slo: Slo | None
     progress: TellRound
+    retrying: TellRetry
     startup_s: float
     pace: Pace
     energy: EnergyTerms | None = None
@@ -370,7 +375,10 @@ class _Launch:
         matters = self._guards.matters or self._terms.energy
         void: Void | None = None
         guards = set()
-        for _ in range(self._terms.policy.void_retries + 1):
+        tries = self._terms.policy.void_retries + 1
+        for number in range(1, tries + 1):
+            if void:
+                self._terms.retrying(void.reason, number, tries)
             if void and void.guard != "short" and matters:
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

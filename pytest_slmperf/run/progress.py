@@ -45,7 +45,7 @@ class Progress:
         """What is measured now; None where an engine is only primed."""
         self._launched_at = 0.0
         self._spent = 0
-        self._engine = ""
+        self._engine = self._case = ""
         self._drawn = False
 
     def planned(self, left: Mapping[Launched, int], spent: int) -> None:
@@ -62,11 +62,20 @@ class Progress:
             self._left[self._launched] -= 1
         self._spent += 1
         self._engine = f"{spec.engine} {spec.model_name}" + (" (the other arm)" if arm == "baseline" else "")
-        self._tell(f"launch {self._spent}{self._of()}", cases[0] if cases else "starting")
+        self._case = cases[0] if cases else "starting"
+        self._tell(f"launch {self._spent}{self._of()}")
+        if not cases:  # a log would say so until the first launch that measures has lasted for QUIET_S
+            self._written = float("-inf")
 
     def round(self, case: str, number: int, rounds: int) -> None:
         """A round of a case begins."""
-        self._tell(f"launch {self._spent}{self._of()}, round {number} of {rounds}", case)
+        self._case = case
+        self._tell(f"launch {self._spent}{self._of()}, round {number} of {rounds}")
+
+    def retrying(self, reason: str, number: int, tries: int) -> None:
+        """A round of the same case was void, for this reason, and is repeated."""
+        why = f": its round was void, try {number} of {tries}: {' '.join(reason.split())}"
+        self._tell(f"launch {self._spent}{self._of()}", why)
 
     def remark(self, line: str) -> None:
         """Say one line now, whatever was said before."""
@@ -81,13 +90,14 @@ class Progress:
             self._screen.show("", replace=True)
             self._drawn = False
 
-    def _tell(self, where: str, case: str) -> None:
+    def _tell(self, where: str, said: str = "") -> None:
         now = self._clock()
         rewrites = self._screen.rewrites
         if now - self._written < (REDRAW_S if rewrites else QUIET_S):
             return
         self._written, self._drawn = now, rewrites
-        self._screen.show(f"slmperf: {self._engine}: {where}: {case}{self._left_of_time(now)}", replace=rewrites)
+        said = said or self._left_of_time(now)
+        self._screen.show(f"slmperf: {self._engine}: {where}: {self._case}{said}", replace=rewrites)
 
     def _of(self) -> str:
         expected = self._spent + self._left.total()

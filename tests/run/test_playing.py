@@ -95,6 +95,15 @@ def test_what_disturbs_a_round_voids_it_and_is_named(load, fault, guard, says):
     assert says in case.void
 
 
+def test_each_repetition_is_told_with_the_reason():
+    """The tries of a round, but for its first: they may last for minutes."""
+    told, spec = [], EngineSpec("fake", "tiny", options={"fault": "short"})
+    terms = {"arm": "candidate", "index": 0, "cores": None, "quantiles": (), "retrying": lambda *one: told.append(one)}
+    run_launch(spec, [CLOSED], replace(POLICY, void_retries=2), **terms)
+    assert [one[1:] for one in told] == [(2, 3), (3, 3)]
+    assert all("have other than the tokens asked for" in reason for reason, _, _ in told)
+
+
 def test_parts_of_several_tokens_are_noted():
     """Their gaps are of parts, and the time per token is right in spite of it."""
     whole = launch(CLOSED)

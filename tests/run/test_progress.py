@@ -85,6 +85,31 @@ def test_a_campaign_leaves_no_time_to_the_next():
     assert run.launch(TINY, 10) == "slmperf: e tiny: launch 1: starting"
 
 
+def test_a_round_that_is_repeated_says_why():
+    """However long that lasts, nobody is told that the launch starts."""
+    run = Run()
+    run.progress.planned({("candidate", "d/tiny"): 2}, 0)
+    run.launch(TINY, 20, "d/tiny/one")
+    run.progress.retrying("requests were sent\n5 ms late", 2, 5)
+    assert run.terminal.lines[-1] == (
+        "slmperf: e tiny: launch 1 of about 2: d/tiny/one: its round was void, try 2 of 5: requests were sent 5 ms late"
+    )
+
+
+def test_a_log_says_what_is_measured_right_after_the_start():
+    """It has a line at most every 15 s, and a launch that measures nothing doesn't take it from the first that does."""
+    run = Run()
+    run.terminal.rewrites = False
+    run.progress.planned({("candidate", "d/tiny"): 3}, 0)
+    for cases, seconds in (((), 2), (("d/tiny/one",), 10), (("d/tiny/one",), 10), (("d/tiny/one",), 10)):
+        run.launch(TINY, seconds, *cases)
+    assert [line.partition("launch ")[2].partition(",")[0] for line in run.terminal.lines] == [
+        "1 of about 4: starting",
+        "2 of about 4: d/tiny/one",
+        "4 of about 4: d/tiny/one",
+    ]
+
+
 def test_durations_are_coarse():
     """In the unit that fits."""
     assert [duration(seconds) for seconds in (1, 89, 90, 5399, 5400)] == ["1 s", "89 s", "2 min", "90 min", "1.5 h"]
