@@ -71,6 +71,8 @@ BALANCE = "replica_balance"
 CORE_PACE = "core_pace_ns"
 """What tells a slow machine from a slow engine."""
 
+GOODPUT = ("request_goodput", "goodput_share")
+"""What only a sweep that says which requests are good has."""
 ENERGY = ("joules_per_output_token", "joules_per_total_token", "joules_per_request", "mean_power_w")
 """What a meter counts: compared on the same boards only."""
 CLOCK = "sm_clock_mhz"

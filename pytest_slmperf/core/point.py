@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.limit import judge_against_number, stated
-from pytest_slmperf.core.metrics import BOARD, ENERGY, LATENCIES, SCALARS, Metric, metric
+from pytest_slmperf.core.metrics import BOARD, ENERGY, GOODPUT, LATENCIES, SCALARS, Metric, metric
 from pytest_slmperf.core.outcome import LARGER, CaseOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.verdict import Status, Verdict, quantity
@@ -261,6 +261,8 @@ class Point:
         unasked = status is Status.UNMEASURED and meaning.name not in self._measurement.unmeasured
         if unasked and meaning.quantile:
             way_out = f"add it to the sweep, as in percentiles=[{meaning.quantile * 100:.6g}]"
+        elif unasked and meaning.name in GOODPUT:
+            way_out = "say in the sweep which requests are good: slo=Slo(ttft_ms=…, tpot_ms=…, e2el_ms=…)"
         elif unasked and meaning.name in (*ENERGY, *BOARD):
             way_out = "ask for it: use the fixture energy_meter, or gate one of the joules"
         return Verdict(

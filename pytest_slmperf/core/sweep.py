@@ -11,7 +11,7 @@ from pytest_slmperf.core.beside import Beside, told
 from pytest_slmperf.core.binding import BINDING
 from pytest_slmperf.core.engine import model_name
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.metrics import BOARD, ENERGY, metric
+from pytest_slmperf.core.metrics import BOARD, ENERGY, GOODPUT, metric
 from pytest_slmperf.core.pool import MOST_REPLICAS
 from pytest_slmperf.core.variant import AS_IT_IS, VARIED, Setting, Variant, spelled
 from pytest_slmperf.core.workload import COUNTED, LABELS, Replay, Slo, StaticBatch, Workload
@@ -21,7 +21,6 @@ LARGEST_TOLERANCE = 0.15
 """A gate that tolerates more is no gate."""
 MOST = 100_000
 """Of a batch, of places in a loop, of requests a second: no client on one machine sends or holds more."""
-GOODPUT = ("request_goodput", "goodput_share")
 """Metrics that there are by an Slo only."""
 MISSING_METER = ("red", "skip")
 """What becomes of gated joules where nothing tells them."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from pytest_slmperf.core.latency import Answered, Latencies, answered_of, bounding, interval, latencies_of, statistics
-from pytest_slmperf.core.metrics import LATENCIES, at_quantile
+from pytest_slmperf.core.metrics import GOODPUT, LATENCIES, at_quantile
 from pytest_slmperf.core.replica_metrics import of_traffic
 from pytest_slmperf.core.traffic import COUNTERS, RUNNING, WAITING, Arrivals, Exchange, Traffic
 from pytest_slmperf.core.traffic_concurrency import under_way
@@ -23,7 +23,6 @@ LOOKS = 3
 """At an engine's own numbers, at least, that make a mean."""
 PER_REQUEST = ("ttft_ms", "tpot_ms", "e2el_ms")
 """Latencies with one value a request: gaps of one request are no independent values."""
-GOODPUT = ("request_goodput", "goodput_share")
 UNSTEADY = (*GOODPUT, "mean_concurrency", "peak_concurrency", "mean_running_batch", "mean_queue")
 """What depends on how long one looks where requests pile up, beside all latencies."""
 
@@ -44,7 +43,7 @@ class TrafficMetrics:
 def traffic_metrics(
     traffic: Traffic, window: Window, arrivals: Arrivals, *, slo: Slo | None = None, quantiles: Sequence[float] = ()
 ) -> TrafficMetrics:
-    """The metrics of the requests of a window, and reasons for those that can't be had.
+    """The metrics of the requests of a window, and reasons for those that can't be had; goodput only of an `slo`.
 
     The offered rate is that of the requests that arrived in the window, so `achieved_rate_share` may be a little above
     1 where some ended that had arrived before it.
@@ -116,8 +115,8 @@ def _rate(exchanges: Sequence[Exchange], window: Window, arrivals: Arrivals) -> 
 
 
 def _goodput(sent: Sequence[Exchange], window: Window, slo: Slo | None) -> _Found:
-    if slo is None:
-        return {}, dict.fromkeys(GOODPUT, "the sweep states no limits: slo=Slo(ttft_ms=…, tpot_ms=…, e2el_ms=…)")
+    if slo is None:  # nobody asked which of them are good
+        return {}, {}
     if not sent:
         return {}, dict.fromkeys(GOODPUT, "no request was sent within the window")
     good = sum(_meets(one, slo) for one in answered_of(sent))

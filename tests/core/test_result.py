@@ -585,6 +585,12 @@ def test_joules_that_nobody_asked_for_say_how_to_ask():
         bool(result()[16].mean_power_w <= 300)
 
 
+def test_goodput_that_nobody_asked_for_says_how_to_ask():
+    """A sweep without limits has none, and says nothing of it until a test does."""
+    with pytest.raises(AssertionError, match=r"say in the sweep which requests are good: slo=Slo\("):
+        bool(result()[16].goodput_share >= 0.9)
+
+
 def test_a_loop_over_points_of_which_none_was_measured_skips_its_test():
     """It would assert nothing; of a model among several, the points of the others are left."""
     names = [f"decode/m/batch={size}" for size in SIZES]
