@@ -1,7 +1,10 @@
 """Which cases are left out because they surely don't fit a machine."""
 
+from dataclasses import replace
+
 import pytest
 
+from pytest_slmperf.core.beside import Beside
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.memory import GIB, largest_batch
 from pytest_slmperf.core.pool import Pool
@@ -110,6 +113,11 @@ def test_more_threads_than_cores_are_skipped_where_the_sweep_varies_them():
     assert why(EngineSpec("e", "m", threads=3), dtype="int8") is None
     assert why(spec, replicas=1) is None
     assert why(spec, cores=None, replicas=64) is None
+    other = Beside("opt-1.3b", batch_size=4)
+    need = "1 thread and opt-1.3b@4 beside it need 2 cores, and this machine gives 1"
+    assert why(EngineSpec("e", "m"), cores=1, beside=other) == need
+    assert why(EngineSpec("e", "m"), cores=1, beside=None) is None
+    assert why(EngineSpec("e", "m"), cores=1, beside=replace(other, cores="shared")) is None
     assert why(EngineSpec("e", "m", pool=Pool(9, "endpoints", addresses=("a",) * 9)), replicas=9) is None
 
 
