@@ -20,6 +20,7 @@ from pytest_slmperf.core.memory import GIB, USABLE, Tenant, lacking_bytes
 from pytest_slmperf.core.metrics import BOARD, ENERGY
 from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.core.shapes import SHAPES
+from pytest_slmperf.core.verdict import quantity
 from pytest_slmperf.run.advice_state import Launched, State, read_state, write_state
 from pytest_slmperf.run.briefing import LEAST_OBSERVED
 from pytest_slmperf.run.campaign import VOID_PAUSE_S
@@ -374,4 +375,4 @@ def _without_dtype(
 def _shown(one: Launched, question: Question) -> str:
     if one.failed:
         return f"could not be run: {one.failed.splitlines()[0]}"
-    return ", ".join(f"{meaning.name} {one.values[meaning.name]:.5g} {meaning.unit}" for meaning in question.metrics)
+    return ", ".join(f"{it.name} {quantity(one.values[it.name])} {it.unit}" for it in question.metrics)
