@@ -1,4 +1,4 @@
-"""What a token costs in joules: against the batch, the model's size and the throughput (arXiv 2404.03353).
+"""What a token costs in joules, and uses of a GPU: by batch, size of the model and throughput (arXiv 2404.03353).
 
 All of it is about joules, so where nothing tells them it is skipped before anything is measured; on a GPU it is red.
 """
@@ -42,6 +42,15 @@ def test_a_token_costs_less_in_a_larger_batch(energy):
         knee = energy.of(model).knee_by("share_of_maximum", share=0.8).value.batch
         for smaller, larger in pairwise(point for point in points if knee is None or point.batch_size <= knee):
             assert joules(larger) <= (1 + LEVEL) * joules(smaller), f"{larger.case} against {smaller.case}"
+
+
+def test_a_larger_batch_uses_more_of_the_gpu(energy):
+    """A kernel runs for no less of the time in the largest batch than in the smallest."""
+    for model in energy.models:
+        smallest, *_, largest = sorted(energy.of(model), key=lambda point: point.batch_size)
+        if largest.key["device"] == "cpu":
+            pytest.skip("a GPU's driver tells it")
+        assert largest.gpu_utilisation.median >= (1 - LEVEL) * smallest.gpu_utilisation.median, f"{largest.case}"
 
 
 def test_a_larger_model_draws_more_power(energy):
