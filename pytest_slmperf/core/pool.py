@@ -58,6 +58,10 @@ class Pool:
         for name, budget in (("memory_bytes", self.memory_bytes), ("power_limit_w", self.power_limit_w)):
             if budget is not None and not 0 < budget < math.inf:
                 raise UsageError(f"{name}={budget!r} of a replica pool; it takes a positive number")
+        if self.addresses and self.kind not in ELSEWHERE:
+            raise UsageError(f"addresses of a pool of the kind {self.kind}: only {' and '.join(ELSEWHERE)} take them")
+        if self.resource and self.kind != "ray":
+            raise UsageError(f"ray_resource={self.resource!r} of a pool of the kind {self.kind}: only ray takes it")
         slow = self.slowed_replica
         if slow is not None and (type(slow) is not int or not 1 <= slow <= self.replicas):
             of = f"of the {self.replicas} replicas" if self.replicas > 1 else "of several replicas, as in replicas=2"

@@ -70,9 +70,10 @@ def _changed(pool: Pool, fields: Mapping[str, Any]) -> Pool:
     kind, replicas = fields.get("kind", pool.kind), fields.get("replicas", pool.replicas)
     if kind == "endpoints" and replicas > len(pool.addresses):
         raise UsageError(f"replicas={replicas} of a pool that has {len(pool.addresses)} addresses: name as many")
-    addresses = pool.addresses[:replicas] if kind == "endpoints" else pool.addresses
+    addresses = pool.addresses[:replicas] if kind == "endpoints" else pool.addresses if kind == "ray" else ()
+    resource = pool.resource if kind == "ray" else ""
     slowed = pool.slowed_replica if pool.slowed_replica and pool.slowed_replica <= replicas else None
-    return replace(pool, **{"addresses": addresses, "slowed_replica": slowed, **fields})
+    return replace(pool, **{"addresses": addresses, "resource": resource, "slowed_replica": slowed, **fields})
 
 
 def spelled(value: Setting) -> str:

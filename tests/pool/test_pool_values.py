@@ -119,6 +119,8 @@ def test_a_pool_is_made_of_an_engine_or_of_what_makes_engines():
         (EngineSpec("fake", "tiny"), {"replicas": 2, "kind": "pods"}, "kind='pods' of a replica pool; known are"),
         (EngineSpec("fake", "tiny"), {"replicas": 2, "spread": "random"}, "spread='random' of a replica pool"),
         (EngineSpec("fake", "tiny"), {"replicas": 2, "cores": 4}, "replica_pool has no cores"),
+        (EngineSpec("fake", "tiny"), {"replicas": 1, "addresses": ["http://a"]}, "kind processes: only endpoints and"),
+        (EngineSpec("fake", "tiny"), {"replicas": 1, "kind": "mps", "resource": "L4"}, "kind mps: only ray takes it"),
     ],
 )
 def test_what_is_no_pool_is_refused(engine, options, words):
