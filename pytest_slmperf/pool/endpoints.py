@@ -55,7 +55,8 @@ def endpoints(spec: EngineSpec, pool: Streaming) -> tuple[Endpoint, ...]:
             f"{replicas} endpoints take the address of each, and there are {len(addresses)}: "
             'addresses=["http://HOST:PORT/v1", …]; a gateway in front of them is a single server, url=… of the engine'
         )
-    twice = next((one for place, one in enumerate(addresses) if one in addresses[:place]), None)
+    alike = [address.rstrip("/") for address in addresses]
+    twice = next((one for place, one in enumerate(alike) if one in alike[:place]), None)
     if twice is not None:
         raise UsageError(f"{twice} is given twice: a server by itself is one replica")
     return tuple(Endpoint(spec, number, pool) for number in range(1, replicas + 1))

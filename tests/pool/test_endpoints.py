@@ -174,6 +174,7 @@ def test_addresses_that_make_no_pool(pair):
     for spec, said in (
         (EngineSpec("openai", "tiny", pool=Pool(3, "endpoints", addresses=(quick, slow))), "there are 2"),
         (EngineSpec("openai", "tiny", pool=Pool(2, "endpoints", addresses=(quick, quick))), "given twice"),
+        (EngineSpec("openai", "tiny", pool=Pool(2, "endpoints", addresses=(quick, f"{quick}/"))), "given twice"),
         (EngineSpec("fake", "tiny", pool=of), "this is fake"),
         (EngineSpec("openai", "tiny", options={"url": quick}, pool=of), "url is of a single server"),
     ):
