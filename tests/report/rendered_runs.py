@@ -13,7 +13,7 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import LATENCIES, SCALARS, metric
 from pytest_slmperf.core.outcome import CaseOutcome, FreshSamples, RunOutcome, SweepOutcome
-from pytest_slmperf.core.pool import KINDS, Pool
+from pytest_slmperf.core.pool import ELSEWHERE, KINDS, Pool
 from pytest_slmperf.core.roofline import Reading, Roof
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
 from pytest_slmperf.core.verdict import Effect, Status, Verdict
@@ -227,7 +227,9 @@ SPECS = st.builds(
     st.dictionaries(TEXT, TEXT | st.booleans() | st.integers(0, 9) | FINITE, max_size=2),
     st.none() | TEXT,
     st.just(0.0) | st.floats(0.01, 0.5),
-    st.none() | st.builds(Pool, st.integers(1, 64), st.sampled_from(KINDS), addresses=st.lists(TEXT).map(tuple)),
+    st.none()
+    | st.builds(Pool, st.integers(1, 64), st.sampled_from(KINDS))
+    | st.builds(Pool, st.integers(1, 64), st.sampled_from(ELSEWHERE), addresses=st.lists(TEXT).map(tuple)),
     st.lists(st.builds(Beside, st.just("opt-1.3b"), batch_size=st.integers(1, 64)), max_size=2).map(tuple),
 )
 TEXTS = st.lists(TEXT, max_size=2).map(tuple)
