@@ -239,6 +239,31 @@ class Series(Part):
 
         return Claim(highest, "highest_rate", unchanged_from)
 
+    def best_replicas_by(
+        self, name: str = THROUGHPUT, *, within: float = 0.0, at: float | None = None
+    ) -> Claim[BestReplicas]:
+        """Raises SuiteError: a best replica count is of several variants; NotJudged where this is all of a sweep that
+        varies them, as a machine's settings have it.
+        """
+        self._refuse_alone("replicas", "best replica count")
+        return super().best_replicas_by(name, within=within, at=at)
+
+    def slowdown(
+        self, beside: Setting, *, at: float | None = None, name: str = THROUGHPUT, tolerance: float = MORE_SLOWDOWN
+    ) -> SlowdownClaim:
+        """As `best_replicas_by`."""
+        self._refuse_alone("beside", "slowdown")
+        return super().slowdown(beside, at=at, name=name, tolerance=tolerance)
+
+    def _refuse_alone(self, setting: str, what: str) -> None:
+        """Skip a claim of several variants where the sweep, as it is measured here, has no other than this."""
+        outcome, mine = self._of.outcome, self.settings
+        sweep_and_model = self._name.split("/")[:2]
+        series = {series_of(name) for name in (*outcome.cases, *outcome.skipped)}
+        there = {settings_of(one).get(setting) for one in series if one.split("/")[:2] == sweep_and_model}
+        if setting in mine and there == {mine[setting]}:
+            raise NotJudged(f"{self._name}: a {what} is of several, and this machine's settings sweep this one alone")
+
     def _lacking_shares(self, now: Curves, stored: Curves) -> Verdict | None:
         """Why shares of requests in time can't be compared; None where both sides tell them."""
         found = None

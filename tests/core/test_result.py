@@ -605,13 +605,13 @@ def test_a_loop_over_points_of_which_none_was_measured_skips_its_test():
     assert [point.model for point in Result(one)] == ["n"] * len(SIZES)
 
 
-def varied(*, factor=None, fresh=None, dtypes=("float32",), **rest):
+def varied(*, factor=None, fresh=None, dtypes=("float32",), counts=(1, 2), **rest):
     """A sweep of one and two replicas, by type; `factor` is the share of the stored throughput of two."""
     asked = []
 
     def outcome(factor, launches=20):
         cases, specs = {}, []
-        for replicas, dtype in [(replicas, dtype) for replicas in (1, 2) for dtype in dtypes]:
+        for replicas, dtype in [(replicas, dtype) for replicas in counts for dtype in dtypes]:
             own = {"replicas": replicas, **({"dtype": dtype} if len(dtypes) > 1 else {})}
             specs.append(EngineSpec("fake", "m", dtype))
             for size, level in SIZES.items():
@@ -704,6 +704,9 @@ def test_a_best_replica_count_is_of_variants_that_differ_in_nothing_else():
     for lone in (product.of(dtype="int8", replicas=1), result()):
         with pytest.raises(SuiteError, match=r"sweep replicas=\[1, 2\]"):
             _ = lone.best_replicas
+    cut, _ = varied(counts=(1,))
+    with pytest.raises(NotJudged, match="decode/m/replicas=1: a best replica count is of several"):
+        _ = cut.best_replicas
     with pytest.raises(SuiteError, match="has its own knee"):
         _ = product.baseline.knee
     with pytest.raises(SuiteError, match="has its own highest rate"):
