@@ -94,6 +94,7 @@ class FakeOptions(TypedDict, total=False):
     rounding: float
     max_running: int
     fault_every: int
+    beside_cost: float
 
 
 def fake(model: str = "fake", *, dtype: str = "float32", **options: Unpack[FakeOptions]) -> EngineSpec:

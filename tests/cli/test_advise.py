@@ -251,7 +251,7 @@ def test_a_spent_budget_leaves_it_unsettled(advise):
 
 def test_an_interruption_loses_no_launch(tmp_path):
     """Ctrl-C exits with 2, names the file, and the same command goes on from it."""
-    words = ["advise", "--engine=fake:batch_sleep_s=0.01,seed=1", *ONE]
+    words = ["advise", "--engine=fake:start_sleep_s=1,seed=1", *ONE]
     started = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *words], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -230,12 +230,12 @@ def test_what_a_gpu_has_left_is_for_the_kv_cache(tmp_path):
     """In whole GiB, so that it is the same in each launch; what can't be known is asked for."""
     board = Board("0", "GPU-1", 80 * GIB)
     assert follows(words_of(tmp_path, [board]), CACHE) == str(68 * GIB)
-    assert _cache_bytes(SHAPES["opt-13b"], "float16", [board]) == 45 * GIB
-    assert _cache_bytes(SHAPES["opt-13b"], "float32", [board]) == 21 * GIB
+    assert _cache_bytes(SHAPES["opt-13b"], "float16", board.memory_bytes, 1) == 45 * GIB
+    assert _cache_bytes(SHAPES["opt-13b"], "float32", board.memory_bytes, 1) == 21 * GIB
     with pytest.raises(EngineUnavailable, match="leaves no GiB of 24 GiB"):
-        _cache_bytes(SHAPES["opt-13b"], "auto", [Board("0", "GPU-1", 24 * GIB)])
+        _cache_bytes(SHAPES["opt-13b"], "auto", 24 * GIB, 1)
     with pytest.raises(EngineUnavailable, match="kv_cache_memory_bytes=16G"):
-        _cache_bytes(None, "auto", [board])
+        _cache_bytes(None, "auto", board.memory_bytes, 1)
 
 
 @pytest.fixture

@@ -99,7 +99,9 @@ class Project:
     def apart(self, *args: str, keep: tuple[str, ...] = (), engine: str = ENGINE) -> str:
         """What it says in a process of its own; the last line is its exit code."""
         command = self.command(*args, keep=keep, engine=engine)
-        done = subprocess.run(command, cwd=self.path, capture_output=True, text=True, timeout=120, check=False)
+        # Under tox, pytest's cache would be tox's; pytester takes the variable away, too.
+        env = {name: value for name, value in os.environ.items() if name != "TOX_ENV_DIR"}
+        done = subprocess.run(command, cwd=self.path, capture_output=True, text=True, timeout=120, check=False, env=env)
         return f"{done.stdout}{done.stderr}\nexit code {done.returncode}"
 
     def start(

@@ -204,7 +204,8 @@ def test_another_environment_is_measured_beside_this_one(fresh):
 def test_a_log_gets_sparse_lines(project):
     """Where nobody looks, a line tells now and then where a run is."""
     lines = [line for line in project.gate().outlines if line.startswith("slmperf: fake")]
-    assert lines == ["slmperf: fake opt-125m: launch 1: starting"]
+    assert lines[0] == "slmperf: fake opt-125m: launch 1: starting"
+    assert len(lines) <= 2
 
 
 def test_a_terminal_gets_one_line_that_is_rewritten(project):
