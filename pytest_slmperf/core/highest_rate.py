@@ -12,9 +12,8 @@ from statistics import median
 
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.gate import LIKELY, SURE, Look, margin_of, status_of
-from pytest_slmperf.core.resampling import COVERAGE, ONE_DAY_SD
+from pytest_slmperf.core.resampling import COVERAGE, ONE_DAY_SD, wider
 from pytest_slmperf.core.sample import NOT_IN_BOTH_ARMS, Measurement
-from pytest_slmperf.core.spending import quantile
 from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
 from pytest_slmperf.core.verdict import Status, Verdict, percent
 
@@ -241,15 +240,14 @@ def _bounds(ordered: Sequence[float], level: float) -> tuple[float, float]:
 def _widened(bounds: tuple[float, float], estimate: float, level: float, launches: int) -> tuple[float, float]:
     """The bounds as far from the estimate as few launches ask for: what they are resampled to spreads too little.
 
-    By the ratio of Student's quantile to the normal one, in the first term of its expansion (Abramowitz and Stegun,
-    26.7.5), and by that of the spread of n launches to that of n - 1. Of one launch nothing is bounded.
+    Of one launch nothing is bounded.
     """
     if launches < 2:
         return -math.inf, math.inf
-    wider = (1 + (quantile(level) ** 2 + 1) / (4 * (launches - 1))) * math.sqrt(launches / (launches - 1))
+    factor = wider(launches, level)
     if math.isinf(estimate):  # one of the sides has no rate: the distance from that is no number
         return bounds
-    low, high = (estimate + wider * (bound - estimate) for bound in bounds)
+    low, high = (estimate + factor * (bound - estimate) for bound in bounds)
     return low, high
 
 

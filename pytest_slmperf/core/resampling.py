@@ -7,11 +7,12 @@ is decided by it (a knee, a replica count) is told with the share of the draws t
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, median
+from statistics import median
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pytest_slmperf.core.gate import DAY_SD
 from pytest_slmperf.core.sample import Sample
+from pytest_slmperf.core.spending import quantile
 from pytest_slmperf.core.verdict import change
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ P = TypeVar("P", bound=float)
 """A place: a batch size, a rate, a replica count."""
 
 _TAIL = (1 - COVERAGE) / 2
-_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +88,17 @@ def estimate(value: float, draws: "Draws", *, launches: int) -> Estimate:
         return Estimate(value, None)
     import numpy as np  # noqa: PLC0415 - as above
 
-    low, high = value * (np.quantile(draws, [_TAIL, 1 - _TAIL]) / value) ** _wider(launches, _TAIL)
+    low, high = value * (np.quantile(draws, [_TAIL, 1 - _TAIL]) / value) ** wider(launches, _TAIL)
     return Estimate(value, (float(low), float(high)))
 
 
-def _wider(launches: int, level: float) -> float:
+def wider(launches: int, level: float) -> float:
     """How much wider a bound is than one of resampled medians, which lie too close together where launches are few.
 
     The spread of n launches to that of n - 1, and Student's quantile to the normal one in the first term of its
-    expansion (Abramowitz and Stegun, 26.7.5).
+    expansion (Abramowitz and Stegun, 26.7.5). Two launches are the fewest.
     """
-    quantile = _NORMAL.inv_cdf(1 - level)
-    return (1 + (quantile**2 + 1) / (4 * (launches - 1))) * math.sqrt(launches / (launches - 1))
+    return (1 + (quantile(level) ** 2 + 1) / (4 * (launches - 1))) * math.sqrt(launches / (launches - 1))
 
 
 def shift_bounds(draws: Iterable[float], by: float, level: float, *, launches: int) -> tuple[float, float]:
@@ -109,8 +108,8 @@ def shift_bounds(draws: Iterable[float], by: float, level: float, *, launches: i
     if launches < FEWEST_LAUNCHES:
         return -math.inf, math.inf
     ordered = sorted(draws)
-    spare, wider = math.floor(level * len(ordered)), _wider(launches, level)
-    return by + wider * (ordered[spare] - by), by + wider * (ordered[-1 - spare] - by)
+    spare, factor = math.floor(level * len(ordered)), wider(launches, level)
+    return by + factor * (ordered[spare] - by), by + factor * (ordered[-1 - spare] - by)
 
 
 def covering(found: Sequence[P], draws: int) -> tuple[P, P] | None:
@@ -135,7 +134,7 @@ def undecided(draws: "Draws", values: Sequence[float], *, launches: int, margin:
         return tuple(range(len(values)))
     best = max(range(len(values)), key=values.__getitem__)
     level = (1 - COVERAGE) / max(1, len(values) - 1)
-    away = _NORMAL.inv_cdf(1 - level) * _wider(launches, level)
+    away = quantile(level) * wider(launches, level)
     spreads = (draws - draws[:, [best]]).std(axis=0)
     lower = [values[best] - value - margin for value in values]
     return tuple(place for place in range(len(values)) if place == best or lower[place] < away * spreads[place])

@@ -13,8 +13,6 @@ import jsonschema_rs
 import nvml_standin
 import pytest
 
-from pytest_slmperf.cli import main
-
 PROGRAM = "import sys; from pytest_slmperf.cli import main; sys.exit(main(sys.argv[1:]))"
 PAGE = Path(__file__).parents[2] / "docs" / "advise.md"
 FAKE = "--engine=fake:launch_noise=0.003,seed=1"
@@ -36,20 +34,10 @@ def schema(name):
 
 
 @pytest.fixture
-def advise(tmp_path, monkeypatch, capsys):
-    """Runs the verb in an empty project beside a table. Returns the exit code, and what was printed where."""
-    monkeypatch.chdir(tmp_path)
+def advise(advise_here):
+    """The verb, beside a table."""
     Path("table.csv").write_text(TABLE)
-
-    def run(*words):
-        try:
-            code = main(["advise", *map(str, words)])
-        except SystemExit as ended:
-            code = ended.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
+    return advise_here
 
 
 # -- results

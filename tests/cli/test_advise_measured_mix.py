@@ -7,8 +7,6 @@ from pathlib import Path
 import jsonschema_rs
 import pytest
 
-from pytest_slmperf.cli import main
-
 FAKE = "--engine=fake:launch_noise=0.003,seed=1,beside_cost=0.5"
 MIX = ("--model=opt-125m", "--model=opt-1.3b", "--memory=80", "--measure")
 TABLE = """\
@@ -19,20 +17,10 @@ opt-1.3b,H100,{threads},{batch},7000
 
 
 @pytest.fixture
-def advise(tmp_path, monkeypatch, capsys):
-    """Runs the verb in an empty project. Returns the exit code, and what was printed where."""
-    monkeypatch.chdir(tmp_path)
+def advise(advise_here):
+    """The verb, beside a table."""
     Path("table.csv").write_text(TABLE.format(threads=1, batch=16))
-
-    def run(*words):
-        try:
-            code = main(["advise", *map(str, words)])
-        except SystemExit as ended:
-            code = ended.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
+    return advise_here
 
 
 def test_a_planned_mix_is_measured_and_goes_on_from_what_is_kept(advise):
