@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
+from pytest_slmperf.engines.ending import how_it_ended
 
 ASK_EVERY_S = 0.05
 """Its start is timed, so this is how exactly that is known."""
@@ -135,11 +136,7 @@ class Server:
     def ended(self) -> str | None:
         """How it ended: `exit code 1`, `signal SIGKILL`; None while it runs."""
         code = self._process.poll() if self._process else None
-        if code is None or code >= 0:
-            return code if code is None else f"exit code {code}"
-        with suppress(ValueError):
-            return f"signal {signal.Signals(-code).name}"
-        return f"signal {-code}"
+        return None if code is None else how_it_ended(code)
 
     def log(self) -> str:
         """The last part of what this server printed, without the secret."""

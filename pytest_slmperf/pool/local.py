@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import pickle
 import select
-import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from pytest_slmperf.core.beside import Beside
 from pytest_slmperf.core.engine import Answer, Answering, Engine, EngineFacts, EngineSpec, Request, Served, Stamp
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineUnavailable, UsageError
 from pytest_slmperf.core.launch import REPLICA_VARIABLE
+from pytest_slmperf.engines.ending import how_it_ended
 from pytest_slmperf.engines.registry import create, lives_elsewhere
 from pytest_slmperf.engines.streaming import Streaming
 from pytest_slmperf.pool.devices import Placement
@@ -202,12 +202,7 @@ class Child:
         assert self._process is not None  # noqa: S101 - it was started
         self._process.join(STOP_LIMIT_S)
         code = self._process.exitcode
-        if code is None:
-            return "it closed its end of the pipe and runs on"
-        if code >= 0:
-            return f"exit code {code}"
-        killed = "; often that is the kernel's out-of-memory killer (see dmesg)" if code == -signal.SIGKILL else ""
-        return f"{signal.Signals(-code).name}{killed}"
+        return "it closed its end of the pipe and runs on" if code is None else how_it_ended(code)
 
 
 # What goes through the pipe: (what is asked, the batch or None for the last one, whether it is observed), an empty

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +18,7 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineHung, EngineUnavailable, LaunchError
 from pytest_slmperf.core.launch import LAUNCH_VARIABLE
 from pytest_slmperf.core.protocol import BadMessage, Failed, Hello, Message, OtherVersion, Stop, decode, encode
+from pytest_slmperf.engines.ending import how_it_ended
 from pytest_slmperf.worker.bootstrap import ids
 
 BOOTSTRAP = Path(worker.__file__).with_name("bootstrap.py")
@@ -39,12 +39,6 @@ LONGEST_LINE = 1 << 28
 WATCH_OUTPUT_EVERY_S = 1.0
 
 M = TypeVar("M", bound=Message)
-
-_SIGNALS = {member.value: member.name for member in signal.Signals}
-_SIGNAL_HINTS: Mapping[int, str] = {
-    signal.SIGKILL: "; often that is the kernel's out-of-memory killer (see dmesg): try a smaller batch",
-    signal.SIGILL: "; the engine was built for another CPU",
-}
 
 
 class EngineProcess:
@@ -332,7 +326,4 @@ def _kill_with(variable: bytes, entry: str) -> bool:
 def _how_it_ended(status: os.waitid_result | None) -> str:
     if status is None:
         return "it closed its end of the pipe and runs on"
-    if status.si_code == os.CLD_EXITED:
-        return f"exit code {status.si_status}"
-    number = status.si_status
-    return f"signal {_SIGNALS.get(number, number)}{_SIGNAL_HINTS.get(number, '')}"
+    return how_it_ended(status.si_status if status.si_code == os.CLD_EXITED else -status.si_status)

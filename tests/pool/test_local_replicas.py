@@ -121,7 +121,7 @@ def test_a_replica_that_fails_to_start_is_named_and_the_others_are_ended(spec):
 def test_a_replica_that_is_killed_is_named(spec):
     """With how it ended, and which round it was."""
     with pytest.raises(
-        EngineFailed, match=r"while serving decode/tiny/batch=5.*: replica 2 of 2 \(core \d+\) died: SIGKILL"
+        EngineFailed, match=r"while serving decode/tiny/batch=5.*: replica 2 of 2 \(core \d+\) died: signal SIGKILL"
     ):
         launch(with_options(spec, dies=2), choose_cores(1, 2))
 
@@ -140,7 +140,7 @@ def test_a_replica_that_is_killed_within_a_round_voids_it_and_is_named(spec):
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        with pytest.raises(EngineFailed, match=r"replica 1 of 2 \(core \d+\) died: SIGKILL"):
+        with pytest.raises(EngineFailed, match=r"replica 1 of 2 \(core \d+\) died: signal SIGKILL"):
             run_launch(
                 spec,
                 [LOAD],

@@ -105,7 +105,7 @@ def test_on_the_same_cores(spec):
 @pytest.mark.parametrize(
     ("model", "error", "said"),
     [
-        ("dies", EngineFailed, r"dies@2 \(core \d+, beside tiny\) died: SIGKILL"),
+        ("dies", EngineFailed, r"dies@2 \(core \d+, beside tiny\) died: signal SIGKILL"),
         ("absent", EngineUnavailable, r"absent@2 \(core \d+, beside tiny\): it was told to"),
         ("short", EngineFailed, r"short@2 \(core \d+, beside tiny\): wrong answer: generated 7 tokens"),
     ],
