@@ -15,9 +15,8 @@ from pytest_slmperf.core.errors import BaselineError, SlmperfError, UsageError
 from pytest_slmperf.core.outcome import RunOutcome
 from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.core.result import Result
-from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.engines import registry
-from pytest_slmperf.run import briefing, fingerprint, plan
+from pytest_slmperf.run import briefing, fingerprint
 from pytest_slmperf.run.accept import Terms
 from pytest_slmperf.run.brief import Configuration
 from pytest_slmperf.run.campaign import Campaign
@@ -25,13 +24,15 @@ from pytest_slmperf.run.coverage import Coverage, MeasuredSweep
 from pytest_slmperf.run.devices import Device, HeldDevices, device_of, machine_of
 from pytest_slmperf.run.joules import Joules
 from pytest_slmperf.run.lanes import lanes_of, leased
-from pytest_slmperf.run.options import PYTHON, Options, pool_of
+from pytest_slmperf.run.options import Options, pool_of
+from pytest_slmperf.run.planning import Planning
 from pytest_slmperf.run.roofs import Roofs
 from pytest_slmperf.run.specs import Engines
 from pytest_slmperf.run.stored import StoredCases
+from pytest_slmperf.run.sweeps import SweepsHere
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
     from pytest_slmperf.core.claim import Fresh
@@ -80,8 +81,6 @@ class Measuring:
         """When the budget began to be spent: with the first launch, and later by what devices were waited for since."""
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._complete = True
-        against = options.against
-        self._other_python = against.value if against and against.field == PYTHON else None
         self.default_engine = options.engine or settings.engine or registry.best()
         of_engine = options.engine_options if options.engine else settings.engine_options
         _check_engine(self.default_engine, "" if options.engine else "pyproject.toml [tool.slmperf]: engine: ")
@@ -119,10 +118,12 @@ class Measuring:
         self._stored = StoredCases(
             self.baselines,
             self._machine,
-            None if self._other_python else self.options.against,
+            None if self.options.other_python else self.options.against,
             record=self.options.record,
         )
         self._bench = briefing.Bench(self._machine, self._stored.find, self._progress, device, self._devices)
+        self._sweeps = SweepsHere(self.options, self.settings, self._machine, self._joules, self._stored)
+        self._planning = Planning(self.options, self.settings, self._engines, self._sweeps, self._bench)
 
     def _lease(self) -> None:
         """Take a lane, where several workers share them out: before the first measurement."""
@@ -209,14 +210,8 @@ class Measuring:
             self.coverage.remember(key, replace(measured, outcome=outcome))
 
     def resolved(self, sweep: Sweep) -> Sweep:
-        """The sweep as this machine's settings and the tier change it."""
-        here = self._on_this_machine(sweep)
-        if self.options.tier == "quick":
-            here = here.ends
-        return here
-
-    def _on_this_machine(self, sweep: Sweep) -> Sweep:
-        return sweep.on(self.settings.sweep_on(sweep.name, self._machine))
+        """See SweepsHere.resolved."""
+        return self._sweeps.resolved(sweep)
 
     @property
     def energy_meter(self) -> EnergyMeter:
@@ -256,7 +251,7 @@ class Measuring:
         self.coverage.refuse_same_names(sweep, cases)
         side_by_side = bool(configurations)
         configurations = configurations or briefing.configurations(
-            here, specs, lambda case: self.coverage.wants(sweep, case), other_python=self._other_python
+            here, specs, lambda case: self.coverage.wants(sweep, case), other_python=self.options.other_python
         )
         launched = tuple(spec for one in configurations if self._fits(here, one) for _, spec in one.arms)
         self._bench.refuse_others(launched, self.default_engine, side_by_side=side_by_side)
@@ -267,9 +262,9 @@ class Measuring:
         beside = tuple(one.baseline for one in configurations if one.baseline)
         brief = briefing.brief(here, configurations, self.options, self.settings, budget_s=self._budget_left())
         metered = self.coverage.counts_joules(sweep, here)
-        unmetered = self._unmetered(here, specs) if metered else {}
+        unmetered = self._sweeps.unmetered(here, specs) if metered else {}
         meter = self._joules.metering if metered else None
-        with_joules = metered and self._timed_with_joules(here, specs, unmetered)
+        with_joules = metered and self._sweeps.timed_with_joules(here, specs, unmetered)
         around = replace(self._bench.surroundings(here, meter, with_joules=with_joules), unmetered=unmetered)
         if metered and self.options.mode == "accept":
             self._joules.check_recordable(here, unmetered)
@@ -287,7 +282,7 @@ class Measuring:
         finally:
             self._progress.done()
             outcome = running.outcome()
-            left_out = self._left_out(sweep, here, specs)
+            left_out = self._sweeps.left_out(sweep, here, specs)
             ungated = tuple(name for name in sweep.tolerances if name not in here.tolerances)
             outcome = replace(
                 outcome,
@@ -304,31 +299,9 @@ class Measuring:
         """Whether joules of any sweep are counted that a test of this run looks at."""
         for sweep in self.coverage.selected:
             with suppress(UsageError):  # the test that measures it is red for the same
-                if self.coverage.counts_joules(sweep, self._on_this_machine(sweep)):
+                if self.coverage.counts_joules(sweep, self._sweeps.of_every_tier(sweep)):
                     return True
         return False
-
-    def _unmetered(self, here: Sweep, specs: Iterable[EngineSpec]) -> Mapping[str, str]:
-        """See Joules.unmetered. Where nobody set that it skips, what the baseline gates is red without its meter."""
-        unmetered = self._joules.unmetered(here)
-        if not unmetered or self._other_python or self.options.mode == "report" or self.settings.says_of_meter(here):
-            return unmetered
-        held = self._gated_by_baseline(here, specs)
-        return {name: reason for name, reason in unmetered.items() if name not in held}
-
-    def _gated_by_baseline(self, here: Sweep, specs: Iterable[EngineSpec]) -> set[str]:
-        """What the baseline gates."""
-        return {name for spec in specs for name in self._stored.gated(spec.engine, here.name)}
-
-    def _timed_with_joules(self, here: Sweep, specs: Iterable[EngineSpec], unmetered: Mapping[str, str]) -> bool:
-        """Whether the throughput of static batches is read from the stretch in which joules are counted: where some
-        are gated and not skipped, or where the baseline's was.
-        """
-        if not isinstance(here.workload, StaticBatch):
-            return False
-        gated = set(here.metered)
-        of_baseline = set() if self.options.mode == "accept" else self._gated_by_baseline(here, specs)
-        return bool(gated - unmetered.keys() or gated & of_baseline)
 
     def _budget_left(self) -> float | None:
         budget = self.options.budget_s
@@ -367,54 +340,13 @@ class Measuring:
         if self._spends_from is not None:
             self._spends_from += time.monotonic() - waits_from
 
-    def _left_out(self, sweep: Sweep, here: Sweep, specs: Iterable[EngineSpec]) -> dict[str, str]:
-        """Cases that only the tier doesn't measure: what is stored of them is not stale."""
-        if self.options.tier != "quick":
-            return {}
-        models = [spec.model_name for spec in specs]
-        left_out = set(self._on_this_machine(sweep).cases(models)) - set(here.cases(models))
-        return dict.fromkeys(sorted(case.name for case in left_out), "the tier quick leaves it out")
-
     def plan_lines(self) -> list[str]:
-        """The cases, launches and time that the selected tests will take."""
-        cost = self._cost(arms=2 if self._other_python else 1)
-        said = []
-        for sweep in self.coverage.selected:
-            try:
-                said += plan.lines(self._planned(sweep), cost, self._bench.misfit)
-            except UsageError as error:  # the test that measures it is red for the same
-                said.append(f"slmperf: {sweep.name}: {error}")
-        return said
+        """See Planning.lines."""
+        return self._planning.lines(self.coverage)
 
     def bill(self, sweep: Sweep, candidate: EngineSpec) -> list[str]:
-        """The same of a comparison side by side, as if the other arm took what this one does."""
-        cases = {case: case.variant.of(candidate) for case in sweep.cases([candidate.model_name])}
-        policy = briefing.round_policy(sweep, self.settings)
-        planned = plan.Planned(sweep, cases, policy, joules=bool(sweep.metered))
-        return plan.lines(planned, self._cost(arms=2), self._bench.misfit)
-
-    def _cost(self, *, arms: int) -> plan.Cost:
-        return plan.Cost(
-            self.options.mode,
-            arms=arms,
-            settings=self.settings,
-            max_launches=briefing.most_launches(self.options, self.settings),
-            device=self._machine.kind,
-            cores=self._bench.cores,
-        )
-
-    def _planned(self, sweep: Sweep) -> plan.Planned:
-        here = self.resolved(sweep)
-        engines = {spec.model_name: spec for spec in self._engines.of(here)} if here.model else {}
-        cases = [case for case in here.cases(engines or [plan.UNNAMED]) if self.coverage.wants(sweep, case)]
-        metered = self.coverage.counts_joules(sweep, here)
-        return plan.Planned(
-            here,
-            {case: case.variant.of(engines[case.model]) if engines else None for case in cases},
-            briefing.round_policy(here, self.settings),
-            joules=metered,
-            nothing_left=here.nothing_left(self._unmetered(here, engines.values()) if metered else {}),
-        )
+        """See Planning.bill."""
+        return self._planning.bill(sweep, candidate)
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -453,7 +385,7 @@ class Measuring:
     def orphaned(self, declared: Collection[str]) -> list[str]:
         """Stored files of the engines that were measured whose suites are neither measured nor among the `declared`."""
         outcomes = self.coverage.outcomes
-        if self.options.mode != "gate" or self._other_python:  # beside another environment nothing stored is looked at
+        if self.options.mode != "gate" or self.options.other_python:  # nothing stored is looked at there
             return []
         engines = {spec.engine for outcome in outcomes for spec in outcome.specs}
         return self._stored.orphaned(engines, {*declared, *(outcome.sweep for outcome in outcomes)})

@@ -54,6 +54,11 @@ class Options:
                 raise UsageError(f"{name!r} of the command line: {why}")
 
     @property
+    def other_python(self) -> str | None:
+        """The interpreter of the environment that is measured beside this one, where one is named."""
+        return self.against.value if self.against and self.against.field == PYTHON else None
+
+    @property
     def record(self) -> str:
         """The command that records what this one measures; without a loss that it plants."""
         return self._record(self.keyword)
