@@ -26,8 +26,8 @@ from dataclasses import replace
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import CaseRecord, Load, RoundPolicy
+from pytest_slmperf.core.prompts import prompts
 from pytest_slmperf.core.shapes import shape_of
-from pytest_slmperf.core.workload import prompts
 from pytest_slmperf.engines.ctranslate2 import random_model, read_vocabulary
 from pytest_slmperf.run.guards import Witness, scan
 from pytest_slmperf.run.launch import run_launch

@@ -93,6 +93,19 @@ class ReplicaWork:
     """Its times may be off by so much, where they come from another machine's clock."""
 
 
+def work_of(batches: Sequence[Sequence[ReplicaWork]]) -> tuple[ReplicaWork, ...]:
+    """What each replica did of several batches of one load."""
+    return tuple(
+        ReplicaWork(
+            own[0].name,
+            sum(one.output_tokens for one in own),
+            sum(one.served_ns for one in own),
+            max(one.clock_error_ns for one in own),
+        )
+        for own in zip(*batches, strict=True)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """What an engine did with a batch. Times are CLOCK_MONOTONIC, so that another process can place them."""

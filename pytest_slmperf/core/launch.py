@@ -1,14 +1,22 @@
-"""One launch as values: what it is asked to measure, and what it brings back."""
+"""One launch as values: what it is asked to measure, and what it brings back.
+
+Each engine's process imports this to learn its load, so what only the records name is not imported: 20 ms of a start.
+"""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from pytest_slmperf.core.board import BoardFacts
-from pytest_slmperf.core.energy import Uncertainty
-from pytest_slmperf.core.engine import EngineFacts, EngineSpec
-from pytest_slmperf.core.sample import Interval, VoidRound
 from pytest_slmperf.core.traffic import Arrivals
+
+if TYPE_CHECKING:
+    from pytest_slmperf.core.board import BoardFacts
+    from pytest_slmperf.core.energy import Uncertainty
+    from pytest_slmperf.core.engine import EngineFacts, EngineSpec
+    from pytest_slmperf.core.sample import Interval, VoidRound
 
 MOST_AT_ONCE = 64
 LAUNCH_VARIABLE = "SLMPERF_LAUNCH"

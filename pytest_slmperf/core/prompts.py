@@ -1,17 +1,40 @@
-"""Prompts of traffic, one after the other: no two begin alike, but for what they are to share."""
+"""Prompts of a batch, and of traffic, one after the other: no two begin alike, but for what they are to share."""
 
 import math
 import random
+from collections.abc import Sequence
 from itertools import count
 
 from pytest_slmperf.core.engine import Request
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.workload import FIRST_ORDINARY_TOKEN
 
+FIRST_ORDINARY_TOKEN = 16
+"""Ids below are left out of prompts: vocabularies keep padding, start and end tokens there."""
 POOL = 1 << 15
 """Tokens that prompts are cut from. Whatever is the same in two of them comes after what isn't, and caches go by
 prefixes; drawing each token would take most of what sending a request costs.
 """
+
+
+def prompts(lengths: Sequence[tuple[int, int]], *, vocabulary: int, seed: int) -> tuple[Request, ...]:
+    """Requests of the given (prompt, output) lengths. Prompts are uniform over ordinary tokens, and share no prefix.
+
+    The same lengths, vocabulary and seed give the same requests on every machine.
+    """
+    if vocabulary <= FIRST_ORDINARY_TOKEN:
+        raise SuiteError(f"a vocabulary of {vocabulary} tokens is too small: {FIRST_ORDINARY_TOKEN + 1} at least")
+    draw = random.Random(seed)
+    ordinary = range(FIRST_ORDINARY_TOKEN, vocabulary)
+    requests = []
+    firsts: set[int] = set()
+    for prompt_tokens, output_tokens in lengths:
+        first = draw.choice(ordinary)
+        while first in firsts and len(firsts) < len(ordinary):
+            first = draw.choice(ordinary)
+        firsts.add(first)
+        rest = draw.choices(ordinary, k=prompt_tokens - 1)
+        requests.append(Request((first, *rest), output_tokens))
+    return tuple(requests)
 
 
 class Prompts:

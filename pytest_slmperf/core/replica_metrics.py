@@ -101,19 +101,6 @@ def _to_others(both: tuple[float, float]) -> float:
     return own / others
 
 
-def work_of(batches: Sequence[Sequence[ReplicaWork]]) -> tuple[ReplicaWork, ...]:
-    """What each replica did of several batches of one load."""
-    return tuple(
-        ReplicaWork(
-            own[0].name,
-            sum(one.output_tokens for one in own),
-            sum(one.served_ns for one in own),
-            max(one.clock_error_ns for one in own),
-        )
-        for own in zip(*batches, strict=True)
-    )
-
-
 def blamed(verdict: Verdict, now: Mapping[str, Sample], was: Mapping[str, Sample]) -> Verdict:
     """A verdict `regressed` names the replicas of which the loss is, where it isn't of all of them alike: each is held
     to itself in the baseline, or to the others where that doesn't tell and all have the same to do.

@@ -7,11 +7,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import ClassVar, TypeAlias
 
-from pytest_slmperf.core.engine import Request
 from pytest_slmperf.core.errors import SuiteError
-
-FIRST_ORDINARY_TOKEN = 16
-"""Ids below are left out of prompts: vocabularies keep padding, start and end tokens there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,27 +226,6 @@ def drawn(tokens: Tokens, count: int, seed: str) -> tuple[int, ...]:
     share = quantile.cdf(math.log(tokens.most + 0.5))  # below it, nothing is beyond the most
     least = 2**-53
     return tuple(max(1, round(math.exp(quantile.inv_cdf(share * max(draw.random(), least))))) for _ in range(count))
-
-
-def prompts(lengths: Sequence[tuple[int, int]], *, vocabulary: int, seed: int) -> tuple[Request, ...]:
-    """Requests of the given (prompt, output) lengths. Prompts are uniform over ordinary tokens, and share no prefix.
-
-    The same lengths, vocabulary and seed give the same requests on every machine.
-    """
-    if vocabulary <= FIRST_ORDINARY_TOKEN:
-        raise SuiteError(f"a vocabulary of {vocabulary} tokens is too small: {FIRST_ORDINARY_TOKEN + 1} at least")
-    draw = random.Random(seed)
-    ordinary = range(FIRST_ORDINARY_TOKEN, vocabulary)
-    requests = []
-    firsts: set[int] = set()
-    for prompt_tokens, output_tokens in lengths:
-        first = draw.choice(ordinary)
-        while first in firsts and len(firsts) < len(ordinary):
-            first = draw.choice(ordinary)
-        firsts.add(first)
-        rest = draw.choices(ordinary, k=prompt_tokens - 1)
-        requests.append(Request((first, *rest), output_tokens))
-    return tuple(requests)
 
 
 def sample_lengths(

@@ -27,7 +27,7 @@ from yarl import URL
 from pytest_slmperf.core.engine import Answer, EngineFacts, EngineSpec, Request, Served, Stamp, model_name
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed
 from pytest_slmperf.core.machine import SIMULATED
-from pytest_slmperf.core.workload import FIRST_ORDINARY_TOKEN
+from pytest_slmperf.core.prompts import FIRST_ORDINARY_TOKEN
 from pytest_slmperf.engines.address import device_of_url, is_local
 from pytest_slmperf.engines.openai_api import (
     Dialect,

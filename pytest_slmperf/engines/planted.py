@@ -1,17 +1,21 @@
 """Faults that are planted on purpose, a loss and a wrong layer: how it is shown that they are caught."""
 
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_slmperf.core.engine import Answer, Answering, Engine, EngineFacts, Request, Served, Stamp, StreamingEngine
 from pytest_slmperf.core.errors import EngineUnavailable
 from pytest_slmperf.core.launch import REPLICA_VARIABLE
 from pytest_slmperf.core.machine import SIMULATED
-from pytest_slmperf.core.shapes import Shape, Tensor
+
+if TYPE_CHECKING:
+    from pytest_slmperf.core.shapes import Shape, Tensor
 
 T = TypeVar("T")
 

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from pytest_slmperf.core.engine import Engine, EngineFacts, Request, Served
+from pytest_slmperf.core.engine import Engine, EngineFacts, Request, Served, work_of
 from pytest_slmperf.core.launch import Load
+from pytest_slmperf.core.prompts import prompts
 from pytest_slmperf.core.protocol import Measured, PeakMeasured, Prepared
-from pytest_slmperf.core.replica_metrics import work_of
 from pytest_slmperf.core.units import NS_PER_S
-from pytest_slmperf.core.workload import prompts
 from pytest_slmperf.engines.company import NOBODY, Company
 from pytest_slmperf.worker.memory import forget_peak, peak_bytes
 from pytest_slmperf.worker.pace import STEP_SHARE, batches_for, pace_s, steady

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.prompts import POOL, Prompts
-from pytest_slmperf.core.workload import FIRST_ORDINARY_TOKEN
+from pytest_slmperf.core.prompts import FIRST_ORDINARY_TOKEN, POOL, Prompts
 
 seeds = st.integers(0, 2**32)
 

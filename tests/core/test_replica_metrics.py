@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_slmperf.core.engine import ReplicaWork
+from pytest_slmperf.core.engine import ReplicaWork, work_of
 from pytest_slmperf.core.metrics import metric, of_any_replica
-from pytest_slmperf.core.replica_metrics import blamed, of_batches, of_traffic, work_of
+from pytest_slmperf.core.replica_metrics import blamed, of_batches, of_traffic
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.traffic import Exchange
 from pytest_slmperf.core.verdict import Status, Verdict

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.workload import FIRST_ORDINARY_TOKEN, StaticBatch, TraceLengths, prompts, sample_lengths
+from pytest_slmperf.core.prompts import FIRST_ORDINARY_TOKEN, prompts
+from pytest_slmperf.core.workload import StaticBatch, TraceLengths, sample_lengths
 
 lengths = st.tuples(st.integers(1, 3_000), st.integers(1, 1_000))
 traces = st.lists(lengths, min_size=1, max_size=40)

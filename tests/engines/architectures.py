@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
+from pytest_slmperf.core.prompts import prompts
 from pytest_slmperf.core.shapes import SHAPES
-from pytest_slmperf.core.workload import prompts
 
 ARCHITECTURES = (
     "opt-125m",

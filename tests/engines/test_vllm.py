@@ -19,11 +19,10 @@ import pytest
 from pytest_slmperf.core.engine import EngineSpec, Request, StreamingEngine
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.launch import Load
-from pytest_slmperf.core.prompts import Prompts
+from pytest_slmperf.core.prompts import Prompts, prompts
 from pytest_slmperf.core.protocol import Play
 from pytest_slmperf.core.shapes import SHAPES
 from pytest_slmperf.core.traffic import PREEMPTIONS, RUNNING, Arrivals
-from pytest_slmperf.core.workload import prompts
 from pytest_slmperf.engines.processes import tree
 from pytest_slmperf.engines.vllm import VLLM, shape_folder
 from pytest_slmperf.engines.weights import CACHE_VARIABLE

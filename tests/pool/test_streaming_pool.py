@@ -9,11 +9,10 @@ from pytest_slmperf.core.engine import EngineSpec, StreamingEngine
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.launch import REPLICA_VARIABLE, Load
 from pytest_slmperf.core.pool import Pool
-from pytest_slmperf.core.prompts import Prompts
+from pytest_slmperf.core.prompts import Prompts, prompts
 from pytest_slmperf.core.protocol import Play
 from pytest_slmperf.core.traffic import RUNNING, Arrivals
 from pytest_slmperf.core.units import NS_PER_S
-from pytest_slmperf.core.workload import prompts
 from pytest_slmperf.engines import registry
 from pytest_slmperf.testing import conforms, fake, slowed
 from pytest_slmperf.worker.sending import play
