@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from pytest_slmperf.core.memory import largest_batch_within, predicted_peak
     from pytest_slmperf.core.pooled import replica_pool
     from pytest_slmperf.core.shapes import shape_of
+    from pytest_slmperf.core.slo import Slo
     from pytest_slmperf.core.sweep import Sweep
     from pytest_slmperf.core.workload import (
         ClosedLoop,
         LogNormal,
         OpenLoop,
         Replay,
-        Slo,
         StaticBatch,
         TraceLengths,
         Uniform,
@@ -49,9 +49,10 @@ _HOMES = {
     "Beside": "pytest_slmperf.core.beside",
     "EngineSpec": "pytest_slmperf.core.engine",
     **dict.fromkeys(
-        ("ClosedLoop", "LogNormal", "OpenLoop", "Replay", "Slo", "StaticBatch", "TraceLengths", "Uniform"),
+        ("ClosedLoop", "LogNormal", "OpenLoop", "Replay", "StaticBatch", "TraceLengths", "Uniform"),
         "pytest_slmperf.core.workload",
     ),
+    "Slo": "pytest_slmperf.core.slo",
     "Sweep": "pytest_slmperf.core.sweep",
     "largest_batch_within": "pytest_slmperf.core.memory",
     "predicted_peak": "pytest_slmperf.core.memory",

@@ -13,8 +13,9 @@ from pytest_slmperf.core.engine import model_name
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.metrics import BOARD, ENERGY, GOODPUT, metric
 from pytest_slmperf.core.pool import MOST_REPLICAS
+from pytest_slmperf.core.slo import Slo
 from pytest_slmperf.core.variant import AS_IT_IS, VARIED, Setting, Variant, spelled
-from pytest_slmperf.core.workload import COUNTED, LABELS, Replay, Slo, StaticBatch, Workload
+from pytest_slmperf.core.workload import COUNTED, LABELS, Replay, StaticBatch, Workload
 
 DEFAULT_TOLERANCE = 0.03
 LARGEST_TOLERANCE = 0.15

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from pytest_slmperf.core.latency import Answered, Latencies, answered_of, bounding, interval, latencies_of, statistics
+from pytest_slmperf.core.latency import Latencies, answered_of, bounding, interval, latencies_of, statistics
 from pytest_slmperf.core.metrics import GOODPUT, LATENCIES, at_quantile
 from pytest_slmperf.core.replica_metrics import of_traffic
+from pytest_slmperf.core.slo import Slo
 from pytest_slmperf.core.traffic import COUNTERS, RUNNING, WAITING, Arrivals, Exchange, Traffic
 from pytest_slmperf.core.traffic_concurrency import under_way
 from pytest_slmperf.core.window import Window
-from pytest_slmperf.core.workload import Slo
 
 SEVERAL = 1.01
 """Tokens a part, from which gaps are said to be of parts."""
@@ -119,16 +119,11 @@ def _goodput(sent: Sequence[Exchange], window: Window, slo: Slo | None) -> _Foun
         return {}, {}
     if not sent:
         return {}, dict.fromkeys(GOODPUT, "no request was sent within the window")
-    good = sum(_meets(one, slo) for one in answered_of(sent))
+    good = sum(map(slo.met_by, answered_of(sent)))
     return _positive(
         {"request_goodput": good / window.seconds, "goodput_share": good / len(sent)},
         f"none of {len(sent)} requests met every limit of its {slo}",
     )
-
-
-def _meets(one: Answered, slo: Slo) -> bool:
-    limits = ((one.ttft_ms, slo.ttft_ms), (one.tpot_ms, slo.tpot_ms), (one.e2el_ms, slo.e2el_ms))
-    return all(value is None or limit is None or value <= limit for value, limit in limits)
 
 
 def _concurrency(traffic: Traffic, window: Window) -> _Found:

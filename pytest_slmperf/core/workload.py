@@ -167,23 +167,6 @@ COUNTED = (StaticBatch.AXIS, ClosedLoop.AXIS)
 """What is varied in whole numbers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Slo:
-    """Limits that a request meets or misses, in milliseconds; a request counts as good where it meets all given.
-
-    As `request_goodput` of DistServe and vLLM has it. A request of one token has no TPOT, and meets that limit.
-    """
-
-    ttft_ms: float | None = None
-    tpot_ms: float | None = None
-    e2el_ms: float | None = None
-
-    def __post_init__(self) -> None:
-        given = [limit for limit in (self.ttft_ms, self.tpot_ms, self.e2el_ms) if limit is not None]
-        if not given or not all(_number(limit) and 0 < limit < math.inf for limit in given):
-            raise SuiteError(f"{self}: it takes one limit at least, each a number of milliseconds above 0")
-
-
 def _whole(value: object) -> bool:
     return type(value) is int and value >= 1
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_slmperf.core.errors import SuiteError
+from pytest_slmperf.core.slo import Slo
 from pytest_slmperf.core.workload import (
     ClosedLoop,
     OpenLoop,
     Replay,
-    Slo,
     StaticBatch,
     Workload,
     drawn,

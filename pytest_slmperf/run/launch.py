@@ -30,8 +30,8 @@ from pytest_slmperf.core.protocol import (
 )
 from pytest_slmperf.core.replica_metrics import of_batches
 from pytest_slmperf.core.sample import VoidRound
+from pytest_slmperf.core.slo import Slo
 from pytest_slmperf.core.units import NS_PER_S
-from pytest_slmperf.core.workload import Slo
 from pytest_slmperf.run import playing
 from pytest_slmperf.run.answering import Standard, Standards
 from pytest_slmperf.run.guarding import Disturbances, Guarding

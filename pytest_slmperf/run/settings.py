@@ -13,8 +13,9 @@ from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.flaw import flaw
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.recordable import LEAST_LAUNCHES
+from pytest_slmperf.core.slo import Slo
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, MISSING_METER, Sweep
-from pytest_slmperf.core.workload import COUNTED, LABELS, Slo
+from pytest_slmperf.core.workload import COUNTED, LABELS
 from pytest_slmperf.run.options import OptionValue, named_engine
 
 LIMITS = tuple(limit.name for limit in fields(Slo))

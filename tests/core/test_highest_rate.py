@@ -18,11 +18,11 @@ from pytest_slmperf.core.highest_rate import SharesInTime, crossing, in_time
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.result import Result
 from pytest_slmperf.core.sample import NOT_IN_BOTH_ARMS, Measurement, Sample
+from pytest_slmperf.core.slo import Slo
 from pytest_slmperf.core.traffic import Arrivals
 from pytest_slmperf.core.traffic_metrics import traffic_metrics
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.core.window import Window, find_window
-from pytest_slmperf.core.workload import Slo
 
 LIMIT_S = 0.5
 RATES = (4, 8, 12, 16, 20, 24)

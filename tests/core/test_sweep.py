@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from pytest_slmperf.core.binding import BINDING
 from pytest_slmperf.core.errors import SuiteError
+from pytest_slmperf.core.slo import Slo
 from pytest_slmperf.core.sweep import Sweep
-from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Replay, Slo, StaticBatch, TraceLengths, Uniform
+from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Replay, StaticBatch, TraceLengths, Uniform
 
 WORKLOAD = StaticBatch(prompt_tokens=8, output_tokens=4)
 

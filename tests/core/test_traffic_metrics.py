@@ -7,10 +7,10 @@ import pytest
 from queueing import S, exchange, mm1, open_loop, traffic_of
 
 from pytest_slmperf.core.metrics import SCALARS
+from pytest_slmperf.core.slo import Slo
 from pytest_slmperf.core.traffic import RUNNING, WAITING, Arrivals, Look, Traffic
 from pytest_slmperf.core.traffic_metrics import traffic_metrics
 from pytest_slmperf.core.window import Window, find_window
-from pytest_slmperf.core.workload import Slo
 
 OPEN, CLOSED = Arrivals(due_s=(0.0,)), Arrivals(concurrency=2)
 MS = S // 1000
