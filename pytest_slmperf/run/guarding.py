@@ -1,6 +1,7 @@
 """The guards of this machine around what an engine serves: read right before and right after it, judged, and blamed."""
 
 import os
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from pytest_slmperf.run.guards import (
     Witness,
     blame,
     command_line,
+    in_rounds,
     judge_pace,
     judge_package,
     judge_round,
@@ -35,6 +37,8 @@ class Disturbances:
 
     began: Scan
     """Who was there when it began."""
+    own_ns: int = 0
+    """What this process worked within its rounds; between them it reads counters, which disturbs nobody."""
     load_elsewhere: list[float] = field(default_factory=list)
     stolen: Stolen = field(default_factory=Stolen)
     """From the rounds that count."""
@@ -57,6 +61,8 @@ class Guarding:
         self._witness = None if device == SIMULATED else Witness(process.root, cores, engine=process.pid)
         self._scanned: Scan = {}
         """When the case began, or later: what happened since is blamed on whoever used the cores since."""
+        self._own_ns = 0
+        """What this process worked within the rounds since."""
 
     @property
     def matters(self) -> bool:
@@ -71,6 +77,7 @@ class Guarding:
     def look_again(self) -> None:
         """What happened before is nobody's fault from now on."""
         self._scanned = scan() if self._witness else {}
+        self._own_ns = 0
 
     def settled(self) -> Slowness:
         """Wait for the engine's cores to have their usual pace, and say how slow they are then."""
@@ -87,8 +94,12 @@ class Guarding:
         if self._witness is None:
             return serve(), None
         before = self._witness.read()
+        worked_ns = time.process_time_ns()
         measured = serve()
+        worked_ns = time.process_time_ns() - worked_ns
         after = self._witness.read()
+        self._own_ns += worked_ns
+        seen.own_ns += worked_ns
         slow_after = self._pace.now(self._pinned)
         void = judge_round(
             before,
@@ -123,12 +134,14 @@ class Guarding:
         if mean <= self._tolerances.elsewhere:
             return []
         elsewhere = set(range(os.cpu_count() or 1)) - set(self._cores or ())
-        found = suspects(seen.began, scan(), cores=elsewhere, root=self._process.root)
+        found = in_rounds(suspects(seen.began, scan(), cores=elsewhere, root=self._process.root), seen.own_ns)
         return [
             f"the other cores were {mean:.0%} busy, and share caches and memory; seen: {blame(found, command_line)}"
         ]
 
     def _blame(self, cores: Collection[int] | None) -> str:
         """Who was on these cores, or on any, since the last scan."""
-        before, self._scanned = self._scanned, scan()
-        return blame(suspects(before, self._scanned, cores=cores, root=self._process.root), command_line)
+        before, own_ns = self._scanned, self._own_ns
+        self.look_again()
+        found = suspects(before, self._scanned, cores=cores, root=self._process.root)
+        return blame(in_rounds(found, own_ns), command_line)

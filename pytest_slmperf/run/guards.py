@@ -12,7 +12,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_slmperf.core.cpu_fitness import STOLEN
@@ -301,6 +301,14 @@ def suspects(before: Scan, after: Scan, *, cores: Collection[int] | None, root: 
         if ticks > 0 and was_there:
             found.append(Suspect(pid, now.name, ticks * TICK_NS / NS_PER_S))
     return sorted(found, key=lambda suspect: -suspect.cpu_s)
+
+
+def in_rounds(found: Sequence[Suspect], own_ns: int) -> list[Suspect]:
+    """The suspects, of whom this process is one for no more than what it worked within the rounds: reading counters
+    and waiting for the cores' pace between them takes more, and is no disturbance. Less than a tick isn't told.
+    """
+    own = [replace(one, cpu_s=own_ns / NS_PER_S) for one in found if one.pid == os.getpid() and own_ns >= TICK_NS]
+    return sorted([*own, *(one for one in found if one.pid != os.getpid())], key=lambda suspect: -suspect.cpu_s)
 
 
 def _descendants(processes: Scan, root: int) -> set[int]:

@@ -26,6 +26,7 @@ from pytest_slmperf.run.guards import (
     Witness,
     blame,
     command_line,
+    in_rounds,
     judge_length,
     judge_round,
     load_elsewhere,
@@ -235,6 +236,15 @@ def test_blame_names_the_first_and_counts_the_rest():
 def test_this_process_is_named_as_such():
     """A run that disturbs itself says so, and doesn't send its reader after a stranger."""
     assert blame([Suspect(os.getpid(), "pytest", 0.5)]).startswith("pytest-slmperf itself, pytest (pid")
+
+
+@pytest.mark.parametrize(("worked_ms", "told"), [(0, []), (9, []), (30, [0.03])])
+def test_this_process_is_blamed_for_no_more_than_it_worked_within_the_rounds(worked_ms, told):
+    """What it does between them, scans and pieces of work on the engine's cores, disturbs no round."""
+    other = Suspect(os.getpid() + 1, "make", 0.02)
+    found = in_rounds([Suspect(os.getpid(), "pytest", 0.5), other], worked_ms * 1_000_000)
+    assert [one.cpu_s for one in found if one.pid == os.getpid()] == told
+    assert other in found
 
 
 def test_a_scan_sees_this_process():
