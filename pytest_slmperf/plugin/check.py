@@ -87,11 +87,12 @@ class RunCheck(pytest.Item):
             active.ledger.asserted, lambda sweep: active.resumes or failed.everything or sweep in failed.sweeps
         )
         forgotten = [] if tests_failed else active.ledger.never_asked()
-        found = [*missing, *forgotten, *measuring.stale(), *measuring.nothing_left()]
-        orphaned = measuring.orphaned(active.declared)
+        knows_all = self.whole and covers_project(self.config) and not failed.everything
+        found = [*missing, *forgotten, *measuring.stale(whole=self.whole), *measuring.nothing_left()]
+        orphaned = measuring.orphaned(active.declared, whole=knows_all)
         if self.whole:  # under a selection the sweep's own part of the report says which cases it left out
             found = [*found, *measuring.not_looked_at()]
-        if self.whole and not tests_failed and covers_project(self.config):
+        if knows_all and not tests_failed:
             found, orphaned = [*found, *orphaned], []
         misspelt, elsewhere = self._not_swept()
         measuring.remark(*not_reached, *orphaned, *elsewhere, *([] if self.whole else found))

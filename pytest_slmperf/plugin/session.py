@@ -169,7 +169,7 @@ class SlmperfSession:
                 self.measuring.cut_short()
                 with check.own:
                     missing, not_reached = self.measuring.unasserted(self.ledger.asserted, lambda _sweep: True)
-                    self.measuring.remark(*missing, *not_reached, *self.measuring.stale())
+                    self.measuring.remark(*missing, *not_reached, *self.measuring.stale(whole=False))
         if self._is_worker:
             output: dict[str, Any] = self.config.workeroutput  # type: ignore[attr-defined]  # set by pytest-xdist
             output["slmperf"] = document.text(self.outcome())

@@ -376,19 +376,24 @@ class Measuring:
             return []
         return self.coverage.not_looked_at()
 
-    def stale(self) -> list[str]:
-        """Stored cases that no suite measures any more, of the suites that were measured whole."""
+    def stale(self, *, whole: bool) -> list[str]:
+        """Stored cases that no suite measures any more, of the suites that were measured to their end. Of a run that is
+        not `whole`, they are only said not to be looked at.
+        """
         if self.options.mode != "gate" or not self.coverage.whole:
             return []
-        return self._stored.stale(self.coverage.outcomes)
+        return self._stored.stale(self.coverage.outcomes, whole=whole)
 
-    def orphaned(self, declared: Collection[str]) -> list[str]:
-        """Stored files of the engines that were measured whose suites are neither measured nor among the `declared`."""
+    def orphaned(self, declared: Collection[str], *, whole: bool) -> list[str]:
+        """Stored files of the engines that were measured whose suites are neither measured nor among the `declared`.
+
+        Where this run may have left suites of the project out, and isn't `whole`, they are only said not to be looked at.
+        """
         outcomes = self.coverage.outcomes
         if self.options.mode != "gate" or self.options.other_python:  # nothing stored is looked at there
             return []
         engines = {spec.engine for outcome in outcomes for spec in outcome.specs}
-        return self._stored.orphaned(engines, {*declared, *(outcome.sweep for outcome in outcomes)})
+        return self._stored.orphaned(engines, {*declared, *(outcome.sweep for outcome in outcomes)}, whole=whole)
 
     def accept(self) -> None:
         """Store what was measured as the new baseline. Raises BaselineError where a part of it is refused."""

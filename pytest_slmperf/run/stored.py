@@ -106,30 +106,41 @@ class StoredCases:
             self._files[suite, engine] = self._store.load(self._machine, engine, suite, self._against)
         return self._files[suite, engine]
 
-    def stale(self, outcomes: Sequence[SweepOutcome]) -> list[str]:
-        """Stored cases that the measured suites have no more, one line a file; of this machine's files only."""
+    def stale(self, outcomes: Sequence[SweepOutcome], *, whole: bool = True) -> list[str]:
+        """Stored cases that the measured suites have no more, one line a file; of this machine's files only.
+
+        A run that isn't `whole` knows only that none of its tests looks at them: another may measure them.
+        """
         if self._against and self._against.field in _FOLDERS:
             return []
         lines = []
         for (suite, engine), file in self._looked_in.items():
             there = {name for outcome in outcomes if outcome.sweep == suite for name in outcome.names_on(engine)}
             gone = sorted(set(file.cases) - there, key=case_order) if file else []
-            if gone:
-                path = self._store.path_of(self._machine, engine, suite)
+            if not gone:
+                continue
+            holds = f"{self._store.path_of(self._machine, engine, suite)} holds {', '.join(gone)}"
+            if whole:
                 lines.append(
-                    f"{path} holds {', '.join(gone)}, and no suite measures that any more: "
+                    f"{holds}, and no suite measures that any more: "
                     f"slmperf baselines prune REPORT.json --baselines={shlex.quote(str(self._store.root))}, with the "
                     "report of a whole run (--slmperf-report=REPORT.json)"
                 )
+            else:
+                lines.append(
+                    f"{holds}, and no test of this run looks at that: a whole run tells whether any suite does"
+                )
         return lines
 
-    def orphaned(self, engines: Collection[str], suites: Collection[str]) -> list[str]:
-        """Files of this machine and these engines that hold none of these suites, one line each.
+    def orphaned(self, engines: Collection[str], suites: Collection[str], *, whole: bool = True) -> list[str]:
+        """Files of this machine and these engines that hold none of these suites, one line each; of a run that isn't
+        `whole`, in which another suite may have them, one line for all.
 
         A file of another engine may be measured by another job. One that can't be read is told, too: whatever it holds,
         no run of these suites compares with it.
         """
-        lines = []
+        lines: list[str] = []
+        others: list[Path] = []
         for engine in sorted(engines):
             looked_at = {self._store.path_of(self._machine, engine, suite) for suite in suites}
             for path in self._store.paths(self._machine, engine):
@@ -143,11 +154,19 @@ class StoredCases:
                 if suite in suites:
                     there = self._store.path_of(self._machine, engine, suite)
                     lines.append(f"{path} holds {suite}, which is looked for in {there}: {_git('mv', path, there)}")
+                elif not whole:
+                    others.append(path)
                 else:
                     lines.append(
                         f"{path} holds {suite}, and no sweep has that name any more: {_git('rm', path)}; if the sweep "
                         f"was renamed, {self._record}"
                     )
+        if others:
+            names = ", ".join(path.name for path in others)
+            lines.append(
+                f"no test of this run looks at {names} in {others[0].parent}: a run of the whole project (its root, or "
+                "all of its testpaths) tells whether any suite does"
+            )
         return lines
 
     def accept(self, outcomes: Sequence[SweepOutcome], terms: Terms) -> list[str]:

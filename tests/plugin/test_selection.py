@@ -204,8 +204,10 @@ def test_other(slmperf):
     assert report["problems"][0].startswith("sweep 'other' is declared and nothing measured it")
 
 
-def test_a_stale_case_is_red_in_a_whole_run_and_said_under_a_selection(project):
-    """A stored case that no suite measures any more names its file and the command that removes it."""
+def test_a_stale_case_is_red_in_a_whole_run_and_not_told_under_a_selection(project):
+    """A stored case that no suite measures any more names its file and the command that removes it. Of a part, which
+    another test may measure, only that no test looks at it.
+    """
     project.write("test_suite.py", SUITE.replace("batch_size=[1, 16]", "batch_size=[16]"))
     whole = project.gate()
     whole.assert_outcomes(passed=2, failed=1)
@@ -214,7 +216,8 @@ def test_a_stale_case_is_red_in_a_whole_run_and_said_under_a_selection(project):
     )
     part = project.gate("-k", "test_throughput")
     part.assert_outcomes(passed=2, deselected=1)
-    assert "holds decode/opt-125m/batch=1, and no suite measures that any more" in prose(part)
+    assert "holds decode/opt-125m/batch=1, and no test of this run looks at that: a whole run tells" in prose(part)
+    assert "prune" not in prose(part)
 
 
 def test_a_new_case_is_red_with_the_command_that_records_it(project):

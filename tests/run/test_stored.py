@@ -55,3 +55,22 @@ def test_what_another_engine_measures_now_is_stale(tmp_path):
     assert stored.stale([outcome(opt_125m="ctranslate2", opt_350m="ctranslate2")]) == []
     (line,) = stored.stale([outcome(opt_125m="ctranslate2", opt_350m="transformers")])
     assert f"ctranslate2-decode.json holds {CASES['opt-350m']}, and no suite measures that any more" in line
+    (line,) = stored.stale([outcome(opt_125m="ctranslate2", opt_350m="transformers")], whole=False)
+    assert line.endswith("and no test of this run looks at that: a whole run tells whether any suite does")
+    assert "prune" not in line
+
+
+def test_of_a_part_what_other_suites_may_have_is_one_line(tmp_path):
+    """A project with many suites is not told of each of them, whenever one is run."""
+    samples = {"output_throughput": Sample.of([[100.0 + launch, 100.0] for launch in range(20)])}
+    recordings = []
+    for suite in ("decode", "latency", "memory"):
+        case = f"{suite}/opt-125m/batch=1"
+        measured = [Measurement(case, key("ctranslate2"), samples)]
+        tolerances = {(case, "output_throughput"): 0.05}
+        recordings.append(("ctranslate2", suite, Recording(measured, tolerances, "2026-01-01T00:00:00Z")))
+    BaselineStore(tmp_path).accept(MACHINE, recordings)
+    stored = StoredCases(tmp_path, MACHINE, None, record="pytest --slmperf --slmperf-accept")
+    assert len(stored.orphaned(["ctranslate2"], ["decode"])) == 2
+    (line,) = stored.orphaned(["ctranslate2"], ["decode"], whole=False)
+    assert line.startswith("no test of this run looks at ctranslate2-latency.json, ctranslate2-memory.json in ")
