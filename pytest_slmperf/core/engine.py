@@ -220,6 +220,17 @@ class StreamingEngine(Engine, Protocol):
 
 
 @runtime_checkable
+class Fronted(Protocol):
+    """An engine with a front end before it, as a server's: processes that only take requests and send answers."""
+
+    def front_end(self) -> float | None:
+        """Share of a core that its busiest thread took since this was asked before; None the first time, and where that
+        can't be seen. Takes a millisecond.
+        """
+        ...
+
+
+@runtime_checkable
 class Answering(Protocol):
     """An engine, or a replica of one, that tells which tokens it generates: so several can be held to one."""
 

@@ -29,7 +29,7 @@ from pytest_slmperf.core.engine import EngineFacts, EngineSpec, ReplicaWork, Req
 from pytest_slmperf.core.launch import Load
 from pytest_slmperf.core.traffic import Traffic
 
-VERSION = 7
+VERSION = 8
 """Counted up with every change to a message."""
 
 
@@ -134,6 +134,8 @@ class Measured:
     """Of a pool, what each replica did of all of them."""
     beside: tuple[NeighbourWork, ...] = ()
     """What each model beside this one did meanwhile, and right before and after."""
+    front_end: float | None = None
+    """Share of a core that a server's front end took meanwhile, by its busiest thread; None where nobody saw one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,7 @@ class Look:
 RUNNING, WAITING = "running", "waiting"
 PREEMPTIONS, STARTED_AT = "preemptions", "started_at"
 CACHED_TOKENS, QUERIED_TOKENS = "cached_tokens", "queried_tokens"
+FRONT_END = "front_end"
 COUNTERS: Mapping[str, str] = {
     RUNNING: "requests in the running batch",
     WAITING: "requests that the engine has queued",
@@ -84,6 +85,7 @@ COUNTERS: Mapping[str, str] = {
     CACHED_TOKENS: "prompt tokens taken from a cache, since the engine's start",
     QUERIED_TOKENS: "prompt tokens looked up in a cache, since the engine's start",
     STARTED_AT: "when the engine was started, in seconds of its own clock: another value is another process",
+    FRONT_END: "share of a core that its front end's busiest thread took since the look before; of replicas the most",
 }
 """What an engine may say of itself while it serves."""
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
+from pytest_slmperf.core import front_end
 from pytest_slmperf.core.board import Effect, Finding
 from pytest_slmperf.core.latency import answered_of, percentile
 from pytest_slmperf.core.launch import Load
 from pytest_slmperf.core.traffic import (
     CACHED_TOKENS,
+    FRONT_END,
     PREEMPTIONS,
     QUERIED_TOKENS,
     STARTED_AT,
@@ -80,6 +82,7 @@ def judge_traffic(
         _cached(sent, looks, load, tolerances),
         _preempted(looks),
         _void("unsteady", window.reason) if isinstance(window, NoWindow) else None,
+        _front_end(traffic.looks, from_ns, to_ns),
         *_unseen(traffic, sent),
     )
     return tuple(filter(None, found))
@@ -172,6 +175,13 @@ def _restarted(looks: Sequence[Look]) -> Finding | None:
         if any(after < before for before, after in pairwise(told)):
             return _void("restarted", f"its count of {name} fell: the engine was started anew in the middle")
     return None
+
+
+def _front_end(looks: Sequence[Look], from_ns: int, to_ns: int) -> Finding | None:
+    """Each look tells of the time since the one before it, so the first within the window tells of what was before."""
+    within = [look for look in looks if from_ns <= look.at_ns < to_ns][1:]
+    said = front_end.at_limit(look.counters.get(FRONT_END) for look in within)
+    return Finding("front end", Effect.NOTE, said) if said else None
 
 
 def _around(looks: Sequence[Look], from_ns: int, to_ns: int) -> list[Look]:

@@ -30,9 +30,14 @@ def device_of_url(url: str) -> str | None:
     if not parts.hostname or is_local(parts.hostname):
         return None
     with suppress(ValueError):  # a port that is none: the engine says so
-        port = parts.port or {"https": 443}.get(parts.scheme, 80)
-        return f"remote:{parts.hostname}:{port}"
+        return f"remote:{parts.hostname}:{port_of(url)}"
     return f"remote:{parts.hostname}"
+
+
+def port_of(url: str) -> int:
+    """The port of an address, or that of its scheme. Raises ValueError for one that is none."""
+    parts = urlsplit(url)
+    return parts.port or {"https": 443}.get(parts.scheme, 80)
 
 
 def device_of_urls(urls: Sequence[str]) -> str | None:

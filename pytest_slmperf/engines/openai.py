@@ -28,7 +28,9 @@ from pytest_slmperf.core.engine import Answer, EngineFacts, EngineSpec, Request,
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed
 from pytest_slmperf.core.machine import SIMULATED
 from pytest_slmperf.core.prompts import FIRST_ORDINARY_TOKEN
-from pytest_slmperf.engines.address import device_of_url, is_local
+from pytest_slmperf.core.traffic import FRONT_END
+from pytest_slmperf.engines.address import device_of_url, is_local, port_of
+from pytest_slmperf.engines.front_end import FrontEnd
 from pytest_slmperf.engines.openai_api import (
     Dialect,
     Reading,
@@ -119,6 +121,7 @@ class OpenAI(Streaming):
         self._lasts = True
         """Whether a connection outlasts a streamed answer."""
         self._tells_counters = True
+        self._front_end = FrontEnd(port_of(self._url)) if is_local(urlsplit(self._url).hostname or "") else None
         self._counts_memory = False
         self._lengths: list[tuple[int, int]] = []
         self._processes: tuple[int, ...] = ()
@@ -485,8 +488,19 @@ class OpenAI(Streaming):
             return f"{told}, and not with that of {self._options.key_env or USUAL_KEY}"
         return f"{told}: put it into the environment as {USUAL_KEY}, or name its variable with key_env=NAME"
 
+    def front_end(self) -> float | None:
+        """See `core.engine.Fronted`: of a server on this machine that has its engine in processes of its own."""
+        return self._front_end.share() if self._front_end else None
+
     async def counters(self) -> Mapping[str, float]:
-        """What /metrics says, by the names of vLLM, SGLang and llama.cpp; nothing where there is none."""
+        """What /metrics says, where there is one, by the names of vLLM, SGLang and llama.cpp, and how busy its front
+        end is seen to be.
+        """
+        told = await self._exposed()
+        share = self.front_end()  # after a question, so that a connection is open by which it is found
+        return told if share is None else {**told, FRONT_END: share}
+
+    async def _exposed(self) -> Mapping[str, float]:
         if not self._tells_counters:
             return {}
         try:

@@ -13,13 +13,13 @@ _GPU = re.compile(r"/dev/(nvidia\d+|kfd)$")
 _MARK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 
 
-def tree(process: int) -> Iterator[int]:
+def tree(process: int, *, proc: Path = Path("/proc")) -> Iterator[int]:
     """The process and its descendants, as far as they can be seen now."""
     yield process
     with suppress(OSError):  # it has ended meanwhile
-        for thread in Path(f"/proc/{process}/task").iterdir():
+        for thread in (proc / str(process) / "task").iterdir():
             for child in (thread / "children").read_text().split():
-                yield from tree(int(child))
+                yield from tree(int(child), proc=proc)
 
 
 def on_gpu(processes: Iterable[int], *, proc: Path = Path("/proc")) -> bool:

@@ -11,6 +11,7 @@ from pytest_slmperf.core.answers import Said, shares
 from pytest_slmperf.core.engine import Answer, Engine, EngineFacts, EngineSpec, ReplicaWork, Request, Served, Stamp
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed, UsageError
 from pytest_slmperf.core.machine import SIMULATED
+from pytest_slmperf.core.traffic import FRONT_END
 from pytest_slmperf.engines.registry import streams
 from pytest_slmperf.engines.streaming import Streaming
 from pytest_slmperf.pool.checking import answers
@@ -286,6 +287,6 @@ def facts_of(facts: Sequence[EngineFacts], settings: Mapping[str, str | int | fl
 
 
 def added(counted: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-    """Counters of several engines as one: those that all of them tell."""
+    """Counters of several engines as one: those that all of them tell; of their front ends the busiest."""
     names = [name for name in counted[0] if all(name in one for one in counted)]
-    return {name: sum(one[name] for one in counted) for name in names}
+    return {name: (max if name == FRONT_END else sum)(one[name] for one in counted) for name in names}

@@ -99,7 +99,10 @@ def rounds_of(measured: Measured, lead_in_s: float, most: int) -> list[Measured]
             total * len(some) // len(marks)
             for total in (measured.requests, measured.prompt_tokens, measured.output_tokens)
         )
-        return Measured(some[0][0], some[-1][1], requests, prompt_tokens, output_tokens, beside=measured.beside)
+        beside, front_end = measured.beside, measured.front_end
+        return Measured(
+            some[0][0], some[-1][1], requests, prompt_tokens, output_tokens, beside=beside, front_end=front_end
+        )
 
     return [of(steady[begin:end]) for begin, end in pairwise(ends)]
 

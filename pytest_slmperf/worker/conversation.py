@@ -13,7 +13,7 @@ from io import BufferedReader, RawIOBase
 from typing import TypeVar
 
 from pytest_slmperf import __version__
-from pytest_slmperf.core.engine import Engine, EngineFacts, EngineSpec, StreamingEngine
+from pytest_slmperf.core.engine import Engine, EngineFacts, EngineSpec, Fronted, StreamingEngine
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineUnavailable
 from pytest_slmperf.core.launch import at_once
 from pytest_slmperf.core.machine import SIMULATED
@@ -139,6 +139,13 @@ class _Launched:
             case Question():
                 return answers(self._engine, message)
         raise ValueError(f"no message of a launch, or before any load: {message}")
+
+    def _round(self, case: Case, batches: int, *, observe: bool, marks: bool) -> Measured:
+        if not isinstance(self._engine, Fronted):
+            return case.round(batches, observe=observe, marks=marks)
+        self._engine.front_end()
+        measured = case.round(batches, observe=observe, marks=marks)
+        return replace(measured, front_end=self._engine.front_end())
 
     def _played(self, ask: Play) -> Played:
         self._company.begin()

@@ -27,8 +27,8 @@ from pytest_slmperf.worker.alarm import Alarm
 LEAD_NS = 5_000_000
 """Between the question and the first arrival: what is to be ready then is made ready."""
 LOOK_EVERY_S = 0.5
-LOOK_LIMIT_S = 2.0
-"""An engine that says nothing of itself for so long is asked again later."""
+LOOK_LIMIT_S = 2.5
+"""An engine that says nothing of itself for so long is asked again later. A server has 2 s for its part of it."""
 LAG_EVERY_NS = 20_000_000
 HOPELESS = 20
 """So many requests that failed, and none that was answered, are enough: more only fill a server's log."""

@@ -9,6 +9,7 @@ from pytest_slmperf.core.board import Effect
 from pytest_slmperf.core.launch import Load
 from pytest_slmperf.core.traffic import (
     CACHED_TOKENS,
+    FRONT_END,
     PREEMPTIONS,
     QUERIED_TOKENS,
     STARTED_AT,
@@ -156,6 +157,16 @@ def test_preemptions_void_it_where_they_may_have_been_within_the_window(counts, 
 def test_a_server_that_was_started_anew_voids_it(looks):
     """By its own word, or since a count that only grows is smaller than before."""
     assert "started anew" in voids(round_of(requests(), looks=looks))["restarted"]
+
+
+def test_a_front_end_at_its_limit_is_told_and_voids_nothing():
+    """By the looks that tell of the window alone: no measurement erred, and an engine's change may hide behind it."""
+    loads = [0.3] * 3 + [0.97] * 7 + [0.3] * 3
+    (note,) = judge_traffic(round_of(requests(), looks=counting(FRONT_END, loads)), WINDOW, LOAD)
+    assert (note.guard, note.effect) == ("front end", Effect.NOTE)
+    assert note.reason.startswith("its front end used 97% of a core")
+    loads[5] = 0.7
+    assert judge_traffic(round_of(requests(), looks=counting(FRONT_END, loads)), WINDOW, LOAD) == ()
 
 
 def test_where_there_is_no_window_that_is_the_last_of_the_reasons():

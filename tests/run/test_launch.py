@@ -137,6 +137,16 @@ def test_the_phases_of_a_start_are_metrics_where_the_engine_tells_them(tmp_path,
     }
 
 
+@pytest.mark.parametrize(("share", "said"), [("0.97", ["its front end used 97% of a core"]), ("0.6", []), ("None", [])])
+def test_a_front_end_at_its_limit_is_told_of_a_static_batch(tmp_path, monkeypatch, share, said):
+    """In the mean of its rounds; one that has time left, or isn't seen, is nothing to be told of."""
+    fronted = f"{NOTING}\n    def front_end(self): return {share}\n".replace("Served(1, 2,", "Served(1, 9**9,")
+    install(tmp_path, "fronted", fronted.format(log=tmp_path / "batches"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    case = launch(EngineSpec("fronted", "tiny"), policy=replace(POLICY, observed_requests=0)).cases[CASE]
+    assert [note.partition(",")[0] for note in case.notes if "front end" in note] == said
+
+
 def test_throughput_has_a_value_for_each_round_and_the_rest_one_for_the_launch():
     """And the simulated engine's values are those of its model."""
     case = launch(fake(level=1000, prefill_level=1e12)).cases[CASE]
