@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from statistics import NormalDist
@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 
 from pytest_slmperf.core.errors import EngineUnavailable
 from pytest_slmperf.core.shapes import SHAPES, Family, Role, Shape, Tensor, parameters
+from pytest_slmperf.engines.cache import CACHE_VARIABLE, cache_folder
 
 VERSION = 1
 """Goes up whenever the same shape would get other bytes."""
 
-CACHE_VARIABLE = "SLMPERF_CACHE"
 STANDARD_DEVIATION = 0.02
 """`init_std` of OPT, `initializer_range` of Llama, Qwen and Gemma."""
 SEED = 2404_03353
@@ -86,14 +86,6 @@ def draw(shape: Shape, tensor: Tensor, dtype: str) -> Weights:
                 raw = bits.random_raw(-(-part.size // 4)).astype("<u8", copy=False).view("<u2")
                 part[:] = table[raw[: part.size]]
             return drawn.reshape(tensor.dimensions)
-
-
-def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where weights are kept: the folder named by SLMPERF_CACHE, or `slmperf` in the user's cache folder (XDG)."""
-    if chosen := environ.get(CACHE_VARIABLE):
-        return Path(chosen).expanduser()
-    users = Path(environ.get("XDG_CACHE_HOME", ""))
-    return (users if users.is_absolute() else Path.home() / ".cache") / "slmperf"
 
 
 def is_path(model: str) -> bool:

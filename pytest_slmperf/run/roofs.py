@@ -20,7 +20,7 @@ from pytest_slmperf.core.explain import GPU, cores_named, shape_named
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.memory import MIB, weight_bytes
 from pytest_slmperf.core.roofline import Reading, Roof
-from pytest_slmperf.engines.weights import cache_folder
+from pytest_slmperf.engines.cache import cache_folder
 
 SETS = tuple(size * MIB for size in (1, 16, 64, 256))
 """That each core reads: within its own cache, in the one that cores share, and beyond most. The last one takes half a

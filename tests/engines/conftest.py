@@ -6,8 +6,8 @@ import pytest
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.shapes import SHAPES
+from pytest_slmperf.engines.cache import CACHE_VARIABLE
 from pytest_slmperf.engines.ctranslate2 import CTranslate2, write_model
-from pytest_slmperf.engines.weights import CACHE_VARIABLE
 
 # torch is half a gigabyte and more: its engine's tests belong to an environment of their own, tox run -e transformers.
 collect_ignore = [] if find_spec("torch") else ["test_transformers.py"]

@@ -23,6 +23,7 @@ from pytest_slmperf.core.engine import EngineSpec, Request
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.launch import REPLICA_VARIABLE, Load, RoundPolicy
 from pytest_slmperf.core.shapes import SHAPES, parameters
+from pytest_slmperf.engines.cache import CACHE_VARIABLE
 from pytest_slmperf.engines.ctranslate2 import CTranslate2, write_model
 from pytest_slmperf.engines.transformers import (
     KERNEL_VARIABLES,
@@ -33,7 +34,6 @@ from pytest_slmperf.engines.transformers import (
     random_model,
     write_weights,
 )
-from pytest_slmperf.engines.weights import CACHE_VARIABLE
 from pytest_slmperf.run.launch import run_launch
 from pytest_slmperf.testing import conforms
 

@@ -23,9 +23,9 @@ from pytest_slmperf.core.prompts import Prompts, prompts
 from pytest_slmperf.core.protocol import Play
 from pytest_slmperf.core.shapes import SHAPES
 from pytest_slmperf.core.traffic import PREEMPTIONS, RUNNING, Arrivals
+from pytest_slmperf.engines.cache import CACHE_VARIABLE
 from pytest_slmperf.engines.processes import tree
 from pytest_slmperf.engines.vllm import VLLM, shape_folder
-from pytest_slmperf.engines.weights import CACHE_VARIABLE
 from pytest_slmperf.testing import conforms
 from pytest_slmperf.worker.sending import play
 

@@ -15,8 +15,9 @@ import pytest
 from pytest_slmperf.core.errors import EngineUnavailable
 from pytest_slmperf.core.shapes import SHAPES, Role, Tensor, tensors
 from pytest_slmperf.engines import weights
+from pytest_slmperf.engines.cache import cache_folder
 from pytest_slmperf.engines.ctranslate2 import random_model
-from pytest_slmperf.engines.weights import cache_folder, content_name, draw, kept_model, storage_dtype
+from pytest_slmperf.engines.weights import content_name, draw, kept_model, storage_dtype
 
 OPT, GEMMA = SHAPES["tiny-2x64"], SHAPES["gemma-3-270m"]
 
