@@ -10,7 +10,7 @@ from functools import partial
 from statistics import median
 
 from pytest_slmperf.core import front_end
-from pytest_slmperf.core.beside import NeighbourWork, rested
+from pytest_slmperf.core.beside import NeighbourWork, names_note, rates_of, rested
 from pytest_slmperf.core.board import BoardState
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, ReplicaWork, Served
 from pytest_slmperf.core.latency import latencies, statistics
@@ -265,9 +265,9 @@ class _Launch:
         void = "" if self._observe(case) else "the observed rounds stayed void"
         if not void and energy and not self._measure_energy(case, energy):
             void = "the energy round stayed void"
-        return void
         if said := front_end.at_limit(one.front_end for one in case.rounds):
             case.notes.append(said)
+        return void
 
     def _play(self, case: _Case) -> str:
         """Measure requests that come and go one by one, and count joules over the same. Returns which round stayed

@@ -92,6 +92,7 @@ def test_replicas_may_be_on_several_gpus():
 def test_counters_are_those_that_all_replicas_tell():
     """Added up; what one of them leaves out is of none, and of front ends the busiest counts."""
     assert added([{"running": 2.0, "waiting": 1.0}, {"running": 3.0}]) == {"running": 5.0}
+    assert added([{"front_end": 0.4}, {"front_end": 0.9}]) == {"front_end": 0.9}
 
 
 def test_a_loss_is_planted_in_all_replicas_or_in_one_alone():
@@ -99,7 +100,6 @@ def test_a_loss_is_planted_in_all_replicas_or_in_one_alone():
     spec = EngineSpec("fake", "tiny", planted_loss=0.2, pool=Pool(2))
     assert own_spec(spec, 1) == EngineSpec("fake", "tiny", planted_loss=0.2)
     alone = replace(spec, pool=Pool(2, slowed_replica=2))
-    assert added([{"front_end": 0.4}, {"front_end": 0.9}]) == {"front_end": 0.9}
     assert [own_spec(alone, number).planted_loss for number in (1, 2)] == [0.0, 0.2]
     assert own_spec(spec, 1, {"device_index": 0}).options == {"device_index": 0}
 
