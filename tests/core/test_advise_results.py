@@ -157,17 +157,19 @@ def test_cases_are_settings_by_their_key_and_the_end_of_their_name():
     assert all(len(one.values["output_throughput"]) == 3 for one in evidence.seen.values())
 
 
-def test_what_is_void_or_varies_a_rate_is_left_out_and_said():
+def test_what_is_void_varies_a_rate_or_had_others_beside_it_is_left_out_and_said():
     """With the reason."""
+    mixed = recorded("d/m/beside=opt-1.3b@4/batch=1", beside_1="opt-1.3b float32: batch of 4, 32+32 tokens")
     side = Side(
         "report.json",
-        (recorded("d/m/batch=1"), recorded("d/m/batch=2", void="throttled"), recorded("d/m/rate=2.5")),
+        (recorded("d/m/batch=1"), recorded("d/m/batch=2", void="throttled"), recorded("d/m/rate=2.5"), mixed),
     )
     found = of_side(side)
     assert [one.case for one in found.points] == ["d/m/batch=1"]
     assert found.remarks == (
         "left out: d/m/batch=2: void: throttled",
         "left out: d/m/rate=2.5: it varies no number of requests",
+        "left out: d/m/beside=opt-1.3b@4/batch=1: it was measured beside other models",
     )
 
 

@@ -23,6 +23,8 @@ VARIED = ("dtype", "threads", "replicas", "pool", "spread", "weights")
 """Fields of a key in which settings of one model may differ; the weights by their type."""
 RESOLVED = "setting."
 """Begins the fields that an engine resolved for itself: a larger batch has another cache."""
+IN_COMPANY = "beside_1"
+"""Field of a key that only a model with others beside it has: its figures are of the mix, and not of it alone."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ def of_side(side: Side) -> Results:
         setting = _setting(one)
         if setting is None:
             left_out.append(f"{one.measurement.case}: it varies no number of requests")
+        elif IN_COMPANY in one.measurement.key:
+            left_out.append(f"{one.measurement.case}: it was measured beside other models")
         elif one.measurement.void:
             left_out.append(f"{one.measurement.case}: void: {one.measurement.void}")
         else:
