@@ -63,6 +63,11 @@ class EngineUnavailable(LaunchError):
 class EngineFailed(LaunchError):
     """The engine raised, ran out of memory or answered wrongly."""
 
+    def __init__(self, reason: str, *, out_of_memory: bool = False) -> None:
+        """`out_of_memory`: it would be so again."""
+        super().__init__(reason)
+        self.out_of_memory = out_of_memory
+
 
 class EngineDied(LaunchError):
     """The engine's process ended by itself or by a signal."""

@@ -65,6 +65,10 @@ class State:
                 )
         return replace(self, launches=(*self.launches, launched), resolved={**self.resolved, **(resolved or {})})
 
+    def without_failed(self) -> "State":
+        """With the launches alone that ran."""
+        return replace(self, launches=tuple(one for one in self.launches if not one.failed))
+
     def differences(self, other: "State") -> str:
         """In what the other's launches can't be compared with these; empty where they can."""
         pairs = {name: (self.of.get(name), other.of.get(name)) for name in {**self.of, **other.of}}

@@ -27,7 +27,7 @@ from pytest_slmperf.run.campaign import VOID_PAUSE_S
 from pytest_slmperf.run.devices import Device, HeldDevices, device_of, machine_of
 from pytest_slmperf.run.fitting import SHARING
 from pytest_slmperf.run.joules import Joules
-from pytest_slmperf.run.launch import EnergyTerms, TellRound, run_launch
+from pytest_slmperf.run.launch import EnergyTerms, TellRetry, TellRound, run_launch
 from pytest_slmperf.run.metering import Metering
 from pytest_slmperf.run.pace import Pace
 from pytest_slmperf.run.pinning import usable_cores
@@ -35,6 +35,8 @@ from pytest_slmperf.run.settings import Settings
 
 MOST_VOID = 4
 """Launches of a setting that may be void, one after the other, before it is given up."""
+MOST_FAILED = 2
+"""Launches of a setting that may fail before it can't be run: one may be an accident. Out of memory is none."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Wanted:
     """That may be taken; None for what the machine has."""
     repeats: int | None = None
     """Launches of every setting, whatever they show; None for as many as settle the answer."""
+    retry_failed: bool = False
+    """Whether what could not be run in the launches that are kept is launched again."""
 
     @property
     def request_tokens(self) -> int:
@@ -122,6 +126,7 @@ class _Launcher:
     open_: ExitStack
     """Closes the meters at the end."""
     tell: TellRound
+    retrying: TellRetry
     pace: Pace = field(default_factory=Pace)
     count: int = 0
     primed: set[str] = field(default_factory=set)
@@ -161,18 +166,20 @@ class _Launcher:
             cores=self.held.cores(spec),
             quantiles=_quantiles(self.wanted.question),
             progress=self.tell,
+            retrying=self.retrying,
             energy=EnergyTerms(metering, gated=True, timed=True) if metering else None,
             pace=self.pace,
             prime=lambda facts: loads if facts.compiles else (),
         )
 
 
-def settle(wanted: Wanted, path: Path, *, say: Callable[[str], object], tell: TellRound) -> Found:
+def settle(wanted: Wanted, path: Path, *, say: Callable[[str], object], tell: TellRound, retrying: TellRetry) -> Found:
     """Measure until the answer is settled or the budget is spent. Each launch is in the file at `path` when the next
     one begins, and what the file holds already is not measured again.
 
-    `say` is told what is measured and why, `tell` each round. Raises UsageError for what can't be asked for here or
-    does not go with the file, and LaunchError where an engine fails at more than a setting.
+    `say` is told what is measured and why, `tell` each round, `retrying` each that is repeated. Raises UsageError for
+    what can't be asked for here or does not go with the file, and LaunchError where an engine fails at more than a
+    setting.
     """
     device = wanted.device(wanted.series[0])
     machine = machine_of(device)
@@ -183,7 +190,7 @@ def settle(wanted: Wanted, path: Path, *, say: Callable[[str], object], tell: Te
         open_.callback(held.close)
         held.hold({wanted.device(one.series) for one in candidates})
         state = _kept(wanted, machine, path, say)
-        launcher = _Launcher(wanted, held, open_, tell)
+        launcher = _Launcher(wanted, held, open_, tell, retrying)
         while True:
             step = _next(wanted, candidates, state.evidence.among(candidates))
             if isinstance(step, Settled):
@@ -192,7 +199,7 @@ def settle(wanted: Wanted, path: Path, *, say: Callable[[str], object], tell: Te
                 return Found(state, candidates, None, launcher.count)
             say(f"launch {len(state.launches) + 1}: {step.setting}: {step.why}")
             try:
-                done, resolved = _launched(wanted, launcher, step)
+                done, resolved = _launched(wanted, launcher, step, say)
             except EngineUnavailable as error:
                 candidates = _without_dtype(candidates, step.setting, error, say)
                 continue
@@ -212,16 +219,23 @@ def _next(wanted: Wanted, candidates: Sequence[Setting], evidence: Evidence) -> 
     return Settled("every setting was launched as often as was asked")
 
 
-def _launched(wanted: Wanted, launcher: _Launcher, step: Next) -> tuple[Launched, Mapping[str, Scalar]]:
-    """One launch more, and what the engine said of itself. Raises LaunchError where it stays void, too."""
+def _launched(
+    wanted: Wanted, launcher: _Launcher, step: Next, say: Callable[[str], object]
+) -> tuple[Launched, Mapping[str, Scalar]]:
+    """One launch more, and what the engine said of itself. What is void is launched again, and so is what failed, once.
+    Raises LaunchError where it stays void.
+    """
     began, at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-
-    void, pause_s = "", VOID_PAUSE_S
-    for _ in range(MOST_VOID):
+    failed, void, pause_s = 0, 0, VOID_PAUSE_S
+    while True:
         try:
             record = launcher(step.setting)
         except (EngineFailed, EngineDied) as error:
-            return Launched(step.setting, at, time.monotonic() - began, failed=str(error)), {}
+            failed += 1
+            if failed == MOST_FAILED or (isinstance(error, EngineFailed) and error.out_of_memory):
+                return Launched(step.setting, at, time.monotonic() - began, failed=str(error)), {}
+            say(f"that may be an accident, so it is launched once more: {str(error).splitlines()[0]}")
+            continue
         (case,) = record.cases.values()
         if case.void is None:
             values = {name: median(rounds) for name, rounds in case.values.items()}
@@ -229,11 +243,13 @@ def _launched(wanted: Wanted, launcher: _Launcher, step: Next) -> tuple[Launched
             weights_of = f"weights.{step.setting.series.dtype}"
             resolved = {"engine_version": record.facts.version, weights_of: record.facts.weights}
             return Launched(step.setting, at, time.monotonic() - began, values, case.unmeasured), resolved
-        void = case.void
+        void += 1
+        if void == MOST_VOID:
+            raise LaunchError(f"{step.setting}: {MOST_VOID} launches were void, the last one: {case.void}")
+        say(f"that launch was void, try {void + 1} of {MOST_VOID}: {' '.join(case.void.split())}")
         if record.facts.device != SIMULATED:  # the culprit may be done by then
             time.sleep(pause_s)
             pause_s *= 2
-    raise LaunchError(f"{step.setting}: {MOST_VOID} launches were void, the last one: {void}")
 
 
 def _refuse_unmeasured(question: Question, case: CaseRecord) -> None:
@@ -284,7 +300,12 @@ def _kept(wanted: Wanted, machine: Machine, path: Path, say: Callable[[str], obj
         write_state(new, path)  # before a launch, not after: a folder may refuse it
         return new
     _refuse_unlike(old, new, path)
-    say(f"{path}: going on from {len(old.launches)} launches")
+    failed = sum(bool(one.failed) for one in old.launches)
+    if failed and wanted.retry_failed:
+        old = old.without_failed()
+        write_state(old, path)
+    left_out = f", {failed} of which could not be run: --retry-failed launches them again"
+    say(f"{path}: going on from {len(old.launches)} launches{left_out if failed and not wanted.retry_failed else ''}")
     return old
 
 

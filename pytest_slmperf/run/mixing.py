@@ -16,7 +16,7 @@ from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.core.shapes import shape_of
 from pytest_slmperf.run.advising import Wanted, settle
 from pytest_slmperf.run.devices import machine_of
-from pytest_slmperf.run.launch import TellRound
+from pytest_slmperf.run.launch import TellRetry, TellRound
 from pytest_slmperf.run.pinning import usable_cores
 from pytest_slmperf.run.settings import Settings
 
@@ -50,10 +50,12 @@ class WantedMix:
     alone: Mapping[str, Alone]
     """By model."""
     budget_s: float | None = None
+    retry_failed: bool = False
+    """Whether a part that could not be run by what is kept is launched again."""
 
 
 def measure(
-    wanted: WantedMix, path: Path, *, say: Callable[[str], object], tell: TellRound
+    wanted: WantedMix, path: Path, *, say: Callable[[str], object], tell: TellRound, retrying: TellRetry
 ) -> tuple[MeasuredPart, ...]:
     """Launch each part beside the others of its device. Each launch is kept in a file beside `path` when the next one
     begins: one file a part, which the same command goes on from.
@@ -86,7 +88,9 @@ def measure(
         left_s = None if wanted.budget_s is None else wanted.budget_s - (time.monotonic() - began)
         beside = ", ".join(one.name for one in every[place].spec.beside) or "nobody"
         say(f"{part.model} beside {beside}:")
-        ended = settle(replace(every[place], budget_s=left_s), path_of(path, place, part), say=say, tell=tell)
+        ended = settle(
+            replace(every[place], budget_s=left_s), path_of(path, place, part), say=say, tell=tell, retrying=retrying
+        )
         seen = ended.evidence.seen.get(ended.candidates[0])
         if seen is None or seen.failed:
             found.append(replace(told, unmeasured=f"it could not be run: {seen.failed}" if seen else SPENT))
@@ -119,6 +123,7 @@ def _launches(wanted: WantedMix, place: int) -> Wanted:
         settings=wanted.settings,
         pool=Pool(1, "processes"),
         repeats=wanted.launches,
+        retry_failed=wanted.retry_failed,
     )
 
 

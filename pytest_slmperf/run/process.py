@@ -212,7 +212,8 @@ class EngineProcess:
             case "failed":
                 how, way_out = "failed", ""
         return EngineFailed(
-            f"{self._who} {how} while {self.doing}: {failed.message}{way_out}{self._last_words(failed.trace)}"
+            f"{self._who} {how} while {self.doing}: {failed.message}{way_out}{self._last_words(failed.trace)}",
+            out_of_memory=failed.cause == "memory",
         )
 
     def _death(self) -> LaunchError:

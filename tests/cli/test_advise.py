@@ -1,5 +1,6 @@
 """`slmperf advise`, from the command line: on results, on the simulated engine, and of a mix."""
 
+import io
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ from pathlib import Path
 import jsonschema_rs
 import nvml_standin
 import pytest
+
+from pytest_slmperf.cli.advise.measured import Screen
 
 PROGRAM = "import sys; from pytest_slmperf.cli import main; sys.exit(main(sys.argv[1:]))"
 PAGE = Path(__file__).parents[2] / "docs" / "advise.md"
@@ -225,6 +228,24 @@ def test_joules_without_a_meter_are_refused(advise):
     code, _, err = advise(FAKE, *ONE, "--for=joules")
     assert code == 4
     assert "joules_per_output_token can't be had here" in err
+
+
+def test_a_terminal_shows_rounds_and_why_one_is_repeated_on_a_line_that_is_rewritten(monkeypatch):
+    """A log has neither: there a launch is told when it begins and ends."""
+    for terminal in (True, False):
+        stderr = io.StringIO()
+        stderr.isatty = lambda terminal=terminal: terminal
+        monkeypatch.setattr(sys, "stderr", stderr)
+        screen = Screen()
+        screen.tell("advise/tiny/batch=1", 1, 4)
+        screen.retrying("requests were sent\n5 ms late", 2, 5)
+        screen.say("launch 2")
+        drawn = (
+            "round 1 of 4: advise/tiny/batch=1",
+            "a round was void, try 2 of 5: requests were sent 5 ms late",
+        )
+        rewritten = "".join(f"\r\x1b[Kslmperf: {line}" for line in drawn) + "\r\x1b[K"
+        assert stderr.getvalue() == (rewritten if terminal else "") + "slmperf: launch 2\n"
 
 
 def test_a_spent_budget_leaves_it_unsettled(advise):
