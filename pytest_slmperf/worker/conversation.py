@@ -133,7 +133,7 @@ class _Launched:
                 self._case = Case(self._engine, load, self._facts, self._company)
                 return self._case.prepare(round_s, limit)
             case Round(batches=batches, observe=observe, marks=marks) if self._case:
-                return self._case.round(batches, observe=observe, marks=marks)
+                return self._round(self._case, batches, observe=observe, marks=marks)
             case Play():
                 return self._played(message)
             case Question():
