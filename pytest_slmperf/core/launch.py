@@ -81,6 +81,8 @@ class RoundPolicy:
     """How often a void round is repeated, each time after a longer pause; a round that stays void voids its case."""
     answer_limit_s: float = 600.0
     """Without an answer for this long, the engine has hung."""
+    gated: frozenset[str] = frozenset()
+    """Metrics that are judged by a baseline; of none, whatever is measured may be compared with something."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,16 @@ A failed request is never a fast one: one that fails while the window is open vo
 engine worked for it in place of others.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
 from pytest_slmperf.core import front_end
 from pytest_slmperf.core.board import Effect, Finding
-from pytest_slmperf.core.latency import answered_of, percentile
+from pytest_slmperf.core.latency import Answered, answered_of, percentile
 from pytest_slmperf.core.launch import Load
+from pytest_slmperf.core.metrics import GOODPUT
 from pytest_slmperf.core.traffic import (
     CACHED_TOKENS,
     FRONT_END,
@@ -27,17 +28,22 @@ from pytest_slmperf.core.traffic import (
 from pytest_slmperf.core.units import NS_PER_MS
 from pytest_slmperf.core.window import NoWindow, Window
 
+MEDIAN = 0.5
+TTFT, DECODING, GAP, E2EL = "ttft_ms", "tpot_ms", "itl_ms", "e2el_ms"
+"""Times that begin or end with a stamp, by the latency that is made of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrafficTolerances:
     """How much of each cause a round may have seen."""
 
     late_ms: float = 2.0
-    """Lateness that is never blamed. An event loop's clock has ticks of 1 ms, and a request that is due in one is sent
-    in the next."""
+    """Lateness that is never blamed: what a kernel lets a thread that is ready wait for another's slice of a core."""
     late_share: float = 0.05
-    """Of the median TTFT. A late request finds the engine as it is so much later; what it finds changes in the time
-    that the engine takes for one, and a twentieth of that is below what a gate tells from noise."""
+    """Of the time that it spoils. What is stamped late is longer by it than it was, and a place of a closed loop is
+    empty for it; a late request of an open loop finds the engine as it is so much later, and what it finds changes in
+    the time that the engine takes for a first token. For one in a hundred to be a twentieth longer is below what a gate
+    tells from noise."""
     core: float = 0.9
     """Share of a core that the sender's thread may use: from there on, what comes is stamped when it has time."""
     cached: float = 0.01
@@ -48,9 +54,9 @@ class TrafficTolerances:
         return max(self.late_ms, self.late_share * median(of_ms) if of_ms else 0.0)
 
 
-SEEN_IN_GAPS = (
-    "who sends the requests was late by more than a twentieth of a token's time, now and then: the higher percentiles "
-    "of itl_ms hold that, too"
+SEEN_IN_PERCENTILES = (
+    "who sends the requests was late now and then, by more than a twentieth of them: the higher percentiles of {} hold "
+    "that, too"
 )
 
 
@@ -59,10 +65,13 @@ def judge_traffic(
     window: Window | NoWindow,
     load: Load,
     tolerances: TrafficTolerances = TrafficTolerances(),
+    *,
+    at_stake: Collection[str] = (TTFT,),
 ) -> tuple[Finding, ...]:
     """What is to be said of a round: findings that void it (`Effect.VOID`), then notes (`Effect.NOTE`).
 
-    Where no window was found, that is the last of the reasons: a failed request may be why.
+    Where no window was found, that is the last of the reasons: a failed request may be why. `at_stake` are the times
+    that a late sender would spoil, as `latencies_at_stake` has them.
     """
     if isinstance(window, NoWindow):
         from_ns, to_ns = traffic.began_ns, traffic.last_sent_ns
@@ -78,7 +87,7 @@ def judge_traffic(
         None if unanswered else _failed(there),
         _restarted(traffic.looks),
         _answers(sent),
-        *_late(sent, traffic.sender, tolerances),
+        *_late(sent, traffic.sender, load, tolerances, at_stake),
         _cached(sent, looks, load, tolerances),
         _preempted(looks),
         _void("unsteady", window.reason) if isinstance(window, NoWindow) else None,
@@ -117,22 +126,57 @@ def _answers(sent: Sequence[Exchange]) -> Finding | None:
     return _void("answers", f"{len(other)} of {len(answered)} answers have other than the tokens asked for, {first}")
 
 
+def latencies_at_stake(gated: Collection[str], quantiles: Iterable[float]) -> frozenset[str]:
+    """Which times a late sender would spoil, by what is gated of a sweep and the quantiles that it asks for.
+
+    Throughput is of whole answers, and a token's time of all tokens after the first. Goodput, a percentile and whatever
+    is compared with a limit may be of first tokens, so those are at stake unless they surely aren't.
+    """
+    first = [name for name in gated if name.endswith(TTFT) or name in GOODPUT]
+    found = {E2EL}
+    if first or not gated or any(quantile != MEDIAN for quantile in quantiles):
+        found.add(TTFT)
+    if any(name.endswith(DECODING) for name in gated):
+        found.add(DECODING)
+    return frozenset(found)
+
+
+def _times_ms(latency: str, seen: Sequence[Answered]) -> list[float]:
+    """How long it took what lies between the two stamps of a latency: of a token's time all tokens after the first."""
+    if latency == TTFT:
+        return [one.ttft_ms for one in seen]
+    if latency == DECODING:
+        return [one.e2el_ms - one.ttft_ms for one in seen if one.output_tokens > 1]
+    if latency == GAP:
+        return [tpot for one in seen if (tpot := one.tpot_ms)]
+    return [one.e2el_ms for one in seen]
+
+
 def _late(
-    sent: Sequence[Exchange], sender: Sender, tolerances: TrafficTolerances
+    sent: Sequence[Exchange],
+    sender: Sender,
+    load: Load,
+    tolerances: TrafficTolerances,
+    at_stake: Collection[str],
 ) -> tuple[Finding | None, Finding | None]:
     """Requests that were sent late, and an event loop that was: then whatever came was stamped late, too."""
     seen = answered_of(sent)
-    bound_ms = tolerances.bound_ms([one.ttft_ms for one in seen])
+    bounds = {latency: tolerances.bound_ms(_times_ms(latency, seen)) for latency in (TTFT, DECODING, GAP, E2EL)}
+    lag_bound_ms = min(bounds[latency] for latency in at_stake)
+    open_loop = load.arrivals is not None and load.arrivals.due_s
+    late_bound_ms = bounds[TTFT] if open_loop else lag_bound_ms
     late_ms = percentile([(one.sent_ns - one.due_ns) / NS_PER_MS for one in sent], 0.99) if sent else 0.0
     lag_ms = percentile(sender.lag_ms, 0.99) if sender.lag_ms else 0.0
-    allowed = f"and {bound_ms:.3g} ms is allowed"
     late = lagging = None
-    if late_ms > bound_ms:
+    if late_ms > late_bound_ms:
+        allowed = f"and {late_bound_ms:.3g} ms is allowed"
         late = _void("late", f"requests were sent up to {late_ms:.3g} ms late (p99), {allowed}")
-    if lag_ms > bound_ms:
+    spoiled = [latency for latency in (TTFT, GAP) if lag_ms > bounds[latency]]
+    if lag_ms > lag_bound_ms:
+        allowed = f"and {lag_bound_ms:.3g} ms is allowed"
         lagging = _void("sender", f"who sends them was late by {lag_ms:.3g} ms (p99), {allowed}")
-    elif lag_ms > tolerances.bound_ms([tpot for one in seen if (tpot := one.tpot_ms)]):
-        lagging = Finding("sender", Effect.NOTE, SEEN_IN_GAPS)
+    elif spoiled:
+        lagging = Finding("sender", Effect.NOTE, SEEN_IN_PERCENTILES.format(" and ".join(spoiled)))
     return late, lagging
 
 

@@ -92,6 +92,7 @@ def round_policy(sweep: Sweep, settings: Settings) -> RoundPolicy:
         traffic_s=settings.traffic_s,
         void_retries=settings.void_retries,
         answer_limit_s=settings.answer_limit_s,
+        gated=frozenset(gated),
     )
 
 

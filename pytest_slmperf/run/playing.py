@@ -12,7 +12,7 @@ from pytest_slmperf.core.sample import Interval
 from pytest_slmperf.core.slo import Slo
 from pytest_slmperf.core.tally import Work, work_of_traffic
 from pytest_slmperf.core.traffic import Traffic
-from pytest_slmperf.core.traffic_guards import judge_traffic
+from pytest_slmperf.core.traffic_guards import judge_traffic, latencies_at_stake
 from pytest_slmperf.core.traffic_metrics import TrafficMetrics, traffic_metrics
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.core.window import NoWindow, Window, find_window
@@ -98,7 +98,7 @@ def judged(
     """Find the window of what was sent, look at it with the guards of traffic, and count what is in it."""
     assert load.arrivals is not None  # noqa: S101 - it was sent by them
     window = find_window(traffic, load.arrivals, least_s=SHORTEST_WINDOW * policy.traffic_s)
-    found = judge_traffic(traffic, window, load)
+    found = judge_traffic(traffic, window, load, at_stake=latencies_at_stake(policy.gated, quantiles))
     notes = tuple(one.reason for one in found if one.effect is not Effect.VOID)
     void = next((Void(one.guard, one.reason) for one in found if one.effect is Effect.VOID), None)
     if isinstance(window, NoWindow):

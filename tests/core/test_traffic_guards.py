@@ -18,7 +18,7 @@ from pytest_slmperf.core.traffic import (
     Sender,
     Traffic,
 )
-from pytest_slmperf.core.traffic_guards import judge_traffic
+from pytest_slmperf.core.traffic_guards import judge_traffic, latencies_at_stake
 from pytest_slmperf.core.window import NoWindow, Window
 
 MS = S // 1000
@@ -86,7 +86,7 @@ def test_answers_of_other_lengths_than_asked_for_void_it():
 @pytest.mark.parametrize(
     ("late_ms", "first_token_ms", "void"), [(1.9, 1, False), (2.1, 1, True), (4.9, 100, False), (5.1, 100, True)]
 )
-def test_late_sends_void_it_beyond_two_ticks_and_a_twentieth_of_the_first_tokens_time(late_ms, first_token_ms, void):
+def test_late_sends_void_it_beyond_2_ms_and_a_twentieth_of_the_first_tokens_time(late_ms, first_token_ms, void):
     """One per cent of them may be later; what is sent so late finds another engine than it should have."""
     made = []
     for at in range(0, 12 * S, 10 * MS):
@@ -117,9 +117,57 @@ def test_a_sender_at_its_own_limit_voids_it(sender, reason):
 def test_a_sender_that_is_late_by_a_part_of_a_token_is_told():
     """A first token of 400 ms hides 10 ms, and a gap of 20 ms doesn't; its median and the time per token do."""
     steps = [exchange(at, at + 380 * MS, at + 460 * MS) for at in range(0, 12 * S, 10 * MS)]
-    (found,) = judge_traffic(round_of(steps, sender=Sender(1.0, 12.0, (0.1,) * 98 + (10.0,) * 2)), WINDOW, LOAD)
+    (found,) = judge_traffic(round_of(steps, sender=lagging(10.0)), WINDOW, LOAD)
     assert (found.guard, found.effect) == ("sender", Effect.NOTE)
-    assert "percentiles of itl_ms" in found.reason
+    assert "percentiles of itl_ms hold" in found.reason
+
+
+def lagging(by_ms):
+    """A sender whose event loop is so late once in a hundred looks, and a bit more."""
+    return Sender(1.0, 12.0, (0.1,) * 98 + (by_ms,) * 2)
+
+
+def quick_to_begin():
+    """First tokens after 10 ms, 300 ms from the first to the last one."""
+    return [exchange(at, at - 90 * MS, at + 310 * MS) for at in range(S, 12 * S, 10 * MS)]
+
+
+@pytest.mark.parametrize(
+    ("gated", "quantiles", "allowed_ms"),
+    [
+        ((), (0.5,), 2.0),
+        (("median_ttft_ms", "output_throughput"), (0.5,), 2.0),
+        (("goodput_share",), (0.5,), 2.0),
+        (("output_throughput",), (0.5, 0.9), 2.0),
+        (("output_throughput", "median_tpot_ms"), (0.5,), 15.0),
+        (("median_tpot_ms",), (0.5,), 15.0),
+        (("output_throughput",), (0.5,), 15.5),
+        (("peak_memory_bytes", "median_e2el_ms"), (0.5,), 15.5),
+    ],
+)
+def test_how_late_a_sender_may_be_hangs_on_what_is_judged(gated, quantiles, allowed_ms):
+    """A twentieth of the shortest time that it spoils: whoever judges throughput alone asks of no first token."""
+    made, stake = quick_to_begin(), latencies_at_stake(gated, quantiles)
+    for by_ms, void in ((allowed_ms - 0.1, False), (allowed_ms + 0.1, True)):
+        found = judge_traffic(round_of(made, sender=lagging(by_ms)), WINDOW, LOAD, at_stake=stake)
+        assert ({one.guard for one in found if one.effect is Effect.VOID} == {"sender"}) is void, by_ms
+
+
+def test_a_lateness_that_first_tokens_hold_is_told_where_they_are_not_judged():
+    """Their medians don't hold it, and nobody who reads a percentile of them is left in the dark."""
+    stake = latencies_at_stake(("output_throughput",), (0.5,))
+    (found,) = judge_traffic(round_of(quick_to_begin(), sender=lagging(10.0)), WINDOW, LOAD, at_stake=stake)
+    assert (found.guard, found.effect) == ("sender", Effect.NOTE)
+    assert "percentiles of ttft_ms and itl_ms hold" in found.reason
+
+
+@pytest.mark.parametrize(("arrivals", "void"), [(Arrivals(concurrency=4), False), (Arrivals((0.0, 1.0)), True)])
+def test_a_late_send_is_a_share_of_a_first_token_where_requests_have_times_of_their_own(arrivals, void):
+    """A place of a closed loop is empty meanwhile, of which throughput alone hangs on the time of whole answers."""
+    stake = latencies_at_stake(("output_throughput",), (0.5,))
+    made = [replace(one, due_ns=one.due_ns - 5 * MS) for one in quick_to_begin()]
+    found = judge_traffic(round_of(made), WINDOW, replace(LOAD, arrivals=arrivals), at_stake=stake)
+    assert ("late" in {one.guard for one in found if one.effect is Effect.VOID}) is void
 
 
 def test_a_prompt_from_a_cache_voids_it_where_none_is_shared():

@@ -222,6 +222,23 @@ def test_rounds_that_tell_no_interval_are_told_apart():
     assert playing.intervals_of(told, ["p90_ttft_ms", "p99_ttft_ms"]) == {"p90_ttft_ms": ((1.0, 2.0), None)}
 
 
+@pytest.mark.parametrize(("gated", "guard"), [(set(), "sender"), ({"output_throughput"}, None)])
+def test_how_late_a_sender_may_be_hangs_on_what_is_gated(gated, guard):
+    """A lateness of 5 ms is much of a first token's 10 ms, and little of a whole answer's 400."""
+    ms = 1_000_000
+    answers = [
+        Exchange(at, at, at + 400 * ms, tuple(at + (10 + 10 * step) * ms for step in range(40)), 32, 40, 40)
+        for place in range(4)
+        for at in range(100 * place * ms, 6_000 * ms, 400 * ms)
+    ]
+    sender = Sender(0.1, 6.0, (0.1,) * 98 + (5.0, 5.0))
+    traffic = Traffic(tuple(sorted(answers, key=lambda one: one.due_ns)), 0, 5_900 * ms, sender=sender)
+    load = replace(CLOSED, arrivals=Arrivals(concurrency=4))
+    policy = replace(POLICY, gated=frozenset(gated))
+    judged = playing.judged(traffic, load, policy, slo=None, quantiles=(0.5,))
+    assert (judged.void.guard if judged.void else None) == guard
+
+
 def test_traffic_without_a_window_is_void():
     """Nothing is counted of what was never steady."""
     one = Exchange(due_ns=0, sent_ns=0, ended_ns=10, chunk_ns=(10,), prompt_tokens=8, output_tokens=1, asked_tokens=1)
