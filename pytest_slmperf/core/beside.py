@@ -1,17 +1,21 @@
 """Different models side by side on one device: who runs beside the one that is measured, and what it did meanwhile."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.flaw import flaw
-from pytest_slmperf.core.units import NS_PER_S
+from pytest_slmperf.core.pool import POOL_OPTIONS
+from pytest_slmperf.core.slo import Slo
 
 CORES = ("own", "shared")
+LOADS = ("batch_size", "concurrency", "request_rate")
 PAUSE_SHARE = 0.05
 """Of a round, that a model beside may have had nothing to do: between two batches, the time to begin the next."""
 MOST_TOKENS = 1_000_000
 MOST_PLACES = 100_000
+OF_ITS_OWN = ("model", "dtype", "threads", "beside", *POOL_OPTIONS)
+"""What is no option of a model beside: it is said otherwise, or it is a pool's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +25,11 @@ class Beside:
         Sweep("mix", StaticBatch(prompt_tokens=32, output_tokens=32), batch_size=[8], model=["opt-125m"],
               beside=[None, Beside("opt-1.3b", batch_size=4, prompt_tokens=32, output_tokens=32)])
 
-    With `batch_size` it serves static batches, one after the other; with `concurrency` so many requests are always
-    under way, which takes an engine that streams. `dtype` and `threads` are by default those of the measured engine.
-    Raises UsageError for what makes no sense.
+    With `batch_size` it serves static batches, one after the other. With `concurrency` so many requests are always
+    under way, and with `request_rate` so many arrive in a second, as in a Poisson process, whether or not others have
+    ended: both take an engine that streams, and may say in `slo` which of its requests count as good. `dtype`,
+    `threads` and `options` are by default those of the measured engine; options that are given take the place of
+    those of the same name. Raises UsageError for what makes no sense.
     """
 
     model: str
@@ -35,12 +41,17 @@ class Beside:
     threads: int | None = None
     cores: str = "own"
     """On a CPU: `own`, or `shared` with the measured engine. On a GPU all are on the same device anyhow."""
+    request_rate: float | None = None
+    """Requests per second."""
+    slo: Slo | None = None
+    """Its own limits; a table of them will do."""
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model or flaw(self.model):
             raise UsageError(f"Beside(model={self.model!r}); it takes a model's name or path")
-        if (self.batch_size is None) is (self.concurrency is None):
-            raise UsageError(f"Beside({self.model!r}): it takes one of batch_size and concurrency")
+        if sum(getattr(self, load) is not None for load in LOADS) != 1:
+            raise UsageError(f"Beside({self.model!r}): it takes one of {', '.join(LOADS[:-1])} and {LOADS[-1]}")
         counted = {"batch_size": MOST_PLACES, "concurrency": MOST_PLACES, "threads": MOST_PLACES}
         counted |= {"prompt_tokens": MOST_TOKENS, "output_tokens": MOST_TOKENS}
         for name, most in counted.items():
@@ -49,42 +60,72 @@ class Beside:
                 continue
             if type(value) is not int or not 1 <= value <= most:
                 raise UsageError(f"Beside({self.model!r}): {name}={value!r}; it takes a whole number, 1 to {most:,}")
+        rate = self.request_rate
+        number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
+        if rate is not None and not (number and 0 < rate <= MOST_PLACES):
+            said = f"it takes requests per second, above 0, up to {MOST_PLACES:,}"
+            raise UsageError(f"Beside({self.model!r}): request_rate={rate!r}; {said}")
         if self.dtype is not None and not (isinstance(self.dtype, str) and self.dtype):
             raise UsageError(f"Beside({self.model!r}): dtype={self.dtype!r}; it takes a name, as 'int8'")
         if self.cores not in CORES:
             raise UsageError(f"Beside({self.model!r}): cores={self.cores!r}; it takes {' or '.join(map(repr, CORES))}")
+        self._check_slo()
+        self._check_options()
 
-    @property
-    def at(self) -> int:
-        """Its batch, or how many requests are under way."""
-        return self.batch_size or self.concurrency or 0
+    def _check_slo(self) -> None:
+        limits: object = self.slo
+        if isinstance(limits, Mapping) and limits.keys() <= {one.name for one in fields(Slo)}:
+            limits = Slo(**limits)
+            object.__setattr__(self, "slo", limits)
+        if limits is not None and not isinstance(limits, Slo):
+            raise UsageError(f"Beside({self.model!r}): slo={limits!r}; it takes Slo(ttft_ms=…, tpot_ms=…, e2el_ms=…)")
+        if limits is not None and self.batch_size is not None:
+            raise UsageError(
+                f"Beside({self.model!r}): the requests of a batch all begin at once: an slo is of those that come one "
+                "by one, with concurrency or request_rate"
+            )
+
+    def _check_options(self) -> None:
+        given: object = self.options
+        if not isinstance(given, Mapping) or not all(map(_option, given.items())):
+            raise UsageError(f"Beside({self.model!r}): options={given!r}; it takes texts, numbers and truths by name")
+        if taken := [name for name in given if name in OF_ITS_OWN]:
+            raise UsageError(f"Beside({self.model!r}): options has {taken[0]!r}, which is no option of an engine alone")
+        object.__setattr__(self, "options", dict(sorted(given.items())))
 
     @property
     def name(self) -> str:
-        """What cases are called by: `opt-1.3b@4`."""
-        return f"{self.model.rstrip('/').rpartition('/')[2]}@{self.at}"
+        """What cases are called by: `opt-1.3b@4`, and at a rate `opt-1.3b@2.5rps`."""
+        at = self.batch_size or self.concurrency or f"{self.request_rate:g}rps"
+        return f"{self.model.rstrip('/').rpartition('/')[2]}@{at}"
 
     @property
     def load(self) -> str:
-        """`batch of 4, 32+32 tokens`, for a key."""
-        kind = "batch" if self.batch_size else "concurrency"
-        return f"{kind} of {self.at}, {self.prompt_tokens}+{self.output_tokens} tokens"
+        """`batch of 4, 32+8 tokens`, for a key."""
+        kind = "batch" if self.batch_size else "concurrency" if self.concurrency else "rate"
+        at = self.batch_size or self.concurrency or self.request_rate or 0
+        return f"{kind} of {at:g}, {self.prompt_tokens}+{self.output_tokens} tokens"
 
 
 @dataclass(frozen=True, slots=True)
 class NeighbourWork:
-    """What one that ran beside did: (began, ended, prompt tokens, output tokens, requests) of each batch or request, by
-    the clock of the engine that was measured.
+    """What one that ran beside did: (began, ended, prompt tokens, output tokens, requests, first part) of each batch or
+    request, by the clock of the engine that was measured.
+
+    A request that arrives at a rate begins when it was due. The first part of an answer is told of requests that come
+    one by one, and is 0 of a batch.
     """
 
     name: str
     """`opt-1.3b@4 (core 1)`."""
-    done: tuple[tuple[int, int, int, int, int], ...]
+    done: tuple[tuple[int, int, int, int, int, int], ...]
+    load: Beside | None = None
+    """What it was to do; None where nobody says."""
 
     def within(self, from_ns: float, to_ns: float) -> tuple[float, float, float]:
         """Prompt tokens, output tokens and requests between these instants; of what they cut in two, a share."""
         total = [0.0, 0.0, 0.0]
-        for began, ended, *amounts in self.done:
+        for began, ended, *amounts, _ in self.done:
             inside = min(ended, to_ns) - max(began, from_ns)
             if inside > 0:
                 share = inside / (ended - began)
@@ -118,26 +159,18 @@ def spelled_beside(value: "Beside | Iterable[Beside] | None") -> str:
 
 
 def rested(work: Iterable[NeighbourWork], from_ns: int, to_ns: int) -> str:
-    """Who had nothing to do for a part of a round, which is no round of the mix then; empty where nobody had."""
+    """Who had nothing to do for a part of a round, which is no round of the mix then; empty where nobody had. One whose
+    requests arrive at a rate rests as the rate has it.
+    """
     for one in work:
+        if one.load and one.load.request_rate:
+            continue
         idle = 1 - one.busy_ns(from_ns, to_ns) / (to_ns - from_ns)
         if idle > PAUSE_SHARE:
             return f"{one.name} was not under its load for {idle:.0%} of the round"
     return ""
 
 
-def rates_of(
-    rounds: Sequence[Sequence[NeighbourWork]], spans: Sequence[tuple[int, int]]
-) -> dict[str, tuple[float, ...]]:
-    """Tokens per second of each that ran beside, one value a round: of what it generated within the round."""
-    found: dict[str, list[float]] = {}
-    for some, (from_ns, to_ns) in zip(rounds, spans, strict=True):
-        for number, one in enumerate(some, 1):
-            rate = one.within(from_ns, to_ns)[1] / (to_ns - from_ns) * NS_PER_S
-            found.setdefault(f"beside_{number}_output_throughput", []).append(rate)
-    return {name: tuple(values) for name, values in found.items() if all(value > 0 for value in values)}
-
-
-def names_note(work: Sequence[NeighbourWork]) -> str:
-    """Who is who among the metrics."""
-    return ", ".join(f"beside_{number} is {one.name}" for number, one in enumerate(work, 1))
+def _option(one: tuple[object, object]) -> bool:
+    name, value = one
+    return isinstance(name, str) and name.isidentifier() and isinstance(value, (str, int, float)) and not flaw(value)

@@ -10,7 +10,7 @@ from pytest_slmperf.core import gate
 from pytest_slmperf.core.curves import THROUGHPUT, Curves
 from pytest_slmperf.core.errors import NotJudged, SuiteError
 from pytest_slmperf.core.frontier import Frontier, FrontierPolicy
-from pytest_slmperf.core.metrics import ENERGY, metric
+from pytest_slmperf.core.metrics import ENERGY, is_latency, metric
 from pytest_slmperf.core.optimum import Optima
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.point import UNJUDGED, Ledger, Point
@@ -273,8 +273,8 @@ class Part(ABC):
     @property
     def _lost_latencies(self) -> tuple[str, ...]:
         """The latencies that only the settings take away from a frontier; none where one is left."""
-        lost = tuple(name for name in self._of.outcome.ungated if metric(name).quantile is not None)
-        return () if any(metric(name).quantile is not None for name in self._of.outcome.asked) else lost
+        lost = tuple(filter(is_latency, self._of.outcome.ungated))
+        return () if any(map(is_latency, self._of.outcome.asked)) else lost
 
     def _refuse_a_part(self, what: str, *needs: str) -> None:
         if left_out := self._own(self._of.outcome.unselected):

@@ -7,7 +7,7 @@ from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.frontier import Frontier, frontier
 from pytest_slmperf.core.highest_rate import GOODPUT_SHARE, SHARE, HighestRate, SharesInTime, in_time, untold
 from pytest_slmperf.core.knee import DEFAULT_DEFINITION, Curve, Definition, Knee
-from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.metrics import is_latency, metric
 from pytest_slmperf.core.optimum import Optima, optima
 from pytest_slmperf.core.replication import BestReplicas, Choice, Replication
 from pytest_slmperf.core.sample import Measurement
@@ -53,7 +53,7 @@ class Curves:
 
         Raises SuiteError where no such pair is gated.
         """
-        return self._frontier(*sorted(name for name in self._gated if metric(name).quantile is not None)[:1])
+        return self._frontier(*sorted(name for name in self._gated if is_latency(name))[:1])
 
     def frontier_of(self, *others: str) -> Frontier:
         """The frontier of throughput and one or two other metrics, as `tpot_ms` and `joules_per_output_token`.

@@ -96,8 +96,10 @@ LATENCIES = {
 _OF_REPLICA = re.compile(
     r"(?P<replica>replica_[1-9]\d{0,3})_(?P<metric>output_throughput|request_throughput|median_ttft_ms)"
 )
-_OF_NEIGHBOUR = re.compile(r"beside_[1-9]\d?_output_throughput")
+_OF_NEIGHBOUR = re.compile(r"(?P<neighbour>beside_[1-9]\d?_)(?P<metric>\w.*)")
+_NEIGHBOURS_OWN = ("output_throughput", "request_throughput", "goodput_share")
 _STATISTIC = re.compile(r"(?P<statistic>median|p\d{1,2}(?:\.\d+)?)_(?P<latency>\w+)")
+_LATENCY_OF_REQUESTS = re.compile(r"(?:median_|p[\d.]+_)?(?:ttft|tpot|e2el)_ms")
 
 
 def metric(name: str) -> Metric:
@@ -113,10 +115,12 @@ def metric(name: str) -> Metric:
     if of_replica:
         whole = metric(of_replica["metric"])
         return replace(whole, name=name, meaning=f"{whole.meaning}, of {of_replica['replica'].replace('_', ' ')} alone")
-    if _OF_NEIGHBOUR.fullmatch(name):
-        whole = metric("output_throughput")
-        number = name.split("_")[1]
-        return replace(whole, name=name, meaning=f"{whole.meaning}, of the model {number} beside the measured one")
+    neighbour, own = by_neighbour(name)
+    if neighbour and (own in _NEIGHBOURS_OWN or _LATENCY_OF_REQUESTS.fullmatch(own)):
+        whole = metric(own)
+        number = neighbour.split("_")[1]
+        meaning = f"{whole.meaning}, of the model {number} beside the measured one"
+        return replace(whole, name=f"{neighbour}{whole.name}", meaning=meaning)
     match = _STATISTIC.fullmatch(name)
     if match and match["latency"] in LATENCIES:
         statistic = match["statistic"]
@@ -131,6 +135,17 @@ def is_own_rate(name: str) -> bool:
     """Whether it is the throughput of one replica of a pool: what tells whose loss a loss is."""
     of_replica = _OF_REPLICA.fullmatch(name)
     return of_replica is not None and of_replica["metric"] == "output_throughput"
+
+
+def by_neighbour(name: str) -> tuple[str, str]:
+    """`beside_1_` and `median_ttft_ms` of `beside_1_median_ttft_ms`; an empty text and itself of any other."""
+    found = _OF_NEIGHBOUR.fullmatch(name)
+    return (found["neighbour"], found["metric"]) if found else ("", name)
+
+
+def is_latency(name: str) -> bool:
+    """Whether it is a latency of the measured model, and none of a model beside it."""
+    return metric(name).quantile is not None and not by_neighbour(name)[0]
 
 
 def of_any_replica(name: str) -> str:

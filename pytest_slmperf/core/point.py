@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.limit import judge_against_number, stated
-from pytest_slmperf.core.metrics import BOARD, ENERGY, GOODPUT, LATENCIES, SCALARS, Metric, metric
+from pytest_slmperf.core.metrics import BOARD, ENERGY, GOODPUT, LATENCIES, SCALARS, Metric, by_neighbour, metric
 from pytest_slmperf.core.outcome import LARGER, CaseOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.verdict import Status, Verdict, quantity
@@ -263,6 +263,8 @@ class Point:
             way_out = f"add it to the sweep, as in percentiles=[{meaning.quantile * 100:.6g}]"
         elif unasked and meaning.name in GOODPUT:
             way_out = "say in the sweep which requests are good: slo=Slo(ttft_ms=…, tpot_ms=…, e2el_ms=…)"
+        elif unasked and by_neighbour(meaning.name)[1] in GOODPUT:
+            way_out = "say which of its requests are good: Beside(…, slo=Slo(ttft_ms=…, tpot_ms=…, e2el_ms=…))"
         elif unasked and meaning.name in (*ENERGY, *BOARD):
             way_out = "ask for it: use the fixture energy_meter, or gate one of the joules"
         return Verdict(
@@ -276,11 +278,13 @@ class Point:
 
 
 def spelling(meaning: Metric) -> str:
-    """How a suite spells a metric: `ttft_ms`, `ttft_ms.p99`, `output_throughput`."""
+    """How a suite spells a metric: `ttft_ms`, `ttft_ms.p99`, `output_throughput`, `beside_1_ttft_ms.p99`."""
     if meaning.quantile is None:
         return meaning.name
-    statistic, _, latency = meaning.name.partition("_")
-    return latency if statistic == "median" else f"{latency}.{statistic.replace('.', '_')}"
+    neighbour, own = by_neighbour(meaning.name)
+    statistic, _, latency = own.partition("_")
+    of = f"{neighbour}{latency}"
+    return of if statistic == "median" else f"{of}.{statistic.replace('.', '_')}"
 
 
 def _percentile(of: Metric, name: str) -> Metric:
@@ -288,7 +292,8 @@ def _percentile(of: Metric, name: str) -> Metric:
     __tracebackhide__ = True
     if not name.startswith("_") and of.quantile is not None:
         with suppress(SuiteError):
-            return metric(f"{name.replace('_', '.')}_{of.name.partition('_')[2]}")
+            neighbour, own = by_neighbour(of.name)
+            return metric(f"{neighbour}{name.replace('_', '.')}_{own.partition('_')[2]}")
     raise AttributeError(f"{of.name} has no {name!r}")
 
 

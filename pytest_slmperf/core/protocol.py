@@ -29,7 +29,7 @@ from pytest_slmperf.core.engine import EngineFacts, EngineSpec, ReplicaWork, Req
 from pytest_slmperf.core.launch import Load
 from pytest_slmperf.core.traffic import Traffic
 
-VERSION = 8
+VERSION = 9
 """Counted up with every change to a message."""
 
 

@@ -10,6 +10,7 @@ from pytest_slmperf.core.errors import EngineUnavailable
 from pytest_slmperf.core.launch import BESIDE_VARIABLE
 from pytest_slmperf.core.machine import SIMULATED
 from pytest_slmperf.pool.devices import Placement
+from pytest_slmperf.pool.loading import since
 from pytest_slmperf.pool.local import Child
 from pytest_slmperf.pool.pinning import pin
 from pytest_slmperf.pool.placing import host_here
@@ -61,6 +62,7 @@ class Neighbours:
             theirs = replace(
                 spec,
                 model=one.model,
+                options={**spec.options, **one.options},
                 dtype=one.dtype or spec.dtype,
                 threads=threads,
                 planted_loss=0.0,
@@ -69,7 +71,11 @@ class Neighbours:
             )
             child = Child(name, theirs, Placement(cores=its))
             self._children.append((one, child))
-            self._facts.append(child.start())
+            self._facts.append(facts := child.start())
+            if (tokens := one.prompt_tokens + one.output_tokens) > facts.context_tokens:
+                raise EngineUnavailable(
+                    f"{name}: {tokens} tokens of prompt and output exceed its context of {facts.context_tokens}"
+                )
         kinds = {facts.device == SIMULATED for facts in self._facts}
         self._simulated = kinds == {True} and not spec.options.get("real_time")
         for one, child in self._children:  # what a first batch takes longer is none of the load
@@ -89,12 +95,11 @@ class Neighbours:
         if self._simulated:
             return tuple(
                 NeighbourWork(
-                    child.name,
-                    tuple((a + from_ns, b + from_ns, *rest) for a, b, *rest in child.cover(one, to_ns - from_ns)),  # type: ignore[misc]  # five of them
+                    child.name, tuple(since(-from_ns, item) for item in child.cover(one, to_ns - from_ns)), one
                 )
                 for one, child in self._children
             )
-        return tuple(NeighbourWork(child.name, child.end()) for _, child in self._children)
+        return tuple(NeighbourWork(child.name, child.end(), one) for one, child in self._children)
 
     def stop(self) -> None:
         """As of any company."""

@@ -26,7 +26,7 @@ from pytest_slmperf.engines.ending import how_it_ended
 from pytest_slmperf.engines.registry import create, lives_elsewhere
 from pytest_slmperf.engines.streaming import Streaming
 from pytest_slmperf.pool.devices import Placement
-from pytest_slmperf.pool.loading import Item, under_load
+from pytest_slmperf.pool.loading import Item, since, under_load
 from pytest_slmperf.pool.pinning import pin, step_aside
 from pytest_slmperf.pool.placing import placed
 from pytest_slmperf.pool.replica import Crew, name_of, own_spec
@@ -276,6 +276,8 @@ class _Serving:
     def __init__(self, pipe: "Pipe", engine: Engine, facts: EngineFacts) -> None:
         self._pipe, self._engine, self._facts = pipe, engine, facts
         self._done: tuple[Item, ...] = ()
+        self._turns = 0
+        """Loads that it was under."""
         self._batch: Sequence[Request] = ()
         self._reads_peak = facts.device == "cpu" and facts.own_process
         self._looks = 0
@@ -288,17 +290,21 @@ class _Serving:
                 case "serve":
                     said: Any = self._serve(batch, observe=observe)
                 case "load":
-                    self._done = under_load(
+                    self._turns += 1
+                    _, self._done = under_load(
                         self._engine,
                         self._facts,
                         batch,
                         over=self._asked,
                         begins=partial(_say, self._pipe, "it begins"),
+                        turn=self._turns,
                     )
                     continue
                 case "cover":
-                    load, span_ns = batch
-                    said = under_load(self._engine, self._facts, load, over=span_ns.__le__, from_0=True)
+                    (load, span_ns), self._turns = batch, self._turns + 1
+                    over = span_ns.__le__
+                    began_ns, done = under_load(self._engine, self._facts, load, over=over, turn=self._turns)
+                    said = tuple(since(began_ns, item) for item in done)
                 case "end":
                     said = self._done
                 case _:

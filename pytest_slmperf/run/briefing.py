@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_slmperf.core import gate
+from pytest_slmperf.core.beside import neighbours
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.latency import needed
@@ -79,17 +80,20 @@ def brief(
 
 def round_policy(sweep: Sweep, settings: Settings) -> RoundPolicy:
     """How a launch measures a case of the sweep: with one round where nothing is gated that rounds repeat, and where
-    requests arrive.
+    requests arrive. A model beside whose requests arrive at a rate has as many of them in it as are observed.
     """
     gated = sweep.tolerances.keys()
     arrive = not isinstance(sweep.workload, StaticBatch)
     once = arrive or (gated and gated <= ONCE_A_LAUNCH)
+    rounds, most = 1 if once else settings.rounds, max(map(needed, sweep.quantiles))
+    rates = [one.request_rate for value in sweep.beside for one in neighbours(value) if one.request_rate]
+    theirs_s = max(LEAST_ARRIVED, most) / min(rates) if rates else 0.0
     return RoundPolicy(
-        rounds=1 if once else settings.rounds,
-        round_s=settings.round_s,
-        observed_requests=max(LEAST_ARRIVED if arrive else LEAST_OBSERVED, *map(needed, sweep.quantiles)),
+        rounds=rounds,
+        round_s=max(settings.round_s, theirs_s / rounds),
+        observed_requests=max(LEAST_ARRIVED if arrive else LEAST_OBSERVED, most),
         observed_s=settings.round_s,
-        traffic_s=settings.traffic_s,
+        traffic_s=max(settings.traffic_s, theirs_s),
         void_retries=settings.void_retries,
         answer_limit_s=settings.answer_limit_s,
         gated=frozenset(gated),

@@ -1,5 +1,7 @@
 """The key of a case: what its samples hold for, and a stored sample has to match."""
 
+from dataclasses import fields
+
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import LaunchRecord
 from pytest_slmperf.core.pool import Pool
@@ -18,6 +20,7 @@ def case_key(sweep: Sweep, record: LaunchRecord, *, with_joules: bool = False) -
     says that throughput is read from the stretch in which joules are counted.
     """
     facts, spec = record.facts, record.spec
+    of_pool = _pool_key(spec.pool)
     return {
         "engine": spec.engine,
         "engine_version": facts.version,
@@ -28,8 +31,8 @@ def case_key(sweep: Sweep, record: LaunchRecord, *, with_joules: bool = False) -
         "threads": spec.threads,
         "method": METHOD,
         **{f"option.{name}": value for name, value in spec.options.items() if name not in OF_NO_MEASUREMENT},
-        **{f"setting.{name}": value for name, value in facts.settings.items()},
-        **_pool_key(spec.pool),
+        **{f"setting.{name}": value for name, value in facts.settings.items() if name not in of_pool},
+        **of_pool,
         **_beside_key(spec),
         **({"planted_loss": spec.planted_loss} if spec.planted_loss else {}),
         **({"timed": "with joules"} if with_joules else {}),
@@ -43,7 +46,12 @@ def _beside_key(spec: EngineSpec) -> dict[str, object]:
     for number, one in enumerate(spec.beside, 1):
         threads, dtype = one.threads or spec.threads, one.dtype or spec.dtype
         on = f"{threads} thread{'s' * (threads > 1)} on {'its own' if one.cores == 'own' else 'the same'} cores"
-        found[f"beside_{number}"] = f"{one.name.rpartition('@')[0]} {dtype}: {one.load}, {on}"
+        told = [f"{name}={value}" for name, value in one.options.items() if name not in OF_NO_MEASUREMENT]
+        if one.slo:
+            limits = ((limit.name, getattr(one.slo, limit.name)) for limit in fields(one.slo))
+            told += [f"{name} at most {limit:g}" for name, limit in limits if limit is not None]
+        name = one.name.rpartition("@")[0]
+        found[f"beside_{number}"] = ", ".join((f"{name} {dtype}: {one.load}", on, *told))
     return found
 
 

@@ -10,12 +10,13 @@ from functools import partial
 from statistics import median
 
 from pytest_slmperf.core import front_end
-from pytest_slmperf.core.beside import NeighbourWork, names_note, rates_of, rested
+from pytest_slmperf.core.beside import NeighbourWork, rested
 from pytest_slmperf.core.board import BoardState
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, ReplicaWork, Served
 from pytest_slmperf.core.latency import latencies, statistics
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy, tokens
 from pytest_slmperf.core.metrics import CORE_PACE, LATENCIES, STARTUP_PHASES, at_quantile
+from pytest_slmperf.core.mix_metrics import mix_metrics
 from pytest_slmperf.core.protocol import (
     Answers,
     Measured,
@@ -423,9 +424,10 @@ class _Launch:
             values.update(of_replicas)
             case.notes.extend(behind)
         beside = _beside(case)
-        values.update(rates_of([some for some, _ in beside], [span for _, span in beside]))
-        if beside and beside[0][0]:
-            case.notes.append(names_note(beside[0][0]))
+        of_mix = mix_metrics([some for some, _ in beside], [span for _, span in beside], self._terms.quantiles)
+        values.update(of_mix.values)
+        unmeasured.update(of_mix.unmeasured)
+        case.notes.extend(of_mix.notes)
         values["startup_s"] = (self._terms.startup_s,)
         phases_s = self._phases_s
         values.update({name: (phases_s[phase],) for phase, name in STARTUP_PHASES.items() if phase in phases_s})

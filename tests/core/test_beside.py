@@ -4,12 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_slmperf import Beside, StaticBatch, Sweep
-from pytest_slmperf.core.beside import NeighbourWork, rates_of
+from pytest_slmperf import Beside, Slo, StaticBatch, Sweep
+from pytest_slmperf.core.beside import NeighbourWork, rested
 from pytest_slmperf.core.energy import BoardEnergy, Energy, Uncertainty
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SuiteError, UsageError
 from pytest_slmperf.core.mix_energy import of_the_mix
+from pytest_slmperf.core.protocol import Played, decode, encode
+from pytest_slmperf.core.traffic import Traffic
 from pytest_slmperf.core.units import NS_PER_S
 
 OTHER = Beside("models/opt-1.3b", batch_size=4)
@@ -19,8 +21,20 @@ OTHER = Beside("models/opt-1.3b", batch_size=4)
     ("wrong", "said"),
     [
         ({"model": ""}, "a model's name"),
-        ({"model": "m"}, "one of batch_size and concurrency"),
-        ({"model": "m", "batch_size": 1, "concurrency": 1}, "one of batch_size and concurrency"),
+        ({"model": "m"}, "one of batch_size, concurrency and request_rate"),
+        ({"model": "m", "batch_size": 1, "concurrency": 1}, "one of batch_size, concurrency and request_rate"),
+        ({"model": "m", "batch_size": 1, "request_rate": 1}, "one of batch_size, concurrency and request_rate"),
+        ({"model": "m", "request_rate": 0}, "request_rate=0"),
+        ({"model": "m", "request_rate": float("inf")}, "request_rate=inf"),
+        ({"model": "m", "request_rate": True}, "request_rate=True"),
+        ({"model": "m", "batch_size": 1, "slo": Slo(ttft_ms=200)}, "all begin at once"),
+        ({"model": "m", "concurrency": 1, "slo": 200}, r"slo=200; it takes Slo\("),
+        ({"model": "m", "concurrency": 1, "slo": {"ttfb_ms": 200}}, r"it takes Slo\("),
+        ({"model": "m", "batch_size": 1, "options": ["fast"]}, "texts, numbers and truths by name"),
+        ({"model": "m", "batch_size": 1, "options": {"a b": 1}}, "texts, numbers and truths by name"),
+        ({"model": "m", "batch_size": 1, "options": {"knee": None}}, "texts, numbers and truths by name"),
+        ({"model": "m", "batch_size": 1, "options": {"knee": 10**400}}, "texts, numbers and truths by name"),
+        ({"model": "m", "batch_size": 1, "options": {"replicas": 2}}, "options has 'replicas'"),
         ({"model": "m", "batch_size": 0}, "batch_size=0"),
         ({"model": "m", "batch_size": True}, "batch_size=True"),
         ({"model": "m", "batch_size": 1, "output_tokens": None}, "output_tokens=None"),
@@ -43,10 +57,12 @@ def sweep(*beside, **more):
 def test_names_of_cases():
     """A case says who is beside: nobody, one, or several."""
     both = (OTHER, Beside("tiny", concurrency=2))
-    assert [case.name for case in sweep(None, OTHER, both).cases(["opt-125m"])] == [
+    paced = Beside("tiny", request_rate=2.5)
+    assert [case.name for case in sweep(None, OTHER, both, paced).cases(["opt-125m"])] == [
         "mix/opt-125m/beside=none/batch=2",
         "mix/opt-125m/beside=opt-1.3b@4/batch=2",
         "mix/opt-125m/beside=opt-1.3b@4+tiny@2/batch=2",
+        "mix/opt-125m/beside=tiny@2.5rps/batch=2",
     ]
 
 
@@ -63,6 +79,9 @@ def test_said_by_settings():
     """A machine's settings say who is beside in a table's words."""
     there = sweep(None, OTHER).on({"beside": ["none", {"model": "opt-6.7b", "batch_size": 1}]})
     assert there.beside == (None, Beside("opt-6.7b", batch_size=1))
+    table = {"model": "opt-6.7b", "request_rate": 2, "slo": {"ttft_ms": 200}, "options": {"knee": 2}}
+    paced = Beside("opt-6.7b", request_rate=2.0, slo=Slo(ttft_ms=200), options={"knee": 2})
+    assert sweep(None, OTHER).on({"beside": [table]}).beside == (paced,)
 
 
 @pytest.mark.parametrize("wrong", [(OTHER, OTHER), ("opt-1.3b",), ((),), ({"model": "m", "size": 3},)])
@@ -77,7 +96,7 @@ def test_work_adds_up(lengths, begin, length):
     """What is done in two halves of a span is what is done in all of it, and no more than there was."""
     done, at = [], 0
     for lasted, pause in lengths:
-        done.append((at, at + lasted, 8, 16, 1))
+        done.append((at, at + lasted, 8, 16, 1, 0))
         at += lasted + pause
     one, middle, end = NeighbourWork("m", tuple(done)), begin + length / 3, begin + length
     halves = zip(one.within(begin, middle), one.within(middle, end), strict=True)
@@ -86,16 +105,26 @@ def test_work_adds_up(lengths, begin, length):
     assert one.busy_ns(0, at) == sum(lasted for lasted, _ in lengths)
 
 
-def test_rates():
-    """A batch that reaches over a round's ends counts with the share that lies in it."""
-    work = NeighbourWork("m", ((0, 2 * NS_PER_S, 8, 40, 1), (2 * NS_PER_S, 4 * NS_PER_S, 8, 40, 1)))
-    assert rates_of([[work]], [(NS_PER_S, 2 * NS_PER_S)]) == {"beside_1_output_throughput": (20.0,)}
+def test_a_load_with_pauses_is_none():
+    """A round in which another model rested is no round of the mix, but where its requests arrive as they like."""
+    done = ((0, 60, 1, 1, 1, 0), (80, 200, 1, 1, 1, 0))
+    work = NeighbourWork("other@2", done, Beside("other", concurrency=2))
+    assert rested([work], 0, 100) == "other@2 was not under its load for 20% of the round"
+    assert not rested([work], 100, 200)
+    assert not rested([NeighbourWork("other@2rps", done, Beside("other", request_rate=2))], 0, 100)
+
+
+def test_work_passes_between_processes():
+    """With the load that it was done under."""
+    load = Beside("m", request_rate=2, slo=Slo(ttft_ms=200), options={"knee": 2, "real_time": True})
+    played = Played(Traffic((), 0, 0), (NeighbourWork("m@2rps", ((0, 9, 8, 4, 1, 5),), load),))
+    assert decode(encode(played)) == played
 
 
 def test_joules_of_a_mix():
     """The boards' joules are those of the tokens of all models on them, and power is what it is."""
     board = BoardEnergy("b", "counter", 90.0, 0, 3 * NS_PER_S, 100, 200, 10, Uncertainty(0, 0, 0))
-    other = NeighbourWork("m", ((-NS_PER_S, 4 * NS_PER_S, 0, 500, 5),))
+    other = NeighbourWork("m", ((-NS_PER_S, 4 * NS_PER_S, 0, 500, 5, 0),))
     found = of_the_mix(Energy((board,)), [other]).metrics()
     assert found["joules_per_output_token"].value == pytest.approx(90 / 400)
     assert found["joules_per_total_token"].value == pytest.approx(90 / 500)

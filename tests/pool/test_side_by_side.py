@@ -3,11 +3,11 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 
-from pytest_slmperf import Beside
-from pytest_slmperf.core.beside import NeighbourWork, rested
+from pytest_slmperf import Beside, Slo
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.launch import Load, RoundPolicy
@@ -60,10 +60,10 @@ def spec(tmp_path, monkeypatch):
     return EngineSpec("placed", "tiny", options={"log": str(tmp_path / "log"), "real_time": True})
 
 
-def launch(spec, *beside, load=LOAD, cores=None):
+def launch(spec, *beside, load=LOAD, cores=None, policy=POLICY):
     """A launch of it beside these."""
     mixed = replace(spec, beside=beside)
-    return run_launch(mixed, [load], POLICY, arm="candidate", index=0, cores=cores, quantiles=(0.5,))
+    return run_launch(mixed, [load], policy, arm="candidate", index=0, cores=cores, quantiles=(0.5,))
 
 
 def other(model="other", **more):
@@ -117,13 +117,6 @@ def test_one_that_fails_is_named(spec, model, error, said):
     assert not any(Path(f"/proc/{pid}").exists() for pid, _ in started(spec).values())
 
 
-def test_a_load_with_pauses_is_none():
-    """A round in which another model rested is no round of the mix."""
-    work = NeighbourWork("other@2", ((0, 60, 1, 1, 1), (80, 200, 1, 1, 1)))
-    assert rested([work], 0, 100) == "other@2 was not under its load for 20% of the round"
-    assert not rested([work], 100, 200)
-
-
 def test_places_need_an_engine_that_streams(spec):
     """A concurrency beside an engine of static batches is refused, with what to do."""
     with pytest.raises(EngineUnavailable, match=r"other@3.*static batches only: give it batch_size"):
@@ -154,6 +147,44 @@ def test_in_simulated_time(beside, arrivals, rate):
     assert slower == pytest.approx(1.25, rel=0.01)
 
 
+def test_requests_at_a_rate_in_simulated_time():
+    """As many come as the rate has it, whoever is slow; they are held to limits of their own, by its own options."""
+    spec = EngineSpec("fake", "opt-125m", options={"level": 1000})
+    slo, policy = Slo(ttft_ms=20), replace(POLICY, round_s=2.0)
+    paced = Beside("tiny", request_rate=40, output_tokens=20, slo=slo, options={"level": 500})
+    piled = Beside("small", request_rate=40, output_tokens=20, slo=slo, options={"max_running": 1, "level": 500})
+    case = launch(spec, paced, piled, policy=policy).cases[CASE]
+    values = {name: median(some) for name, some in case.values.items()}
+    assert values["beside_1_output_throughput"] == pytest.approx(800, rel=0.15)
+    assert values["beside_1_request_throughput"] == pytest.approx(40, rel=0.15)
+    assert values["beside_1_median_tpot_ms"] == pytest.approx(2, rel=0.15)
+    assert values["beside_1_goodput_share"] == 1
+    assert values["beside_2_request_throughput"] == pytest.approx(25, rel=0.1)
+    assert values["beside_2_goodput_share"] < 0.2
+    assert "beside_2 does not keep up with its rate: its requests pile up" in case.notes
+    alone = launch(spec, policy=policy).cases[CASE].values["output_throughput"][0]
+    assert values["output_throughput"] == pytest.approx(alone, rel=0.01)
+    again = launch(spec, paced, piled, policy=policy).cases[CASE].values
+    assert all(again[name] == case.values[name] for name in again if name.startswith("beside"))
+
+
+def test_requests_at_a_rate_in_real_time():
+    """The load has begun when the first is answered, and ends when it is told to, while none is due."""
+    spec = EngineSpec("fake", "opt-125m", options={"real_time": True})
+    record = launch(spec, Beside("tiny", request_rate=100, output_tokens=2), Beside("slow", request_rate=0.1))
+    values = record.cases[CASE].values
+    assert min(values["beside_1_output_throughput"]) > 50
+    assert record.seconds < 10
+
+
+def test_a_load_beyond_its_context():
+    """Is refused when its engine says how much it takes."""
+    with pytest.raises(
+        EngineUnavailable, match=r"tiny@1 .*: 5000 tokens of prompt and output exceed its context of 4096"
+    ):
+        launch(EngineSpec("fake", "opt-125m"), Beside("tiny", batch_size=1, prompt_tokens=4000, output_tokens=1000))
+
+
 def test_keys_name_them():
     """A mix is no baseline for another one: who is beside, its load, type, threads and cores are part of the key."""
     from pytest_slmperf import StaticBatch, Sweep  # noqa: PLC0415 - of this test alone
@@ -163,6 +194,10 @@ def test_keys_name_them():
     key = case_key(sweep, record)
     assert key["beside_1"] == "opt-1.3b int8: batch of 2, 32+8 tokens, 1 thread on its own cores"
     assert key["setting.beside_1_weights"] == "random"
+    more = Beside("tiny", request_rate=2.5, slo=Slo(ttft_ms=200), options={"level": 500, "log": "x"})
+    spec = EngineSpec("fake", "opt-125m", beside=(more,))
+    told = case_key(sweep, replace(record, spec=spec))["beside_1"]
+    assert told == "tiny float32: rate of 2.5, 32+32 tokens, 1 thread on its own cores, level=500, ttft_ms at most 200"
     assert not [name for name in case_key(sweep, launch(EngineSpec("fake", "opt-125m"))) if "beside" in name]
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pytest_slmperf.core.beside import Beside
 from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.core.workload import ClosedLoop, StaticBatch
 from pytest_slmperf.run.briefing import brief
@@ -36,7 +37,6 @@ def test_requests_that_arrive_have_one_round_of_a_length_that_is_set():
     policy = brief(
         Sweep("serve", ClosedLoop(8, 8), concurrency=[1]), (), Options(), Settings(traffic_s=7), budget_s=None
     ).policy
-    assert (policy.rounds, policy.traffic_s, policy.observed_requests) == (1, 7, 20)
 
 
 def test_what_is_gated_is_known_where_rounds_are_judged():
@@ -44,3 +44,17 @@ def test_what_is_gated_is_known_where_rounds_are_judged():
     sweep = Sweep("serve", ClosedLoop(8, 8), concurrency=[1], gate={"tpot_ms": 0.05, "output_throughput": 0.05})
     policy = brief(sweep, (), Options(), Settings(), budget_s=None).policy
     assert policy.gated == {"median_tpot_ms", "output_throughput"}
+    assert (policy.rounds, policy.traffic_s, policy.observed_requests) == (1, 7, 20)
+
+
+@pytest.mark.parametrize(("percentiles", "arrive"), [([], 20), ([99], 100)])
+def test_a_launch_lasts_for_as_many_requests_of_a_model_beside_as_are_observed(percentiles, arrive):
+    """Where they arrive at a rate: of the slowest of them, in all rounds together."""
+    beside = [None, Beside("m", request_rate=4), (Beside("m", request_rate=2), Beside("n", batch_size=8))]
+    sweeps = (
+        Sweep("mix", StaticBatch(8, 8), batch_size=[1], beside=beside, percentiles=percentiles),
+        Sweep("mix", ClosedLoop(8, 8), concurrency=[1], beside=beside, percentiles=percentiles),
+    )
+    batches, traffic = (brief(one, (), Options(), Settings(), budget_s=None).policy for one in sweeps)
+    assert batches.rounds * batches.round_s == arrive / 2
+    assert traffic.traffic_s == arrive / 2
