@@ -38,6 +38,8 @@ class StaticPool:
         self._simulated = False
         self._batch: Sequence[Request] | None = None
         self._shares: Sequence[tuple[Replica, Sequence[int], Sequence[Request]]] = ()
+        self._resting: Sequence[int | None] = ()
+        """Of the replicas without a part in the batch, the memory that each has."""
         self.versions: Mapping[str, str] = {}
         """Of libraries that the replicas have loaded, and this process hasn't."""
 
@@ -88,13 +90,14 @@ class StaticPool:
         """
         if batch is not self._batch:
             self._batch, self._shares = batch, self._spread(batch)
+            self._resting = self._rest(batch)
         for replica, _, share in self._shares:
             replica.send(share, observe=observe)
         served = [replica.served() for replica, _, _ in self._shares]
         if self._simulated:
             began_ns = served[0].started_ns if self._now_ns is None else self._now_ns
             served = [moved(one, began_ns - one.started_ns) for one in served]
-        whole = merged([(replica.name, places) for replica, places, _ in self._shares], served)
+        whole = merged([(replica.name, places) for replica, places, _ in self._shares], served, self._resting)
         self._now_ns = whole.ended_ns
         return whole
 
@@ -113,6 +116,15 @@ class StaticPool:
             (replica, own, tuple(batch[place] for place in own))
             for replica, own in zip(self._replicas, placed, strict=False)
         ]
+
+    def _rest(self, batch: Sequence[Request]) -> Sequence[int | None]:
+        """The memory of the replicas without a part in a batch, whose model is loaded all the same: each says it of one
+        token, which is as little as can be asked for. Before the batch, so that nobody computes beside it.
+        """
+        idle = self._replicas[len(self._shares) :]
+        for replica in idle:
+            replica.send((Request(batch[0].prompt, 1),), observe=False)
+        return [replica.served().peak_memory_bytes for replica in idle]
 
 
 class StreamingPool(StaticPool, Streaming):
@@ -197,16 +209,18 @@ def places(count: int, replicas: int, spread: str) -> list[Sequence[int]]:
     return [range(number, count, replicas) for number in range(min(count, replicas))]
 
 
-def merged(parts: Sequence[tuple[str, Sequence[int]]], served: Sequence[Served]) -> Served:
+def merged(
+    parts: Sequence[tuple[str, Sequence[int]]], served: Sequence[Served], resting_bytes: Sequence[int | None] = ()
+) -> Served:
     """What the replicas did of one batch, as one: by their names, and the places of the requests that each had.
 
     It began with the first of them and ended with the last. Peaks of memory are added up, which is the most that there
-    can have been at once.
+    can have been at once, also of the replicas that had no part in it, `resting_bytes`.
     """
     both = list(zip(parts, served, strict=True))
     order = [place for _, own in parts for place in own]
     token_ns = [one.token_ns for one in served if one.token_ns is not None]
-    peaks = [one.peak_memory_bytes for one in served]
+    peaks = [*(one.peak_memory_bytes for one in served), *resting_bytes]
     return Served(
         started_ns=min(one.started_ns for one in served),
         ended_ns=max(one.ended_ns for one in served),

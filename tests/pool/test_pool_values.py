@@ -52,6 +52,13 @@ def test_what_a_replica_does_not_tell_the_pool_does_not_tell():
     assert (whole.token_ns, whole.peak_memory_bytes) == (None, None)
 
 
+def test_replicas_without_a_part_in_a_batch_have_their_memory_all_the_same():
+    """It is added up, too; where one of them doesn't tell it, the pool doesn't."""
+    served = [Served(1, 2, (1,), peak_memory_bytes=100)]
+    assert merged([("a", [0])], served, [70, 60]).peak_memory_bytes == 230
+    assert merged([("a", [0])], served, [70, None]).peak_memory_bytes is None
+
+
 def test_a_batch_in_simulated_time_is_moved_as_a_whole():
     """Each replica's clock is its own."""
     assert moved(Served(10, 20, (1,), ((15,),)), 5) == Served(15, 25, (1,), ((20,),))

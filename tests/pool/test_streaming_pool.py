@@ -71,6 +71,15 @@ def test_a_batch_takes_as_long_as_its_slowest_replica_and_the_pools_clock_goes_o
         assert again.started_ns == slow.ended_ns
 
 
+def test_a_batch_smaller_than_the_pool_takes_the_memory_of_all_replicas():
+    """Those without a part have their model loaded; what they are asked for it is no part of the batch."""
+    with started(pool(3, memory_bytes=1000, memory_bytes_per_token=1)) as three, started(pool(1)) as one:
+        served, alone = (some.engine.serve(BATCH[:1], observe=False) for some in (three, one))
+    assert served.peak_memory_bytes == 3 * 1000 + (8 + 16) + 2 * (8 + 1)
+    assert [work.name for work in served.replicas] == ["replica 1 of 3"]
+    assert seconds(served) == pytest.approx(seconds(alone))
+
+
 def test_a_loss_of_the_whole_pool_is_that_of_each_replica():
     """As of an engine by itself."""
     with started(pool()) as plain, started(slowed(pool(), 0.2)) as lame:
