@@ -9,7 +9,17 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_slmperf.core.engine import Answer, Answering, Engine, EngineFacts, Request, Served, Stamp, StreamingEngine
+from pytest_slmperf.core.engine import (
+    Answer,
+    Answering,
+    Engine,
+    EngineFacts,
+    EngineSpec,
+    Request,
+    Served,
+    Stamp,
+    StreamingEngine,
+)
 from pytest_slmperf.core.errors import EngineUnavailable
 from pytest_slmperf.core.launch import REPLICA_VARIABLE
 from pytest_slmperf.core.machine import SIMULATED
@@ -29,6 +39,11 @@ def slowed(engine: Engine, loss: float) -> Engine:
     Raises EngineUnavailable for a loss that is impossible.
     """
     return SlowedStreams(engine, loss) if isinstance(engine, StreamingEngine) else Slowed(engine, loss)
+
+
+def sound(spec: EngineSpec) -> EngineSpec:
+    """The engine without a loss that is planted in it, or in one replica of it."""
+    return replace(spec, planted_loss=0.0, pool=spec.pool and replace(spec.pool, slowed_replica=None))
 
 
 class Slowed:

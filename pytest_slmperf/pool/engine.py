@@ -21,7 +21,14 @@ T = TypeVar("T")
 
 
 def create(spec: EngineSpec) -> Engine:
-    """The pool that a spec asks for, not started."""
+    """The pool that a spec asks for, not started. Raises EngineUnavailable for one that plants no loss in the replica
+    that is to be slowed alone.
+    """
+    slow = spec.pool.slowed_replica if spec.pool else None
+    if slow is not None and not spec.planted_loss:
+        raise EngineUnavailable(
+            f"slowed_replica={slow} says where a loss is planted, and none is: add slowed=0.2 to it, or leave it out"
+        )
     return StreamingPool(spec) if streams(spec.engine, spec.pool) else StaticPool(spec)
 
 

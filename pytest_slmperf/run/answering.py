@@ -19,6 +19,7 @@ from pytest_slmperf.core.errors import EngineFailed
 from pytest_slmperf.core.launch import Load
 from pytest_slmperf.core.pool import ELSEWHERE
 from pytest_slmperf.core.protocol import Answers, Question, Ready, Start
+from pytest_slmperf.engines.planted import sound
 from pytest_slmperf.run.process import EngineProcess
 
 Ask = Callable[[Question], Answers]
@@ -29,12 +30,13 @@ def single(spec: EngineSpec) -> EngineSpec:
 
     Replicas that are elsewhere can't be had here one by one: then it is the first of them, alone.
     """
+    spec = sound(spec)
     pool = spec.pool
     if pool is not None and pool.kind in ELSEWHERE:
         pool = replace(pool, replicas=1, addresses=pool.addresses[:1])
     else:
         pool = None
-    return replace(spec, pool=pool, planted_loss=0.0, beside=())
+    return replace(spec, pool=pool, beside=())
 
 
 @dataclass

@@ -16,6 +16,7 @@ from pytest_slmperf.core.metrics import STARTUP_PHASES
 from pytest_slmperf.core.sweep import Case, Sweep
 from pytest_slmperf.core.variant import AS_IT_IS
 from pytest_slmperf.core.workload import StaticBatch
+from pytest_slmperf.engines.planted import sound
 from pytest_slmperf.run import fitting, launch
 from pytest_slmperf.run.accept import on_another_device
 from pytest_slmperf.run.answering import Standards
@@ -54,7 +55,7 @@ def configurations(
         cases = [case for case in sweep.cases([spec.model_name]) if wanted(case)]
         for variant in sweep.variants:
             candidate = variant.of(spec)
-            baseline = replace(candidate, python=other_python, planted_loss=0.0) if other_python else None
+            baseline = replace(sound(candidate), python=other_python) if other_python else None
             found.append(Configuration(candidate, tuple(case for case in cases if case.variant == variant), baseline))
     return tuple(found)
 

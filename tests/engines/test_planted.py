@@ -2,13 +2,15 @@
 
 import resource
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from pytest_slmperf.core.engine import Answer, EngineFacts, EngineSpec, Request, Served, StreamingEngine
 from pytest_slmperf.core.errors import EngineUnavailable, UsageError
-from pytest_slmperf.engines.planted import Slowed
+from pytest_slmperf.core.pool import Pool
+from pytest_slmperf.engines.planted import Slowed, sound
 from pytest_slmperf.engines.registry import create
 
 BATCH = (Request((16,) * 4, 4),)
@@ -87,6 +89,14 @@ def test_a_loss_that_is_no_number_is_refused():
     """NaN compares false with every limit: it's refused where an engine is described."""
     with pytest.raises(UsageError, match="'planted_loss' of an engine: nan is no finite number"):
         EngineSpec("fake", "tiny", planted_loss=float("nan"))
+
+
+def test_what_is_planted_can_be_taken_out():
+    """Of the engine, or of the one replica that has it."""
+    plain = EngineSpec("fake", "tiny", pool=Pool(2))
+    assert sound(replace(plain, planted_loss=0.2)) == plain
+    assert sound(replace(plain, planted_loss=0.2, pool=Pool(2, slowed_replica=2))) == plain
+    assert sound(replace(plain, planted_loss=0.2, pool=None)) == replace(plain, pool=None)
 
 
 def test_an_engine_that_streams_goes_on_to_stream():

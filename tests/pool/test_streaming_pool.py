@@ -88,6 +88,12 @@ def test_a_loss_of_the_whole_pool_is_that_of_each_replica():
     assert slowed(pool(), 0.2, replica=2) == pool(loss=0.2, slow=2)
 
 
+def test_a_replica_that_is_to_be_slowed_by_nothing_is_refused():
+    """A run that was to be red would be green."""
+    with pytest.raises(EngineUnavailable, match=r"slowed_replica=2 says where a loss is planted, .*: add slowed=0\.2"):
+        registry.create(pool(slow=2))
+
+
 @pytest.mark.parametrize("spread", ["even", "round-robin"])
 def test_requests_go_to_the_replicas_in_turns(spread):
     """One after the other, whatever each is doing."""

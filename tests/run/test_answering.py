@@ -143,6 +143,8 @@ def test_the_single_instance_is_outside_of_the_pool():
     assert single(replace(TWO, planted_loss=0.2)) == EngineSpec("fake", "tiny")
     there = Pool(2, kind="endpoints", addresses=("http://a:1/v1", "http://b:1/v1"))
     assert single(replace(TWO, pool=there)).pool == replace(there, replicas=1, addresses=there.addresses[:1])
+    slow = replace(TWO, pool=replace(there, slowed_replica=2), planted_loss=0.2)
+    assert single(slow) == single(replace(TWO, pool=there))
 
 
 def test_the_single_instance_is_started_once_for_all_launches_of_a_pool():
