@@ -1,6 +1,6 @@
 """The pool: an engine made of engines, which hands each request to one of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -47,6 +47,7 @@ class StaticPool:
         self._shares: Sequence[tuple[Replica, Sequence[int], Sequence[Request]]] = ()
         self._resting: Sequence[int | None] = ()
         """Of the replicas without a part in the batch, the memory that each has."""
+        self._check_around: Callable[[], None] = lambda: None
         self.versions: Mapping[str, str] = {}
         """Of libraries that the replicas have loaded, and this process hasn't."""
 
@@ -86,6 +87,7 @@ class StaticPool:
                 refuse_unlike((crew.replicas[0].name, facts[0]), (replica.name, facts[-1]))
             crew.check()
             self._replicas, self.versions = crew.replicas, crew.versions()
+            self._check_around = crew.check_around
             self._around = around.pop_all()
         self._simulated = facts[0].device == SIMULATED and not self._spec.options.get("real_time")
         return facts_of(facts, crew.settings)
@@ -93,7 +95,7 @@ class StaticPool:
     def serve(self, batch: Sequence[Request], *, observe: bool) -> Served:
         """Serve the requests as one static batch, spread over the replicas, and block until the last token of all.
 
-        Raises what a replica raises, which is named.
+        Raises what a replica raises, which is named, and EngineFailed where what surrounds them has ended.
         """
         if batch is not self._batch:
             self._batch, self._shares = batch, self._spread(batch)
@@ -101,6 +103,7 @@ class StaticPool:
         for replica, _, share in self._shares:
             replica.send(share, observe=observe)
         served = [replica.served() for replica, _, _ in self._shares]
+        self._check_around()
         if self._simulated:
             began_ns = served[0].started_ns if self._now_ns is None else self._now_ns
             served = [moved(one, began_ns - one.started_ns) for one in served]
@@ -168,11 +171,13 @@ class StreamingPool(StaticPool, Streaming):
         return StaticPool.serve(self, batch, observe=observe)
 
     async def stream(self, request: Request, stamp: Stamp) -> Answer:
-        """Have one of the replicas answer it. Raises what that raises, which is named."""
+        """Have one of the replicas answer it. Raises what that raises, which is named, and EngineFailed as `serve`."""
         number = self._next()
         self._underway[number] += 1
         try:
-            return replace(await self._replicas[number].stream(request, stamp), replica=number + 1)
+            answer = await self._replicas[number].stream(request, stamp)
+            self._check_around()
+            return replace(answer, replica=number + 1)
         except RequestFailed as error:
             error.replica = number + 1
             raise

@@ -78,7 +78,7 @@ def crew(spec: EngineSpec, pool: Streaming) -> Iterator[Crew]:
         def versions() -> Mapping[str, str]:
             return {name: value for replica in replicas for name, value in replica.versions.items()}
 
-        yield Crew(replicas, place.settings, check, versions)
+        yield Crew(replicas, place.settings, check, place.check_around, versions)
 
 
 def _here(name: str, spec: EngineSpec, where: Placement, pool: Streaming, *, alone: bool) -> "Here":

@@ -11,6 +11,7 @@ the guard is killed, by the launch, which finds it by its environment (`run.proc
 
 import fcntl
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -19,10 +20,11 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
+from pytest_slmperf.meters.boards import MPS_PID_FILE
 
 CONTROL = "nvidia-cuda-mps-control"
 PROCESSES = "nvidia-cuda-mps"
@@ -53,6 +55,8 @@ class Daemon:
 
     folder: Path
     control: str
+    process: int | None = None
+    """A descriptor of its process, which can be read once that has ended; None where there is none to be had."""
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -82,6 +86,19 @@ class Daemon:
             said = (done.stderr or done.stdout).strip()
             raise EngineFailed(f"the MPS daemon gave no answer to {command!r}: {said}{self._log()}")
         return done.stdout
+
+    def check_running(self) -> None:
+        """Raises EngineFailed where it has ended by itself since its start. Takes microseconds."""
+        if self.process is None:
+            return
+        ended = select.poll()
+        ended.register(self.process, select.POLLIN)
+        if ended.poll(0):
+            raise EngineFailed(
+                "the MPS daemon of this pool has ended before its replicas, and whether they still run under MPS can't "
+                "be told without it. It was killed, by somebody or for want of memory (see dmesg): run again"
+                f"{self._log()}"
+            )
 
     def check_attached(
         self, replicas: Mapping[str, int], listed: Listed = lambda: ((), ()), *, limit_s: float = ATTACH_LIMIT_S
@@ -134,19 +151,20 @@ def serving(gpus: Sequence[str], *, folders: Path = FOLDERS, quit_limit_s: float
             f"MPS is not installed here: there is no {CONTROL}, which comes with NVIDIA's driver (nvidia-compute-utils "
             "on Debian and Ubuntu). Without it take a pool of the kind processes"
         )
-    _sweep(folders)
+    sweep(folders=folders)
     with _own_folder(folders) as folder:
         daemon = Daemon(folder, control)
         try:
             _start(daemon, gpus)
-            yield daemon
+            with _watched(folder / "pipe") as process:
+                yield replace(daemon, process=process)
         finally:
             _end(daemon, quit_limit_s)
 
 
 @contextmanager
 def _own_folder(folders: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folders))
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=folders))
     try:
         with (folder / IN_USE).open("w") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
@@ -157,17 +175,32 @@ def _own_folder(folders: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _sweep(folders: Path) -> None:
-    """Take away what pools left that were killed. Their daemons are dead, or are ended now."""
-    for folder in folders.glob(f"{PREFIX}*"):
+def sweep(of: int | None = None, *, folders: Path = FOLDERS) -> None:
+    """Take away what pools left that were killed: those of the process `of`, or of all that are no longer new. Their
+    daemons are dead, or are ended now.
+    """
+    for folder in folders.glob(f"{PREFIX}{'' if of is None else f'{of}-'}*"):
         with suppress(OSError):  # somebody else's, or gone meanwhile
             made = folder.stat()
-            if made.st_uid != os.getuid() or time.time() - made.st_mtime < NEW_S:
+            if made.st_uid != os.getuid() or (of is None and time.time() - made.st_mtime < NEW_S):
                 continue
             with (folder / IN_USE).open() as held:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _kill(folder / "pipe")
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _watched(pipes: Path) -> Iterator[int | None]:
+    """A descriptor of the daemon's process, where it says its number and the kernel has descriptors of processes."""
+    process = None
+    with suppress(OSError, ValueError):
+        process = os.pidfd_open(int((pipes / MPS_PID_FILE).read_text()))
+    try:
+        yield process
+    finally:
+        if process is not None:
+            os.close(process)
 
 
 def _start(daemon: Daemon, gpus: Sequence[str]) -> None:
@@ -200,13 +233,17 @@ def _start(daemon: Daemon, gpus: Sequence[str]) -> None:
 def _end(daemon: Daemon, limit_s: float) -> None:
     """Ask it to quit, and kill it where it doesn't. A client that hangs keeps it from quitting."""
     pipes = daemon.folder / "pipe"
-    with suppress(EngineFailed):
+    why = f"did not quit within {limit_s:g} s"
+    try:
         daemon.ask("quit", limit_s=limit_s)
-    until = time.monotonic() + limit_s
-    while _running(pipes) and time.monotonic() < until:
-        time.sleep(LOOK_EVERY_S)
+    except EngineFailed:
+        why = "gave no answer"
+    else:
+        until = time.monotonic() + limit_s
+        while _running(pipes) and time.monotonic() < until:
+            time.sleep(LOOK_EVERY_S)
     if _kill(pipes):
-        sys.stderr.write(f"slmperf: the MPS daemon of this pool did not quit within {limit_s:g} s and was killed\n")
+        sys.stderr.write(f"slmperf: the MPS daemon of this pool {why} and was killed\n")
 
 
 def _kill(pipes: Path) -> bool:

@@ -38,6 +38,11 @@ class Placed:
             gpus = {uuid for one in self.placements for uuid in one.gpus}
             self._daemon.check_attached(replicas, lambda: _listed(gpus))
 
+    def check_around(self) -> None:
+        """Raises EngineFailed where the pool's daemon has ended before its replicas. Takes microseconds."""
+        if self._daemon is not None:
+            self._daemon.check_running()
+
 
 @contextmanager
 def placed(pool: Pool, spec: EngineSpec) -> Iterator[Placed]:

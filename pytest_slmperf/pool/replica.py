@@ -68,6 +68,10 @@ class Crew:
     """What of these surroundings the samples hold for, beside what the replicas' own facts say."""
     check: Callable[[], None] = lambda: None
     """Called when all are ready. Raises EngineFailed where one isn't what it was to be."""
+    check_around: Callable[[], None] = lambda: None
+    """Called after each batch and each request, so it takes microseconds. Raises EngineFailed where what surrounds the
+    replicas has ended.
+    """
     versions: Callable[[], Mapping[str, str]] = dict
     """Of libraries that the replicas have loaded, once they are ready."""
 

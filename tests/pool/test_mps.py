@@ -1,6 +1,7 @@
 """The MPS daemon of a pool, over a stand-in for NVIDIA's program: started, its clients verified, ended."""
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from mps_standin import CLIENT, OUTSIDER, process
 
 from pytest_slmperf.core.board import THREAD_SHARE
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
+from pytest_slmperf.meters.boards import MPS_PID_FILE
 from pytest_slmperf.pool import mps
 
 GPU = "GPU-00000000-0000-4000-8000-000000000000"
@@ -130,6 +132,22 @@ def test_a_daemon_that_does_not_quit_is_killed(monkeypatch, folders, capfd):
 
 
 @pytest.mark.usefixtures("installed")
+def test_a_daemon_that_is_killed_is_missed_and_what_it_started_is_ended(folders, capfd):
+    """Its server outlives it, and CUDA says nothing: the replicas go on."""
+    with mps.serving([GPU], folders=folders) as daemon, process(CLIENT, daemon.environment) as (replica, _):
+        daemon.check_attached({"replica 1 of 1": replica})
+        daemon.check_running()
+        os.kill(int((daemon.folder / "pipe" / MPS_PID_FILE).read_text()), signal.SIGKILL)
+        assert select.select([daemon.process], [], [], 10)[0]
+        with pytest.raises(EngineFailed, match=r"(?s)daemon of this pool has ended before its.*devices GPU-"):
+            daemon.check_running()
+        assert alive(folders).count("nvidia-cuda-mps") == 1
+    assert alive(folders) == []
+    assert list(folders.iterdir()) == []
+    assert "gave no answer and was killed" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("installed")
 def test_a_strangers_daemon_is_left_alone(monkeypatch, folders):
     """The pool has its own beside it, whatever pipe directory the environment names, and never sees its clients."""
     with mps.serving([GPU], folders=folders) as theirs, process(CLIENT, theirs.environment) as (stranger, _):
@@ -161,6 +179,20 @@ def test_a_stale_pipe_directory_is_no_obstacle(monkeypatch, folders):
         assert daemon.clients() == frozenset()
         assert sorted(folders.iterdir()) == sorted([stale, daemon.folder])
     assert alive(folders) == []
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_a_killed_engine_left_is_taken_away_by_its_number(folders):
+    """However new it is; what a living pool has is left alone."""
+    left = folders / f"{mps.PREFIX}4194303-left"
+    (left / "pipe").mkdir(parents=True)
+    (left / mps.IN_USE).touch()
+    with mps.serving([GPU], folders=folders) as daemon:
+        for engine in (419430, 4194303, os.getpid()):
+            assert left.exists() == (engine != os.getpid())
+            mps.sweep(engine, folders=folders)
+        assert list(folders.iterdir()) == [daemon.folder]
+        assert daemon.clients() == frozenset()
 
 
 LAUNCH = """

@@ -1,6 +1,9 @@
 """A whole pool under MPS: an engine that uses its GPU as CUDA does, over stand-ins for the driver and for MPS."""
 
+import multiprocessing
 import os
+import select
+import signal
 from pathlib import Path
 
 import mps_standin
@@ -12,6 +15,7 @@ from pytest_slmperf.core.engine import EngineSpec, Request
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.engines.registry import create
+from pytest_slmperf.meters.boards import MPS_PID_FILE
 from pytest_slmperf.pool import mps
 
 ENGINE = '''
@@ -21,6 +25,7 @@ import os
 import socket
 from dataclasses import replace
 
+from pytest_slmperf.core.errors import EngineUnavailable
 from pytest_slmperf.engines import fake
 
 
@@ -33,6 +38,8 @@ class Attaching:
         with open(os.environ["ATTACHING_LOG"], "a") as log:
             pipes, seen = (os.environ[name] for name in ("CUDA_MPS_PIPE_DIRECTORY", "CUDA_VISIBLE_DEVICES"))
             log.write(f"{pipes} {seen}\\n")
+        if os.environ.get("ATTACHING_FAILS") == os.environ["SLMPERF_REPLICA"]:
+            raise EngineUnavailable("it was told to")
         if os.environ.get("ATTACHING_NOT") != os.environ["SLMPERF_REPLICA"]:
             self._cuda = socket.socket(socket.AF_UNIX)
             self._cuda.connect(pipes + "/control")
@@ -100,7 +107,38 @@ def test_a_replica_that_runs_without_mps_fails_the_start_by_name(monkeypatch, tm
     monkeypatch.setenv("ATTACHING_NOT", "2")
     with pytest.raises(EngineFailed, match=r"replica 2 of 2 \(GPU 0, MPS\) is no client of the MPS daemon"):
         create(SPEC).start()
-    assert not folders(tmp_path)[0].exists()
+    assert multiprocessing.active_children() == []
+    assert not folders(tmp_path)[0].parent.exists()
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_replica_that_fails_to_start_ends_those_before_it_and_their_daemon(monkeypatch, tmp_path):
+    """It is named; no process and no folder is left."""
+    monkeypatch.setenv("ATTACHING_FAILS", "2")
+    with pytest.raises(EngineUnavailable, match=r"replica 2 of 2 \(GPU 0, MPS\): it was told to"):
+        create(SPEC).start()
+    assert multiprocessing.active_children() == []
+    assert not folders(tmp_path)[0].parent.exists()
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_daemon_that_is_killed_while_replicas_run_ends_the_launch(tmp_path):
+    """They serve on without it, under MPS or not: what they do is no figure of a pool under MPS."""
+    pool = create(SPEC)
+    pool.start()
+    try:
+        pool.serve(BATCH, observe=False)
+        pipes = folders(tmp_path)[0]
+        daemon = os.pidfd_open(int((pipes / MPS_PID_FILE).read_text()))
+        signal.pidfd_send_signal(daemon, signal.SIGKILL)
+        assert select.select([daemon], [], [], 10)[0]
+        os.close(daemon)
+        with pytest.raises(EngineFailed, match="the MPS daemon of this pool has ended before its replicas"):
+            pool.serve(BATCH, observe=False)
+    finally:
+        pool.stop()
+    assert multiprocessing.active_children() == []
+    assert not pipes.parent.exists()
 
 
 @pytest.mark.usefixtures("machine")
