@@ -7,6 +7,7 @@ compared with this machine's, so that what happened there has a time here.
 """
 
 import asyncio
+import hashlib
 import os
 import platform
 import socket
@@ -15,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
@@ -83,7 +84,7 @@ class Identity:
     """What a replica's process says of itself before anything else."""
 
     package: str
-    """Version of pytest-slmperf."""
+    """Which pytest-slmperf it has: see `package_here`."""
     python: str
     boot: str
     """Another value is another machine, or another start of it; two nodes may be on one machine."""
@@ -110,7 +111,7 @@ class Replicated:
     async def identity(self) -> Identity:
         """Who this is."""
         threads = os.environ.get("OMP_NUM_THREADS", "")
-        return Identity(__version__, platform.python_version(), boot_here(), os.getpid(), threads)
+        return Identity(package_here(), platform.python_version(), boot_here(), os.getpid(), threads)
 
     async def now_ns(self) -> int:
         """This machine's CLOCK_MONOTONIC."""
@@ -450,7 +451,7 @@ def refuse_other_versions(there: Identity, node: str) -> None:
     understood, or would be measured in another way.
     """
     for what, theirs, ours in (
-        ("pytest-slmperf", there.package, __version__),
+        ("pytest-slmperf", there.package, package_here()),
         ("Python", there.python, platform.python_version()),
     ):
         if theirs != ours:
@@ -467,6 +468,16 @@ def _listed(resources: Mapping[str, float]) -> str:
         if not name.startswith(("node:", "memory", "object_store_memory")) and "_group_" not in name
     ]
     return ", ".join(told) or "nothing"
+
+
+@cache
+def package_here() -> str:
+    """The version of this package with a digest of its sources: before a release, many have the same version."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return f"{__version__} (sources {digest.hexdigest()[:8]})"
 
 
 def boot_here() -> str:

@@ -21,7 +21,7 @@ from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.engines import registry
 from pytest_slmperf.engines.server import free_port
 from pytest_slmperf.pool.devices import Host
-from pytest_slmperf.pool.ray import Identity, Place, own_cores, refuse_other_versions
+from pytest_slmperf.pool.ray import Identity, Place, own_cores, package_here, refuse_other_versions
 
 on_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray isn't installed: tox run -e ray")
 pytestmark = pytest.mark.timeout(420)
@@ -199,7 +199,7 @@ def test_a_node_with_another_version_of_this_package(cluster, pool, tmp_path, mo
     init.write_text(init.read_text().replace(f'"{pytest_slmperf.__version__}"', '"0.0.1"'))
     other = cluster.add_node(num_cpus=1, resources={"other": 1}, env_vars={"PYTHONPATH": str(tmp_path)})
     try:
-        with pytest.raises(EngineUnavailable, match=r"node .* has pytest-slmperf 0\.0\.1, and this machine has"):
+        with pytest.raises(EngineUnavailable, match=r"node .* has pytest-slmperf 0\.0\.1 \(sources \w+\), and this"):
             pool(cluster.address, engine="fake", replicas=1, resource="other").start()
     finally:
         cluster.remove_node(other)
@@ -285,10 +285,11 @@ def test_replicas_on_one_machine_have_cores_of_their_own(cores, place, own):
     ("package", "python", "said"),
     [
         ("0.0.1", platform.python_version(), "has pytest-slmperf 0.0.1, and this machine has"),
-        (pytest_slmperf.__version__, "3.10.1", "has Python 3.10.1, and this machine has"),
+        (pytest_slmperf.__version__, platform.python_version(), r"has pytest-slmperf \S+, and this machine has \S+ \("),
+        (package_here(), "3.10.1", "has Python 3.10.1, and this machine has"),
     ],
 )
 def test_versions_of_a_node_are_ours(package, python, said):
-    """What is sent would mean something else there, or be measured in another way."""
+    """What is sent would mean something else there, or be measured in another way; so do other sources of one."""
     with pytest.raises(EngineUnavailable, match=f"the Ray node 10.0.0.2 {said}"):
         refuse_other_versions(Identity(package, python, "boot", 1, "1"), "10.0.0.2")
