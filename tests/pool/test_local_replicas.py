@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+import venv
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,6 +125,7 @@ def test_a_replica_that_is_killed_is_named(spec):
         EngineFailed, match=r"while serving decode/tiny/batch=5.*: replica 2 of 2 \(core \d+\) died: signal SIGKILL"
     ):
         launch(with_options(spec, dies=2), choose_cores(1, 2))
+    assert [alive(pid) for _, pid, _ in started(spec)] == [False, False]
 
 
 @needs_two
@@ -161,19 +163,37 @@ def test_replicas_with_unequal_kv_caches_are_refused(spec):
     words = r"kv_blocks is 100 of replica 1 of 2 \(core \d+\), and 99 of replica 2 of 2 \(core \d+\)"
     with pytest.raises(EngineFailed, match=words):
         launch(with_options(spec, fewer=2), choose_cores(1, 2))
+    assert [alive(pid) for _, pid, _ in started(spec)] == [False, False]
+
+
+@needs_two
+def test_replicas_in_another_environment_run_this_package(spec, tmp_path):
+    """The engine is that environment's own; what is installed there of this package, maybe older, isn't looked at."""
+    venv.create(tmp_path / "other", with_pip=False, symlinks=True)
+    (theirs,) = (tmp_path / "other" / "lib").glob("python*/site-packages")
+    for installed in tmp_path.glob("placed*"):
+        installed.rename(theirs / installed.name)
+    (theirs / "pytest_slmperf").mkdir()
+    (theirs / "pytest_slmperf" / "__init__.py").write_text("raise ImportError('an older one')")
+    record = launch(replace(spec, python=str(tmp_path / "other" / "bin" / "python")), choose_cores(1, 2))
+    assert record.facts.settings["replicas"] == len(started(spec)) == 2
 
 
 @needs_two
 def test_replicas_of_a_real_engine_take_the_memory_of_each():
-    """What the kernel tells of both processes is added up; libraries that they have loaded are told, too."""
+    """What the kernel tells of both processes is added up, also where one has no part in a batch; libraries that
+    they have loaded are told, too.
+    """
     spec = EngineSpec("ctranslate2", "tiny-2x64", pool=Pool(2))
     with EngineProcess(spec, launch="candidate/0", cores=choose_cores(1, 2)) as process:
         process.hello(60)
         ready = process.ask(Start(spec), Ready, 60)
         peak = process.ask(MeasurePeak(LOAD), PeakMeasured, 60).memory_bytes
+        of_one = process.ask(MeasurePeak(replace(LOAD, lengths=LOAD.lengths[:1])), PeakMeasured, 60).memory_bytes
     assert ready.facts.settings == {"threads": 1, "replicas": 2}
     assert {"python", "numpy", "ctranslate2"} <= ready.versions.keys()
     assert 2e7 < peak < 4e8
+    assert of_one == pytest.approx(peak, rel=0.3)
 
 
 @needs_two
