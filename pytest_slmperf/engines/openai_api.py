@@ -236,7 +236,7 @@ class Reading:
             self._finished = True
 
     def _named(self, model: str) -> None:
-        expected = self._dialect.answers_as
+        expected = self._dialect.answers_as or self.model
         if expected and model != expected:
             raise RequestFailed(f"another model answered: {model}, where {expected} did before")
         self.model = model

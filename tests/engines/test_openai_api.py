@@ -146,9 +146,11 @@ def test_an_answer_that_is_none(stream, why):
 
 
 def test_another_model():
-    """Answers of two models are no measurement."""
+    """Answers of two models are no measurement, nor is one that two have had a part in."""
     with pytest.raises(RequestFailed, match="another model answered: huge, where tiny did before"):
         read(event(" a", model="huge"), dialect=Dialect("tiny", answers_as="tiny"))
+    with pytest.raises(RequestFailed, match="another model answered: huge, where tiny did before"):
+        read(event(" a", model="tiny") + event(" b", model="huge"))
 
 
 def test_a_request_asks_for_what_is_needed():
