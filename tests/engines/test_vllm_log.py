@@ -179,6 +179,7 @@ def test_arguments_are_written_as_on_vllms_command_line():
     ("options", "words"),
     [
         ({"port": 8000}, "port is chosen by the engine"),
+        ({"api_server_count": 4}, "api_server_count is chosen by the engine"),
         ({"served-model-name": "x"}, "served_model_name is chosen by the engine"),
         ({"Max Len": 1}, "'Max Len' is no argument of vLLM"),
         ({"device": "tpu"}, "it knows auto, cpu, cuda"),
