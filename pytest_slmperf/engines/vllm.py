@@ -39,8 +39,8 @@ DEVICES = ("auto", "cpu", "cuda")
 MODULE = "vllm.entrypoints.openai.api_server"
 """vLLM's server; `vllm serve` is the same, and can't be started by the CPU build's package."""
 OURS = {
-    "api_key", "api_server_count", "config", "disable_log_stats", "dtype", "headless", "host", "model", "model_tag", "port",
-    "served_model_name", "ssl_certfile", "ssl_keyfile", "stream_interval", "uds",
+    "api_key", "api_server_count", "config", "disable_log_stats", "dtype", "headless", "host", "model", "model_tag",
+    "port", "served_model_name", "ssl_certfile", "ssl_keyfile", "stream_interval", "uds",
 }  # fmt: skip
 """Arguments of vLLM that this engine needs to choose itself; of `api_server_count` MODULE takes any, and starts one."""
 GIB = 2**30
