@@ -156,6 +156,60 @@ def test_the_dashboard_takes_every_record(machine):
     assert runner["cpu_info"].startswith("AMD EPYC")
 
 
+WORKFLOW = {
+    "timestamp": 1,
+    "schema_version": "v3",
+    "name": "perf",
+    "repo": "team/models",
+    "head_branch": "main",
+    "head_sha": "89abcdef",
+    "workflow_id": 17,
+    "run_attempt": 1,
+    "job_id": 4,
+}
+"""What the dashboard's upload knows of its workflow, and gives to each record that doesn't say it."""
+PLACE = ("schema_version", "repo", "head_branch", "workflow_id", "run_attempt", "job_id")
+
+
+def curve(record):
+    """On which of its curves the dashboard puts a record; it has the columns of the table, and reads these of them."""
+    benchmark, model, (runner, *_) = record["benchmark"], record["model"], record["runners"]
+    device = runner.get("name") or benchmark["extra_info"].get("device") or "cpu"
+    arch = runner.get("type") or benchmark["extra_info"].get("arch") or runner.get("cpu_info")
+    whose = model["name"], model["backend"], benchmark["mode"], benchmark["dtype"], device, arch
+    return benchmark["name"], record["metric"]["name"], *whose
+
+
+@pytest.mark.parametrize(
+    ("machine", "device"),
+    [
+        (H100, "cuda"),
+        (Machine("AMD EPYC 9534, 16 cores", "linux-6.1", {"cores": 16}), "cpu"),
+        (Machine("remote 10.0.0.7:8000", "not said", {"cores": 16}), "remote"),
+    ],
+)
+def test_the_dashboard_puts_every_record_on_a_curve_of_its_own(machine, device):
+    """By the case, the metric, the model and where it ran. It belongs to the workflow that uploads it, and is of the
+    commit and the time that were measured; a mean of its launches is what is drawn.
+    """
+    told = json.loads(hud.written(run("load/a/concurrency=8", "load/b/concurrency=8", machine=machine)))
+    uploaded = [WORKFLOW | record for record in told]
+    assert len({curve(record) for record in uploaded}) == len(uploaded) == 2 * len(SAMPLES)
+    for record in uploaded:
+        assert {name: record[name] for name in PLACE} == {name: WORKFLOW[name] for name in PLACE}
+        assert (record["head_sha"], record["timestamp"]) == ("0123456", 1769880600)
+        assert all(curve(record))
+        assert curve(record)[2:] == ("opt-125m", "vllm", "inference", "bfloat16", device, machine.device)
+        assert record["metric"]["benchmark_values"]
+
+
+def test_the_dashboard_is_told_no_processor_of_another_machine():
+    """The one that is known is of who asked."""
+    machine = Machine("remote 10.0.0.7:8000", "not said", {"cpu": "a laptop's", "cores": 16, "memory_gib": 8.0})
+    (runner,) = json.loads(hud.written(run(machine=machine)))[0]["runners"]
+    assert runner.keys() == {"name", "type", "extra_info"}
+
+
 def test_llmd_has_one_case():
     """Its quantiles in ms and ms/token, its rates as means of the launches, and no mean of a latency."""
     report = yaml.safe_load(llmd.written(run()))

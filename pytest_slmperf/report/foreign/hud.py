@@ -1,5 +1,9 @@
 """Records of PyTorch's benchmark dashboard (HUD), format v3: one for each case and metric, with no place of its own for
 a driver, which is noted beside the runner.
+
+Written as pytorch/test-infra reads it: `.github/scripts/upload_benchmark_results.py` takes each record that has a
+metric, adds what the workflow knows (its repository, branch and run) where the record doesn't say it, and the rows of
+the table `oss_ci_benchmark_v3` are queried by `torchci/clickhouse_queries/oss_ci_benchmark_llms`.
 """
 
 import json
@@ -55,13 +59,15 @@ def _metric(case: CaseOutcome, name: str, launches: list[float]) -> dict[str, An
 
 
 def _runner(machine: Machine) -> dict[str, Any]:
-    on_gpu, fields = machine.kind == "cuda", machine.fields
+    kind, fields = machine.kind, machine.fields
+    on_gpu, here = kind == "cuda", kind in ("cpu", "cuda")  # what is known of others is of who asked them
     return {
+        "name": kind,  # without it, it is taken for a CPU, or not shown
         "type": machine.device,
-        "cpu_info": _text(fields.get("cpu")) if on_gpu else machine.device,
-        **_whole("cpu_count", fields.get("cores")),
-        **_whole("avail_mem_in_gb", fields.get("memory_gib")),
-        **({"gpu_info": machine.device, "gpu_count": 1} if on_gpu else {}),
+        **({"cpu_info": _text(fields.get("cpu")) if on_gpu else machine.device} if here else {}),
+        **(_whole("cpu_count", fields.get("cores")) if here else {}),
+        **(_whole("avail_mem_in_gb", fields.get("memory_gib")) if here else {}),
+        **({"gpu_info": machine.device} if on_gpu else {}),
         "extra_info": {"driver": machine.driver, **{name: _text(value) for name, value in fields.items()}},
     }
 
