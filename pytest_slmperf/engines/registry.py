@@ -157,13 +157,19 @@ def has_option(name: str, option: str) -> bool:
     """Whether an engine may have an option of this name. One of another package may have any, and so may one whose
     module can't be imported here.
     """
-    if name not in BUILT_IN or BUILT_IN[name].hands_on:
-        return True
+    known = own_options(name)
+    return known is None or option in known or BUILT_IN[name].hands_on
+
+
+def own_options(name: str) -> frozenset[str] | None:
+    """The options that an engine has a name for, without what it hands on; None where nobody knows them here."""
+    if name not in BUILT_IN:
+        return None
     try:
         known = getattr(import_module(BUILT_IN[name].target.partition(":")[0]), BUILT_IN[name].options)
     except ImportError:
-        return True
-    return option in {field.name for field in fields(known)}
+        return None
+    return frozenset(field.name for field in fields(known))
 
 
 def has_dtype(name: str, dtype: str) -> bool:

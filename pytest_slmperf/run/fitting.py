@@ -1,12 +1,14 @@
 """Whether a case fits a machine and its engine, before an engine is started to find out."""
 
 import math
+from collections.abc import Iterator
+from difflib import get_close_matches
 
 from pytest_slmperf.core.beside import spelled_beside
 from pytest_slmperf.core.engine import EngineSpec
-from pytest_slmperf.core.errors import SuiteError
+from pytest_slmperf.core.errors import SuiteError, UsageError
 from pytest_slmperf.core.gpus import gpus_each
-from pytest_slmperf.core.memory import GIB, USABLE, kv_bytes_per_token, largest_batch, weight_bytes
+from pytest_slmperf.core.memory import GIB, USABLE, Tenant, lacking_bytes
 from pytest_slmperf.core.pool import ELSEWHERE, POOL_OPTIONS
 from pytest_slmperf.core.shapes import SHAPES
 from pytest_slmperf.core.sweep import Case
@@ -18,6 +20,8 @@ UNTOLD_MEMORY = ("mig", *ELSEWHERE)
 """Kinds of a pool of which nobody knows here what memory each replica has."""
 SHARING = ("processes", "mps")
 """Kinds of which each replica has weights of its own, in one memory."""
+NEAR = 0.85
+"""How alike two names are of which one is the other mistyped, as difflib has it: `spred` and `spread` are 0.91."""
 
 
 def static_only(workload: Workload, spec: EngineSpec) -> str | None:
@@ -31,13 +35,31 @@ def static_only(workload: Workload, spec: EngineSpec) -> str | None:
 
 
 def lacking(case: Case, spec: EngineSpec) -> str | None:
-    """Why the engine surely has no such variant, or None: it has an option, or a type, of another one."""
-    for name, value in case.variant.coordinates.items():
-        if name == "dtype" and not registry.has_dtype(spec.engine, str(value)):
-            return f"{spec.engine} has no dtype {value}"
-        if name not in (*VARIED, *POOL_OPTIONS) and not registry.has_option(spec.engine, name):
-            return f"{spec.engine} has no option {name}"
-    return None
+    """Why the engine surely has no such variant, or None: it has an option, or a type, of another one.
+
+    Raises UsageError for an option that no engine has a name for, where this one or a pool has nearly the same: left
+    out, it would never be measured.
+    """
+    varied = case.variant.coordinates
+    types = [str(varied["dtype"])] if "dtype" in varied else []
+    types += [one.dtype for one in spec.beside if one.dtype]
+    if other := [dtype for dtype in types if not registry.has_dtype(spec.engine, dtype)]:
+        return f"{spec.engine} has no dtype {other[0]}"
+    options = [name for name in varied if name not in (*VARIED, *POOL_OPTIONS)]
+    options += [name for one in spec.beside for name in one.options]
+    return next(filter(None, (_no_option(spec.engine, name) for name in options)), None)
+
+
+def _no_option(engine: str, name: str) -> str | None:
+    if registry.has_option(engine, name):
+        return None
+    if any(name in (registry.own_options(other) or ()) for other in registry.BUILT_IN):
+        return f"{engine} has no option {name}"
+    known = [*(registry.own_options(engine) or ()), *POOL_OPTIONS, *VARIED]
+    if near := get_close_matches(name, known, n=1, cutoff=NEAR):
+        raise UsageError(f"no engine has an option {name!r}: is {near[0]!r} meant?")
+    hand_on = ", ".join(other for other, one in registry.BUILT_IN.items() if one.hands_on)
+    return f"{engine} has no option {name} ({hand_on} may: it hands on what it has no name for)"
 
 
 def too_many_threads(case: Case, spec: EngineSpec, *, cores: int | None) -> str | None:
@@ -61,38 +83,51 @@ def _threads(number: int) -> str:
 def too_large(workload: Workload, case: Case, spec: EngineSpec, *, memory_bytes: float | None) -> str | None:
     """Why a case surely doesn't fit, or None. `memory_bytes` is None where nobody knows.
 
-    Counted are the weights and the KV cache, each once and nothing besides: no engine needs less. Where replicas share
-    a memory, the weights count once for each. Models given by path, lengths that are drawn and types that only the
-    engine knows are tried. Requests that arrive one by one can wait for memory, so that for those only the context is
-    looked at.
+    Counted are the weights and the KV cache of the model and of those beside it, each once and nothing besides: no
+    engine needs less. Where replicas share a memory, the weights count once for each. Models given by path, lengths
+    that are drawn and types that only the engine knows are tried. Requests that arrive one by one can wait for memory,
+    so that for those only the context is looked at, and of a model beside its weights.
     """
-    shape = SHAPES.get(spec.model)
     lengths = () if isinstance(workload, Replay) else (workload.prompt_tokens, workload.output_tokens)
     fixed = [tokens for tokens in lengths if isinstance(tokens, int)]
+    shape = SHAPES.get(spec.model)
     if shape is None or len(fixed) != 2:
         return None
-    tokens = sum(fixed)
-    if tokens > shape.context:
-        return f"{tokens} tokens of prompt and output exceed the context of {shape.name}, {shape.context}"
+    tokens, others = sum(fixed), tuple(_beside(spec))
+    for one in (Tenant(shape, spec.dtype, 0, tokens), *others):
+        if one.request_tokens > one.shape.context:
+            length = f"{one.request_tokens} tokens of prompt and output"
+            return f"{length} exceed the context of {one.shape.name}, {one.shape.context}"
     kind, replicas = (spec.pool.kind, spec.pool.replicas) if spec.pool else ("", 1)
     if memory_bytes is None or not isinstance(workload, StaticBatch) or kind in UNTOLD_MEMORY:
         return None
-    whose = "this machine has"
-    budget = spec.pool.memory_bytes * gpus_each(spec.options) if spec.pool and spec.pool.memory_bytes else math.inf
-    if budget < memory_bytes:
-        whose, memory_bytes = "the pool may take", budget
     batch = math.ceil(case.total / replicas) if kind != "threads" else int(case.total)
-    copies = replicas if kind in SHARING else 1
-    share = memory_bytes / copies
+    own = Tenant(shape, spec.dtype, batch, tokens, replicas if kind in SHARING else 1)
+    whose = f"the {own.replicas} replicas'" if own.replicas > 1 else "its"
+    budget = spec.pool.memory_bytes * gpus_each(spec.options) if spec.pool and spec.pool.memory_bytes else math.inf
+    if why := _lacking(whose, (own,), "the pool may take", budget):
+        return why
+    if others:
+        whose += f" and {spelled_beside(spec.beside)}'s"
+    return _lacking(whose, (own, *others), "this machine has", memory_bytes)
+
+
+def _beside(spec: EngineSpec) -> Iterator[Tenant]:
+    """Those beside it whose shapes are known; a load of requests one by one holds as many as there is room for."""
+    for one in spec.beside:
+        if one.model in SHAPES:
+            tokens = one.prompt_tokens + one.output_tokens
+            yield Tenant(SHAPES[one.model], one.dtype or spec.dtype, one.batch_size or 0, tokens)
+
+
+def _lacking(whose: str, tenants: tuple[Tenant, ...], who: str, memory_bytes: float) -> str | None:
     try:
-        fitting = largest_batch(shape, spec.dtype, request_tokens=tokens, memory_bytes=share, reserve_bytes=0.0)
+        if not lacking_bytes(tenants, memory_bytes=memory_bytes, reserve_bytes=0.0):
+            return None
+        needed = sum(one.replicas * one.needed_bytes(reserve_bytes=0.0) for one in tenants)
     except SuiteError:  # the engine may know the type, or says which it knows
         return None
-    if batch <= fitting:
-        return None
-    each = weight_bytes(shape, spec.dtype) + batch * tokens * kv_bytes_per_token(shape, spec.dtype)
-    needed, its = copies * each, "its" if copies == 1 else f"the {copies} replicas'"
     return (
-        f"{its} weights and KV cache take {needed / GIB:.1f} GiB, and {whose} {memory_bytes / GIB:.1f} GiB "
+        f"{whose} weights and KV cache take {needed / GIB:.1f} GiB, and {who} {memory_bytes / GIB:.1f} GiB "
         f"(a model may take {USABLE:.0%})"
     )

@@ -6,15 +6,27 @@ import pytest
 
 from pytest_slmperf.core.beside import Beside
 from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.memory import GIB, largest_batch
 from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.core.shapes import SHAPES
 from pytest_slmperf.core.sweep import Case
 from pytest_slmperf.core.variant import Variant
 from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Replay, StaticBatch
+from pytest_slmperf.engines import registry
 from pytest_slmperf.run.fitting import lacking, static_only, too_large, too_many_threads
 
 WORKLOAD = StaticBatch(512, 512)
+VLLM_ARGUMENTS = (
+    "max_model_len", "max_num_batched_tokens", "max_num_seqs", "max_num_partial_prefills", "max_long_partial_prefills",
+    "enable_chunked_prefill", "enable_prefix_caching", "enforce_eager", "compilation_config", "cudagraph_capture_sizes",
+    "gpu_memory_utilization", "kv_cache_memory_bytes", "kv_cache_dtype", "block_size", "swap_space", "cpu_offload_gb",
+    "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend",
+    "quantization", "load_format", "tokenizer", "attention_backend", "async_scheduling", "scheduling_policy",
+    "speculative_config", "num_gpu_blocks_override", "disable_sliding_window", "disable_cascade_attn", "seed", "runner",
+    "pooler_config", "device_ids", "stream_interval", "logprobs_mode", "api_server_count", "num_scheduler_steps",
+)  # fmt: skip
+"""Of its command line, those that change what is measured."""
 
 
 def said(batch_size, memory_bytes, model="opt-13b", dtype="float16", workload=WORKLOAD):
@@ -93,6 +105,33 @@ def test_a_budget_below_the_card_is_what_replicas_share():
     assert too_large(WORKLOAD, Case("decode", "opt-1.3b", 56), wide, memory_bytes=160 * GIB) is None
 
 
+@pytest.mark.parametrize(
+    ("beside", "fits"),
+    [
+        (Beside("opt-125m", batch_size=4), True),
+        (Beside("opt-1.3b", batch_size=4, prompt_tokens=512, output_tokens=512), False),
+        (Beside("opt-1.3b", batch_size=4, dtype="int8"), True),
+        (Beside("opt-1.3b", request_rate=4), False),
+        (Beside("/models/opt-1.3b", batch_size=4), True),
+        (Beside("opt-1.3b", batch_size=4, dtype="fp4"), True),
+    ],
+)
+def test_what_is_beside_a_model_takes_memory_too(beside, fits):
+    """Its weights, and the cache of its batches; what nobody knows is tried."""
+    case, spec = Case("mix", "opt-1.3b", 4), EngineSpec("ctranslate2", "opt-1.3b", "float16", beside=(beside,))
+    why = too_large(WORKLOAD, case, spec, memory_bytes=5.7 * GIB)
+    assert (why is None) is fits
+    assert why is None or why.startswith(f"its and {beside.name}'s weights and KV cache take ")
+    assert too_large(WORKLOAD, case, replace(spec, beside=()), memory_bytes=5.7 * GIB) is None
+
+
+def test_a_load_beside_that_exceeds_its_context():
+    """It is skipped before anything is started."""
+    spec = EngineSpec("ctranslate2", "opt-125m", beside=(Beside("opt-1.3b", batch_size=1, prompt_tokens=4000),))
+    why = too_large(WORKLOAD, Case("mix", "opt-125m", 1), spec, memory_bytes=None)
+    assert why == "4032 tokens of prompt and output exceed the context of opt-1.3b, 2048"
+
+
 def test_a_load_of_each_replica_counts_for_each():
     """Twice as many replicas then hold twice as much."""
     spec = EngineSpec("ctranslate2", "opt-1.3b", "float16", pool=Pool(2))
@@ -128,10 +167,43 @@ def test_a_variant_that_an_engine_surely_lacks_is_skipped():
         case = Case("prefill", "m", 1, variant=Variant(tuple(settings.items())))
         return lacking(case, case.variant.of(EngineSpec(engine, "m")))
 
-    assert why("ctranslate2", enable_chunked_prefill=True) == "ctranslate2 has no option enable_chunked_prefill"
-    assert why("fake", enable_chunked_prefill=True) == "fake has no option enable_chunked_prefill"
+    assert why("ctranslate2", compile=True) == "ctranslate2 has no option compile"
+    assert why("fake", flash_attention=True) == "fake has no option flash_attention"
+    handed_on = "ctranslate2 has no option enable_chunked_prefill (vllm may: "
+    assert why("ctranslate2", enable_chunked_prefill=True).startswith(handed_on)
     assert why("vllm", dtype="int8") == "vllm has no dtype int8"
     assert why("vllm", enable_chunked_prefill=True, dtype="bfloat16", replicas=2, pool="mps") is None
     assert why("fake", knee=2, threads=1) is None
     assert why("ctranslate2", dtype="int8", flash_attention=True) is None
     assert why("of another package", dtype="int4", enable_chunked_prefill=True) is None
+    assert why("ctranslate2", beside=Beside("m", batch_size=1, options={"compile": True})).endswith("no option compile")
+    assert why("vllm", beside=Beside("m", batch_size=1, dtype="int8")) == "vllm has no dtype int8"
+
+
+@pytest.mark.parametrize(
+    ("engine", "name", "meant"),
+    [
+        ("fake", "pol", "pool"),
+        ("ctranslate2", "spred", "spread"),
+        ("ctranslate2", "flash_atention", "flash_attention"),
+        ("transformers", "compiled", "compile"),
+        ("openai", "tensor_paralel_size", "tensor_parallel_size"),
+        ("fake", "dtypes", "dtype"),
+    ],
+)
+def test_a_mistyped_option_is_none_that_an_engine_lacks(engine, name, meant):
+    """Whoever mistyped it would never measure it: that is an error, and says which is meant."""
+    case = Case("prefill", "m", 1, variant=Variant(((name, "x"),)))
+    with pytest.raises(UsageError, match=f"no engine has an option '{name}': is '{meant}' meant"):
+        lacking(case, case.variant.of(EngineSpec(engine, "m")))
+    beside = EngineSpec(engine, "m", beside=(Beside("n", batch_size=1, options={name: "x"}),))
+    with pytest.raises(UsageError, match=f"is '{meant}' meant"):
+        lacking(Case("prefill", "m", 1), beside)
+
+
+@pytest.mark.parametrize("engine", ["ctranslate2", "transformers", "openai", "fake"])
+def test_an_argument_of_vllm_is_no_mistyped_option(engine):
+    """It is skipped elsewhere, as it would be if its name were known here."""
+    for name in VLLM_ARGUMENTS:
+        case = Case("prefill", "m", 1, variant=Variant(((name, "x"),)))
+        assert lacking(case, EngineSpec(engine, "m")) or registry.has_option(engine, name)

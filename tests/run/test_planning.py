@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from test_measuring import QUIET, measuring
 
+from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.lookup import Against
 from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.core.workload import StaticBatch
@@ -69,7 +70,20 @@ def test_an_option_that_the_engine_lacks_is_said(tmp_path):
     run = measuring(tmp_path)
     run.coverage.select(sweep, None)
     case = "s/opt-125m/enable_chunked_prefill=true/batch=1"
-    assert run.plan_lines() == [f"slmperf: s: skipped, fake has no option enable_chunked_prefill: {case}"]
+    (said,) = run.plan_lines()
+    assert said.startswith("slmperf: s: skipped, fake has no option enable_chunked_prefill (vllm may: ")
+    assert said.endswith(f": {case}")
+
+
+def test_a_mistyped_option_is_said_and_red(tmp_path):
+    """It is none that the engine lacks: nothing would ever measure it."""
+    sweep = Sweep("s", StaticBatch(8, 8), batch_size=[1], model=["opt-125m"], options={"pol": ["processes"]})
+    run = measuring(tmp_path)
+    run.coverage.select(sweep, None)
+    assert run.plan_lines() == ["slmperf: s: no engine has an option 'pol': is 'pool' meant?"]
+    with pytest.raises(UsageError, match="is 'pool' meant"):
+        run.measure(sweep)
+    assert run.problems == ("s: no engine has an option 'pol': is 'pool' meant?",)
 
 
 @pytest.mark.parametrize(("model", "skipped"), [("opt-125m", True), ("/models/opt-125m", False)])
