@@ -24,7 +24,7 @@ class RunCheck(pytest.Item):
     a gated metric that none asserts, for a verdict of a fixture that no test asks, for a stale baseline, for settings
     of a sweep that there isn't and where no case was measured at all; under a selection it only says so, and of a
     metric also where a test of its sweep failed and may not have come to the assertion. In any run it is red for a
-    measurement that failed and that no test failed for, for a red verdict whose test was reported as no failure, and
+    measurement that failed and that no test failed for, for a test that failed and was reported as something else, and
     where nothing that was measured was judged; it is skipped where tests failed for such a measurement, of which nobody
     can say that nothing is missing. In a recording run it stores what was measured first, and is red where that is
     refused.

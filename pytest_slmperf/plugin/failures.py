@@ -11,6 +11,7 @@ from _pytest._code.code import ExceptionChainRepr
 
 import pytest_slmperf
 from pytest_slmperf.core.errors import NotJudged, SlmperfError, SuiteError
+from pytest_slmperf.core.verdict import Status, Verdict
 
 PACKAGE = Path(pytest_slmperf.__file__).parent
 FIRST_WORDS = 100
@@ -23,7 +24,9 @@ class Failures:
     def __init__(self, *, whole: bool) -> None:
         self._whole = whole
         self._first_seen: dict[SlmperfError | str, str] = {}
-        """Where an error was first, by the error; by its text where no line of a suite explains it."""
+        """Where an error was first, by the error; by its text where no line of a suite explains it. Where a case was
+        void first, by the reason.
+        """
 
     def before(self, call: pytest.CallInfo[None]) -> None:
         """Drop our own frames: where in this package an error was raised tells the author of a suite nothing."""
@@ -31,16 +34,29 @@ class Failures:
             error = call.excinfo.value
             call.excinfo = pytest.ExceptionInfo.from_exc_info((type(error), error, _theirs(call.excinfo.tb)))
 
-    def after(self, report: pytest.TestReport, error: BaseException | None) -> None:
-        """Drop what the error came from, and all but the first words where another test had the same error before."""
-        if self._whole or not isinstance(error, SlmperfError) or not report.failed:
+    def after(self, report: pytest.TestReport, error: BaseException | None, verdict: Verdict | None = None) -> None:
+        """Drop what the error came from, and all but the first words where another test had the same error before.
+
+        `verdict` is what raised it. Why a case is void, the first test tells that asks one of its metrics.
+        """
+        if self._whole or not report.failed:
+            return
+        if verdict is not None and verdict.status is Status.VOID and verdict.effect is None:
+            said = f"AssertionError: {verdict.status}: {verdict.case} {verdict.metric} - the same as in"
+            self._tell_once(report, f"{verdict.reason}\n{verdict.way_out}", said)
+        if not isinstance(error, SlmperfError):
             return
         if isinstance(report.longrepr, ExceptionChainRepr):
             report.longrepr = ExceptionChainRepr(report.longrepr.chain[-1:])
-        first = self._first_seen.setdefault(error if isinstance(error, SuiteError) else str(error), report.nodeid)
+        words = shorten(str(error).partition("\n")[0], FIRST_WORDS, placeholder=" …")
+        said = f"{type(error).__name__}: {words}\nthe same error as in"
+        self._tell_once(report, error if isinstance(error, SuiteError) else str(error), said)
+
+    def _tell_once(self, report: pytest.TestReport, what: SlmperfError | str, said: str) -> None:
+        """Leave the report as it is, or let it say so much and where this was first."""
+        first = self._first_seen.setdefault(what, report.nodeid)
         if first != report.nodeid:
-            words = shorten(str(error).partition("\n")[0], FIRST_WORDS, placeholder=" …")
-            report.longrepr = f"{type(error).__name__}: {words}\nthe same error as in {first}"
+            report.longrepr = f"{said} {first}"
 
 
 def tell_apart(
@@ -58,11 +74,20 @@ def tell_apart(
         report.outcome = "skipped"
         report.longrepr = (str(path), (line or 0) + 1, f"Skipped: {shown}")
         return
-    expected = getattr(getattr(item, "function", None), "__unittest_expecting_failure__", False)
-    if isinstance(raised, pytest.fail.Exception) and report.skipped and not expected:
+    if isinstance(raised, pytest.fail.Exception) and report.skipped and not _expected_by_unittest(item):
         report.outcome = "failed"
         report.longrepr = str(raised)
         vars(report).pop("wasxfail", None)
+
+
+def expects_failure(item: pytest.Item) -> bool:
+    """Whether its suite says of a test that it fails: by pytest's marker, or by unittest's decorator."""
+    return item.get_closest_marker("xfail") is not None or _expected_by_unittest(item)
+
+
+def _expected_by_unittest(item: pytest.Item) -> bool:
+    marked = (getattr(item, name, None) for name in ("function", "cls"))
+    return any(getattr(one, "__unittest_expecting_failure__", False) for one in marked)
 
 
 def _theirs(whole: TracebackType) -> TracebackType:

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_slmperf.core.verdict import Verdict
 
+_HID = "its test not reported as failed; some hook, of a conftest.py or a plugin, hid it"
+RED = f"a verdict was red and {_HID}"
+FAILED = f"something failed and {_HID}"
+
 
 @dataclass
 class AssertionLedger:
@@ -34,10 +38,13 @@ class AssertionLedger:
         self._red.clear()
         self.of_test.clear()
 
-    def end_test(self, name: str, *, told_red: bool) -> None:
-        """A test is over; `told_red`: it was reported as failed, in any phase, or as an expected failure."""
+    def end_test(self, name: str, *, told_red: bool, failed_with: str = "") -> None:
+        """A test is over; `told_red`: it was reported as failed, in any phase, or as a failure that its suite expects.
+        `failed_with` is what it failed with all the same, where no verdict was red: it may not have come to its own.
+        """
         if not told_red:
-            self._swallowed.extend(f"{name}: {verdict.line()}" for verdict in self._red)
+            hidden = [f"{RED}: {name}: {verdict.line()}" for verdict in self._red]
+            self._swallowed.extend(hidden or [f"{FAILED}: {name}: {failed_with}"] * bool(failed_with))
         self._red.clear()
 
     def begin(self) -> None:
@@ -70,11 +77,14 @@ class AssertionLedger:
             self._raised.append(verdict)
             self._red.append(verdict)
 
-    def reported(self, error: AssertionError) -> None:
-        """A report is made of this error; where its test runs on, it was a subtest's."""
+    def reported(self, error: AssertionError) -> Verdict | None:
+        """A report is made of this error; where its test runs on, it was a subtest's. Returns the verdict that raised
+        it, or None.
+        """
         of_it = [verdict for verdict in self._raised if verdict.message() == str(error)]
         self._raised[:] = [verdict for verdict in self._raised if verdict not in of_it]
         self._reported.extend(of_it)
+        return of_it[0] if of_it else None
 
     def caught(self) -> str | None:
         """What is wrong with a phase that didn't fail; None where no red verdict was asked in it."""
@@ -94,9 +104,8 @@ class AssertionLedger:
         ]
 
     def swallowed(self) -> list[str]:
-        """What is wrong with a run that ends: tests whose verdict was red, and that were reported as something else."""
-        why = "a verdict was red and its test not reported as failed; some hook, of a conftest.py or a plugin, hid it"
-        return [f"{why}: {line}" for line in dict.fromkeys(self._swallowed)]
+        """What is wrong with a run that ends: tests that failed, and were reported as something else."""
+        return list(dict.fromkeys(self._swallowed))
 
     def unasked(self) -> str | None:
         """What is wrong with a phase that passed; None where every verdict was asked. A fixture may leave that to

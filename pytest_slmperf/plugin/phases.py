@@ -8,7 +8,7 @@ from unittest import SkipTest
 import pytest
 
 from pytest_slmperf.core.errors import NotJudged
-from pytest_slmperf.plugin.failures import Failures, tell_apart
+from pytest_slmperf.plugin.failures import Failures, expects_failure, tell_apart
 from pytest_slmperf.plugin.roster import collected_as
 from pytest_slmperf.report import junit
 
@@ -18,15 +18,13 @@ if TYPE_CHECKING:
     from pytest_slmperf.plugin.ledger import AssertionLedger
     from pytest_slmperf.plugin.roster import Roster
 
+NO_FAILURE = (NotJudged, SkipTest, pytest.skip.Exception, pytest.xfail.Exception)
+"""What ends a test that has not failed."""
+
 
 def _skipped(unjudged: NotJudged) -> BaseException:
     """A skip that a report shows at the test, not here."""
     return pytest.skip.Exception(str(unjudged), _use_item_location=True)
-
-
-def _fail_for(complaint: str | None) -> None:
-    if complaint:
-        raise pytest.fail.Exception(complaint, pytrace=False) from None
 
 
 class Phases:
@@ -37,7 +35,9 @@ class Phases:
         self._roster = roster
         self._failures = failures
         self._told_red = False
-        """The present test was reported as failed, or as an expected failure."""
+        """The present test was reported as failed, or as a failure that its suite expects."""
+        self._failed_with = ""
+        """What the present test failed with, whatever was reported; empty where nothing did."""
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -48,16 +48,22 @@ class Phases:
             return (yield)
         finally:
             self._roster.running = None
-            self._ledger.end_test(collected_as(item.nodeid), told_red=self._told_red)
+            name = collected_as(item.nodeid)
+            failed_with = self._failed_with if name in self._roster.tests else ""
+            self._ledger.end_test(name, told_red=self._told_red, failed_with=failed_with)
 
     def _begin_test(self) -> None:
-        self._told_red = False
+        self._told_red, self._failed_with = False, ""
         self._ledger.begin_test()
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """What pytest counts: hooks that change a report have had their turn."""
-        self._told_red = self._told_red or report.failed or hasattr(report, "wasxfail")
+        """What pytest counts: hooks that change a report have had their turn. One of them may call a test an expected
+        failure whose suite expects none.
+        """
+        item = self._roster.running
+        expected = item is not None and expects_failure(item) and hasattr(report, "wasxfail")
+        self._told_red = self._told_red or report.failed or expected
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self) -> Generator[None, Any, Any]:
@@ -79,7 +85,7 @@ class Phases:
             raise
         finally:
             item.user_properties.extend(junit.properties(self._ledger.of_test))
-        _fail_for(self._ledger.unasked())
+        self._fail_for(self._ledger.unasked())
         return result
 
     @pytest.hookimpl(wrapper=True)
@@ -87,7 +93,7 @@ class Phases:
         """As of a call: nobody asks after it."""
         __tracebackhide__ = True
         result = yield from self._phase()
-        _fail_for(self._ledger.unasked())
+        self._fail_for(self._ledger.unasked())
         return result
 
     def _phase(self) -> Generator[None, Any, Any]:
@@ -97,13 +103,27 @@ class Phases:
         try:
             result = yield
         except NotJudged as unjudged:
-            _fail_for(self._ledger.caught())
+            self._fail_for(self._ledger.caught())
             raise _skipped(unjudged) from None
-        except (pytest.skip.Exception, pytest.xfail.Exception, SkipTest):
-            _fail_for(self._ledger.caught())
+        except NO_FAILURE:
+            self._fail_for(self._ledger.caught())
             raise
-        _fail_for(self._ledger.caught())
+        except (Exception, pytest.fail.Exception) as error:
+            self._failed(error)
+            raise
+        self._fail_for(self._ledger.caught())
         return result
+
+    def _fail_for(self, complaint: str | None) -> None:
+        """Fail the present phase, where there is something to complain of."""
+        if complaint:
+            failure = pytest.fail.Exception(complaint, pytrace=False)
+            self._failed(failure)
+            raise failure from None
+
+    def _failed(self, error: BaseException) -> None:
+        """Remember the first failure of the present test."""
+        self._failed_with = self._failed_with or f"{type(error).__name__}: {error}".partition("\n")[0]
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
@@ -118,10 +138,11 @@ class Phases:
         if call.excinfo and isinstance(raised, NotJudged):
             raised = _skipped(raised)
             call.excinfo = pytest.ExceptionInfo.from_exc_info((type(raised), raised, call.excinfo.tb))
-        elif isinstance(raised, AssertionError):
-            self._ledger.reported(raised)
+        verdict = self._ledger.reported(raised) if isinstance(raised, AssertionError) else None
         report = yield
         shown = call.excinfo.value if call.excinfo else None
+        if shown is not None and not isinstance(shown, NO_FAILURE):  # a unittest.TestCase's: its phase ends with none
+            self._failed(shown)
         tell_apart(item, report, raised=raised, shown=shown)
-        self._failures.after(report, shown)
+        self._failures.after(report, shown, verdict)
         return report

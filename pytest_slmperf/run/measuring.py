@@ -387,7 +387,7 @@ class Measuring:
     def orphaned(self, declared: Collection[str], *, whole: bool) -> list[str]:
         """Stored files of the engines that were measured whose suites are neither measured nor among the `declared`.
 
-        Where this run may have left suites of the project out, and isn't `whole`, they are only said not to be looked at.
+        Where this run may have left suites of the project out, and isn't `whole`, they are said not to be looked at.
         """
         outcomes = self.coverage.outcomes
         if self.options.mode != "gate" or self.options.other_python:  # nothing stored is looked at there

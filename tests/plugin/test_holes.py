@@ -412,8 +412,54 @@ def test_a_hook_that_hides_a_red_verdict_hides_it_in_vain(project, hook, options
     assert f"{hidden}; some hook, of a conftest.py or a plugin, hid it: test_suite.py::" in " ".join(said.split())
 
 
-def test_a_hook_that_hides_other_failures_is_none_of_ours(project):
-    """Where every verdict was green, nobody asked a red one."""
+CALLS_IT_EXPECTED = """
+import pytest
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed:
+        report.outcome, report.wasxfail = "skipped", "as always"
+    return report
+"""
+FAILING = """
+@DECODE.at(16)
+def test_hidden_verdict(decode):
+    assert decode[16].output_throughput >= decode[16].baseline.output_throughput
+
+@DECODE.at(16)
+def test_hidden_unasked(decode):
+    decode[16].output_throughput >= decode[16].baseline.output_throughput
+
+@DECODE.at(16)
+def test_hidden_error(decode):
+    raise ValueError("before it asks")
+
+@pytest.mark.xfail
+@DECODE.at(16)
+def test_hidden_by_its_suite(decode):
+    assert decode[16].output_throughput >= decode[16].baseline.output_throughput
+"""
+
+
+@pytest.mark.parametrize("hook", [CALLS_IT_EXPECTED, CALLS_IT_PASSED], ids=["expected", "passed"])
+def test_a_test_that_failed_and_is_reported_as_something_else_is_red_in_a_part_of_a_run_too(project, hook):
+    """Whatever it failed with: it may not have come to what it asserts. Which failure is expected, its suite says."""
+    project.write("conftest.py", hook)
+    project.write("test_suite.py", SUITE + FAILING)
+    red = project.gate("-k", "hidden", UNDECIDED, "--slmperf-report=report.json")
+    assert red.ret == pytest.ExitCode.TESTS_FAILED
+    problems = json.loads((project.path / "report.json").read_text())["problems"]
+    hid = "its test not reported as failed; some hook, of a conftest.py or a plugin, hid it: test_suite.py::test_hidden"
+    hidden = [problem.partition(hid)[::2] for problem in problems]
+    assert [why for why, _ in hidden] == ["a verdict was red and ", *["something failed and "] * 2]
+    assert hidden[0][1].startswith("_verdict: inconclusive: decode/opt-125m/batch=16 output_throughput - ")
+    assert hidden[1][1].startswith("_unasked: Failed: the test made a verdict and never asked for its truth")
+    assert hidden[2][1] == "_error: ValueError: before it asks"
+
+
+def test_a_hook_that_would_hide_failures_is_none_of_ours(project):
+    """Where no performance test failed, it hid nothing."""
     project.write("conftest.py", SWALLOWS_CALL)
     assert project.apart().endswith("exit code 0")
 

@@ -1,4 +1,4 @@
-"""Baselines whose sweep is gone: seen in a whole run, not told in a part of one, and never mistaken for another job's."""
+"""Baselines whose sweep is gone: seen in a whole run, not told in a part, and never mistaken for another job's."""
 
 import sys
 

@@ -130,6 +130,16 @@ def test_a_run_over_traffic_says_what_it_was(ran, name):
     assert verdicts["rate", "median_e2el_ms"] == {RUNS[name].verdict}
 
 
+def test_why_a_case_is_void_is_told_once(ran):
+    """By the first test that asserts one of its metrics; the others name that test."""
+    said, _ = ran["requests fail"]
+    failures = said.partition("= FAILURES =")[2].partition("= slmperf")[0]
+    same = "request_goodput - the same as in test_suite.py::test_latency[rate40]"
+    assert f"AssertionError: void: rate/opt-125m/rate=40 {same}" in failures
+    assert failures.count("void: rate/opt-125m/rate=40 median_e2el_ms - ") == 1
+    assert failures.count("requests failed, the first of them") <= 3  # cases
+
+
 def test_the_report_has_what_each_round_tells_of_a_percentile(tmp_path):
     """An interval for each round of each launch, beside the samples; none of throughput."""
     project = TrafficProject(tmp_path)
