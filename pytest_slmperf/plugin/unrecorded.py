@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 from pytest_slmperf.core.errors import SlmperfError
@@ -30,7 +31,8 @@ def keep(config: pytest.Config, options: Options, run: RunOutcome, baselines: Pa
     """Put a refused recording into pytest's cache, and say so; one that is stored takes away what was kept before.
 
     `baselines` is where it was to be stored, and `policy` how later gates will judge. There is a file for each suite,
-    named as among the baselines. A report that was asked for has it all, and is kept by whoever asked.
+    named as among the baselines, and one more for a recording of other cases. A report that was asked for has it all,
+    and is kept by whoever asked.
     """
     cache = getattr(config, "cache", None)  # None under `-p no:cacheprovider`
     if options.mode != "accept" or not cache:
@@ -41,13 +43,13 @@ def keep(config: pytest.Config, options: Options, run: RunOutcome, baselines: Pa
         store = BaselineStore(baselines)
         kept = BaselineStore(cache.mkdir("slmperf") / "unrecorded" / slug(str(baselines.absolute())))
         for engines, part in _suites(run):
-            path = kept.path_of(part.machine, "+".join(engines), part.sweeps[0].sweep)
-            before = _read(path)
+            first = kept.path_of(part.machine, "+".join(engines), part.sweeps[0].sweep)
             if run.recorded:
-                if before and holds_all(part, before):
+                for path in _covered(part, first):
                     path.unlink()  # older than what is in force now
             elif not told and (found := remedy(part, policy)):
-                lines.append(_keep(part, path, before) or _hint(path, options, found, older=_is_older(part, store)))
+                path = _keep(part, first)
+                lines.append(_hint(path, options, found, older=_is_older(part, store)))
     except (OSError, SlmperfError) as error:
         return [*lines, f"what was measured could not be kept: {error}"]
     return lines
@@ -60,14 +62,27 @@ def _suites(run: RunOutcome) -> Iterator[tuple[list[str], RunOutcome]]:
         yield engines, replace(run, sweeps=(sweep,))
 
 
-def _keep(part: RunOutcome, path: Path, before: RunOutcome | None) -> str:
-    """Write the file, unless what it holds is nothing that the part has, too; then say so."""
-    if before and not holds_all(part, before):
-        instead = "remove that file, or have a report: --slmperf-report=REPORT.json"
-        return f"{path} holds a refused recording of other cases, so this one is not kept; {instead}"
+def _keep(part: RunOutcome, first: Path) -> Path:
+    """Write the part where nothing lies that has other cases, and say where that is."""
+    covered = _covered(part, first)
+    path = covered[0] if covered else next(place for place in _places(first) if _read(place) is None)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_report(part, path)
-    return ""
+    for other in covered[1:]:
+        other.unlink()
+    return path
+
+
+def _places(first: Path) -> Iterator[Path]:
+    """Where recordings of a suite are kept of which none has all cases of another."""
+    yield first
+    yield from (first.with_name(f"{first.stem}+{number}{first.suffix}") for number in count(2))
+
+
+def _covered(part: RunOutcome, first: Path) -> list[Path]:
+    """The files of the suite that hold no case which the part has not, too."""
+    there = [first, *first.parent.glob(f"{first.stem}+*{first.suffix}")]
+    return [path for path in there if (before := _read(path)) and holds_all(part, before)]
 
 
 def _hint(path: Path, options: Options, found: Remedy, *, older: bool) -> str:

@@ -79,14 +79,15 @@ def test_a_recording_that_no_tolerance_helps_is_not_offered_to_be_accepted(fresh
     assert not _all_kept(fresh)
 
 
-def test_a_recording_of_less_does_not_replace_one_of_more(fresh, kept):
-    """What was kept of all cases stays, and the one of a single case is told where it could go; one of as many does."""
+def test_a_refused_recording_replaces_none_of_other_cases(fresh, kept):
+    """It is kept beside them, and told where; one that has all the cases of others takes their place, and they go."""
     whole = kept.read_bytes()
-    less = fresh.gate("--slmperf-accept", "-k", "batch16", engine=NOISY, keep=("cacheprovider",))
-    assert f"{kept} holds a refused recording of other cases" in prose(less)
-    assert "--slmperf-report=REPORT.json" in prose(less)
-    assert kept.read_bytes() == whole
+    one = fresh.gate("--slmperf-accept", "-k", "batch16", engine=NOISY, keep=("cacheprovider",))
+    beside = kept.with_name(f"{kept.stem}+2.json")
+    assert f"what was measured is kept: slmperf baselines accept {beside} --tolerance=supported" in prose(one)
+    assert (kept.read_bytes(), _all_kept(fresh)) == (whole, [beside, kept])
     fresh.gate("--slmperf-accept", engine=NOISY, keep=("cacheprovider",))
+    assert _kept(fresh) == kept
     assert kept.read_bytes() != whole
 
 
