@@ -13,8 +13,9 @@ from pytest_slmperf.core.frontier import Frontier, FrontierPolicy
 from pytest_slmperf.core.metrics import ENERGY, is_latency, metric
 from pytest_slmperf.core.optimum import Optima
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
-from pytest_slmperf.core.point import UNJUDGED, Ledger, Point
+from pytest_slmperf.core.point import UNJUDGED, Ledger, Point, gating
 from pytest_slmperf.core.replication import BestReplicas
+from pytest_slmperf.core.revision import SHAPE_METRICS
 from pytest_slmperf.core.slowdown import TOLERANCE, Slowdown
 from pytest_slmperf.core.variant import Setting, series_of
 from pytest_slmperf.core.verdict import Status, Verdict
@@ -231,6 +232,7 @@ class Part(ABC):
             return best(fresh).unchanged_from(best(stored))
 
         def unchanged_from(stored: BestReplicas) -> Verdict:
+            self._refuse_unstored("best replica count", of)
             return self._judged("best_replicas", (of,), lambda: now.unchanged_from(stored), again)
 
         return Claim(now, "best_replicas", unchanged_from)
@@ -257,6 +259,7 @@ class Part(ABC):
 
         def unchanged_from(stored: Slowdown) -> Verdict:
             self._refuse_a_part("slowdown", of)
+            self._refuse_unstored("slowdown", of)
             return self._judged("slowdown", (of,), lambda: now.unchanged_from(stored, tolerance=tolerance), again)
 
         def within(limit: float) -> Verdict:
@@ -291,6 +294,16 @@ class Part(ABC):
             )
         if self._skipped and not self._cases:
             raise NotJudged(f"{self._name}: no point of the {what} was measured: {_reasons(self._skipped)}")
+
+    def _refuse_unstored(self, what: str, name: str) -> None:
+        """Raises SuiteError for a metric that no recording holds, since nothing gates it: see `SHAPE_METRICS`."""
+        outcome = self._of.outcome
+        held = {*self._gated, *SHAPE_METRICS, *outcome.unmetered, *outcome.ungated}
+        if outcome.design == "stored" and name not in held:
+            raise SuiteError(
+                f"{self._name}: no {what} by {name} is stored, since the sweep doesn't gate it: add it, as in "
+                f"{gating(metric(name))}"
+            )
 
     def _own(self, names: Iterable[str]) -> list[str]:
         return [name for name in names if series_of(name) in self._series]

@@ -230,9 +230,8 @@ class Point:
                 self._without(meaning, Status.UNMEASURED), case=self.case, reason=reason, way_out="", judged=False
             )
         elif verdict is None:
-            name = spelling(meaning) if meaning.quantile in (None, 0.5) else meaning.name
             raise SuiteError(
-                f"{self._sweep.sweep} does not gate {meaning.name}: add it to the sweep, as in gate={{{name!r}: 0.03}}"
+                f"{self._sweep.sweep} does not gate {meaning.name}: add it to the sweep, as in {gating(meaning)}"
             )
         return self._ledger.track(verdict)
 
@@ -285,6 +284,12 @@ def spelling(meaning: Metric) -> str:
     statistic, _, latency = own.partition("_")
     of = f"{neighbour}{latency}"
     return of if statistic == "median" else f"{of}.{statistic.replace('.', '_')}"
+
+
+def gating(meaning: Metric) -> str:
+    """What a sweep says to gate a metric: `gate={'ttft_ms': 0.03}`."""
+    name = spelling(meaning) if meaning.quantile in (None, 0.5) else meaning.name
+    return f"gate={{{name!r}: 0.03}}"
 
 
 def _percentile(of: Metric, name: str) -> Metric:

@@ -693,6 +693,9 @@ def test_the_best_replica_count_is_compared_with_the_stored_one():
     assert alone.best_replicas.unchanged_from(alone.baseline.best_replicas).status is Status.INCONCLUSIVE
     named = found.best_replicas_by("output_throughput", within=0.1, at=16)
     assert named.unchanged_from(found.baseline.best_replicas_by("output_throughput", within=0.1, at=16))
+    memory = found.best_replicas_by("peak_memory_bytes")
+    with pytest.raises(SuiteError, match=r"no best replica count by peak_memory_bytes is stored.*gate=\{'peak_memory"):
+        memory.unchanged_from(found.baseline.best_replicas_by("peak_memory_bytes"))
 
 
 def test_a_best_replica_count_is_of_variants_that_differ_in_nothing_else():
@@ -729,6 +732,8 @@ def test_a_slowdown_that_nothing_here_tells_skips_its_test():
     with pytest.raises(NotJudged, match="a slowdown is of output_throughput, which this machine's settings don't gate"):
         bool(ungated.slowdown(beside).unchanged_from(ungated.baseline.slowdown(beside)))
     assert ungated.slowdown(beside) <= 1.5
+    with pytest.raises(SuiteError, match=r"no slowdown by median_tpot_ms is stored.*gate=\{'tpot_ms': 0.03\}"):
+        found.slowdown(beside, name="tpot_ms").unchanged_from(found.baseline.slowdown(beside, name="tpot_ms"))
     joules = "joules_per_output_token"
     unmetered = Result(replace(whole, unmetered={joules: "no meter here"}))
     with pytest.raises(NotJudged, match="no meter here"):
