@@ -45,6 +45,17 @@ def test_the_machine_has_the_gpus_of_all():
     assert machine.fields == {"gpu_uuid": "GPU-1, GPU-2", "ecc": True, "mps": False}
 
 
+def test_each_sweep_says_which_of_the_gpus_it_was_measured_on():
+    """A run on both of them would have the same machine; of workers that had one GPU in turn nothing need be said."""
+    run = joined([worker(1), worker(2)])
+    assert [one.notes for one in run.sweeps] == [("measured on GPU-1",), ("measured on GPU-2",)]
+    twice = joined([worker(1), replace(worker(1), sweeps=(sweep("other"),))])
+    assert [one.notes for one in twice.sweeps] == [(), ()]
+    four = joined([run, joined([worker(3), worker(1)])])
+    assert [one.notes for one in four.sweeps] == [(f"measured on GPU-{board}",) for board in (1, 2, 3, 1)]
+    assert four.machine.fields["gpu_uuid"] == "GPU-1, GPU-2, GPU-3"
+
+
 @pytest.mark.parametrize("field", ["complete", "whole", "recorded"])
 def test_it_is_as_whole_as_the_least_whole(field):
     """One worker that was cut short makes a part of the whole."""

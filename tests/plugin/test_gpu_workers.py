@@ -25,6 +25,7 @@ def test_suites_are_shared_out_to_workers_with_a_gpu_each(tmp_path):
     assert all(case["samples"] for sweep in report["sweeps"] for case in sweep["cases"])
     assert (report["complete"], report["whole"]) == (True, True)
     assert sorted(report["machine"]["fields"]["gpu_uuid"].split(", ")) == UUIDS
+    assert sorted(sweep["notes"][0] for sweep in report["sweeps"]) == [f"measured on {board}" for board in UUIDS]
     assert {f"a worker of this run measured on GPU {board}" for board in range(2)} <= set(report["remarks"])
     workers = {
         name: {line.split("]")[0] for line in said.splitlines() if name in line and line.startswith("[gw")}
