@@ -19,6 +19,7 @@ from pytest_slmperf.testing.server import Options, serving
 
 QUICK = {"step_s": 0.001, "step_request_s": 0, "prefill_token_s": 0}
 COMMAND = f"{sys.executable} -m pytest_slmperf.testing.server --port {{port}} --model {{model}} --step-s 0.001"
+FRONTED = Path(__file__).with_name("fronted_server.py")
 KEY = "sk-0123456789"
 ASKED = Request(tuple(range(20, 36)), 8)
 
@@ -129,6 +130,18 @@ def test_counters_are_read(tiny, engine):
         silent = engine(server.url)
         silent.start()
         assert silent.run(silent.counters()) == {}
+
+
+def test_a_front_end_is_watched_where_an_engine_is_behind_it(tiny, engine):
+    """From one look to the next; a server that is one process has none."""
+    fronted = engine(command=COMMAND.replace("-m pytest_slmperf.testing.server", str(FRONTED)))
+    alone = engine(tiny.url)
+    for client in (fronted, alone):
+        client.start()
+        assert client.front_end() is None
+        client.serve([ASKED] * 8, observe=False)
+    assert 0 < fronted.run(fronted.counters())["front_end"] < 1.1
+    assert alone.front_end() is None
 
 
 def test_a_prefix_cache_is_told(serve, engine):
