@@ -43,11 +43,18 @@ class BuiltIn:
     """The dataclass, beside its factory, whose fields are its options."""
     dtypes: tuple[str, ...] = ()
     """All that it knows, where it knows the same everywhere; none where its device or its server decides."""
+    told_by: str = ""
+    """The option that holds the command line of a server that it starts: the only thing that a server is told."""
 
 
 BUILT_IN = {
     "ctranslate2": BuiltIn("pytest_slmperf.engines.ctranslate2:create", needs=("ctranslate2",)),
-    "transformers": BuiltIn("pytest_slmperf.engines.transformers:create", ("torch", "transformers"), device="auto"),
+    "transformers": BuiltIn(
+        "pytest_slmperf.engines.transformers:create",
+        needs=("torch", "transformers"),
+        device="auto",
+        dtypes=("float32", "bfloat16", "float16"),
+    ),
     "vllm": BuiltIn(
         "pytest_slmperf.engines.vllm:create",
         needs=("vllm", "aiohttp", "msgspec"),
@@ -56,7 +63,9 @@ BUILT_IN = {
         hands_on=True,
         dtypes=("auto", "half", "float16", "bfloat16", "float", "float32"),
     ),
-    "openai": BuiltIn("pytest_slmperf.engines.openai:create", needs=("aiohttp", "msgspec"), streams=True),
+    "openai": BuiltIn(
+        "pytest_slmperf.engines.openai:create", needs=("aiohttp", "msgspec"), streams=True, told_by="command"
+    ),
     "fake": BuiltIn("pytest_slmperf.engines.fake:create", device="simulated", streams=True, options="Behaviour"),
 }
 REAL = ("ctranslate2", "vllm", "transformers")
@@ -175,6 +184,20 @@ def own_options(name: str) -> frozenset[str] | None:
 def has_dtype(name: str, dtype: str) -> bool:
     """Whether an engine may know this type of weights."""
     return name not in BUILT_IN or not BUILT_IN[name].dtypes or dtype in BUILT_IN[name].dtypes
+
+
+def untold(spec: EngineSpec, what: str) -> str:
+    """Why a server isn't told its `dtype` or its `threads`, so that a sweep over them would measure one thing under
+    several names; empty where it is told, or no server serves for the engine. One that is started has so many cores as
+    threads in any case.
+    """
+    option = BUILT_IN[spec.engine].told_by if spec.engine in BUILT_IN else ""
+    command = spec.options.get(option) if option else ""
+    if command is None:
+        return f"a server that runs already has the {what} that it has"
+    if option and what == "dtype" and "{dtype}" not in str(command):
+        return f"{option} has no {{dtype}}, so the server is told none"
+    return ""
 
 
 def streaming() -> tuple[str, ...]:

@@ -45,6 +45,8 @@ def lacking(case: Case, spec: EngineSpec) -> str | None:
     types += [one.dtype for one in spec.beside if one.dtype]
     if other := [dtype for dtype in types if not registry.has_dtype(spec.engine, dtype)]:
         return f"{spec.engine} has no dtype {other[0]}"
+    if unheard := [why for name in ("dtype", "threads") if name in varied and (why := registry.untold(spec, name))]:
+        return unheard[0]
     options = [name for name in varied if name not in (*VARIED, *POOL_OPTIONS)]
     options += [name for one in spec.beside for name in one.options]
     return next(filter(None, (_no_option(spec.engine, name) for name in options)), None)

@@ -172,12 +172,32 @@ def test_a_variant_that_an_engine_surely_lacks_is_skipped():
     handed_on = "ctranslate2 has no option enable_chunked_prefill (vllm may: "
     assert why("ctranslate2", enable_chunked_prefill=True).startswith(handed_on)
     assert why("vllm", dtype="int8") == "vllm has no dtype int8"
+    assert why("transformers", dtype="int8") == "transformers has no dtype int8"
     assert why("vllm", enable_chunked_prefill=True, dtype="bfloat16", replicas=2, pool="mps") is None
     assert why("fake", knee=2, threads=1) is None
     assert why("ctranslate2", dtype="int8", flash_attention=True) is None
     assert why("of another package", dtype="int4", enable_chunked_prefill=True) is None
     assert why("ctranslate2", beside=Beside("m", batch_size=1, options={"compile": True})).endswith("no option compile")
     assert why("vllm", beside=Beside("m", batch_size=1, dtype="int8")) == "vllm has no dtype int8"
+
+
+@pytest.mark.parametrize(
+    ("options", "varied", "says"),
+    [
+        ({"url": "http://127.0.0.1:8000/v1"}, {"dtype": "int8"}, "a server that runs already has the dtype that it"),
+        ({"url": "http://127.0.0.1:8000/v1"}, {"threads": 1}, "a server that runs already has the threads that it"),
+        ({"command": "serve --port {port}"}, {"dtype": "int8"}, "command has no {dtype}, so the server is told none"),
+        ({"command": "serve --port {port}"}, {"threads": 1}, ""),
+        ({"command": "serve --port {port} --dtype {dtype}"}, {"dtype": "int8"}, ""),
+        ({"url": "http://127.0.0.1:8000/v1"}, {"replicas": 2}, ""),
+    ],
+)
+def test_what_a_server_is_not_told_is_not_swept(options, varied, says):
+    """One thing would be measured under several names."""
+    case = Case("decode", "m", 1, variant=Variant(tuple(varied.items())))
+    why = lacking(case, case.variant.of(EngineSpec("openai", "m", options=options)))
+    assert (why or "").startswith(says)
+    assert bool(why) is bool(says)
 
 
 @pytest.mark.parametrize(
