@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pytest_slmperf.core.engine import EngineSpec
     from pytest_slmperf.core.memory import largest_batch_within, predicted_peak
     from pytest_slmperf.core.pooled import replica_pool
+    from pytest_slmperf.core.search import Search
     from pytest_slmperf.core.shapes import shape_of
     from pytest_slmperf.core.slo import Slo
     from pytest_slmperf.core.sweep import Sweep
@@ -33,6 +34,7 @@ __all__ = [
     "LogNormal",
     "OpenLoop",
     "Replay",
+    "Search",
     "Slo",
     "StaticBatch",
     "Sweep",
@@ -53,6 +55,7 @@ _HOMES = {
         "pytest_slmperf.core.workload",
     ),
     "Slo": "pytest_slmperf.core.slo",
+    "Search": "pytest_slmperf.core.search",
     "Sweep": "pytest_slmperf.core.sweep",
     "largest_batch_within": "pytest_slmperf.core.memory",
     "predicted_peak": "pytest_slmperf.core.memory",

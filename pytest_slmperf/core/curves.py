@@ -5,12 +5,13 @@ from typing import NoReturn
 
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.frontier import Frontier, frontier
-from pytest_slmperf.core.highest_rate import GOODPUT_SHARE, SHARE, HighestRate, SharesInTime, in_time, untold
+from pytest_slmperf.core.highest_rate import GOODPUT_SHARE, HighestRate, SharesInTime, in_time, untold
 from pytest_slmperf.core.knee import DEFAULT_DEFINITION, Curve, Definition, Knee
 from pytest_slmperf.core.metrics import is_latency, metric
 from pytest_slmperf.core.optimum import Optima, optima
 from pytest_slmperf.core.replication import BestReplicas, Choice, Replication
 from pytest_slmperf.core.sample import Measurement
+from pytest_slmperf.core.search import SHARE
 from pytest_slmperf.core.slowdown import Slowdown, slowdown
 from pytest_slmperf.core.variant import Setting, Variant, spelled
 

@@ -14,13 +14,12 @@ from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.gate import LIKELY, SURE, Look, margin_of, status_of
 from pytest_slmperf.core.resampling import COVERAGE, ONE_DAY_SD, wider
 from pytest_slmperf.core.sample import NOT_IN_BOTH_ARMS, Measurement
+from pytest_slmperf.core.search import SHARE
 from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
 from pytest_slmperf.core.verdict import Status, Verdict, percent
 
 GOODPUT_SHARE = "goodput_share"
 """What the highest rate is read from: the share of the requests that meet every limit of the sweep's Slo."""
-SHARE = 0.99
-"""Of the requests that meet the SLO, where nothing else is asked."""
 TOLERANCE = 0.05
 """The fraction of the rate that may be lost, where nothing else is asked."""
 RESAMPLES = 2000

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pytest_slmperf.core.search import Search
 from pytest_slmperf.core.traffic import Arrivals
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ class Load:
     """When each is sent; None for a static batch."""
     shared_prefix_tokens: int = 0
     """So many tokens at the start of all prompts are the same."""
+    search: Search | None = None
+    """How its place is looked for. The load is that of the highest place then, of which each probe sends a part."""
+    begin: float | None = None
+    """Where the search begins; None where nothing is known of the answer."""
 
 
 def at_once(load: Load) -> Load:
@@ -51,6 +56,8 @@ def at_once(load: Load) -> Load:
         return load
     a_second = math.ceil(len(load.lengths) / max((1.0, *arrivals.due_s[-1:])))
     together = arrivals.concurrency or min(MOST_AT_ONCE, a_second)
+    if load.search:  # the highest place may be far more than there is room for
+        together = min(together, math.ceil(load.search.low))
     lengths = (load.lengths * math.ceil(together / len(load.lengths)))[:together]
     return replace(load, lengths=lengths, arrivals=None)
 

@@ -38,6 +38,8 @@ SCALARS = {
         Metric("request_throughput", "req/s", UP, "finished requests per second of a round"),
         Metric("request_goodput", "req/s", UP, "finished requests per second that met every limit of the sweep's Slo"),
         Metric("goodput_share", "share", UP, "of the requests of a window that met every limit of the sweep's Slo"),
+        Metric("highest_request_rate", "req/s", UP, "found by a search: up to it a share meets the sweep's Slo"),
+        Metric("highest_concurrency", "req", UP, "found by a search: up to it a share meets the sweep's Slo"),
         Metric("achieved_rate_share", "share", UP, "of the offered requests per second that the engine finished"),
         Metric("mean_concurrency", "req", UP, "requests under way, the mean of a window"),
         Metric("peak_concurrency", "req", UP, "requests under way, the most of a window"),

@@ -27,9 +27,10 @@ from pytest_slmperf.core.answers import Said
 from pytest_slmperf.core.beside import NeighbourWork
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, ReplicaWork, Request, Served
 from pytest_slmperf.core.launch import Load
+from pytest_slmperf.core.slo import Slo
 from pytest_slmperf.core.traffic import Traffic
 
-VERSION = 9
+VERSION = 10
 """Counted up with every change to a message."""
 
 
@@ -149,6 +150,9 @@ class Play:
     """And until it has sent so many from then on."""
     limit_s: float
     """An answer that takes longer has failed."""
+    slo: Slo | None = None
+    """Of an open loop nothing more is sent once more requests have missed it than `may_miss`."""
+    may_miss: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ from pytest_slmperf.core.claim import Claim, FreshLaunches, Measured, Part, Slow
 from pytest_slmperf.core.curves import THROUGHPUT, AllCurves, Curves
 from pytest_slmperf.core.errors import NotJudged, SuiteError
 from pytest_slmperf.core.frontier import Frontier
-from pytest_slmperf.core.highest_rate import GOODPUT_SHARE, SHARE, TOLERANCE, HighestRate, refuse_wrong_tolerance
+from pytest_slmperf.core.highest_rate import GOODPUT_SHARE, TOLERANCE, HighestRate, refuse_wrong_tolerance
 from pytest_slmperf.core.knee import DEFAULT_DEFINITION, Knee
 from pytest_slmperf.core.optimum import Optima
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.point import Ledger, Point
 from pytest_slmperf.core.replication import BestReplicas
+from pytest_slmperf.core.search import FOUND, SHARE
 from pytest_slmperf.core.slowdown import TOLERANCE as MORE_SLOWDOWN
 from pytest_slmperf.core.variant import Setting, Variant, series_of, settings_of, spelled
 from pytest_slmperf.core.verdict import Status, Verdict
@@ -223,6 +224,10 @@ class Series(Part):
         self._refuse_a_part("highest rate", THROUGHPUT)
         if not any(name.startswith("slo.") for case in self._cases for name in case.measurement.key):
             raise SuiteError(f"{self._name}: a highest rate is one within limits: give its sweep slo=Slo(…)")
+        if any("search.share" in case.measurement.key for case in self._cases):
+            name = FOUND[self._cases[0].axis]
+            said = f"assert point.{name} >= point.baseline.{name}"
+            raise SuiteError(f"{self._name}: its highest rate is a metric, which a search has found: {said}")
         highest = replace(self._now.highest_rate_within(share), measured=True)
 
         def compared(now: HighestRate, stored: HighestRate, curves: tuple[Curves, Curves], **how: bool) -> Verdict:

@@ -28,9 +28,12 @@ class Slo:
 
     def met_by(self, answered: "Answered") -> bool:
         """Whether a request is good; of what it has none, it keeps the limit."""
-        limits = (self.ttft_ms, self.tpot_ms, self.e2el_ms)
-        seen = (answered.ttft_ms, answered.tpot_ms, answered.e2el_ms)
-        return all(value is None or limit is None or value <= limit for value, limit in zip(seen, limits, strict=True))
+        return self.need(answered.ttft_ms, answered.tpot_ms, answered.e2el_ms) <= 1
+
+    def need(self, ttft_ms: float, tpot_ms: float | None, e2el_ms: float) -> float:
+        """The largest share that a request takes of any limit, of which it keeps all up to 1."""
+        seen = ((ttft_ms, self.ttft_ms), (tpot_ms, self.tpot_ms), (e2el_ms, self.e2el_ms))
+        return max((value / limit for value, limit in seen if value is not None and limit is not None), default=0.0)
 
 
 def _above_zero(limit: object) -> bool:

@@ -13,9 +13,10 @@ from pytest_slmperf.core.engine import model_name
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.metrics import BOARD, ENERGY, GOODPUT, metric
 from pytest_slmperf.core.pool import MOST_REPLICAS
+from pytest_slmperf.core.search import FOUND, Search
 from pytest_slmperf.core.slo import Slo
 from pytest_slmperf.core.variant import AS_IT_IS, VARIED, Setting, Variant, spelled
-from pytest_slmperf.core.workload import COUNTED, LABELS, Replay, StaticBatch, Workload
+from pytest_slmperf.core.workload import COUNTED, LABELS, OpenLoop, Replay, StaticBatch, Workload
 
 DEFAULT_TOLERANCE = 0.03
 LARGEST_TOLERANCE = 0.15
@@ -60,6 +61,8 @@ class Case:
     """Of the engine that serves it."""
     per_replica: bool = False
     """Whether `at` counts for each replica of a pool, and not for all of them together."""
+    searched: bool = False
+    """Whether each launch looks for the highest place up to `at` that keeps the limits."""
 
     @property
     def series(self) -> str:
@@ -68,12 +71,14 @@ class Case:
 
     @property
     def label(self) -> str:
-        """What its place is called: `batch`, or `batch-each` where it counts for each replica."""
-        return f"{LABELS[self.axis]}{'-each' if self.per_replica else ''}"
+        """What its place is called: `batch`, or `batch-each` where it counts for each replica, or `rate-up-to`."""
+        return f"{LABELS[self.axis]}{'-each' if self.per_replica else '-up-to' if self.searched else ''}"
 
     @property
     def name(self) -> str:
-        """`decode/opt-125m/batch=64`, `rate/opt-125m/rate=2.5`, `decode/opt-125m/replicas=2/batch-each=32`."""
+        """`decode/opt-125m/batch=64`, `rate/opt-125m/rate=2.5`, `decode/opt-125m/replicas=2/batch-each=32`,
+        `capacity/opt-125m/rate-up-to=64`.
+        """
         return f"{self.series}/{self.label}={self.at}"
 
     @property
@@ -107,6 +112,9 @@ class Sweep:
     `beside` varies who runs beside the model, under a load of its own: `[None, Beside("opt-1.3b", batch_size=4)]`.
     With `per_replica` the places count for each replica of a pool; otherwise for all of them together.
 
+    With `request_rate=Search(8, 64)`, or a concurrency, each launch looks for the highest place that keeps the `slo`,
+    which is gated as `highest_request_rate` or `highest_concurrency`.
+
     What a machine sweeps can be set in `[tool.slmperf]`, by the sweep's name.
     Raises SuiteError for a declaration that makes no sense.
     """
@@ -118,8 +126,8 @@ class Sweep:
     model: Sequence[str] = ()
     percentiles: Sequence[float] = ()
     missing_meter: str | None = None
-    concurrency: Sequence[int] = ()
-    request_rate: Sequence[float] = ()
+    concurrency: Sequence[int] | Search = ()
+    request_rate: Sequence[float] | Search = ()
     speed: Sequence[float] = ()
     slo: Slo | None = None
     replicas: Sequence[int] = ()
@@ -148,11 +156,13 @@ class Sweep:
         if self.missing_meter not in (None, *MISSING_METER):
             said = " or ".join(map(repr, MISSING_METER))
             raise SuiteError(f"Sweep {self.name!r}: missing_meter={self.missing_meter!r}; it takes {said}")
-        object.__setattr__(self, self.axis, places)
+        if not self.search:
+            object.__setattr__(self, self.axis, places)
         object.__setattr__(self, "model", models)
         object.__setattr__(self, "percentiles", percentiles)
         object.__setattr__(self, "gate", self._tolerances())
         self._check_slo()
+        self._check_search()
         self._freeze_settings()
 
     def _places(self) -> tuple[float, ...]:
@@ -167,6 +177,8 @@ class Sweep:
                 f"that says {self.axis}=[…]"
             )
         asked = getattr(self, self.axis)
+        if isinstance(asked, Search):
+            return self._highest(asked)
         if isinstance(asked, str) or not isinstance(asked, Iterable):
             raise SuiteError(f"Sweep {self.name!r}: {self.axis}={asked!r}; it takes a list, as in [1, 8]")
         given = tuple(asked)
@@ -180,6 +192,16 @@ class Sweep:
         if len(set(places)) != len(places):
             raise SuiteError(f"Sweep {self.name!r}: {self.axis}={given!r}; it takes different ones")
         return places
+
+    def _highest(self, search: Search) -> tuple[float, ...]:
+        """The highest place of a search. Raises SuiteError for what can't be searched."""
+        if self.axis not in FOUND:
+            raise SuiteError(f"Sweep {self.name!r}: {self.axis}={search}; searched are {' and '.join(FOUND)}")
+        if self.axis in COUNTED and not all(one == int(one) >= 1 for one in (search.low, search.high)):
+            raise SuiteError(f"Sweep {self.name!r}: {self.axis}={search}; it takes whole numbers, at least 1")
+        if search.high > MOST:
+            raise SuiteError(f"Sweep {self.name!r}: {self.axis}={search}; it takes up to {MOST:,}")
+        return (int(search.high) if search.high == int(search.high) else search.high,)
 
     def _freeze_settings(self) -> None:
         """Raises SuiteError for values of which no engine could have any, or that no case could be called by."""
@@ -235,6 +257,24 @@ class Sweep:
                 f"Sweep {self.name!r} gates {', '.join(good)}, and doesn't say which requests are good: add slo=Slo(…)"
             )
 
+    def _check_search(self) -> None:
+        search, gated = self.search, self.tolerances.keys()
+        if lost := [name for name in gated & set(FOUND.values()) if not search or name != FOUND[self.axis]]:
+            axis = next(axis for axis, name in FOUND.items() if name == lost[0])
+            raise SuiteError(f"Sweep {self.name!r} gates {lost[0]}, which a search finds: {axis}=Search(low, high)")
+        if not search:
+            return
+        if self.slo is None:
+            raise SuiteError(f"Sweep {self.name!r}: a search is for what keeps limits: add slo=Slo(…)")
+        if others := gated - {FOUND[self.axis]}:
+            raise SuiteError(
+                f"Sweep {self.name!r} gates {', '.join(sorted(others))}: a search goes from place to place, and gates "
+                f"{FOUND[self.axis]} alone; gate the others in a sweep that lists its places"
+            )
+        if self.per_replica or (isinstance(self.workload, OpenLoop) and self.workload.ramp_s):
+            what = "per_replica" if self.per_replica else "ramp_s"
+            raise SuiteError(f"Sweep {self.name!r}: a search has no {what}")
+
     def _tolerances(self) -> dict[str, float]:
         names = tuple(self.gate)
         if any(not isinstance(name, str) for name in names):
@@ -258,8 +298,16 @@ class Sweep:
 
     @property
     def places(self) -> tuple[float, ...]:
-        """Where on that axis it measures."""
+        """Where on that axis it measures: of a search, the highest place of it."""
+        if search := self.search:
+            return self._highest(search)
         return cast("tuple[float, ...]", getattr(self, self.axis))  # made so in __post_init__
+
+    @property
+    def search(self) -> Search | None:
+        """How each launch looks for its place; None where the places are listed."""
+        asked = getattr(self, self.axis)
+        return asked if isinstance(asked, Search) else None
 
     @property
     def varied(self) -> Mapping[str, tuple[Setting, ...]]:
@@ -276,7 +324,7 @@ class Sweep:
     @property
     def ends(self) -> "Sweep":
         """The same with the smallest and the largest of what is varied only; of names, which have no order, all."""
-        both: dict[str, Any] = {self.axis: _ends(self.places)}
+        both: dict[str, Any] = {self.axis: self.search or _ends(self.places)}
         both |= {name: _ends(values) for name, values in self.varied.items() if name in VARIED}
         return replace(self, **both, options={name: _ends(values) for name, values in self.options.items()})
 
@@ -299,15 +347,18 @@ class Sweep:
 
     @property
     def quantiles(self) -> tuple[float, ...]:
-        """Quantiles of the latencies that must be measured: the median, the declared and the gated ones, ascending."""
+        """Quantiles of the latencies that must be measured, ascending: the median, the declared and the gated ones, and
+        the one that a search hangs on.
+        """
         gated = (metric(name).quantile for name in self.tolerances)
-        declared = (percentile / 100 for percentile in self.percentiles)
-        return tuple(sorted({0.5, *declared, *(quantile for quantile in gated if quantile)}))
+        declared = [percentile / 100 for percentile in self.percentiles]
+        searched = [self.search.share] if self.search else []
+        return tuple(sorted({0.5, *declared, *searched, *(quantile for quantile in gated if quantile)}))
 
     def cases(self, models: Iterable[str]) -> tuple[Case, ...]:
         """The cases on these models, each a name or a path: those of one variant follow each other."""
         return tuple(
-            Case(self.name, model_name(model), at, self.axis, variant, self.per_replica)
+            Case(self.name, model_name(model), at, self.axis, variant, self.per_replica, bool(self.search))
             for model in models
             for variant in self.variants
             for at in self.places
@@ -347,6 +398,14 @@ class Sweep:
 
         return bind
 
+    def _searching(self, table: Mapping[str, float]) -> Search:
+        """The search as settings change it."""
+        if self.search:
+            return replace(self.search, **table)
+        if not {"low", "high"} <= table.keys():
+            raise SuiteError(f"Sweep {self.name!r}: {self.axis}={dict(table)}; a search takes low and high")
+        return Search(**table)
+
     def lacks(self, binding: Binding) -> str:
         """What a test looks at that this sweep, as it is on a machine, doesn't have; empty where it has all."""
         asked = {self.axis: binding.places or (), **{name: (value,) for name, value in binding.settings.items()}}
@@ -365,6 +424,8 @@ class Sweep:
         of_sweep = ("model", "gate", "percentiles", "missing_meter", *LABELS, *VARIED)
         rest = {name: axes[name] for name in of_sweep if name in axes}
         others = [name for name in LABELS if name in axes and name != self.axis]
+        if isinstance(rest.get(self.axis), Mapping):
+            rest[self.axis] = self._searching(rest[self.axis])
         given = {**{name: axes[name] for name in VARIED if name in axes}, **axes.get("options", {})}
         others += [name for name in given if name not in self.varied]
         if others:

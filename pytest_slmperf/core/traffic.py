@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+FIRST = 10
+"""Requests whose longest life says how long a system takes to fill."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
@@ -112,3 +115,5 @@ class Traffic:
     """From then on nothing more is sent: what is still under way drains."""
     looks: tuple[Look, ...] = ()
     sender: Sender = field(default_factory=lambda: Sender(0.0, 0.0))
+    given_up: bool = False
+    """Nothing more was sent, since more requests had missed their limits than may."""

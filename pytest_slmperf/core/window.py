@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from statistics import fmean, linear_regression, stdev, variance
 
-from pytest_slmperf.core.traffic import Arrivals, Exchange, Traffic
+from pytest_slmperf.core.traffic import FIRST, Arrivals, Exchange, Traffic
 from pytest_slmperf.core.traffic_concurrency import Steps, in_system
 from pytest_slmperf.core.units import NS_PER_S
 
@@ -30,8 +30,6 @@ FEWEST_SLICES, MOST_SLICES = 10, 100
 """Of fewer slices no transient is told from chance."""
 LEFT = 5
 """Slices that a cut leaves at least: of fewer, a small spread is chance."""
-FIRST = 10
-"""Requests whose longest life says how long a system takes to fill."""
 EVIDENT = 3.0
 """Standard errors from which a difference is no chance."""
 LIKELY = 2.0

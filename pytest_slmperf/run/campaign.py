@@ -290,7 +290,7 @@ class Campaign:
         Returns whether the block of some case is void. One that the budget leaves without an arm is dropped, whatever
         came out of it: the clock ended it, and no value did.
         """
-        records = self._launch_arms(self._order(configuration), [case.load for case in due])
+        records = self._launch_arms(self._order(configuration), [case.to_send for case in due])
         if len(records) < len(configuration.arms):
             self._dropped = next(iter(records), "")
             return False

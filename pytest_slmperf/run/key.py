@@ -37,6 +37,7 @@ def case_key(sweep: Sweep, record: LaunchRecord, *, with_joules: bool = False) -
         **({"planted_loss": spec.planted_loss} if spec.planted_loss else {}),
         **({"timed": "with joules"} if with_joules else {}),
         **workload_key(sweep.workload, sweep.slo),
+        **({"search.share": sweep.search.share} if sweep.search else {}),
     }
 
 

@@ -22,6 +22,7 @@ from pytest_slmperf.core.protocol import (
     Measured,
     MeasurePeak,
     PeakMeasured,
+    Play,
     Played,
     Prepare,
     Prepared,
@@ -32,9 +33,10 @@ from pytest_slmperf.core.protocol import (
 )
 from pytest_slmperf.core.replica_metrics import of_batches
 from pytest_slmperf.core.sample import VoidRound
+from pytest_slmperf.core.search import Probe
 from pytest_slmperf.core.slo import Slo
 from pytest_slmperf.core.units import NS_PER_S
-from pytest_slmperf.run import playing
+from pytest_slmperf.run import playing, searching
 from pytest_slmperf.run.answering import Standard, Standards
 from pytest_slmperf.run.guarding import Disturbances, Guarding
 from pytest_slmperf.run.guards import Void, judge_length
@@ -181,6 +183,8 @@ class _Case:
     observed: list[Served] = field(default_factory=list)
     played: list[playing.PlayedRound] = field(default_factory=list)
     """Instead of both, where requests come and go one by one."""
+    probes: list[Probe] = field(default_factory=list)
+    """Instead of all of them, where the place is searched for."""
     voids: list[VoidRound] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     energy: EnergyRound = field(default_factory=EnergyRound)
@@ -234,7 +238,8 @@ class _Launch:
         case = _Case(load, self._guards.begin())
         if standard and standard.missing:
             case.notes.append(standard.note)
-        void = self._serve(case) if load.arrivals is None else self._play(case)
+        way = self._serve if load.arrivals is None else self._search if load.search else self._play
+        void = way(case)
         case.notes.extend(self._guards.notes(case.seen))
         if void:
             last = case.voids[-1]
@@ -315,6 +320,42 @@ class _Launch:
         case.notes.extend(dict.fromkeys(note for one in case.played for note in one.notes))
         case.notes.extend(case.energy.notes)
         return ""
+
+    def _search(self, case: _Case) -> str:
+        """Look for the highest place within the limits. Returns which probe stayed void, or an empty text."""
+        policy, terms, load = self._terms.policy, self._terms, case.load
+        assert load.search is not None  # noqa: S101 - its place is searched for
+        assert terms.slo is not None  # noqa: S101 - a sweep that searches has limits
+        most, tried = load.search.most, 0
+
+        def send(place: float, ask: Play) -> Probe | None:
+            nonlocal tried
+            tried += 1
+            told: list[searching.Probed] = []
+
+            def attempt(slow: Slowness) -> tuple[Measured, Void | None]:
+                answers: list[Played] = []
+
+                def serve() -> Measured:
+                    answers.append(self._process.ask(ask, Played, playing.answer_limit_s(ask, policy)))
+                    return replace(playing.measured(answers[-1].traffic), beside=answers[-1].beside)
+
+                measured, void = self._guards.served(case.seen, serve, slow, package=False)
+                told.append(searching.judged(answers[-1].traffic, place, ask, policy))
+                return measured, void or told[-1].void or _rested(measured)
+
+            terms.progress(load.case, tried, most)
+            self._process.doing = f"sending {load.case}, at {place:.4g}"
+            if self._valid_round(case, attempt) is None:
+                return None
+            case.notes.extend(note for note in told[-1].notes if note not in case.notes)
+            return told[-1].probe
+
+        if terms.energy:
+            case.energy = without(f"{searching.OF_MANY}, and counts no joules")
+        found = searching.search(load, policy, terms.slo, send)
+        case.probes = found or []
+        return "" if found else f"probe {tried} stayed void"
 
     def _observe(self, case: _Case) -> bool:
         """Observe whole batches until there are enough requests. Returns whether no round stayed void."""
@@ -419,6 +460,9 @@ class _Launch:
     def _record(self, case: _Case, peak: PeakMeasured) -> CaseRecord:
         played = case.load.arrivals is not None
         values, unmeasured = playing.of_rounds(one.metrics for one in case.played) if played else self._of_batches(case)
+        if case.probes:
+            values, unmeasured, notes = searching.values_of(case.load, case.probes)
+            case.notes.extend(notes)
         if not played:
             of_replicas, behind = of_batches(case.replicas)
             values.update(of_replicas)
@@ -433,8 +477,8 @@ class _Launch:
         values.update({name: (phases_s[phase],) for phase, name in STARTUP_PHASES.items() if phase in phases_s})
         if case.seen.pace_ns:
             values[CORE_PACE] = (median(case.seen.pace_ns),)
-        if peak.memory_bytes is None:
-            unmeasured["peak_memory_bytes"] = peak.reason
+        if peak.memory_bytes is None or case.probes:
+            unmeasured["peak_memory_bytes"] = f"{searching.OF_MANY}: no peak is of any" if case.probes else peak.reason
         else:
             values["peak_memory_bytes"] = (float(peak.memory_bytes),)
         values.update({name: (value,) for name, value in case.energy.values.items()})

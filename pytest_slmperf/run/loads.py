@@ -24,12 +24,15 @@ def load_of(sweep: Sweep, case: Case, context_tokens: int, policy: RoundPolicy) 
     and for what would be sent for more than a day.
 
     It depends on the case's name, its workload and the policy alone: every launch and every arm sends the same, and so
-    does every variant of the engine.
+    does every variant of the engine. Of a search it is that of the highest place.
     """
     seed = zlib.crc32(replace(case, variant=AS_IT_IS, per_replica=False).name.encode())
     lengths, left_out, sent = _requests(sweep, case, context_tokens, policy, seed)
-    if sent and sent.due_s and sent.due_s[-1] > LONGEST_S:
-        hours, most = (seconds / 3600 for seconds in (sent.due_s[-1], LONGEST_S))
+    longest_s = sent.due_s[-1] if sent and sent.due_s else 0.0
+    if sweep.search and longest_s:
+        longest_s = max(longest_s, 2 * policy.observed_requests / sweep.search.low)
+    if longest_s > LONGEST_S:
+        hours, most = (seconds / 3600 for seconds in (longest_s, LONGEST_S))
         raise SuiteError(
             f"{case.name}: a launch would send for {hours:,.0f} hours, and at most {most:.0f} are taken: raise "
             f"{case.axis}, or let it replay or ramp for fewer seconds; times of a trace are dates or seconds"
@@ -38,7 +41,7 @@ def load_of(sweep: Sweep, case: Case, context_tokens: int, policy: RoundPolicy) 
         f"{case.model}: {left_out} requests of the trace exceed its context of {context_tokens} tokens and are left out"
     )
     prefix = getattr(sweep.workload, "shared_prefix_tokens", 0)
-    return Load(case.name, lengths, seed, sent, prefix), note if left_out else None
+    return Load(case.name, lengths, seed, sent, prefix, sweep.search), note if left_out else None
 
 
 def _requests(

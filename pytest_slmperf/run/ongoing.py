@@ -11,6 +11,7 @@ from pytest_slmperf.core.metrics import CLOCK, ENERGY
 from pytest_slmperf.core.outcome import FreshSamples
 from pytest_slmperf.core.same_joules import another_board, joules_apart
 from pytest_slmperf.core.sample import NOT_IN_BOTH_ARMS, Interval, Measurement, Sample, VoidRound
+from pytest_slmperf.core.search import FOUND
 from pytest_slmperf.core.sweep import Case
 from pytest_slmperf.core.verdict import Status, Verdict
 from pytest_slmperf.core.void import way_out
@@ -61,6 +62,18 @@ class OngoingCase:
     def name(self) -> str:
         """`decode/opt-125m/batch=64`."""
         return self.case.name
+
+    @property
+    def to_send(self) -> Load:
+        """Its load. A search begins at what the baseline holds, or else at what the first launch found: all later ones
+        at the same place, so that none hangs on the one before it.
+        """
+        if not self.load.search:
+            return self.load
+        name, stored = FOUND[self.case.axis], self.stored.measurement
+        known = stored.samples.get(name) if stored else None
+        first = (one.values[name][0] for block in self.blocks[:1] for _, one in block.values() if name in one.values)
+        return replace(self.load, begin=known.median if known else next(first, None))
 
     @property
     def exhausted(self) -> bool:

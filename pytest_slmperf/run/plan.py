@@ -30,6 +30,8 @@ COLD_STEPS = 1
 """Of a warm-up, before its pace is steady."""
 TOO_LARGE = "too large"
 """Of a case that this machine has too little memory for, in two words: in whole, each case has another reason."""
+LEAST_PROBES = 2
+"""Of a search: one place that meets, and one that misses."""
 UNNAMED = "(its fixture's model)"
 """The model of a sweep that names none."""
 
@@ -148,7 +150,8 @@ def _time(planned: Planned, cost: Cost) -> str:
         else parts_s(batch_s or 0.0, case, planned.policy, cost.settings, joules=planned.joules, gated=gated)
         for case, batch_s in batches.items()
     )
-    cases_s = sum(sum(one.values()) for one in parts)
+    probes = LEAST_PROBES if planned.sweep.search else 1
+    cases_s = probes * sum(sum(one.values()) for one in parts)
     # One start more, to prime; on a GPU each batch is served there.
     primes_s = starts_s + (sum(batch_s or 0.0 for batch_s in batches.values()) if cost.device == "cuda" else 0.0)
     fewest, most = (

@@ -13,12 +13,14 @@ from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.flaw import flaw
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.recordable import LEAST_LAUNCHES
+from pytest_slmperf.core.search import FOUND, Search
 from pytest_slmperf.core.slo import Slo
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, MISSING_METER, Sweep
 from pytest_slmperf.core.workload import COUNTED, LABELS
 from pytest_slmperf.run.options import OptionValue, named_engine
 
 LIMITS = tuple(limit.name for limit in fields(Slo))
+SEARCHED = tuple(one.name for one in fields(Search))
 TOLERANCES = ("asked", "supported")
 MOST_LAUNCHES = 200
 """In each arm: a gate's look at so many takes a second of arithmetic, and at twice as many ten."""
@@ -59,7 +61,16 @@ def _option(value: object) -> bool:
 
 
 def _limits(value: object) -> bool:
-    return isinstance(value, dict) and value.keys() <= set(LIMITS) and all(map(_number, value.values()))
+    return _table_of(LIMITS, value)
+
+
+def _places(kind: Callable[[object], bool]) -> Callable[[object], bool]:
+    """A list, or a search."""
+    return lambda value: _list_of(kind)(value) or _table_of(SEARCHED, value)
+
+
+def _table_of(names: Collection[str], value: object) -> bool:
+    return isinstance(value, dict) and value.keys() <= set(names) and all(map(_number, value.values()))
 
 
 def _beside(value: object) -> bool:
@@ -74,10 +85,13 @@ CONDITIONS: Kinds = {
     **dict.fromkeys(("cores_at_most", "cores_at_least", "memory_gib_at_least"), (_number, "a number")),
 }
 """What can be asked of a machine."""
+_PLACES: Kinds = {
+    axis: (_whole, "a list of whole numbers") if axis in COUNTED else (_number, "a list of numbers") for axis in LABELS
+}
 AXES: Kinds = {
     "model": (_names, "a list of names"),
-    **dict.fromkeys(COUNTED, (_list_of(_whole), "a list of whole numbers")),
-    **{axis: (_list_of(_number), "a list of numbers") for axis in LABELS if axis not in COUNTED},
+    **{axis: (_list_of(kind), said) for axis, (kind, said) in _PLACES.items()},
+    **{axis: (_places(_PLACES[axis][0]), f"{_PLACES[axis][1]}, or a table of {', '.join(SEARCHED)}") for axis in FOUND},
     **dict.fromkeys(("replicas", "threads"), (_list_of(_whole), "a list of whole numbers")),
     "dtype": (_list_of(_name), "a list of names"),
     "beside": (_list_of(_beside), "a list of 'none' and tables, as { model = 'opt-1.3b', batch_size = 4 }"),

@@ -19,7 +19,8 @@ from pytest_slmperf.core.engine import Answer, Request, StreamingEngine
 from pytest_slmperf.core.errors import RequestFailed
 from pytest_slmperf.core.prompts import Prompts
 from pytest_slmperf.core.protocol import Play
-from pytest_slmperf.core.traffic import Exchange, Look, Sender, Traffic
+from pytest_slmperf.core.slo import Slo
+from pytest_slmperf.core.traffic import FIRST, Exchange, Look, Sender, Traffic
 from pytest_slmperf.core.units import NS_PER_MS, NS_PER_S
 from pytest_slmperf.engines.simulated_time import SimulatedLoop, clock_of
 from pytest_slmperf.worker.alarm import Alarm
@@ -137,6 +138,21 @@ class _Underway:
     """Of a pool, which failed it."""
     task: asyncio.Task[None] | None = None
 
+    @property
+    def arrived_ns(self) -> int:
+        """When it came, before it waited for a place."""
+        return self.due_ns - self.queued_ns
+
+    def missed(self, slo: Slo, now_ns: int) -> bool:
+        """Whether it has missed a limit by now, or failed. Of what is under way no time of its tokens is known."""
+        if self.error or not self.sent_ns:
+            return bool(self.error)
+        first_ns = self.chunk_ns[0] if self.chunk_ns else now_ns
+        last_ns = self.chunk_ns[-1] if self.ended_ns and self.chunk_ns else now_ns
+        gaps = self.answer.output_tokens - 1 if self.answer else 0
+        tpot_ms = (last_ns - first_ns) / gaps / NS_PER_MS if gaps > 0 else None
+        return slo.need((first_ns - self.sent_ns) / NS_PER_MS, tpot_ms, (last_ns - self.sent_ns) / NS_PER_MS) > 1
+
     def exchange(self) -> Exchange:
         answer = self.answer or Answer(0, len(self.request.prompt))
         return Exchange(
@@ -174,6 +190,10 @@ class _Sending:
         self._queue: deque[tuple[int, Request]] = deque()
         self._looks: list[Look] = []
         self._answered = self._failed = 0
+        self._given_up = False
+        self._missed = 0
+        self._undecided: list[_Underway] = []
+        """Of which nobody knows yet whether they keep their limits, where there are any."""
         self._began_ns = 0
         self._sending = True
         self._over: asyncio.Future[None] = loop.create_future()
@@ -213,10 +233,13 @@ class _Sending:
             last_sent_ns=max(one.sent_ns for one in sent),
             looks=tuple(self._looks),
             sender=sender,
+            given_up=self._given_up,
         )
 
     async def watch(self) -> None:
-        """Give up requests that take too long, and look at what the engine says of itself, as long as it serves."""
+        """Give up requests that take too long, and a load of which too many missed a limit, and look at what the engine
+        says of itself, as long as it serves.
+        """
         limit_ns = self._ask.limit_s * NS_PER_S
         while True:
             await asyncio.sleep(min(LOOK_EVERY_S, self._ask.limit_s / 2))
@@ -225,7 +248,37 @@ class _Sending:
                 if one.task and one.sent_ns and not one.ended_ns and now_ns - one.sent_ns > limit_ns:
                     one.expired = True
                     one.task.cancel()
+            if self._ask.slo and self._due_s and not self._given_up and self._hopeless(self._ask.slo, now_ns):
+                self._give_up_the_rest()
             await self.look()
+
+    def _hopeless(self, slo: Slo, now_ns: int) -> bool:
+        """Whether more have missed than may, of those that came once the system had filled (see `core.window`), or of
+        all where it hasn't in half of the time.
+        """
+        first = self._sent[:FIRST]
+        filled = len(first) == FIRST and all(one.ended_ns for one in first)
+        if not filled and now_ns - self._began_ns < self._due_s[-1] * NS_PER_S / 2:
+            return False
+        full_ns = self._began_ns + max((one.ended_ns - one.arrived_ns for one in first if filled), default=0)
+        undecided = []
+        for one in self._undecided:
+            if one.arrived_ns >= full_ns and one.missed(slo, now_ns):
+                self._missed += 1
+            elif not one.ended_ns:
+                undecided.append(one)
+        self._undecided = undecided
+        return self._missed > self._ask.may_miss
+
+    def _give_up_the_rest(self) -> None:
+        """Send nothing more, and wait for what is under way: an engine may go on with what is cancelled, beside the
+        next load.
+        """
+        self._given_up = True
+        self._next = len(self._due_s)
+        self._queue.clear()
+        self._sending = False
+        self._end_if_over()
 
     async def look(self) -> None:
         """Once more, at what the engine says of itself."""
@@ -276,6 +329,8 @@ class _Sending:
 
     def _send(self, one: _Underway) -> None:
         self._sent.append(one)
+        if self._ask.slo:
+            self._undecided.append(one)
         self._underway.add(one)
         one.task = self._loop.create_task(self._exchange(one))
 

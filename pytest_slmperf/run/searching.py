@@ -1,0 +1,137 @@
+"""A search in a launch: the load of each probe, what is asked for it, and what came of it."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from pytest_slmperf.core.arrivals import NS_DIGITS
+from pytest_slmperf.core.board import Effect
+from pytest_slmperf.core.latency import answered_of
+from pytest_slmperf.core.launch import Load, RoundPolicy
+from pytest_slmperf.core.protocol import Play
+from pytest_slmperf.core.search import FOUND, Probe, Search, found, next_place
+from pytest_slmperf.core.slo import Slo
+from pytest_slmperf.core.traffic import Exchange, Traffic
+from pytest_slmperf.core.traffic_guards import judge_traffic
+from pytest_slmperf.core.window import NoWindow, find_window
+from pytest_slmperf.run import playing
+from pytest_slmperf.run.guards import Void
+from pytest_slmperf.run.loads import LONGER_BY
+
+KEEPS_UP = 0.9
+"""Of the requests that come in the second half of a load, so many end in it where they don't pile up."""
+VOIDS_A_MISS = ("sender", "late", "answers", "restarted")
+"""Guards of what makes an engine look slow that isn't. What it does itself to more requests than it can serve, as
+failing them or putting them off, is a miss: it voids only what would meet."""
+OF_MANY = "a search serves at one place after the other"
+
+Send = Callable[[float, Play], Probe | None]
+"""Sends what is asked at a place, and says what came of it; None where that is nothing, as where it stayed void."""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What came of one probe."""
+
+    probe: Probe
+    void: Void | None = None
+    notes: tuple[str, ...] = ()
+
+
+def search(load: Load, policy: RoundPolicy, slo: Slo, send: Send) -> list[Probe] | None:
+    """Look for the highest place that keeps the limits, and tell what was tried; None where a probe told nothing."""
+    probes: list[Probe] = []
+    while (place := next_place(_how(load), probes, begin=load.begin, counted=_counted(load))) is not None:
+        probe = send(place, ask_for(load, place, policy, slo))
+        if probe is None:
+            return None
+        probes.append(probe)
+    return probes
+
+
+Values = tuple[dict[str, tuple[float, ...]], dict[str, str], tuple[str, ...]]
+"""Metrics, the reasons for those that can't be had, and notes."""
+
+
+def values_of(load: Load, probes: Sequence[Probe]) -> Values:
+    """The metric that was found, or the reason why there is none, and notes on it."""
+    name, came = FOUND["concurrency" if _counted(load) else "request_rate"], found(_how(load), probes)
+    if came.place is None:
+        return {}, {name: came.reason}, ()
+    return {name: (came.place,)}, {}, (f"{name}: {came.note}",) if came.note else ()
+
+
+def ask_for(load: Load, place: float, policy: RoundPolicy, slo: Slo) -> Play:
+    """What is asked for a probe. An open loop ends early where so many have missed that it can't meet any more."""
+    here = load_at(load, place, policy)
+    return replace(playing.ask_for(here, policy), slo=slo, may_miss=_how(load).may_miss(len(here.lengths)))
+
+
+def load_at(load: Load, place: float, policy: RoundPolicy) -> Load:
+    """The load of one place: the same requests in the same pattern, only at another rate.
+
+    As by `run.loads`, half of an open loop's are a window of the wanted length, with as many as are needed.
+    """
+    arrivals = load.arrivals
+    assert arrivals is not None  # noqa: S101 - a static batch has no search
+    if _counted(load):
+        return replace(load, arrivals=replace(arrivals, concurrency=int(place)))
+    due_s = [round(at * _how(load).high / place, NS_DIGITS) for at in arrivals.due_s]
+    window_s = max(policy.traffic_s, policy.observed_requests / place)
+    while window_s < due_s[-1] and sum(window_s <= at < 2 * window_s for at in due_s) < policy.observed_requests:
+        window_s *= LONGER_BY
+    sent_s = tuple(at for at in due_s if at < 2 * window_s)
+    return replace(load, lengths=load.lengths[: len(sent_s)], arrivals=replace(arrivals, due_s=sent_s))
+
+
+def judged(traffic: Traffic, place: float, ask: Play, policy: RoundPolicy) -> Probed:
+    """Whether a place meets, by the requests of its window. Where there is none since too many came, it misses."""
+    load, slo = ask.load, ask.slo
+    assert load.arrivals is not None  # noqa: S101 - it was sent by them
+    assert slo is not None  # noqa: S101 - it was asked with one
+    window = find_window(traffic, load.arrivals, least_s=playing.SHORTEST_WINDOW * policy.traffic_s)
+    if traffic.given_up:
+        window = NoWindow(f"more than {ask.may_miss} of its {len(load.lengths)} requests had missed a limit by then")
+    findings = judge_traffic(traffic, window, load)
+    if isinstance(window, NoWindow):
+        misses = traffic.given_up or _pile_up(traffic)
+        why = next((one.reason for one in findings if one.guard == "unanswered"), window.reason)
+        probe = Probe(place, met=False, why=why)
+    else:
+        sent = [one for one in traffic.exchanges if window.from_ns <= one.sent_ns < window.to_ns]
+        probe = _within(sent, place, slo, _how(load), window.saturated)
+        misses = not probe.met
+    voids = [one for one in findings if one.effect is Effect.VOID and (not misses or one.guard in VOIDS_A_MISS)]
+    notes = tuple(one.reason for one in findings if one.effect is not Effect.VOID)
+    return Probed(probe, Void(voids[0].guard, voids[0].reason) if voids else None, notes)
+
+
+def _within(sent: Sequence[Exchange], place: float, slo: Slo, how: Search, saturated: str) -> Probe:
+    needs = sorted(slo.need(one.ttft_ms, one.tpot_ms, one.e2el_ms) for one in answered_of(sent))
+    may_miss = how.may_miss(len(sent))
+    hangs_on = len(sent) - 1 - may_miss  # those that failed come after all that were answered
+    need = needs[hangs_on] if 0 <= hangs_on < len(needs) else math.inf
+    if saturated:
+        return Probe(place, met=False, why=saturated)
+    if need <= 1:
+        return Probe(place, met=True, need=need)
+    said = f"more than {may_miss} of {len(sent)} requests missed a limit of {slo}"
+    return Probe(place, met=False, need=need if need < math.inf else None, why=said)
+
+
+def _pile_up(traffic: Traffic) -> bool:
+    """Whether clearly fewer requests end than come: no window was found, and that is why."""
+    half_ns, end_ns = (traffic.began_ns + traffic.last_sent_ns) // 2, traffic.last_sent_ns
+    came = sum(half_ns <= one.arrived_ns < end_ns for one in traffic.exchanges)
+    ended = sum(half_ns <= one.ended_ns < end_ns and not one.error for one in traffic.exchanges)
+    return ended < KEEPS_UP * came
+
+
+def _how(load: Load) -> Search:
+    assert load.search is not None  # noqa: S101 - whoever searches has looked
+    return load.search
+
+
+def _counted(load: Load) -> bool:
+    """Whether its places are numbers of requests under way."""
+    return load.arrivals is not None and not load.arrivals.due_s
