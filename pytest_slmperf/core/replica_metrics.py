@@ -23,7 +23,8 @@ SLOWER = 0.10
 
 def of_batches(rounds: Sequence[Sequence[ReplicaWork]]) -> tuple[dict[str, tuple[float, ...]], list[str]]:
     """Of the rounds of one launch: tokens per second of each replica while it served, one value a round, how balanced
-    they are, and a note on who is behind. Nothing for an engine without replicas.
+    they are, and a note on who is behind. Nothing for an engine without replicas, nor where one alone had a part in the
+    rounds: that is the throughput of all.
 
     Replicas are compared where each has the same tokens to generate: a larger share is another batch size.
     """
@@ -31,9 +32,11 @@ def of_batches(rounds: Sequence[Sequence[ReplicaWork]]) -> tuple[dict[str, tuple
         return {}, []
     by_replica = list(zip(*rounds, strict=True))
     rates = [[one.output_tokens / one.served_ns * NS_PER_S for one in own] for own in by_replica]
-    values = {f"replica_{number}_output_throughput": tuple(own) for number, own in enumerate(rates, 1)}
     doubts = _clock_doubts(rounds)
-    if len(rates) < 2 or len({one.output_tokens for one in rounds[0]}) > 1:
+    if len(rates) < 2:
+        return {}, doubts
+    values = {f"replica_{number}_output_throughput": tuple(own) for number, own in enumerate(rates, 1)}
+    if len({one.output_tokens for one in rounds[0]}) > 1:
         return values, doubts
     values[BALANCE] = tuple(min(map(_to_others, _each(own))) for own in zip(*rates, strict=True))
     medians = [median(own) for own in rates]
@@ -60,7 +63,7 @@ def _clock_doubts(rounds: Sequence[Sequence[ReplicaWork]]) -> list[str]:
 
 def of_traffic(exchanges: Sequence[Exchange], window: Window) -> tuple[dict[str, float], list[str]]:
     """Of one round of requests that came one by one: what each replica did in the window, and notes on who failed some
-    or is slow. Nothing for an engine without replicas.
+    or is slow. No figures for an engine without replicas, nor where one alone was sent any.
     """
     sent: dict[int, list[Exchange]] = defaultdict(list)
     for one in exchanges:
@@ -81,6 +84,8 @@ def of_traffic(exchanges: Sequence[Exchange], window: Window) -> tuple[dict[str,
         values[f"replica_{number}_output_throughput"] = sum(one.output_tokens for one in answered) / window.seconds
         values[f"replica_{number}_median_ttft_ms"] = median(one.ttft_ms for one in answered)
         slowness[number] = median(one.e2el_ms / one.output_tokens for one in answered)
+    if len(sent) < 2:
+        values = {}
     if len(slowness) > 1:
         for number, share in zip(slowness, map(_to_others, _each(list(slowness.values()))), strict=True):
             if share > 1 + SLOWER:

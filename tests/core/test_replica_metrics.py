@@ -46,6 +46,14 @@ def test_a_replica_that_is_behind_the_others_is_named():
     assert notes == [words]
 
 
+def test_one_replica_alone_has_no_figures_of_its_own():
+    """They would be those of the pool, under another name; what it failed is still told."""
+    assert of_batches([work(1.0, 1.0)[:1]]) == ({}, [])
+    values, notes = of_traffic([exchange(1, at, 1.0, "refused" * (at == 4)) for at in range(8)], Window(0, 10 * SECOND))
+    assert values == {}
+    assert notes == ["replica 1 failed requests, 1 of 8: refused"]
+
+
 def test_replicas_with_unlike_parts_are_not_compared():
     """A part of another size is another batch size, and as fast as that."""
     values, notes = of_batches([work(1.0, 1.0, tokens=(100, 50))])

@@ -33,3 +33,14 @@ def test_a_pool_is_part_of_it_with_the_nodes_that_it_may_take():
     assert (here["replicas"], here["pool_resource"]) == (2, "accelerator_type:L4")
     assert here != there
     assert "pool_resource" not in key_of(Pool(2, "ray"))
+
+
+def test_a_count_of_replicas_stands_once_in_it():
+    """Also where the engine tells it as a setting that it resolved."""
+    facts = EngineFacts("0.32", "cpu", "float32", "random", 2048, 1024, settings={"replicas": 2, "kv_blocks": 64})
+    record = LaunchRecord(
+        "candidate", 0, EngineSpec("fake", "opt-125m", pool=Pool(2)), facts, {}, "2026-01-01T00:00:00+00:00", 0.1, {}
+    )
+    key = case_key(SERVE, record)
+    assert (key["replicas"], key["setting.kv_blocks"]) == (2, 64)
+    assert "setting.replicas" not in key
