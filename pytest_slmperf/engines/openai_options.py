@@ -18,6 +18,10 @@ USUAL_KEY = "OPENAI_API_KEY"
 """The environment variable that the API's own clients read."""
 VOCABULARY = 1_000
 """Prompts take token ids below this by default: every vocabulary is at least so large."""
+REQUEST_LIMIT_S = 300.0
+"""Half of what a launch waits for an answer: it asks for half of a batch and then the whole of it, to see the peak of
+memory. So requests that are too many at once fail, and their case with them; the launch isn't killed as one that hangs.
+"""
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 _KEY_IN_COMMAND = re.compile(r"api[-_]?key[= ]\s*(?!\{key\})\S", re.IGNORECASE)
 
@@ -49,7 +53,7 @@ class Options:
     ready: str | None = None
     """Path that answers 200 once the server is ready; `/health`, or `/v1/models` where there is none."""
     start_limit_s: float = 600.0
-    request_limit_s: float = 600.0
+    request_limit_s: float = REQUEST_LIMIT_S
     log: str | None = None
     """File that keeps what a started server prints."""
     ca: str | None = None

@@ -69,7 +69,7 @@ class Options:
     """`cpu`, `cuda`, or `auto`: a CUDA GPU where `nvidia-smi` lists one. vLLM is built for one or the other."""
     device_index: int = 0
     start_limit_s: float = 900.0
-    request_limit_s: float = 600.0
+    request_limit_s: float = openai_options.REQUEST_LIMIT_S
     log: str | None = None
     """File that keeps what the server prints."""
 

@@ -12,7 +12,8 @@ from peculiar_server import peculiar
 
 from pytest_slmperf.core.engine import EngineSpec, Request
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed
-from pytest_slmperf.engines import openai
+from pytest_slmperf.core.launch import RoundPolicy
+from pytest_slmperf.engines import openai, openai_options, vllm
 from pytest_slmperf.engines.server import free_port, taken
 from pytest_slmperf.testing import conforms
 from pytest_slmperf.testing.server import Options, serving
@@ -463,6 +464,12 @@ def test_a_batch_with_a_failed_request_fails(serve, engine):
     client.start()
     with pytest.raises(EngineFailed, match="a request of a batch failed: HTTP 500"):
         client.serve([ASKED] * 4, observe=False)
+
+
+def test_a_request_is_given_up_before_its_launch_is():
+    """A peak of memory takes half of a batch and then all of it, and what fails of that voids no other case."""
+    limit_s = RoundPolicy().answer_limit_s / 2
+    assert max(openai_options.Options().request_limit_s, vllm.Options().request_limit_s) <= limit_s
 
 
 def test_a_process_may_have_many_connections(tiny, engine):
