@@ -226,7 +226,7 @@ def test_what_a_load_has_run_is_of_its_lead_in_where_a_counter_is_read(driver, s
 def test_a_marked_stretch_is_rounds_of_whole_batches_after_its_lead_in():
     """As many as are wanted or there are batches for, alike but for a batch; the last batch where none is left."""
     marks = tuple((place * S, place * S + S) for place in range(10))
-    whole = Measured(0, 10 * S, requests=40, prompt_tokens=160, output_tokens=80, marks=marks)
+    whole = Measured(0, 10 * S, requests=40, prompt_tokens=160, output_tokens=80, marks=marks, front_end=0.5)
     rounds = rounds_of(whole, 1.5, 3)
     assert [(one.started_ns // S, one.ended_ns // S, one.requests) for one in rounds] == [
         (2, 5, 12),
@@ -234,6 +234,7 @@ def test_a_marked_stretch_is_rounds_of_whole_batches_after_its_lead_in():
         (7, 10, 12),
     ]
     assert [(one.prompt_tokens, one.output_tokens) for one in rounds] == [(48, 24), (32, 16), (48, 24)]
+    assert {one.front_end for one in rounds} == {0.5}
     assert len(rounds_of(whole, 8.0, 4)) == 2
     assert [one.started_ns // S for one in rounds_of(whole, 99.0, 4)] == [9]
 
