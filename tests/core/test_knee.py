@@ -46,8 +46,10 @@ def test_the_knee_moves_with_its_definition():
 
 @pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda definition: definition.name)
 def test_a_single_point_has_no_knee(definition):
-    """A curve with one batch size has a reason instead of a knee."""
-    assert isinstance(definition.of([1], [100.0], [10.0]), NoKnee)
+    """A curve with one batch size has a reason instead of a knee, and none past it that it would be coming to."""
+    found = definition.of([1], [100.0], [10.0])
+    assert isinstance(found, NoKnee)
+    assert not found.beyond
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda definition: definition.name)
@@ -251,7 +253,8 @@ def test_a_knee_that_comes_into_the_sweep_has_moved():
 
 def test_a_knee_that_cannot_be_is_never_unchanged():
     """A curve of one point has no knee anywhere: two of them are not compared in silence."""
-    alone = Curve({4: Sample.of([[100.0], [101.0]])}).knee()
+    alone = Curve({4: Sample.of([[100.0 + launch] for launch in range(8)])}).knee()
+    assert not alone.few
     assert alone.unchanged_from(alone).status is Status.INCONCLUSIVE
 
 

@@ -173,6 +173,7 @@ def test_a_stale_pipe_directory_is_no_obstacle(monkeypatch, folders):
     (left / mps.IN_USE).touch()
     killed = mps.Daemon(left, shutil.which(mps.CONTROL) or "")
     subprocess.run([killed.control, "-d"], env={**os.environ, **killed.environment}, check=True)
+    killed.ask("get_server_list")  # it runs, and would not notice that its folder is gone
     an_hour_ago = time.time() - 3600
     os.utime(left, (an_hour_ago, an_hour_ago))
     with mps.serving([GPU], folders=folders) as daemon:
