@@ -86,23 +86,36 @@ class Diff:
         """What changed, line by line, for people; `nothing changed` where nothing did."""
         lines = [f"machine: {one}" for one in self.machine]
         lines += [f"key: {one.case} {'; '.join(map(str, one.fields))}: {_dropped(one)}" for one in self.rekeyed]
-        lines += _folded("new", self.new, lambda one: _recorded(one.after))
-        lines += _folded("moved", self.moved, _step)
+        lines += (f"new: {case}" for case in _in_a_line(self.new, lambda one: _recorded(one.after)))
+        lines += _by_metric("moved", self.moved, _step)
         steps = ((one, _tolerance(one.before), _tolerance(one.after)) for one in self.tolerances)
         lines += [f"tolerance: {_name(one)} {before} → {after}" for one, before, after in steps]
         lines += [f"loosened: {one}, as its noise needs" for one in self.loosened]
-        lines += _folded("gone", self.gone, lambda one: _recorded(one.before))
+        lines += (f"gone: {case}" for case in _in_a_line(self.gone, lambda one: _recorded(one.before)))
         return lines or ["nothing changed"]
 
 
-def _folded(kind: str, changes: Iterable[Moved], said: Callable[[Moved], str]) -> Iterator[str]:
-    """A line for each gated metric, and one for all others of a case."""
-    by_case: dict[str, list[Moved]] = {}
+def _by_case(changes: Iterable[Moved]) -> Iterator[tuple[str, list[Moved], list[Moved]]]:
+    """Each case with its gated metrics, and with the others."""
+    cases: dict[str, list[Moved]] = {}
     for one in changes:
-        by_case.setdefault(one.case, []).append(one)
-    for case, ones in by_case.items():
-        others = [one for one in ones if not one.gated]
-        yield from (f"{kind}: {_name(one)} {said(one)}" for one in ones if one.gated)
+        cases.setdefault(one.case, []).append(one)
+    for case, ones in cases.items():
+        yield case, [one for one in ones if one.gated], [one for one in ones if not one.gated]
+
+
+def _in_a_line(changes: Iterable[Moved], said: Callable[[Moved], str]) -> Iterator[str]:
+    """Each case with what is said of its gated metrics, and the names of the others."""
+    for case, gated, others in _by_case(changes):
+        told = [f"{one.metric.name} {said(one)}" for one in gated]
+        told += [f"not gated: {', '.join(one.metric.name for one in others)}"] if others else []
+        yield f"{case} {'; '.join(told)}"
+
+
+def _by_metric(kind: str, changes: Iterable[Moved], said: Callable[[Moved], str]) -> Iterator[str]:
+    """A line for each gated metric, and one for all others of a case."""
+    for case, gated, others in _by_case(changes):
+        yield from (f"{kind}: {_name(one)} {said(one)}" for one in gated)
         if others:
             named = ", ".join(f"{one.metric.name}{f' {one.ratio - 1:+.1%}' if one.ratio else ''}" for one in others)
             yield f"{kind}: {case}, not gated: {named}"

@@ -70,13 +70,23 @@ def test_what_a_machine_says_of_a_single_run_is_no_change_of_it():
     assert not diff(before, after)
 
 
+def test_a_new_case_has_one_line():
+    """With each of its gated metrics."""
+    names = ("output_throughput", "median_tpot_ms")
+    tolerances = {(CASE, name): 0.05 for name in names}
+    samples = {name: sample() for name in (*names, "median_itl_ms")}
+    file = accepted(None, measurement(**samples), tolerances=tolerances)
+    (said,) = diff(None, file).lines()
+    assert said.startswith(f"new: {CASE} ")
+    assert said.endswith("; not gated: median_itl_ms")
+    assert sorted(part.split(" ")[0] for part in said.removeprefix(f"new: {CASE} ").split("; ")[:2]) == sorted(names)
+    assert diff(file, None).lines() == [said.replace("new:", "gone:", 1)]
+
+
 def test_what_is_not_gated_is_named_in_one_line():
     """It is stored for a knee, a frontier or a clock, and nobody has to judge its figures."""
     names = ("output_throughput", "median_itl_ms")
     file = accepted(None, measurement(**{name: sample() for name in names}))
-    gated, others = diff(None, file).lines()
-    assert gated.startswith(f"new: {CASE} output_throughput ")
-    assert others == f"new: {CASE}, not gated: median_itl_ms"
     both = accepted(file, measurement(**{name: sample(4400.0, seed=1) for name in names}))
     assert diff(file, both).lines()[1].startswith(f"moved: {CASE}, not gated: median_itl_ms +")
 
