@@ -32,27 +32,31 @@ class _Used:
 
 
 class FrontEnd:
-    """The server behind a port of this machine. Lives as long as the connections to it."""
+    """The front end of the server that listens at a port of this machine. Lives as long as the connections to it."""
 
-    def __init__(self, port: int, *, proc: Path = Path("/proc"), now_ns: Callable[[], int] = time.monotonic_ns) -> None:
-        self._port, self._proc, self._now_ns = port, proc, now_ns
-        self._processes: tuple[Collection[int], Collection[int]] | None = None
-        """Of the front end, and of the engine behind it."""
+    def __init__(
+        self,
+        port: int,
+        server: Collection[int] | None = None,
+        *,
+        proc: Path = Path("/proc"),
+        now_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """Is looked for among the processes of the `server`, for a millisecond each at most, or else among all."""
+        self._proc, self._now_ns = proc, now_ns
+        self._front, self._engine = found(port, server, proc=proc)
         self._before: _Used | None = None
 
     def share(self) -> float | None:
         """Share of a core that the busiest of its threads took since this was asked before; None the first time.
 
         None as well where no other process of the server works: then its engine is in this one, and takes what it can.
-        The first call looks through all processes, for tens of milliseconds; later ones take 10 µs a thread.
+        Takes 10 µs a thread.
         """
-        if self._processes is None:
-            self._processes = found(self._port, self._proc)
-        front, engine = self._processes
-        if not front or not engine:
+        if not self._front or not self._engine:
             return None
-        before, self._before = self._before, self._used(front, engine)
-        now = self._before
+        before, now = self._before, self._used()
+        self._before = now
         if before is None or not now.threads_ns:
             return None
         passed_ns = now.at_ns - before.at_ns
@@ -60,16 +64,16 @@ class FrontEnd:
             return None
         return max(ran_ns - before.threads_ns.get(thread, 0) for thread, ran_ns in now.threads_ns.items()) / passed_ns
 
-    def _used(self, front: Iterable[int], engine: Iterable[int]) -> _Used:
+    def _used(self) -> _Used:
         threads_ns = {}
         at_ns = self._now_ns()
-        for pid in front:
+        for pid in self._front:
             with suppress(OSError):  # it has ended
                 for thread in os.listdir(self._proc / f"{pid}/task"):  # noqa: PTH208 - a quarter of the time of a Path
                     with suppress(OSError):
                         counters = (self._proc / f"{pid}/task/{thread}/schedstat").read_bytes()
                         threads_ns[int(thread)] = int(counters.split()[0])
-        return _Used(at_ns, threads_ns, TICK_NS * sum(_ticks(self._proc / f"{pid}/stat") for pid in engine))
+        return _Used(at_ns, threads_ns, TICK_NS * sum(_ticks(self._proc / f"{pid}/stat") for pid in self._engine))
 
 
 def _ticks(stat: Path) -> int:
@@ -81,18 +85,23 @@ def _ticks(stat: Path) -> int:
     return 0
 
 
-def found(port: int, proc: Path) -> tuple[Collection[int], Collection[int]]:
+def found(
+    port: int, server: Collection[int] | None = None, *, proc: Path = Path("/proc")
+) -> tuple[Collection[int], Collection[int]]:
     """The processes that are the front end of the server at a port, and those behind it.
 
     A front end has accepted a connection there: who listens and has none may wait for its turn, or have been handed
-    the socket by a parent. Where no connection is open, all that listen are taken for it. What they have started,
-    and doesn't listen, is behind them.
+    the socket by a parent. Where no connection is open, all that listen are taken for it. Behind them is all else of
+    the `server`, or where its processes aren't known, all that those which listen have started.
     """
     listening, connected = sockets_at(port, proc)
-    held = _holders(listening | connected, proc)
+    if not listening:
+        return (), ()
+    held = _holders(listening | connected, _all_of(proc) if server is None else server, proc)
     listeners = {pid for pid, sockets in held.items() if sockets & listening}
     front = {pid for pid in listeners if held[pid] & connected} or listeners
-    return front, {pid for listener in listeners for pid in tree(listener, proc=proc)} - listeners
+    started = {pid for listener in listeners for pid in tree(listener, proc=proc)}
+    return front, (started if server is None else set(server)) - listeners
 
 
 def sockets_at(port: int, proc: Path) -> tuple[set[str], set[str]]:
@@ -108,14 +117,18 @@ def sockets_at(port: int, proc: Path) -> tuple[set[str], set[str]]:
     return listening, connected
 
 
-def _holders(sockets: Collection[str], proc: Path) -> dict[int, set[str]]:
+def _all_of(proc: Path) -> list[int]:
+    return [int(entry) for entry in os.listdir(proc) if entry.isdecimal()]  # noqa: PTH208 - as above
+
+
+def _holders(sockets: Collection[str], among: Iterable[int], proc: Path) -> dict[int, set[str]]:
     """Which processes have which of these sockets open, as far as that can be seen."""
     held: dict[int, set[str]] = {}
-    for entry in os.listdir(proc):  # noqa: PTH208 - as above
-        if entry.isdecimal():
-            with suppress(OSError):  # it has ended, or is another user's
-                for descriptor in os.listdir(proc / entry / "fd"):  # noqa: PTH208 - as above
-                    with suppress(OSError):
-                        if (link := os.readlink(proc / entry / "fd" / descriptor)) in sockets:  # noqa: PTH115 - as above
-                            held.setdefault(int(entry), set()).add(link)
+    for pid in among:
+        with suppress(OSError):  # it has ended, or is another user's
+            for descriptor in os.listdir(f"{proc}/{pid}/fd"):  # noqa: PTH208 - as above
+                with suppress(OSError):
+                    link = os.readlink(f"{proc}/{pid}/fd/{descriptor}")  # noqa: PTH115 - as above
+                    if link in sockets:
+                        held.setdefault(pid, set()).add(link)
     return held

@@ -121,7 +121,7 @@ class OpenAI(Streaming):
         self._lasts = True
         """Whether a connection outlasts a streamed answer."""
         self._tells_counters = True
-        self._front_end = FrontEnd(port_of(self._url)) if is_local(urlsplit(self._url).hostname or "") else None
+        self._front_end: FrontEnd | None = None
         self._counts_memory = False
         self._lengths: list[tuple[int, int]] = []
         self._processes: tuple[int, ...] = ()
@@ -248,6 +248,9 @@ class OpenAI(Streaming):
         context, owner = await self._found_model()
         await self._find_dialect()
         version = await self._version()
+        if is_local(urlsplit(self._url).hostname or ""):
+            # Now: connections to it are open, and nothing is timed but its start.
+            self._front_end = FrontEnd(port_of(self._url), tuple(tree(self._server.pid)) if self._server else None)
         dialect = self._dialect
         settings: dict[str, str | int | float | bool] = {
             "prompts": "ids" if dialect.ids else "text",
@@ -497,7 +500,7 @@ class OpenAI(Streaming):
         end is seen to be.
         """
         told = await self._exposed()
-        share = self.front_end()  # after a question, so that a connection is open by which it is found
+        share = self.front_end()
         return told if share is None else {**told, FRONT_END: share}
 
     async def _exposed(self) -> Mapping[str, float]:

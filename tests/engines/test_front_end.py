@@ -83,7 +83,14 @@ def test_sockets_of_a_port_are_told_apart(served):
 
 def test_who_has_accepted_a_connection_is_the_front_end(served):
     """What it has started is behind it; who started it is no part of the server."""
-    assert found(PORT, served.path) == ({API}, {ENGINE, TRACKER})
+    assert found(PORT, proc=served.path) == ({API}, {ENGINE, TRACKER})
+
+
+def test_of_a_server_whose_processes_are_known_all_others_are_behind_it(served):
+    """As of a launcher that starts its front end and its engine beside each other; nobody else is looked at."""
+    served.process(45)
+    assert found(PORT, [API, TRACKER, 45], proc=served.path) == ({API}, {TRACKER, 45})
+    assert found(PORT, [TRACKER, 45], proc=served.path)[0] == set()
 
 
 def test_of_several_that_listen_those_with_a_connection_are_looked_at(proc):
@@ -92,14 +99,14 @@ def test_of_several_that_listen_those_with_a_connection_are_looked_at(proc):
     proc.process(43, sockets=[LISTENING, ACCEPTED])
     proc.process(44, sockets=[LISTENING])
     proc.process(ENGINE)
-    assert found(PORT, proc.path) == ({43}, {ENGINE})
+    assert found(PORT, proc=proc.path) == ({43}, {ENGINE})
 
 
 def test_without_an_open_connection_all_that_listen_are(proc):
     """As of a server that closes each after its answer."""
     proc.process(API, sockets=[LISTENING], children=[ENGINE])
     proc.process(ENGINE)
-    assert found(PORT, proc.path) == ({API}, {ENGINE})
+    assert found(PORT, proc=proc.path) == ({API}, {ENGINE})
 
 
 def test_its_busiest_thread_counts_from_look_to_look(served):
