@@ -47,12 +47,18 @@ def vllm(pace=1.0, **changes):
 
 
 def sglang(pace=1.0, **changes):
-    """`python -m sglang.bench_serving`: a line of its file. It says neither the model nor what was sent."""
+    """`python -m sglang.benchmark.serving`: a line of its file. It says neither the model nor what was sent.
+
+    It has the names, in the order, of a line that SGLang 0.5.23 wrote of our server. Of its server, which isn't
+    SGLang's, it knows nothing.
+    """
     latencies = {}
     for stem, median in {"e2e_latency": 675.0, "ttft": 40.0, "tpot": 5.0, "itl": 4.9}.items():
         latencies |= {f"mean_{stem}_ms": 1.01 * median / pace, f"median_{stem}_ms": median / pace}
-        latencies |= {f"std_{stem}_ms": 3.0, f"p99_{stem}_ms": 1.2 * median / pace}
+        latencies |= {f"std_{stem}_ms": 3.0}
+        latencies |= {f"p{percent}_{stem}_ms": 1.2 * median / pace for percent in (90, 95, 99)}
     return {
+        "tag": None,
         "backend": "sglang",
         "dataset_name": "random",
         "request_rate": math.inf,
@@ -61,18 +67,23 @@ def sglang(pace=1.0, **changes):
         "random_input_len": 128,
         "random_output_len": 128,
         "random_range_ratio": 1.0,
+        "server_info": None,
         "duration": 8.5 / pace,
         "completed": 100,
         "total_input_tokens": 12800,
+        "total_input_text_tokens": 12800,
+        "total_input_vision_tokens": 0,
         "total_output_tokens": 12800,
         "total_output_tokens_retokenized": 12811,
         "request_throughput": 11.8 * pace,
         "input_throughput": 1500.0 * pace,
         "output_throughput": 1500.0 * pace,
+        "total_throughput": 3000.0 * pace,
         **latencies,
-        "p95_itl_ms": 5.5 / pace,
         "concurrency": 7.9,
         "accept_length": None,
+        "max_output_tokens_per_s": 1700.0,
+        "max_concurrent_requests": 12,
         **changes,
     }
 

@@ -171,9 +171,59 @@ def test_llmd_is_read_as_yaml(tmp_path):
 
 def test_sglang_totals_are_the_sum_of_both(tmp_path):
     """Older versions write prompt and generated tokens per second apart."""
-    assert one(tmp_path, foreign_files.sglang(input_throughput=500.0)).values["total_token_throughput"] == (2000.0,)
+    older = foreign_files.sglang(input_throughput=500.0, total_throughput=None)
+    assert one(tmp_path, older).values["total_token_throughput"] == (2000.0,)
     newer = foreign_files.sglang(total_throughput=2001.0)
     assert one(tmp_path, newer).values["total_token_throughput"] == (2001.0,)
+
+
+def test_sglang_counts_no_prompts_of_conversations(tmp_path):
+    """Of several turns it writes 0 tokens of prompts, and the answers' throughput as that of both."""
+    result = one(tmp_path, foreign_files.sglang(total_input_tokens=0, input_throughput=0.0, total_throughput=1500.0))
+    assert "total_token_throughput" not in result.values
+    assert "doesn't count the prompts' tokens" in result.unmeasured["total_token_throughput"]
+    assert result.load.prompt_tokens is None
+
+
+def test_sglang_answers_that_were_not_streamed_have_no_first_token(tmp_path):
+    """`--disable-stream` writes the whole answer's time as that of its first token, and a TPOT just below 0."""
+    whole = foreign_files.sglang(
+        median_ttft_ms=675.0, mean_tpot_ms=-0.0007, median_tpot_ms=-0.0006, mean_itl_ms=0.0, median_itl_ms=0.0
+    )
+    result = one(tmp_path, whole)
+    assert not {name for name in result.values if "_ms" in name}
+    assert "weren't streamed" in result.unmeasured["median_ttft_ms"]
+    assert result.values["output_throughput"] == (1500.0,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"accept_length": 2.4}, "decoded speculatively"),
+        ({"backend": "sglang-oai", "accept_length": 2.4}, "decoded speculatively"),
+        ({"server_info": {"stream_interval": 8}}, "shares a gap out among them"),
+        ({"backend": "sglang-oai", "server_info": {"stream_interval": 8}}, ""),
+        ({"server_info": {"stream_interval": 1}}, ""),
+    ],
+)
+def test_sglang_gaps_are_none_where_it_shares_them_out(tmp_path, changes, says):
+    """Among the tokens of a part: speculatively always, and else by its own protocol."""
+    result = one(tmp_path, foreign_files.sglang(**changes))
+    assert ("p99_itl_ms" in result.values) is not bool(says)
+    assert says in result.unmeasured.get("median_itl_ms", "")
+    assert result.values["median_ttft_ms"] == (40.0,)
+
+
+def test_sglang_replays_a_trace_at_its_own_times(tmp_path):
+    """That is a load of its own, and no rate."""
+    load = one(tmp_path, foreign_files.sglang(request_rate="trace", max_concurrency=None)).load
+    assert (load.axis, load.label) == ("request_rate", "rate=trace")
+
+
+def test_sglang_goodput_is_refused(tmp_path):
+    """Which limits a request had to meet is no part of what is imported."""
+    good = foreign_files.sglang(goodput_slos_ms={"ttft": 500.0}, request_goodput=11.0, slo_attainment=0.93)
+    assert "limits" in one(tmp_path, good).unmeasured["request_goodput"]
 
 
 def test_sglang_counts_to_the_end_of_the_stream(tmp_path):

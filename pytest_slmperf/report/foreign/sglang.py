@@ -1,7 +1,8 @@
-"""The JSON lines of SGLang's `bench_serving`: vLLM's definitions, but for where a request ends.
+"""The JSON lines of SGLang's `bench_serving`: vLLM's definitions, but for where a request ends and what a gap is.
 
 Its E2E latency, and its TPOT with it, goes on to the end of the stream, after the last token. What each request took to
-its last token follows from its gaps, where the file has them.
+its last token follows from its gaps, where the file has them. The gap before a part of several tokens is shared out
+among them: always by SGLang's own protocol, and by OpenAI's where it decodes speculatively.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,18 +11,33 @@ from typing import Any
 from pytest_slmperf.core.latency import percentile
 from pytest_slmperf.report.foreign import vllm
 from pytest_slmperf.report.foreign.fields import Fields
-from pytest_slmperf.report.foreign.result import Result, Values, arrivals, failed, of_chunks
+from pytest_slmperf.report.foreign.result import (
+    GOODPUT,
+    NOT_STREAMED,
+    Load,
+    Result,
+    Values,
+    arrivals,
+    failed,
+    of_chunks,
+)
 
 TOOL = "sglang bench_serving"
 STEMS = {"ttft_ms": "ttft_ms", "itl_ms": "itl_ms"}
-QUANTILES = (0.5, 0.9, 0.99)
+QUANTILES = (0.5, 0.9, 0.95, 0.99)
 """Of what is counted anew."""
 TO_THE_END = (
     "SGLang counts to the end of the stream, and we to the last token: a file with --output-details has each gap"
 )
+SPECULATIVE = "the engine decoded speculatively, so that a gap is one of several tokens"
+SHARED_OUT = "the server put several tokens into a part (stream_interval), and SGLang shares a gap out among them"
+NO_PROMPTS = "the file doesn't count the prompts' tokens, as of conversations of several turns"
+TRACE = "trace"
+"""Its rate of requests that are sent at the times of a recorded trace."""
 LENGTHS = ("dataset_name", "random_input_len", "random_output_len", "random_range_ratio", "sharegpt_output_len")
 ENGINES = {"sglang": "sglang", "sglang-native": "sglang", "sglang-oai": "sglang", "sglang-oai-chat": "sglang"}
 """Backends that only this engine speaks, by their names; others are a protocol of many."""
+OWN_PROTOCOL = ("sglang", "sglang-native")
 
 
 def recognises(document: Mapping[str, Any]) -> bool:
@@ -35,10 +51,18 @@ def results(fields: Fields) -> Iterator[Result]:
     values = Values(completed)
     for name in ("request_throughput", "output_throughput"):
         values.put(name, fields.number(name))
-    values.put("total_token_throughput", _total(fields))
+    counted = fields.maybe("total_input_tokens") != 0
+    values.put("total_token_throughput", _total(fields) if counted else None, "" if counted else NO_PROMPTS)
     values.put("mean_concurrency", fields.maybe("concurrency"))
+    server = fields.inside("server_info")
+    refused = _refused(fields, server)
     for latency, stem in STEMS.items():
-        values.stemmed(fields, stem, latency)
+        if latency in refused:
+            values.refuse(latency, refused[latency])
+        else:
+            values.stemmed(fields, stem, latency)
+    if "request_goodput" in fields:
+        values.unmeasured["request_goodput"] = GOODPUT
     for latency, each_ms in _to_the_last_token(fields).items():
         if each_ms is None:
             values.refuse(latency, TO_THE_END)
@@ -46,13 +70,6 @@ def results(fields: Fields) -> Iterator[Result]:
         for quantile in QUANTILES:
             values.quantile(latency, quantile, percentile(each_ms, quantile) if each_ms else None)
     sent = len(fields.items("errors")) or None
-    load = arrivals(
-        fields.rate("request_rate") if "request_rate" in fields else None,
-        fields.maybe_count("max_concurrency"),
-        requests=sent,
-        **{name: fields.text(name) for name in LENGTHS},
-    )
-    server = fields.inside("server_info")
     said = {
         "engine": ENGINES.get(fields.text("backend") or ""),
         "engine_version": server.text("version"),
@@ -61,16 +78,36 @@ def results(fields: Fields) -> Iterator[Result]:
     yield Result(
         place=fields.file,
         tool=TOOL,
-        load=vllm.means(load, fields, completed),
+        load=vllm.means(_load(fields, sent), fields, completed),
         values=values.measured,
         unmeasured=values.unmeasured,
         model=server.text("model_path"),
         failure=failed(max(0, sent - completed), sent) if sent else "",
         answered=None if sent else completed,
-        notes=of_chunks(fields.maybe("mean_itl_ms"), fields.maybe("mean_tpot_ms")),
+        notes=() if refused else of_chunks(fields.maybe("mean_itl_ms"), fields.maybe("mean_tpot_ms")),
         seconds=fields.number("duration"),
         facts={name: value for name, value in said.items() if value},
     )
+
+
+def _load(fields: Fields, sent: int | None) -> Load:
+    lengths = {name: fields.text(name) for name in LENGTHS}
+    concurrency = fields.maybe_count("max_concurrency")
+    if fields.value.get("request_rate") == TRACE:
+        return Load("request_rate", TRACE, {"max_concurrency": concurrency, "requests": sent, **lengths})
+    rate = fields.rate("request_rate") if "request_rate" in fields else None
+    return arrivals(rate, concurrency, requests=sent, **lengths)
+
+
+def _refused(fields: Fields, server: Fields) -> Mapping[str, str]:
+    """Latencies that the file has by another definition, each with the reason."""
+    if fields.maybe("mean_itl_ms") == 0:
+        return dict.fromkeys(STEMS, NOT_STREAMED)
+    if fields.maybe("accept_length"):
+        return {"itl_ms": SPECULATIVE}
+    if fields.text("backend") in OWN_PROTOCOL and (server.maybe("stream_interval") or 1) > 1:
+        return {"itl_ms": SHARED_OUT}
+    return {}
 
 
 def _total(fields: Fields) -> float | None:

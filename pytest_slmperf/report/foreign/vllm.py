@@ -95,7 +95,7 @@ def _load(fields: Fields, sent: int | None, completed: int | None) -> Load:
 def means(load: Load, fields: Fields, completed: int | None) -> Load:
     """The load with the lengths that the totals of its answered requests say."""
     totals = (fields.maybe(name) for name in ("total_input_tokens", "total_output_tokens"))
-    prompt, output = (total / completed if total is not None and completed else None for total in totals)
+    prompt, output = (total / completed if total and completed else None for total in totals)
     return Load(load.axis, load.at, load.key, prompt, output)
 
 
