@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from few_launches import MEASURED, longer, store
 from metered import SETTINGS, MeteredProject
 from nvml_fixtures import skip_unless_built
 from projects import Project
@@ -16,10 +17,6 @@ from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
 from pytest_slmperf.core.result import Result
 from pytest_slmperf.core.sample import Measurement, Sample
-from pytest_slmperf.report import document
-from pytest_slmperf.run import fingerprint
-from pytest_slmperf.run.accept import Terms, accept
-from pytest_slmperf.run.store import BaselineStore
 
 SUITE = Path(__file__).parents[2] / "suites" / "test_energy.py"
 TESTS = runpy.run_path(str(SUITE))
@@ -56,24 +53,15 @@ def recorded(tmp_path_factory):
     project.write("pyproject.toml", SETTINGS + MACHINE)
     project.write("test_suite.py", "")
     project.write(SUITE.name, SUITE.read_text(encoding="utf-8"))
-    said = project.run("--slmperf-no-gate", "--slmperf-report=report.json", "-rA")
-    assert said.endswith("exit code 0"), said
-    run = document.outcome(json.loads((project.path / "report.json").read_text()))
-    (sweep,) = run.sweeps
-    cases = {
-        name: replace(case, measurement=longer(case.measurement, joules))
-        for (name, case), joules in zip(sweep.cases.items(), (1.0, 0.75), strict=True)
-    }
-    terms = Terms(gate.Policy(tolerance=0.1, max_launches=8), supported=False, recorded=run.started_at)
-    accept(BaselineStore(project.path / "baselines"), fingerprint.simulated(), [replace(sweep, cases=cases)], terms)
-    return project, said
+    return project, store(project, project.run(*MEASURED, "-rA"), costlier)
 
 
-def longer(measurement, joules):
-    """As if there had been twenty launches like those few, with this share of their joules."""
-    samples = {name: Sample((sample.launches * 20)[:20]) for name, sample in measurement.samples.items()}
-    fewer = [[joules * value for value in launch] for launch in samples[JOULES].launches]
-    return replace(measurement, samples={**samples, JOULES: Sample.of(fewer)})
+def costlier(measurement):
+    """As if there had been many launches like those few, of which the larger batch took three quarters of the joules."""
+    measured = longer(measurement)
+    share = 0.75 if measurement.case.endswith("batch=4") else 1.0
+    joules = [[share * value for value in launch] for launch in measured.samples[JOULES].launches]
+    return replace(measured, samples={**measured.samples, JOULES: Sample.of(joules)})
 
 
 def test_on_the_stand_in_driver_larger_batches_cost_less(recorded):

@@ -4,10 +4,12 @@ import json
 from statistics import median
 
 import pytest
+from few_launches import MEASURED, store
 from metered import BUSY_W, MeteredProject
+from nvml_fixtures import skip_unless_built
 
 pytest.importorskip("pynvml")
-pytestmark = pytest.mark.alone  # requests are sent in real time, and who sends them late voids a round
+IN_TIME = pytest.mark.alone  # requests are sent in real time, and who sends them late voids a round
 
 SUITE = """
 import pytest
@@ -46,16 +48,15 @@ class TrafficProject(MeteredProject):
 
 @pytest.fixture(scope="module")
 def recorded(recorded_once):
-    """A project with a baseline and the report of its recording."""
-    return recorded_once(
-        TrafficProject, lambda project: project.run("--slmperf-accept", "--slmperf-report=report.json")
-    )
+    """A project with a baseline, and the report that it is of."""
+    return recorded_once(TrafficProject, lambda project: store(project, project.run(*MEASURED)))
 
 
 def middle(case, metric):
     return median(rounds[0] for rounds in case["samples"][metric]["launches"])
 
 
+@IN_TIME
 def test_joules_of_traffic_are_its_boards_power_over_its_throughput(recorded):
     """Counted over the same stretch."""
     case = recorded.case()
@@ -63,6 +64,7 @@ def test_joules_of_traffic_are_its_boards_power_over_its_throughput(recorded):
     assert middle(case, "joules_per_output_token") == pytest.approx(expected, rel=0.1)
 
 
+@IN_TIME
 def test_a_board_that_takes_more_for_the_same_traffic_is_red(recorded, tmp_path):
     """As of batches."""
     said, case = recorded.again(tmp_path).reported(busy_w=BUSY_W * 1.6)
@@ -73,11 +75,12 @@ def test_a_board_that_takes_more_for_the_same_traffic_is_red(recorded, tmp_path)
     assert 1.3 * before < now < 1.7 * before
 
 
-def test_a_board_that_somebody_else_is_on_voids_traffic(recorded, tmp_path):
-    """By the guards of boards, and by their name."""
-    project = recorded.again(tmp_path)
+def test_a_board_that_somebody_else_is_on_voids_traffic(tmp_path):
+    """By the guards of boards, and by their name; the budget ends the run in the pause after some void launches."""
+    skip_unless_built()
+    project = TrafficProject(tmp_path)
     project.settings("traffic_s = 0.25", "max_launches = 8", "void_retries = 0")
-    said, case = project.reported(scenario=["process 4321 0 1000000 compute 900 miner"])
+    said, case = project.reported("--slmperf-budget=0.1", scenario=["process 4321 0 1000000 compute 900 miner"])
     assert said.endswith("exit code 1"), said
     assert "miner (pid 4321)" in said, said
     assert "foreign" in {one["guard"] for one in case["void_rounds"]}

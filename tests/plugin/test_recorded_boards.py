@@ -8,6 +8,7 @@ import random
 
 import nvml_recording
 import pytest
+from few_launches import MEASURED, store
 from onchip import GpuProject
 
 from pytest_slmperf.cli import main
@@ -51,7 +52,7 @@ class RecordedGpu(GpuProject):
 @pytest.fixture(scope="module")
 def on_a_gpu(recorded_once) -> RecordedGpu:
     """A project with a baseline of the old driver."""
-    return recorded_once(RecordedGpu, lambda project: project.measure("--slmperf-accept"))
+    return recorded_once(RecordedGpu, lambda project: store(project, project.measure(*MEASURED)))
 
 
 @pytest.mark.parametrize(

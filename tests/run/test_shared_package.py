@@ -59,7 +59,7 @@ def test_joules_counted_beside_others_on_another_core_are_void_and_name_them(tmp
         pytest.skip("a core for the others is needed")
     install(tmp_path, "spinning", SPINNING)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    policy = RoundPolicy(rounds=1, round_s=0.01, observed_requests=0, void_retries=6, answer_limit_s=30)
+    policy = RoundPolicy(rounds=1, round_s=0.01, observed_requests=0, void_retries=0, answer_limit_s=30)
     load = Load("decode/tiny/batch=1", ((8, 4),), seed=1)
     with moving_package(tmp_path, every_s=0.005):
         metering = Metering(RaplMeter(root=tmp_path), window_s=0.6, lead_in_s=0.1, devices=("cpu",))
