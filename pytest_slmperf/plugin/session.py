@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from dataclasses import replace
@@ -11,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_slmperf.core.errors import SlmperfError
-from pytest_slmperf.core.joined import joined
 from pytest_slmperf.core.point import Ledger
-from pytest_slmperf.plugin import ACTIVE, METER_FIXTURE, benchmark, binding_of, measures, unrecorded
+from pytest_slmperf.plugin import ACTIVE, METER_FIXTURE, benchmark, binding_of, measures, unrecorded, workers
 from pytest_slmperf.plugin.check import NAME, RunCheck
 from pytest_slmperf.plugin.command_line import options_of, refuse_lost_settings
 from pytest_slmperf.plugin.failures import Failures
@@ -21,9 +19,9 @@ from pytest_slmperf.plugin.ledger import AssertionLedger
 from pytest_slmperf.plugin.output import WatchedOutput, watch
 from pytest_slmperf.plugin.phases import Phases
 from pytest_slmperf.plugin.progress import progress_for
-from pytest_slmperf.plugin.roster import Groups, Roster, collected_as, group_name, group_of, grouped_as
+from pytest_slmperf.plugin.roster import Groups, Roster, collected_as, group_name, group_of
 from pytest_slmperf.plugin.selection import coordinates, ignored, names_files, selection_of
-from pytest_slmperf.report import document, files, terminal
+from pytest_slmperf.report import files, terminal
 from pytest_slmperf.run.measuring import Measuring
 from pytest_slmperf.run.settings import read_settings
 
@@ -56,42 +54,13 @@ def activate(config: pytest.Config) -> None:
         )
     except SlmperfError as error:
         raise pytest.UsageError(str(error)) from error
-    _one_worker_measures(config)
+    workers.one_measures(config)
     session = SlmperfSession(config, measuring, ledger, roster)
     config.pluginmanager.register(session, ACTIVE)
+    config.pluginmanager.register(session.workers, "slmperf-workers")
     failures = Failures(whole=getattr(config.option, "fulltrace", False))
     config.pluginmanager.register(Phases(ledger, roster, failures), "slmperf-phases")
     benchmark.register(config, session.outcome)
-
-
-def _one_worker_measures(config: pytest.Config) -> None:
-    """Under pytest-xdist, send all performance tests to one worker, or groups of them to one worker each."""
-    if hasattr(config, "workerinput"):
-        config.option.loadgroup = True  # a worker hears what the command line says, not what is set below
-        return
-    if not getattr(config.option, "tx", None):
-        return
-    if config.option.dist == "each":
-        raise pytest.UsageError("--slmperf measures on one worker; --dist each would measure side by side")
-    config.option.dist = "loadgroup"
-
-
-def _told(outcome: RunOutcome) -> tuple[bool, bool]:
-    """How much a worker has to tell: the one that measures has sweeps, and the one that ran the check is complete."""
-    return bool(outcome.sweeps), outcome.complete
-
-
-def _keep_together(item: pytest.Item, group: int) -> None:
-    """Give a test's id the suffix by which pytest-xdist schedules groups.
-
-    Version 3.8 writes it into an attribute that pytest 9.2 doesn't read any more, which spreads the tests in silence.
-    """
-    grouped = grouped_as(collected_as(item.nodeid), group)
-    if item.nodeid == grouped:
-        return
-    if not hasattr(item, "id"):
-        raise pytest.UsageError("this pytest-xdist can't keep performance tests on one worker: run them with -n 0")
-    item._id = type(item.id).parse(grouped)  # noqa: SLF001 - what pytest-xdist does, for this pytest
 
 
 class SlmperfSession:
@@ -110,28 +79,20 @@ class SlmperfSession:
         self._remarks: list[str] = []
         """Of the session's end, when a run on another worker has told all of its own."""
         self._written: list[Path] = []
-        self._lost = False
-        """A worker died, and what it measured never came here."""
-        self._measuring_workers: set[str] = set()
-        self.groups = Groups(measuring.share_out(getattr(config, "workerinput", {}).get("workercount", 1)))
+        self.workers = workers.Workers(self.problem)
+        self.groups = Groups(measuring.share_out(workers.count_of(config)))
         """How the performance tests are shared out to workers."""
         self._checks: list[RunCheck] = []
         """One for each group."""
-        self._groups_told = 1
-        """On xdist's controller: how many groups the workers have."""
-        self._checked: set[str] = set()
-        """On xdist's controller: the checks that ran."""
         self._deselected = False
-        self._from_worker: RunOutcome | None = None
         self._previous_sigterm: Any = None
         self._session: pytest.Session | None = None
         self._output: WatchedOutput | None = None
         self._ended_with: int | None = None
         """The exit code at the session's end; None before it."""
-        self._is_worker = hasattr(config, "workerinput")
-        self.resumes = bool(getattr(config, "workerinput", {}).get("slmperf_resumes"))
-        """Other tests of this run were on a worker that died: what they asserted is not known here."""
-        self._is_controller = bool(getattr(config.option, "tx", None)) and not self._is_worker
+        self.resumes = workers.resumes(config)
+        self._is_worker = workers.is_worker(config)
+        self._is_controller = workers.is_controller(config)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -171,9 +132,7 @@ class SlmperfSession:
                     missing, not_reached = self.measuring.unasserted(self.ledger.asserted, lambda _sweep: True)
                     self.measuring.remark(*missing, *not_reached, *self.measuring.stale(whole=False))
         if self._is_worker:
-            output: dict[str, Any] = self.config.workeroutput  # type: ignore[attr-defined]  # set by pytest-xdist
-            output["slmperf"] = document.text(self.outcome())
-            output["slmperf_groups"] = self.groups.count
+            workers.tell(self.config, self.outcome(), self.groups.count)
             return
         if session.exitstatus == pytest.ExitCode.OK and not self._vouched_for:
             self.problem(
@@ -220,45 +179,7 @@ class SlmperfSession:
     @property
     def _vouched_for(self) -> bool:
         """Whether the check ran where one was to run; on xdist's controller, on some worker."""
-        if self._is_controller:
-            return self._from_worker is None or (self._from_worker.complete and self._all_checked)
-        return all(check.ran for check in self._checks)
-
-    @property
-    def _all_checked(self) -> bool:
-        """Whether the check of each group ran, where there are several: a group may have come to no worker."""
-        return self._groups_told == 1 or len(self._checked) >= self._groups_told
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - xdist's, which has no types
-        """On xdist's controller: a worker that comes in a dead one's place can't know what was asserted before."""
-        node.workerinput["slmperf_resumes"] = self._lost
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any, error: object) -> None:  # noqa: ANN401 - xdist's, which has no types
-        """On xdist's controller: take over what the measuring worker found."""
-        output = getattr(node, "workeroutput", {})
-        text = output.get("slmperf")
-        if text:
-            told = document.outcome(json.loads(text))
-            self._groups_told = max(self._groups_told, output["slmperf_groups"])
-            both = [one for one in (self._from_worker, told) if one is not None]
-            measured = [one for one in both if one.sweeps]
-            self._from_worker = joined(measured) if len(measured) > 1 else max(both, key=_told)
-            for line in told.problems:
-                self.problem(line)
-        elif error and node.gateway.id in self._measuring_workers:
-            self._lose(node.gateway.id)
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_handlecrashitem(self, crashitem: str, report: Any) -> None:  # noqa: ANN401 - xdist's
-        """On xdist's controller: a worker died in a performance test, or before its next one."""
-        if collected_as(crashitem) != crashitem:
-            self._lose(report.node.gateway.id)
-
-    def _lose(self, worker: str) -> None:
-        self._lost = True
-        self.problem(f"worker {worker} died while it measured: its measurements are lost, so this report is a part")
+        return self.workers.vouched_for if self._is_controller else all(check.ran for check in self._checks)
 
     def problem(self, line: str) -> None:
         """Something that makes the run red: said in every report, once."""
@@ -266,13 +187,13 @@ class SlmperfSession:
 
     def outcome(self) -> RunOutcome:
         """What there is to report by now."""
-        found = self._from_worker
+        found = self.workers.told
         if found is None:
             here = [check for check in self._checks if check.begun]
             whole = bool(here) and all(check.whole and check.ran for check in here)
             recorded = bool(here) and all(check.recorded for check in here)
             found = replace(self.measuring.outcome(), whole=whole, recorded=recorded)
-        lost = self._lost or not self._all_checked
+        lost = self.workers.lost
         return replace(
             found,
             complete=found.complete and not lost,
@@ -341,7 +262,7 @@ class SlmperfSession:
         self.measuring.coverage.meter(None if metered.everything else metered.sweeps)
         if self._is_worker:
             for item in measuring:
-                _keep_together(item, self._group(item))
+                workers.keep_together(item, self._group(item))
         for group in range(self.groups.count):
             self._checks.append(RunCheck.of(session, self, whole=whole, grouped=self._is_worker, group=group))
         session.items.extend(self._checks)
@@ -380,11 +301,8 @@ class SlmperfSession:
         if ours:
             self.roster.heard(name, report.outcome)
         if self._is_controller:
-            if name.startswith(NAME):
-                self._checked.add(name)
+            self.workers.heard(name, report.node.gateway.id, measures=ours)  # set by pytest-xdist
             report.nodeid = name
-            if ours:
-                self._measuring_workers.add(report.node.gateway.id)  # set by pytest-xdist
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The tables, and where the reports lie."""
