@@ -1,25 +1,46 @@
-"""Different models side by side on one device, which the paper names as future work (arXiv 2404.03353)."""
+"""Different models side by side on one device, each within its own limits: future work of the paper (arXiv 2404.03353).
+
+Batches go to any engine. Users who come at a rate take one that requests can be sent to one by one.
+"""
 
 import pytest
 
-from pytest_slmperf import Beside, StaticBatch, Sweep
+from pytest_slmperf import Beside, OpenLoop, Slo, StaticBatch, Sweep
 
 LENGTHS = {"prompt_tokens": 16, "output_tokens": 32}
+LIMITS = Slo(ttft_ms=2000, tpot_ms=200)
+TOKENS_READ = 5
+"""Per second, of somebody who reads."""
 MIX = Sweep(
     "mix",
     StaticBatch(**LENGTHS),
     model=["tiny-2x128"],
     batch_size=[8],
-    beside=[None, Beside("tiny-2x128", batch_size=4, **LENGTHS)],
+    beside=[None, Beside("tiny-4x256", batch_size=4, **LENGTHS)],
     gate={"output_throughput": 0.05, "tpot_ms": 0.1},
     percentiles=[90],
+)
+USERS = Sweep(
+    "mix-of-users",
+    OpenLoop(**LENGTHS),
+    model=["tiny-2x128"],
+    request_rate=[8],
+    beside=[None, Beside("tiny-4x256", request_rate=4, slo=LIMITS, **LENGTHS)],
+    slo=LIMITS,
+    gate={"goodput_share": 0.05, "tpot_ms": 0.1},
 )
 
 
 @pytest.fixture(scope="module")
 def mix(slmperf, slm_engine):
-    """The model alone, and beside others."""
+    """The model alone, and beside others, in batches."""
     return slmperf.measure(MIX, slm_engine)
+
+
+@pytest.fixture(scope="module")
+def users(slmperf, slm_engine):
+    """The model alone, and beside others, each with users of its own."""
+    return slmperf.measure(USERS, slm_engine)
 
 
 @MIX.each
@@ -37,9 +58,12 @@ def test_each_token(mix, beside, batch_size):
 
 
 def test_slo_of_the_mix(mix):
-    """Nine of ten requests get their tokens at reading speed, whoever runs beside."""
+    """Nine of ten requests get their tokens as fast as they are read, whoever runs beside, and so do the others'."""
     for point in mix:
-        assert point.tpot_ms.p90 <= 200
+        assert point.tpot_ms.p90 <= 1000 / TOKENS_READ
+        _, beside, batch = point.coordinates["beside"].rpartition("@")
+        if beside:
+            assert point.beside_1_output_throughput >= TOKENS_READ * int(batch)
 
 
 def test_slowdown(mix):
@@ -48,3 +72,25 @@ def test_slowdown(mix):
         slowdown, stored = mix.slowdown(beside), mix.baseline.slowdown(beside)
         assert slowdown <= 3
         assert slowdown.unchanged_from(stored)
+
+
+@USERS.each
+def test_goodput(users, beside, request_rate):
+    """As many requests are in time as before, alone or beside others."""
+    point = users.of(beside=beside)[request_rate]
+    assert point.goodput_share >= point.baseline.goodput_share
+
+
+@USERS.each
+def test_each_token_of_users(users, beside, request_rate):
+    """No user waits longer from token to token."""
+    point = users.of(beside=beside)[request_rate]
+    assert point.tpot_ms <= point.baseline.tpot_ms
+
+
+def test_slo_of_each_model(users):
+    """Nine of ten requests of each model are in time, whoever runs beside it."""
+    for point in users:
+        assert point.goodput_share >= 0.9
+        if point.coordinates["beside"] != "none":
+            assert point.beside_1_goodput_share >= 0.9

@@ -121,6 +121,15 @@ def test_realistic_load_is_measured_on_an_engine_that_streams(tmp_path):
     assert "7 cases measured, nothing judged" in said
 
 
+def test_models_side_by_side_are_held_to_limits_of_each(tmp_path):
+    """In batches and with users of their own, where an engine streams."""
+    said = run(tmp_path, ROOT / "suites" / "test_mix.py", "--slmperf-engine=fake", "-k", "slo_of")
+    assert said.endswith("exit code 0")
+    asked = ("@4/batch=8 at least 20 tok/s beside_1_output", "@4rps/rate=8 at least 0.9 share beside_1_goodput_share")
+    words = " ".join(said.split())
+    assert all(one in words for one in asked)
+
+
 @pytest.mark.parametrize("suite", SUITES)
 def test_a_suite_names_the_paper_that_it_repeats(suite):
     """By its arXiv number, in the docstring; and the documents have a row for it."""
