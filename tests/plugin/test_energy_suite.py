@@ -57,7 +57,7 @@ def recorded(tmp_path_factory):
 
 
 def costlier(measurement):
-    """As if there had been many launches like those few, of which the larger batch took three quarters of the joules."""
+    """As if there had been many such launches, in which the larger batch took three quarters of its joules."""
     measured = longer(measurement)
     share = 0.75 if measurement.case.endswith("batch=4") else 1.0
     joules = [[share * value for value in launch] for launch in measured.samples[JOULES].launches]

@@ -4,7 +4,7 @@ import json
 import resource
 
 import pytest
-from projects import ENGINE, SUITE, engines_of, prose
+from projects import ENGINE, SUITE, UNDECIDED, engines_of, prose
 
 HANGS_S = 3
 """Far longer than a busy machine takes to start an interpreter, which counts, too."""
@@ -125,7 +125,7 @@ def test_a_baseline_of_the_future_is_refused(project):
 def test_another_dtype_is_incomparable_and_names_the_field(project):
     """Samples that hold for something else are not compared, and the field that differs is named."""
     project.settings('dtype = "int8"')
-    result = project.gate()
+    result = project.gate(UNDECIDED)
     result.assert_outcomes(failed=4, passed=1)
     assert "dtype: float32 (stored) → int8 (now)" in prose(result)
     assert "--slmperf-against=dtype=float32" in prose(result)

@@ -1,5 +1,6 @@
 """A recording loses nothing that was measured, and what stops it is found before the first launch."""
 
+import json
 import os
 import re
 import shutil
@@ -91,11 +92,16 @@ def test_a_refused_recording_replaces_none_of_other_cases(fresh, kept):
     assert kept.read_bytes() != whole
 
 
-def test_a_recording_with_a_report_of_its_own_is_not_kept_twice(fresh):
-    """The report that was asked for has it all."""
+def test_a_tolerance_that_the_noise_does_not_support_is_refused(fresh):
+    """The smallest that it supports is named, and nothing is stored, nor kept beside the report that has it all."""
     refused = fresh.gate("--slmperf-accept", "--slmperf-report=x.json", engine=NOISY, keep=("cacheprovider",))
-    assert refused.ret == pytest.ExitCode.TESTS_FAILED
-    assert (fresh.path / "x.json").exists()
+    refused.assert_outcomes(skipped=4, failed=1)
+    refused.stdout.fnmatch_lines(["*slmperf decode: measured, and NOT recorded*", "problem: nothing is recorded:"])
+    report = json.loads((fresh.path / "x.json").read_text())
+    assert report["recorded"] is False
+    assert "nothing is recorded" in report["problems"][0]
+    assert "supported by its noise and the 0.7% between two days of a machine, and 3.0% is asked for" in prose(refused)
+    assert not fresh.baseline().exists()
     assert "is kept" not in refused.stdout.str()
 
 
