@@ -30,6 +30,7 @@ from pytest_slmperf.core.machine import SIMULATED
 from pytest_slmperf.core.prompts import FIRST_ORDINARY_TOKEN
 from pytest_slmperf.core.traffic import FRONT_END
 from pytest_slmperf.engines.address import device_of_url, is_local, port_of
+from pytest_slmperf.engines.aside import step_aside
 from pytest_slmperf.engines.front_end import FrontEnd
 from pytest_slmperf.engines.openai_api import (
     Dialect,
@@ -59,7 +60,6 @@ from pytest_slmperf.engines.server import (
     command_of,
     hidden,
     shown_boards,
-    step_aside,
     taken,
 )
 from pytest_slmperf.engines.streaming import Streaming
@@ -180,7 +180,7 @@ class OpenAI(Streaming):
             secret=self._key,
         )
         self._server.start()
-        step_aside()
+        step_aside(os.sched_getaffinity(0))  # the server was started on them, and stays there
 
     def _refuse_leftover(self) -> None:
         """A server that is there already would be measured in place of the one that is to be started."""

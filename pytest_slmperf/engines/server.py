@@ -228,17 +228,3 @@ def taken(host: str, port: int) -> bool:
     with suppress(OSError), socket.create_connection((host, port), CONNECT_LIMIT_S):
         return True
     return False
-
-
-def step_aside() -> None:
-    """Move this process to the cores that its parent may use and it itself may not, if there are any.
-
-    A server that was started before keeps the engine's cores, and whoever sends its requests takes nothing of them.
-    """
-    mine = os.sched_getaffinity(0)
-    with suppress(OSError):
-        elsewhere = os.sched_getaffinity(os.getppid()) - mine
-        if elsewhere:
-            for thread in os.listdir("/proc/self/task"):  # noqa: PTH208 - names alone
-                with suppress(OSError):  # it has ended since
-                    os.sched_setaffinity(int(thread), elsewhere)

@@ -22,12 +22,13 @@ from pytest_slmperf.core.beside import Beside
 from pytest_slmperf.core.engine import Answer, Answering, Engine, EngineFacts, EngineSpec, Request, Served, Stamp
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineUnavailable, UsageError
 from pytest_slmperf.core.launch import REPLICA_VARIABLE
+from pytest_slmperf.engines.aside import step_aside
 from pytest_slmperf.engines.ending import how_it_ended
 from pytest_slmperf.engines.registry import create, lives_elsewhere
 from pytest_slmperf.engines.streaming import Streaming
 from pytest_slmperf.pool.devices import Placement
 from pytest_slmperf.pool.loading import Item, since, under_load
-from pytest_slmperf.pool.pinning import pin, step_aside
+from pytest_slmperf.pool.pinning import pin
 from pytest_slmperf.pool.placing import placed
 from pytest_slmperf.pool.replica import Crew, name_of, own_spec
 from pytest_slmperf.worker.bootstrap import die_with
@@ -72,7 +73,8 @@ def crew(spec: EngineSpec, pool: Streaming) -> Iterator[Crew]:
         taken = {core for where in place.placements for core in where.cores}
 
         def check() -> None:
-            step_aside(taken)
+            if taken:
+                step_aside(taken)
             place.check({replica.name: replica.pid for replica in replicas})
 
         def versions() -> Mapping[str, str]:
@@ -231,7 +233,11 @@ class _Failure:
 
     def error(self, name: str) -> Exception:
         """As an error of the pool's process."""
-        kinds = {"unavailable": EngineUnavailable, "failed": EngineFailed, "memory": MemoryError}
+        kinds: Mapping[str, type[Exception]] = {
+            "unavailable": EngineUnavailable,
+            "failed": EngineFailed,
+            "memory": MemoryError,
+        }
         return kinds[self.kind](f"{name}: {self.text}")
 
 

@@ -45,14 +45,5 @@ def pin(cores: Collection[int]) -> None:
         )
 
 
-def step_aside(taken: Collection[int]) -> None:
-    """Move this process, which only hands requests on, off the replicas' cores: to those that its parent may use, or
-    else to any of the replicas', where it runs while one of them waits for the others.
-    """
-    if taken:
-        with suppress(OSError):
-            os.sched_setaffinity(0, os.sched_getaffinity(os.getppid()) - set(taken) or set(taken))
-
-
 def _listed(cores: Collection[int]) -> str:
     return ", ".join(map(str, cores))

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -242,19 +241,3 @@ def test_names_of_this_machine():
     assert is_local("LOCALHOST")
     assert is_local("127.1.2.3")
     assert not is_local("example.org")
-
-
-STEPS_ASIDE = """
-import os
-from pytest_slmperf.engines.server import step_aside
-all_cores = os.sched_getaffinity(0)
-os.sched_setaffinity(0, {max(all_cores)})
-step_aside()
-print(os.sched_getaffinity(0) == (all_cores - {max(all_cores)} or all_cores))
-"""
-
-
-def test_the_sender_leaves_the_cores_to_the_server():
-    """It goes to those that its parent has and it hasn't; where there are none it stays."""
-    done = subprocess.run([sys.executable, "-c", STEPS_ASIDE], capture_output=True, text=True, check=True)
-    assert done.stdout == "True\n"
