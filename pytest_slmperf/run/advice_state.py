@@ -1,7 +1,7 @@
 """What `slmperf advise` has measured so far, in a file: each launch is kept at once, and the next run goes on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Launched:
-    """One launch of one setting."""
+    """What one launch showed of one setting; it may have measured others of the same configuration, too."""
 
     setting: Setting
     at: str
-    """ISO 8601 in UTC."""
+    """When the launch began, ISO 8601 in UTC: what one launch measured has this in common."""
     seconds: float
+    """That it took, whatever else it measured."""
     values: Mapping[str, float] = field(default_factory=dict)
     """By the metric's full name, the median of its rounds."""
     unmeasured: Mapping[str, str] = field(default_factory=dict)
@@ -54,8 +55,17 @@ class State:
             seen[one.setting] = Seen(one.setting, {**before.values, **values}, one.failed or before.failed, unmeasured)
         return Evidence(seen)
 
-    def plus(self, launched: Launched, resolved: Mapping[str, Scalar] | None = None) -> "State":
-        """With one launch more. Raises UsageError where the engine is another one now."""
+    def made_of(self, settings: Container[Setting]) -> int:
+        """Launches that measured, or could not run, some of these settings."""
+        return len({(one.setting.series, one.at) for one in self.launches if one.setting in settings})
+
+    @property
+    def made(self) -> int:
+        """All launches."""
+        return self.made_of([one.setting for one in self.launches])
+
+    def plus(self, launched: Iterable[Launched], resolved: Mapping[str, Scalar] | None = None) -> "State":
+        """With what one launch more showed. Raises UsageError where the engine is another one now."""
         for name, now in (resolved or {}).items():
             before = self.resolved.get(name, now)
             if before != now:
@@ -63,7 +73,7 @@ class State:
                     f"the engine's {name} was {shown(before)} in the launches that are kept, and is {shown(now)} now: "
                     "they can't be compared; name another file with --state"
                 )
-        return replace(self, launches=(*self.launches, launched), resolved={**self.resolved, **(resolved or {})})
+        return replace(self, launches=(*self.launches, *launched), resolved={**self.resolved, **(resolved or {})})
 
     def without_failed(self) -> "State":
         """With the launches alone that ran."""

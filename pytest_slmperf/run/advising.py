@@ -1,5 +1,6 @@
 """Measures what advice is wanted of, setting by setting: plans the next one, launches it, keeps what it showed."""
 
+import random
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -119,7 +120,7 @@ class Found:
 
 @dataclass
 class _Launcher:
-    """Launches one setting after the other, on devices that are held meanwhile."""
+    """Launches configuration after configuration, on devices that are held meanwhile."""
 
     wanted: Wanted
     held: HeldDevices
@@ -133,14 +134,19 @@ class _Launcher:
     """Types whose weights are made."""
     meters: dict[Device, Metering] = field(default_factory=dict)
 
-    def __call__(self, setting: Setting) -> LaunchRecord:
-        """Raises LaunchError, and UsageError for more threads than cores."""
-        spec = self.wanted.engine(setting.series)
-        metering = self._metering(self.wanted.device(setting.series)) if _metered(self.wanted.question) else None
+    def __call__(self, settings: Sequence[Setting]) -> LaunchRecord:
+        """Measure settings of one series, in random order, as a run does. Raises LaunchError, and UsageError for more
+        threads than cores.
+        """
+        series = settings[0].series
+        spec = self.wanted.engine(series)
+        metering = self._metering(self.wanted.device(series)) if _metered(self.wanted.question) else None
         if spec.dtype not in self.primed:  # weights are made, caches are warm
             self._run(spec, ())
             self.primed.add(spec.dtype)
-        return self._run(spec, (load_of(self.wanted, setting),), metering)
+        loads = [load_of(self.wanted, one) for one in settings]
+        random.Random(self.count).shuffle(loads)
+        return self._run(spec, loads, metering)
 
     def _metering(self, device: Device) -> Metering:
         """The meter of what a setting runs on. Raises UsageError where there is none."""
@@ -173,6 +179,25 @@ class _Launcher:
         )
 
 
+@dataclass
+class _Ledger:
+    """What is known, and the file that has it at once."""
+
+    state: State
+    path: Path
+    question: Question
+    say: Callable[[str], object]
+
+    def keep(self, launched: Sequence[Launched], resolved: Mapping[str, Scalar]) -> None:
+        """What a launch showed. Raises UsageError where the file's launches are of something else now."""
+        if not launched:
+            return
+        self.state = _latest(self.state, self.path).plus(launched, resolved)
+        write_state(self.state, self.path)
+        for one in launched:
+            self.say(f"launch {self.state.made}: {one.setting}: {_shown(one, self.question)}")
+
+
 def settle(wanted: Wanted, path: Path, *, say: Callable[[str], object], tell: TellRound, retrying: TellRetry) -> Found:
     """Measure until the answer is settled or the budget is spent. Each launch is in the file at `path` when the next
     one begins, and what the file holds already is not measured again.
@@ -189,23 +214,21 @@ def settle(wanted: Wanted, path: Path, *, say: Callable[[str], object], tell: Te
         held = HeldDevices(wait_s=wanted.settings.lock_wait_s, say=say)
         open_.callback(held.close)
         held.hold({wanted.device(one.series) for one in candidates})
-        state = _kept(wanted, machine, path, say)
+        ledger = _Ledger(_kept(wanted, machine, path, say), path, wanted.question, say)
         launcher = _Launcher(wanted, held, open_, tell, retrying)
         while True:
+            state = ledger.state
             step = _next(wanted, candidates, state.evidence.among(candidates))
             if isinstance(step, Settled):
                 return Found(state, candidates, step, launcher.count)
             if wanted.budget_s is not None and time.monotonic() - began >= wanted.budget_s:
                 return Found(state, candidates, None, launcher.count)
-            say(f"launch {len(state.launches) + 1}: {step.setting}: {step.why}")
+            for one in (step, *step.along):
+                say(f"launch {state.made + 1}: {one.setting}: {one.why}")
             try:
-                done, resolved = _launched(wanted, launcher, step, say)
+                _launch(wanted, launcher, step, ledger, say)
             except EngineUnavailable as error:
                 candidates = _without_dtype(candidates, step.setting, error, say)
-                continue
-            state = _latest(state, path).plus(done, resolved)
-            write_state(state, path)
-            say(f"launch {len(state.launches)}: {_shown(state.launches[-1], wanted.question)}")
 
 
 def _next(wanted: Wanted, candidates: Sequence[Setting], evidence: Evidence) -> Next | Settled:
@@ -219,34 +242,47 @@ def _next(wanted: Wanted, candidates: Sequence[Setting], evidence: Evidence) -> 
     return Settled("every setting was launched as often as was asked")
 
 
-def _launched(
-    wanted: Wanted, launcher: _Launcher, step: Next, say: Callable[[str], object]
-) -> tuple[Launched, Mapping[str, Scalar]]:
-    """One launch more, and what the engine said of itself. What is void is launched again, and so is what failed, once.
-    Raises LaunchError where it stays void.
+def _launch(wanted: Wanted, launcher: _Launcher, step: Next, ledger: _Ledger, say: Callable[[str], object]) -> None:
+    """Keep what one launch more shows. What it was made for is launched again where it is void, and once where it
+    fails: then alone, for what went along may be to blame. Raises LaunchError where it stays void.
     """
-    began, at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     failed, void, pause_s = 0, 0, VOID_PAUSE_S
+    settings = [step.setting, *(one.setting for one in step.along)]
     while True:
+        began, at = time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
         try:
-            record = launcher(step.setting)
+            record = launcher(settings)
         except (EngineFailed, EngineDied) as error:
             failed += 1
-            if failed == MOST_FAILED or (isinstance(error, EngineFailed) and error.out_of_memory):
-                return Launched(step.setting, at, time.monotonic() - began, failed=str(error)), {}
-            say(f"that may be an accident, so it is launched once more: {str(error).splitlines()[0]}")
+            hopeless = failed == MOST_FAILED or (isinstance(error, EngineFailed) and error.out_of_memory)
+            if hopeless and len(settings) == 1:
+                ledger.keep([Launched(step.setting, at, time.monotonic() - began, failed=str(error))], {})
+                return
+            say(f"that may be an accident, so it is launched once more, alone: {str(error).splitlines()[0]}")
+            settings = [step.setting]
             continue
-        (case,) = record.cases.values()
-        if case.void is None:
-            values = {name: median(rounds) for name, rounds in case.values.items()}
+        took_s, cases = time.monotonic() - began, {one: record.cases[load_of(wanted, one).case] for one in settings}
+        good = {one: case for one, case in cases.items() if case.void is None}
+        for case in good.values():
             _refuse_unmeasured(wanted.question, case)
-            weights_of = f"weights.{step.setting.series.dtype}"
-            resolved = {"engine_version": record.facts.version, weights_of: record.facts.weights}
-            return Launched(step.setting, at, time.monotonic() - began, values, case.unmeasured), resolved
+        weights_of = f"weights.{step.setting.series.dtype}"
+        ledger.keep(
+            [
+                Launched(
+                    one, at, took_s, {name: median(rounds) for name, rounds in case.values.items()}, case.unmeasured
+                )
+                for one, case in good.items()
+            ],
+            {"engine_version": record.facts.version, weights_of: record.facts.weights} if good else {},
+        )
+        why_void = cases[step.setting].void
+        if why_void is None:
+            return
         void += 1
         if void == MOST_VOID:
-            raise LaunchError(f"{step.setting}: {MOST_VOID} launches were void, the last one: {case.void}")
-        say(f"that launch was void, try {void + 1} of {MOST_VOID}: {' '.join(case.void.split())}")
+            raise LaunchError(f"{step.setting}: {MOST_VOID} launches were void, the last one: {why_void}")
+        say(f"that launch was void, try {void + 1} of {MOST_VOID}: {' '.join(why_void.split())}")
+        settings = [step.setting]
         if record.facts.device != SIMULATED:  # the culprit may be done by then
             time.sleep(pause_s)
             pause_s *= 2
@@ -305,7 +341,7 @@ def _kept(wanted: Wanted, machine: Machine, path: Path, say: Callable[[str], obj
         old = old.without_failed()
         write_state(old, path)
     left_out = f", {failed} of which could not be run: --retry-failed launches them again"
-    say(f"{path}: going on from {len(old.launches)} launches{left_out if failed and not wanted.retry_failed else ''}")
+    say(f"{path}: going on from {old.made} launches{left_out if failed and not wanted.retry_failed else ''}")
     return old
 
 

@@ -44,10 +44,10 @@ def dying(tmp_path, monkeypatch):
     return EngineSpec("dying", "tiny", options={"device": "simulated"}), when
 
 
-def advise(path, spec, **changes):
+def advise(path, spec, together=1, **changes):
     """(what came of it, all that was said, the rounds that were repeated)"""
     terms = {"settings": Settings(rounds=1, round_s=0.02), **changes}
-    once = Policy(most_launches=1, least_launches=1)
+    once = Policy(most_launches=1, least_launches=1, together=together)
     wanted = Wanted(Question(metric("output_throughput")), spec, (ONE,), (1, 4), 8, 8, policy=once, **terms)
     said, retried = [], []
     found = settle(wanted, path, say=said.append, tell=lambda *_: None, retrying=lambda *one: retried.append(one))
@@ -62,7 +62,7 @@ def test_an_engine_that_dies_once_is_launched_again(tmp_path, dying):
     assert found.evidence.seen[MANY].values["output_throughput"]
     assert not any(one.failed for one in found.state.launches)
     (accident,) = (line for line in said if "accident" in line)
-    assert "launched once more: dying (tiny, float32) died while" in accident
+    assert "launched once more, alone: dying (tiny, float32) died" in accident
     assert "signal SIGKILL" in accident
 
 
@@ -89,6 +89,22 @@ def test_out_of_memory_is_no_accident(tmp_path):
     assert "ran out of memory" in found.evidence.seen[MANY].failed
     assert not any("once more" in line for line in said)
     assert found.launches == 3
+
+
+def test_one_launch_measures_several_batches(tmp_path):
+    """Of one configuration; each is kept, and they count as one launch."""
+    found, said, _ = advise(tmp_path / "state.json", EngineSpec("fake", "tiny"), together=2)
+    assert [one.setting for one in found.state.launches] == [MANY, FEW]
+    assert (found.state.made, found.launches) == (1, 2)
+    assert [line.partition(": ")[0] for line in said] == ["launch 1"] * 4
+
+
+def test_what_fails_together_is_launched_alone(tmp_path):
+    """The largest batch is to blame, and the other is measured in a launch of its own."""
+    spec = EngineSpec("fake", "tiny", options={"memory_limit_bytes": 250_000_000 + 40_000 * 16 * 2})
+    found, said, _ = advise(tmp_path / "state.json", spec, together=2)
+    assert [bool(one.failed) for one in found.state.launches] == [True, False]
+    assert any("launched once more, alone: fake (tiny, float32) ran out of memory" in line for line in said)
 
 
 def test_rounds_that_are_repeated_are_told(tmp_path):

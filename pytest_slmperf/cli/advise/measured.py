@@ -54,7 +54,7 @@ def answer(given: argparse.Namespace, model: str, limits: tuple[Limit, ...]) -> 
         evidence=evidence,
         settled=found.ended is not None,
         why=found.ended.why if found.ended else "the budget is spent; the same command goes on",
-        launches=sum(one.setting in evidence.seen for one in state.launches),
+        launches=state.made_of(evidence.seen),
     )
 
 

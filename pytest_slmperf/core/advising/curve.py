@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from itertools import pairwise
 from statistics import NormalDist
 
@@ -125,9 +126,14 @@ class Curve:
 
     def at(self, batch: float) -> Prediction:
         """What the metric may be at this batch."""
+        return Prediction(tuple(Normal(weight, *self._given(half, batch)) for half, weight in self._likely.items()))
+
+    @cached_property
+    def _likely(self) -> Mapping[float, float]:
+        """The values of h that count, with weights that sum to 1."""
         likely = {half: weight for half, weight in self.halves.items() if weight > NEGLIGIBLE}
         total = sum(likely.values())
-        return Prediction(tuple(Normal(weight / total, *self._given(half, batch)) for half, weight in likely.items()))
+        return {half: weight / total for half, weight in likely.items()}
 
     def _given(self, half: float, batch: float) -> tuple[float, float]:
         """Mean and standard deviation where h is this."""

@@ -9,7 +9,7 @@ values alone: where it was interrupted it goes on alike.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -23,6 +23,8 @@ LAUNCH_SD, LAUNCH_WEIGHT = 0.02, 4
 """How far launches are taken to scatter before any was repeated, and as how many repetitions that counts."""
 HOPELESS = 0.02
 """What keeps the limits with a smaller probability is not tried."""
+RIVAL = 0.05
+"""What keeps the limits with a smaller probability is no rival of the best."""
 LIKELY = 0.5
 """A lighter setting that is as good with this probability is tried."""
 LEVEL = 0.98
@@ -34,6 +36,11 @@ PER_OCTAVE = {"replicas": 0.5, "threads": 0.5}
 """So much of what twice as many could bring is expected of a series before it is measured; it may be none, or all."""
 OTHER_DTYPE_SD = 0.5
 """Of a type that was not measured: a factor of 1.6 in either direction."""
+UNSEEN_OCTAVES = 2.0
+"""From the nearest batch that was launched: farther off a curve may have a step that nobody has seen."""
+LARGEST_STEP = 1.0
+"""Of a logarithm, that a curve may rise above its law where an engine takes another kernel: by 60 % and more on two CPU
+cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +56,20 @@ class Policy:
     of that.
     """
 
+    together: int = 4
+    """Settings that one launch measures at most: all of one configuration."""
+
     @property
     def worth(self) -> float:
         """The share of `within` that must be expected of a launch."""
         return self.negligible / self.most_launches
+
+    @property
+    def looks_for_steps(self) -> bool:
+        """Whether launches may be spent on what the law of a curve doesn't expect: not where a setting may have but
+        one, so that a full sweep would cost little more.
+        """
+        return self.most_launches > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +78,8 @@ class Next:
 
     setting: Setting
     why: str
+    along: tuple["Next", ...] = ()
+    """To be measured in the same launch: what would be planned next if each showed what is expected of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +95,22 @@ Step: TypeAlias = Next | Settled
 def plan(question: Question, candidates: Sequence[Setting], evidence: Evidence, policy: Policy) -> Step:
     """What to measure next of these settings. The first one's configuration is what the others are compared with."""
     where = _Standing(question, tuple(candidates), evidence, policy)
-    return (
-        where.reference_step()
-        or where.better()
-        or where.second()
-        or where.lighter()
-        or where.again()
-        or where.settled()
-    )
+    step = where.reference_step() or where.wanted() or where.settled()
+    return replace(step, along=_along(where, step)) if isinstance(step, Next) else step
+
+
+def _along(where: "_Standing", first: Next) -> tuple[Next, ...]:
+    """What to measure in the same launch."""
+    if where.nothing_known:  # but how curves go with the batch
+        where = replace(where, question=replace(where.question, limits=()))
+    taken = [first]
+    while len(taken) < where.policy.together:
+        where = where.after(taken[-1].setting)
+        step = where.wanted() or where.for_nothing()
+        if not isinstance(step, Next):
+            break
+        taken.append(step)
+    return tuple(taken[1:])
 
 
 def reference_series(candidates: Iterable[Setting]) -> Series:
@@ -137,6 +164,53 @@ class _Standing:
     candidates: tuple[Setting, ...]
     evidence: Evidence
     policy: Policy
+    taken: tuple[Setting, ...] = ()
+    """What the next launch measures already: what goes with it is of the same configuration, and sure to fit if that
+    does."""
+
+    @property
+    def nothing_known(self) -> bool:
+        """Whether no setting was measured yet."""
+        return not self.evidence.measured(self.question)
+
+    def after(self, setting: Setting) -> "_Standing":
+        """As if the next launch had shown of a setting what is expected of it, or anything where nothing is known."""
+        expected = {one: self._predicted(setting, one) for one in self.question.metrics}
+        values = {one.name: math.exp(seen.mean) if seen else 1.0 for one, seen in expected.items()}
+        return replace(self, evidence=self.evidence.plus(setting, values), taken=(*self.taken, setting))
+
+    def wanted(self) -> Step | None:
+        """What is to be measured beside the reference, the most urgent first."""
+        return self.better() or self.second() or self.spanned() or self.lighter() or self.again()
+
+    def for_nothing(self) -> Step | None:
+        """What a launch may measure beside what it is made for: of a series that is new, what lies farthest from all
+        else in it; then again what is advised or compared with, and its rivals.
+        """
+        far = {
+            one: octaves
+            for one in self._open
+            if (octaves := self._octaves_from_known(one)) >= 1 and self._keeps(one) >= HOPELESS
+        }
+        distant = sorted(far, key=lambda one: (far[one], one.batch), reverse=True)
+        both = (picked(self.question, self.evidence), reference(self.candidates, self.evidence))
+        rivals = [one for one in self._open if self._keeps(one) >= RIVAL and self._reach(one) >= 0]
+        near = (*(one.setting for one in both if one), *sorted(rivals, key=self._reach, reverse=True))
+        known = any(one.series == self.taken[0].series for one in self.evidence.seen if one not in self.taken)
+        for one in (*near, *distant) if known else (*distant, *near):
+            if one in self._open:
+                return Next(one, "it costs no launch")
+        return None
+
+    def _reach(self, setting: Setting) -> float:
+        """How far a setting may be beyond the best, of the objective's logarithm."""
+        seen, best = self._predicted(setting, self.question.objective), self._best
+        if seen is None or best is None:
+            return -math.inf
+        known = self.evidence.seen.get(setting)
+        launches = max(1, known.launches(self.question) if known else 0)
+        sd = self._sd(self.question.objective) * math.sqrt(1 / launches + 1 / best.launches)
+        return self.question.sign * (seen.mean - best.log) + 2 * sd
 
     def reference_step(self) -> Step | None:
         """One instance at its largest batch. Where that fails, what fits is found by halves."""
@@ -189,6 +263,32 @@ class _Standing:
         nearest = min(others, key=lambda one: abs(octaves[one] - 1), default=None)
         return Next(nearest, "a second point tells how the curve goes") if nearest else None
 
+    def spanned(self) -> Step | None:
+        """What lies far from all that was measured of its series, where a step from one kernel to the next could make
+        it the best: the law expects none.
+        """
+        question, best = self.question, self._best
+        if best is None or not self.policy.looks_for_steps:
+            return None
+        level = question.sign * best.log + math.log1p(question.within)
+        far: dict[Setting, tuple[float, float]] = {}
+        for setting in self._open:
+            octaves = self._octaves_from_known(setting)
+            seen = self._predicted(setting, question.objective)
+            if octaves < UNSEEN_OCTAVES or seen is None or self._keeps(setting) < HOPELESS:
+                continue
+            if (promise := question.sign * seen.mean) + LARGEST_STEP >= level:
+                far[setting] = octaves, promise
+        if not far:
+            return None
+        setting = max(far, key=far.__getitem__)
+        return Next(setting, "nothing near it was measured, and a curve may have a step there")
+
+    def _octaves_from_known(self, setting: Setting) -> float:
+        """To the nearest batch that was launched of its series; infinite where none was."""
+        known = (one.each for one in self.evidence.seen if one.series == setting.series)
+        return min((abs(math.log2(setting.each / each)) for each in known), default=math.inf)
+
     def lighter(self) -> Step | None:
         """What is lighter than what would be advised, and likely as good."""
         question, best, pick = self.question, self._best, picked(self.question, self.evidence)
@@ -213,7 +313,7 @@ class _Standing:
         both = [pick]
         if beside and beside.setting != pick.setting and beside.launches(question):
             both.append(beside)
-        few = [one for one in both if one.launches(question) < self.policy.most_launches]
+        few = [one for one in both if one.launches(question) < self.policy.most_launches and self._may(one.setting)]
         if not few:
             return None
         fewest = min(few, key=lambda one: one.launches(question))
@@ -253,8 +353,18 @@ class _Standing:
         return tuple(
             one
             for one in self.candidates
-            if not self.evidence.fails(one)
+            if self._may(one)
+            and not self.evidence.fails(one)
             and (one not in self.evidence.seen or self.evidence.seen[one].launches(self.question) < most)
+        )
+
+    def _may(self, setting: Setting) -> bool:
+        """Whether it may be measured in the next launch."""
+        if not self.taken or setting in self.taken:
+            return not self.taken
+        ran = (one.setting for one in self.evidence.seen.values() if one.values and not one.failed)
+        return setting.series == self.taken[0].series and any(
+            one.series == setting.series and one.batch >= setting.batch for one in ran
         )
 
     @cached_property
@@ -290,6 +400,16 @@ class _Standing:
 
     def _predicted(self, setting: Setting, meaning: Metric) -> Prediction | None:
         """What a metric of a setting may be; None where no series was measured."""
+        asked = setting, meaning.name
+        if asked not in self._predictions:
+            self._predictions[asked] = self._predict(setting, meaning)
+        return self._predictions[asked]
+
+    @cached_property
+    def _predictions(self) -> dict[tuple[Setting, str], Prediction | None]:
+        return {}
+
+    def _predict(self, setting: Setting, meaning: Metric) -> Prediction | None:
         curves = self._curves(meaning)
         own = curves.get(setting.series)
         if own:
