@@ -29,9 +29,10 @@ from pytest_slmperf.core.launch import CaseRecord, Load, RoundPolicy
 from pytest_slmperf.core.prompts import prompts
 from pytest_slmperf.core.shapes import shape_of
 from pytest_slmperf.engines.ctranslate2 import random_model, read_vocabulary
-from pytest_slmperf.run.guards import Witness, scan
+from pytest_slmperf.run.blame import scan
 from pytest_slmperf.run.launch import run_launch
 from pytest_slmperf.run.pinning import choose_cores, keep_off
+from pytest_slmperf.run.witness import Witness
 
 TOKENS = 32
 POLICY = RoundPolicy(rounds=4, round_s=0.1, observed_requests=0, void_retries=6)

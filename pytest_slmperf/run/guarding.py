@@ -7,25 +7,12 @@ from dataclasses import dataclass, field
 
 from pytest_slmperf.core.machine import SIMULATED
 from pytest_slmperf.core.protocol import Measured
-from pytest_slmperf.run.guards import (
-    Scan,
-    Stolen,
-    Tolerances,
-    Void,
-    Witness,
-    blame,
-    command_line,
-    in_rounds,
-    judge_pace,
-    judge_package,
-    judge_round,
-    load_elsewhere,
-    scan,
-    suspects,
-)
+from pytest_slmperf.run.blame import Scan, blame, command_line, in_rounds, scan, suspects
+from pytest_slmperf.run.guards import Stolen, Tolerances, Void, judge_pace, judge_package, judge_round, load_elsewhere
 from pytest_slmperf.run.pace import Pace, Slowness
 from pytest_slmperf.run.pinning import used_cores
 from pytest_slmperf.run.process import EngineProcess
+from pytest_slmperf.run.witness import Witness
 
 SLOW_SPELL_S = 1.0
 """So long a round waits, at most, for cores that are slower than usual."""

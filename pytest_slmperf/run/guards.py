@@ -1,32 +1,21 @@
 """Guards: what voids a round, judged by its causes and never by its result.
 
 A `Reading` is what the machine's counters say at one moment; a round has one right before and one right after it.
-Whether it is void is decided by `judge_round`, from the two alone. Who is to blame is found afterwards, from two scans
-of the processes.
+Whether it is void is decided by `judge_round`, from the two alone. `run.witness` takes readings, and `run.blame` finds
+afterwards who it was.
 """
 
 import math
 import os
-import re
-import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from pytest_slmperf.core.cpu_fitness import STOLEN
 from pytest_slmperf.core.units import NS_PER_MS, NS_PER_S
-from pytest_slmperf.pool.pinning import CORES
 from pytest_slmperf.run.pace import Slowness, slowed
-from pytest_slmperf.worker.bootstrap import ids
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-COMMAND_SHOWN = 60
-SUSPECTS_NAMED = 5
-
-# Fields of a line of /proc/stat after the core's name, in ticks.
-_IDLE, _IOWAIT, _STEAL = 3, 4, 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,207 +248,5 @@ def load_elsewhere(before: Reading, after: Reading, cores: Collection[int]) -> f
     return min(1.0, busy * TICK_NS / wall_ns / len(others))
 
 
-# -- who it was
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One process in a scan."""
-
-    name: str
-    parent: int
-    started: int
-    """Tells it from another process that gets its id later."""
-    cpu_ticks: int
-    core: int
-    """That it ran on last."""
-
-
-Scan = Mapping[int, Seen]
-"""Processes by their id."""
-
-
-@dataclass(frozen=True, slots=True)
-class Suspect:
-    """A process that used the cores between two scans."""
-
-    pid: int
-    name: str
-    cpu_s: float
-
-
-def suspects(before: Scan, after: Scan, *, cores: Collection[int] | None, root: int) -> list[Suspect]:
-    """Who else used the cores between the scans, most first. The engine is all that descends from `root`, its guard."""
-    family = _descendants({**before, **after}, root)
-    found = []
-    for pid, now in after.items():
-        if pid in family:
-            continue
-        earlier = before.get(pid)
-        ticks = now.cpu_ticks - (earlier.cpu_ticks if earlier and earlier.started == now.started else 0)
-        was_there = cores is None or now.core in cores or (earlier is not None and earlier.core in cores)
-        if ticks > 0 and was_there:
-            found.append(Suspect(pid, now.name, ticks * TICK_NS / NS_PER_S))
-    return sorted(found, key=lambda suspect: -suspect.cpu_s)
-
-
-def in_rounds(found: Sequence[Suspect], own_ns: int) -> list[Suspect]:
-    """The suspects, of whom this process is one for no more than what it worked within the rounds: reading counters
-    and waiting for the cores' pace between them takes more, and is no disturbance. Less than a tick isn't told.
-    """
-    own = [replace(one, cpu_s=own_ns / NS_PER_S) for one in found if one.pid == os.getpid() and own_ns >= TICK_NS]
-    return sorted([*own, *(one for one in found if one.pid != os.getpid())], key=lambda suspect: -suspect.cpu_s)
-
-
-def _descendants(processes: Scan, root: int) -> set[int]:
-    """The process, and those that it and they have started."""
-    started = defaultdict[int, list[int]](list)
-    for pid, process in processes.items():
-        started[process.parent].append(pid)
-    found = [root]
-    for pid in found:
-        found.extend(started[pid])
-    return set(found)
-
-
-def blame(found: Sequence[Suspect], command: Callable[[int], str] = lambda _: "") -> str:
-    """Who it was, in words: the first few, or that nobody was seen. `command` gives the command line of a process."""
-    if not found:
-        return "nobody was seen there: a process that has ended since, another container, or the kernel itself"
-    named = [
-        f"{'pytest-slmperf itself, ' if suspect.pid == os.getpid() else ''}{command(suspect.pid) or suspect.name} "
-        f"(pid {suspect.pid}, {suspect.cpu_s:.2g} s of CPU)"
-        for suspect in found[:SUSPECTS_NAMED]
-    ]
-    more = f" and {len(found) - SUSPECTS_NAMED} more" if len(found) > SUSPECTS_NAMED else ""
-    return ", ".join(named) + more
-
-
 def _listed(cores: Collection[int]) -> str:
     return ", ".join(map(str, sorted(cores)))
-
-
-# -- reading this machine
-
-_STAT = re.compile(rb"^cpu(\d+) (.+)$", re.MULTILINE)
-
-
-class Witness:
-    """Reads this machine's counters for a process and all that descends from it. Lives as long as the process.
-
-    `engine` is one of them, that is known where the kernel lists no children.
-    """
-
-    def __init__(self, root: int, cores: Collection[int] | None, *, engine: int | None = None) -> None:
-        self._pinned = bool(cores)
-        self._counts_turns = _numbered_as_here() and os.access("/proc/thread-self/schedstat", os.R_OK)
-        self._lists_children = os.access("/proc/thread-self/children", os.R_OK)
-        self._known = (root,) if engine is None or self._lists_children else (root, engine)
-        watched = sorted(cores) if cores is not None else sorted(os.sched_getaffinity(0))
-        self._throttles = _readable(
-            {core: CORES / f"cpu{core}/thermal_throttle/core_throttle_count" for core in watched}
-        )
-        self._clocks = _readable({core: CORES / f"cpu{core}/cpufreq/scaling_cur_freq" for core in watched})
-
-    @property
-    def blind_to(self) -> tuple[str, ...]:
-        """What this machine does not let us see, each as a note."""
-        blind = []
-        if not self._throttles and not self._clocks and not self._pinned:
-            blind.append(
-                "this machine does not show its cores' clock and throttling, and the engine is not pinned to any, so a "
-                "slowed core is not noticed"
-            )
-        if not self._counts_turns:
-            blind.append("this machine does not show how long a thread waits for a core, so contention is not noticed")
-        elif not self._lists_children:
-            blind.append(
-                "this kernel does not list a process's children, so contention is noticed of the engine's own process "
-                "alone"
-            )
-        return tuple(blind)
-
-    def read(self) -> Reading:
-        """The counters now. About 0.1 ms, and 10 µs for each thread of the engine and of its guard: for right before
-        and right after a round, never within.
-        """
-        threads = self._turns()
-        stat = _cores_of_stat()
-        return Reading(
-            monotonic_ns=time.monotonic_ns(),
-            raw_ns=time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW),
-            boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
-            threads=threads,
-            steal_ticks={core: ticks[_STEAL] for core, ticks in stat.items()},
-            busy_ticks={core: sum(ticks[:_STEAL]) - ticks[_IDLE] - ticks[_IOWAIT] for core, ticks in stat.items()},
-            throttles=_numbers(self._throttles),
-            clock_khz=_numbers(self._clocks),
-        )
-
-    def _turns(self) -> dict[int, Turns] | None:
-        if not self._counts_turns:
-            return None
-        turns: dict[int, Turns] = {}
-        family = list(self._known)
-        for pid in family:
-            with suppress(OSError):  # it has ended meanwhile
-                for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - a quarter of the time of a Path
-                    with suppress(OSError):
-                        task = f"/proc/{pid}/task/{thread}"
-                        with open(f"{task}/schedstat", "rb") as counters:  # noqa: PTH123
-                            ran, waited, _ = counters.read().split()
-                        allowed = frozenset(os.sched_getaffinity(int(thread)))
-                        turns[int(thread)] = Turns(int(ran), int(waited), allowed)
-                        with open(f"{task}/children", "rb") as children:  # noqa: PTH123
-                            family.extend(map(int, children.read().split()))
-        return turns
-
-
-def _numbered_as_here() -> bool:
-    """Whether /proc is that of this process's PID namespace, and not an outer one's."""
-    with suppress(OSError):
-        return ids("self") == [os.getpid()]
-    return False
-
-
-def scan() -> Scan:
-    """All processes that can be seen."""
-    found: dict[int, Seen] = {}
-    for entry in os.listdir("/proc"):  # noqa: PTH208 - a quarter of the time of a Path
-        if not entry.isdecimal():
-            continue
-        with suppress(OSError, ValueError, IndexError), open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123
-            content = file.read()
-            name = content[content.index(b"(") + 1 : content.rindex(b")")].decode(errors="replace")
-            after_name = content[content.rindex(b")") + 2 :].split()
-            parent, utime, stime, started, core = (int(after_name[place]) for place in (1, 11, 12, 19, 36))
-            found[int(entry)] = Seen(name, parent, started, utime + stime, core)
-    return found
-
-
-def command_line(pid: int) -> str:
-    """What was typed to start the process, cut where it is long; "" for the kernel's own and for what has ended."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return ""
-    line = " ".join(" ".join([words[0].rpartition("/")[2], *words[1:]]).split())
-    return line if len(line) <= COMMAND_SHOWN else f"{line[:COMMAND_SHOWN]}…"
-
-
-def _cores_of_stat() -> dict[int, list[int]]:
-    with open("/proc/stat", "rb") as file:  # noqa: PTH123 - read twice a round
-        content = file.read()
-    return {int(core): [int(ticks) for ticks in counted.split()] for core, counted in _STAT.findall(content)}
-
-
-def _readable(paths: Mapping[int, Path]) -> dict[int, Path]:
-    return {core: path for core, path in paths.items() if os.access(path, os.R_OK)}
-
-
-def _numbers(paths: Mapping[int, Path]) -> dict[int, int]:
-    numbers: dict[int, int] = {}
-    for core, path in paths.items():
-        with suppress(OSError, ValueError):
-            numbers[core] = int(path.read_text())
-    return numbers

@@ -16,8 +16,10 @@ from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.meters.boards import mps_daemon_runs
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace
 from pytest_slmperf.meters.rapl import RaplMeter
+from pytest_slmperf.run.blame import blame, command_line, scan, suspects
 from pytest_slmperf.run.devices import VISIBLE
-from pytest_slmperf.run.guards import TICK_NS, Witness, blame, command_line, scan, suspects
+from pytest_slmperf.run.guards import TICK_NS
+from pytest_slmperf.run.witness import Witness
 
 LONGER_S = 5.0
 """How long a counter is looked at that moved too seldom for its period to be known."""
