@@ -187,12 +187,17 @@ def has_dtype(name: str, dtype: str) -> bool:
 
 
 def untold(spec: EngineSpec, what: str) -> str:
-    """Why a server isn't told its `dtype` or its `threads`, so that a sweep over them would measure one thing under
-    several names; empty where it is told, or no server serves for the engine. One that is started has so many cores as
-    threads in any case.
+    """Why a server isn't told its `dtype`, its `threads` or that it is one of several `replicas`, so that a sweep over
+    them would measure one thing under several names; empty where it is told, or no server serves for the engine. One
+    that is started has so many cores as threads in any case, and a replica one of its own.
     """
     option = BUILT_IN[spec.engine].told_by if spec.engine in BUILT_IN else ""
     command = spec.options.get(option) if option else ""
+    if command is None and what == "replicas":
+        apart = spec.pool is None or spec.pool.kind in ELSEWHERE
+        return (
+            "" if apart else "replicas of a server that runs already are all the same one: pool=endpoints names others"
+        )
     if command is None:
         return f"a server that runs already has the {what} that it has"
     if option and what == "dtype" and "{dtype}" not in str(command):

@@ -20,6 +20,8 @@ UNTOLD_MEMORY = ("mig", *ELSEWHERE)
 """Kinds of a pool of which nobody knows here what memory each replica has."""
 SHARING = ("processes", "mps")
 """Kinds of which each replica has weights of its own, in one memory."""
+SERVED_WITH = ("dtype", "threads", "replicas")
+"""Of what a sweep varies, that a server has to be told."""
 NEAR = 0.85
 """How alike two names are of which one is the other mistyped, as difflib has it: `spred` and `spread` are 0.91."""
 
@@ -45,7 +47,7 @@ def lacking(case: Case, spec: EngineSpec) -> str | None:
     types += [one.dtype for one in spec.beside if one.dtype]
     if other := [dtype for dtype in types if not registry.has_dtype(spec.engine, dtype)]:
         return f"{spec.engine} has no dtype {other[0]}"
-    if unheard := [why for name in ("dtype", "threads") if name in varied and (why := registry.untold(spec, name))]:
+    if unheard := [why for name in SERVED_WITH if name in varied and (why := registry.untold(spec, name))]:
         return unheard[0]
     options = [name for name in varied if name not in (*VARIED, *POOL_OPTIONS)]
     options += [name for one in spec.beside for name in one.options]

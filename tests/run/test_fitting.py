@@ -189,7 +189,12 @@ def test_a_variant_that_an_engine_surely_lacks_is_skipped():
         ({"command": "serve --port {port}"}, {"dtype": "int8"}, "command has no {dtype}, so the server is told none"),
         ({"command": "serve --port {port}"}, {"threads": 1}, ""),
         ({"command": "serve --port {port} --dtype {dtype}"}, {"dtype": "int8"}, ""),
-        ({"url": "http://127.0.0.1:8000/v1"}, {"replicas": 2}, ""),
+        (
+            {"url": "http://127.0.0.1:8000/v1"},
+            {"replicas": 2},
+            "replicas of a server that runs already are all the same",
+        ),
+        ({"command": "serve --port {port}"}, {"replicas": 2}, ""),
     ],
 )
 def test_what_a_server_is_not_told_is_not_swept(options, varied, says):
