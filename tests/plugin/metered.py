@@ -56,7 +56,7 @@ def test_energy(metered, batch_size):
 """
 
 EVENTS = '''
-"""Beside a run: what happens to the board and its engine a moment after its meter has begun to look, each time."""
+"""Beside a run: what happens to the board and its engine a moment after its meter has begun to look at both."""
 
 import ctypes
 import os
@@ -64,7 +64,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from itertools import count
+from itertools import cycle
 from pathlib import Path
 
 AMID_S, LASTS_S = 0.05, 0.3  # after the meter's start, while the load goes on
@@ -75,34 +75,44 @@ def meter():
 
 
 def engine():
-    return int(Path("load").read_text().splitlines()[-1].split()[0])
+    with suppress(FileNotFoundError, ProcessLookupError):  # the meter also looks before an engine's start
+        found = int(Path("load").read_text().splitlines()[-1].split()[0])
+        os.kill(found, 0)
+        return found
 
 
-def happen(events, epoch_ns):
-    driver = ctypes.CDLL("libnvidia-ml.so.1")
-    driver.nvmlstub_say.restype = ctypes.c_char_p
-    for number in count(1):
+def rounds():
+    looking = None
+    while True:
+        if looking:
+            looking.join()
         while not (looking := meter()):
             time.sleep(0.002)
-        then = (time.monotonic_ns() - epoch_ns) / 1e9 + AMID_S
-        for event in events:
-            if event == "engine pauses":
-                time.sleep(AMID_S)
-                with suppress(FileNotFoundError, ProcessLookupError):  # it also looks before an engine's start
-                    paused = engine()
-                    os.kill(paused, signal.SIGSTOP)
-                    time.sleep(LASTS_S)
-                    os.kill(paused, signal.SIGCONT)
-            else:
-                said = event.format(then=then, later=then + LASTS_S, number=number)
-                assert driver.nvmlstub_say(said.encode()) is None, said
-        looking.join()
+        if found := engine():
+            yield found, (time.monotonic_ns() - epoch_ns()) / 1e9 + AMID_S
+
+
+def epoch_ns():
+    return int(Path("scenario").read_text().split()[1])
+
+
+def happen(events):
+    driver = ctypes.CDLL("libnvidia-ml.so.1")
+    driver.nvmlstub_say.restype = ctypes.c_char_p
+    for number, ((serving, then), event) in enumerate(zip(rounds(), cycle(events)), 1):
+        if event == "engine pauses":
+            time.sleep(AMID_S)
+            os.kill(serving, signal.SIGSTOP)
+            time.sleep(LASTS_S)
+            os.kill(serving, signal.SIGCONT)
+        else:
+            said = event.format(then=then, later=then + LASTS_S, number=number)
+            assert driver.nvmlstub_say(said.encode()) is None, said
 
 
 def pytest_configure():
-    epoch_ns = int(Path("scenario").read_text().split()[1])
     events = Path("events").read_text().splitlines()
-    threading.Thread(target=happen, args=(events, epoch_ns), daemon=True).start()
+    threading.Thread(target=happen, args=(events,), daemon=True).start()
 '''
 
 
@@ -121,8 +131,8 @@ class MeteredProject(Project):
         self.write("pyproject.toml", "\n".join(kept).replace("[tool.slmperf]", "\n".join(["[tool.slmperf]", *lines])))
 
     def happens(self, *events: str) -> None:
-        """What happens in the middle of each energy round: `engine pauses`, or a statement of the driver's scenario, in
-        which `{then}` is when, `{later}` is a moment after, and `{number}` counts the rounds.
+        """What happens in the middle of the energy rounds, in turns: `engine pauses`, or a statement of the driver's
+        scenario, in which `{then}` is when, `{later}` is a moment after, and `{number}` counts the rounds.
         """
         self.write("events", "\n".join(events))
         self.write("conftest.py", EVENTS)

@@ -14,7 +14,7 @@ from metered import ENGINE, MeteredProject
 from nvml_fixtures import skip_unless_built
 
 pytest.importorskip("pynvml")
-SIDE_BY_SIDE = 14
+SIDE_BY_SIDE = 13
 JOULES, THROUGHPUT = "joules_per_output_token", "output_throughput"
 UNSEEN = "fail DeviceGetComputeRunningProcesses NO_PERMISSION"
 
@@ -46,40 +46,48 @@ class Fault:
     scenario: tuple[str, ...] = ()
     """Of the driver, from the run's begin on."""
     event: str = ""
-    """What happens in the middle of each energy round: see `MeteredProject.happens`."""
+    """What happens in the middle of an energy round: see `MeteredProject.happens`."""
     window_s: float = 0.6
     """Longer than a busy machine is late."""
 
 
+IN_TURNS = (
+    {
+        "the counter is reset": Fault("its energy counter went back from", event="reset {then}"),
+        "permission is taken away": Fault(
+            "this user may not ask for it", event="fail DeviceGetTotalEnergyConsumption NO_PERMISSION {then} {later}"
+        ),
+        "its hardware is hot": Fault(
+            "its hardware slowed it down because it was hot", event="throttle hw_thermal {then} {later}"
+        ),
+        "its driver finds it hot": Fault(
+            "its driver slowed it down because it was hot", event="throttle sw_thermal {then} {later}"
+        ),
+        "power is short": Fault("(external power brake)", event="throttle power_brake {then} {later}"),
+    },
+    {
+        "its hardware slows it down": Fault("in two looks in a row", event="throttle hw_slowdown {then} {later}"),
+        "somebody comes": Fault(
+            "miner (pid 4321) came in the middle", event="process 4321 {then} {later} compute 900 miner"
+        ),
+        "memory fails": Fault("uncorrected memory errors (ECC)", event="ecc_uncorrected {then} {number}"),
+        "the driver reports an Xid": Fault("the driver reported Xid 48", event="xid {then} 48"),
+        "its power limit is lowered": Fault("its power limit was 400 W", event="power_limit {then} 400"),
+    },
+)
+"""What happens in the middle of the five launches of a run, each of which is void: another fault in each of them."""
+
 AMID = {
-    "the counter is reset": Fault("its energy counter went back from", event="reset {then}"),
     "the counter stands still": Fault("its energy counter stood still", event="stuck {then}", window_s=1.5),
     "the GPU is lost": Fault("the GPU is lost: it fell off the bus (Xid 79)", event="lost {then}"),
-    "permission is taken away": Fault(
-        "this user may not ask for it", event="fail DeviceGetTotalEnergyConsumption NO_PERMISSION {then} {later}"
-    ),
-    "its hardware is hot": Fault(
-        "its hardware slowed it down because it was hot", event="throttle hw_thermal {then} {later}"
-    ),
-    "its driver finds it hot": Fault(
-        "its driver slowed it down because it was hot", event="throttle sw_thermal {then} {later}"
-    ),
-    "power is short": Fault("(external power brake)", event="throttle power_brake {then} {later}"),
-    "its hardware slows it down": Fault("in two looks in a row", event="throttle hw_slowdown {then} {later}"),
     "it is hot, and its driver counts nothing": Fault(
         "its hardware slowed it down because it was hot, in",
         event="throttle hw_thermal {then} {later}",
         scenario=("missing DeviceGetFieldValues", "missing DeviceGetViolationStatus"),
     ),
-    "somebody comes": Fault(
-        "miner (pid 4321) came in the middle", event="process 4321 {then} {later} compute 900 miner"
-    ),
-    "its power limit is lowered": Fault("its power limit was 400 W", event="power_limit {then} 400"),
-    "memory fails": Fault("uncorrected memory errors (ECC)", event="ecc_uncorrected {then} {number}"),
-    "the driver reports an Xid": Fault("the driver reported Xid 48", event="xid {then} 48"),
     "the load pauses": Fault("the load paused for", "unmeasured", "regressed", event="engine pauses"),
 }
-"""What happens in the middle."""
+"""What happens in the middle of each launch: what lasts, or is so from the begin, or voids none."""
 
 FROM_THE_BEGIN = {
     "somebody is there": Fault(
@@ -135,42 +143,60 @@ FROM_THE_BEGIN = {
 """What is so in the whole run."""
 
 
-@pytest.mark.parametrize("faults", [pytest.param(AMID, id="amid"), pytest.param(FROM_THE_BEGIN, id="from the begin")])
-def test_each_makes_the_run_red_and_is_named(metered, tmp_path, faults):
+def each_alone(faults):
+    return [{name: fault} for name, fault in faults.items()]
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        pytest.param([*IN_TURNS, *each_alone(AMID)], id="amid"),
+        pytest.param(each_alone(FROM_THE_BEGIN), id="from the begin"),
+    ],
+)
+def test_each_makes_the_run_red_and_is_named(metered, tmp_path, runs):
     """A suite that gates throughput and joules, with a baseline of both: it says which of the two is void, and why."""
 
-    def wrong(name: str) -> str:
-        fault = faults[name]
+    def wrong(faults):
+        """What is wrong with a run of these faults; nothing where it says each."""
+        name, one = next(iter(faults.items()))
         project = metered.again(tmp_path / name.replace(" ", "-"))
-        project.settings("void_retries = 0", "missing_meter = 'red'", f"window_s = {fault.window_s}")
-        if fault.event:
-            project.happens(fault.event)
-        said = project.run("--slmperf-report=report.json", scenario=fault.scenario)
-        verdicts = verdicts_of(project) if said.endswith("exit code 1") else {}
-        found = {metric: verdict["verdict"] for metric, verdict in verdicts.items()}
-        why = verdicts.get(JOULES, {}).get("reason", "")
-        wanted = {THROUGHPUT: fault.throughput, JOULES: fault.verdict}
-        return "" if found == wanted and fault.says in why else f"{name}: {found}, {why}\n{said}"
+        project.settings("void_retries = 0", "missing_meter = 'red'", f"window_s = {one.window_s}")
+        if one.event:
+            project.happens(*(fault.event for fault in faults.values()))
+        said = project.run("--slmperf-report=report.json", scenario=one.scenario)
+        case = case_of(project) if said.endswith("exit code 1") else {"verdicts": {}, "void_rounds": []}
+        found = {metric: verdict["verdict"] for metric, verdict in case["verdicts"].items()}
+        why = [verdict["reason"] for metric, verdict in case["verdicts"].items() if metric == JOULES]
+        if len(faults) > 1:
+            why = [void["reason"] for void in case["void_rounds"]]
+        unsaid = [name for name, fault in faults.items() if not any(fault.says in reason for reason in why)]
+        wanted = {THROUGHPUT: one.throughput, JOULES: one.verdict}
+        return "" if found == wanted and not unsaid else f"{unsaid or name}: {found}, {why}\n{said}"
 
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as runs:
-        told = [one for one in runs.map(wrong, faults) if one]
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as side_by_side:
+        told = [one for one in side_by_side.map(wrong, runs) if one]
     assert not told, "\n".join(told)
 
 
 MARKED = {
-    "who is there can't be told, and persistence is off": (
-        ("process 4294967295 0 - compute 100", "persistence off"),
-        ("the driver's list of processes is nonsense", "its persistence mode is off"),
+    "who is there can't be told, persistence is off, and it waits and is held back as ever since": (
+        (
+            "process 4294967295 0 - compute 100",
+            "persistence off",
+            "throttle sync_boost 0 - 0.4",
+            "throttle sw_power_cap 0 - 0.02",
+        ),
+        (
+            "the driver's list of processes is nonsense",
+            "its persistence mode is off",
+            "it waited for another board's clock for 40.0% of the round",
+            "its power limit held it back for 2.0% of the round",
+        ),
     ),
-    "MIG is on": (("mig 2",), ("MIG is on: the joules are those of the whole board, of all its instances",)),
-    "MPS serves": (("process 4321 0 - mps 30 /usr/bin/nvidia-cuda-mps-server",), ()),
-    "it waits for another board's clock": (
-        ("throttle sync_boost 0 - 0.4",),
-        ("it waited for another board's clock for 40.0% of the round",),
-    ),
-    "its power limit holds it back, as ever since": (
-        ("throttle sw_power_cap 0 - 0.02",),
-        ("its power limit held it back for 2.0% of the round",),
+    "MIG is on, and MPS serves": (
+        ("mig 2", "process 4321 0 - mps 30 /usr/bin/nvidia-cuda-mps-server"),
+        ("MIG is on: the joules are those of the whole board, of all its instances",),
     ),
 }
 """What is no fault: a scenario, and what is said of it."""
@@ -229,7 +255,6 @@ def test_another_environment_without_this_package_has_its_joules_compared(tmp_pa
     assert "2 unchanged" in said
 
 
-def verdicts_of(project):
-    """What the report says of each gated metric of the only case."""
-    report = json.loads((project.path / "report.json").read_text())
-    return report["sweeps"][0]["cases"][0]["verdicts"]
+def case_of(project):
+    """What the report says of the only case."""
+    return json.loads((project.path / "report.json").read_text())["sweeps"][0]["cases"][0]
