@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from whole_gate import PASSED, WholeGate
 
 from pytest_slmperf.core.engine import EngineSpec, Request
 from pytest_slmperf.core.errors import EngineFailed
@@ -71,13 +72,13 @@ def test_static_batches_are_served_and_each_token_has_its_time(started):
 def test_requests_of_a_closed_loop_come_and_go_one_by_one(started):
     """Its own counts of prompts, of answers, of its cache and of its batch are read."""
     engine, facts = started
-    load = Load("serve", ((16, 24),) * 32, seed=7, arrivals=Arrivals(concurrency=8))
-    traffic = play(engine, Play(load, 1.0, 16, 60.0), Prompts(vocabulary=facts.vocabulary, seed=7))
+    load = Load("serve", ((16, 240),) * 32, seed=7, arrivals=Arrivals(concurrency=8))
+    traffic = play(engine, Play(load, 2.0, 16, 60.0), Prompts(vocabulary=facts.vocabulary, seed=7))
     assert {one.error for one in traffic.exchanges} == {""}
-    whole = [one for one in traffic.exchanges if one.asked_tokens == 24]
+    whole = [one for one in traffic.exchanges if one.asked_tokens == 240]
     assert len(whole) >= 16
-    assert all((one.output_tokens, one.prompt_tokens, one.cached_tokens) == (24, 16, 0) for one in whole)
-    assert all(len(one.chunk_ns) == 24 for one in whole)
+    assert all((one.output_tokens, one.prompt_tokens, one.cached_tokens) == (240, 16, 0) for one in whole)
+    assert all(len(one.chunk_ns) == 240 for one in whole)
     assert max(look.counters[RUNNING] for look in traffic.looks) > 1
     assert len({look.counters[CACHED_TOKENS] for look in traffic.looks}) == 1
 
@@ -93,3 +94,17 @@ def test_a_request_beyond_its_context_is_refused_in_its_words(started):
 def test_the_engine_keeps_the_protocol(spec):
     """What every engine promises, this one keeps with this server."""
     conforms(openai.create, spec)
+
+
+@pytest.mark.alone
+@pytest.mark.timeout(3600)
+def test_shipped_suites_are_recorded_green_and_red_by_a_planted_loss(tmp_path, command):
+    """Each launch starts a server; answers are long enough for a sender's milliseconds to be a small part of them."""
+    sweeps = {
+        "latency": f'model = ["{MODEL}"], batch_size = [4], output_tokens = 128',
+        "load": f'model = ["{MODEL}"], concurrency = [4], output_tokens = 128',
+    }
+    gate = WholeGate(tmp_path, f"openai:command={command},vocabulary=1024", sweeps)
+    gate.record()
+    assert set(gate.judged()) <= PASSED, gate.said
+    assert set(gate.judged(loss=0.4)) == {"regressed"}, gate.said
