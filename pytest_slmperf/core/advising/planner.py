@@ -134,7 +134,7 @@ def picked(question: Question, evidence: Evidence) -> Seen | None:
         return None
     best = max(question.sign * mean_log(one, question.objective) for one in keeping)
     close = [one for one in keeping if _close(question, question.sign * mean_log(one, question.objective), best)]
-    return min(close, key=lambda one: one.setting.weight)
+    return min(close, key=lambda one: (one.setting.weight, -question.sign * mean_log(one, question.objective)))
 
 
 def _close(question: Question, log: float, best: float) -> bool:
@@ -185,19 +185,14 @@ class _Standing:
 
     def for_nothing(self) -> Step | None:
         """What a launch may measure beside what it is made for: of a series that is new, what lies farthest from all
-        else in it; then again what is advised or compared with, and its rivals.
+        else in it; of another what is advised or compared with, and its rivals.
         """
-        far = {
-            one: octaves
-            for one in self._open
-            if (octaves := self._octaves_from_known(one)) >= 1 and self._keeps(one) >= HOPELESS
-        }
-        distant = sorted(far, key=lambda one: (far[one], one.batch), reverse=True)
+        new = not any(one.series == self.taken[0].series for one in self.evidence.seen if one not in self.taken)
+        if new and (far := self._far_from_known(1.0)):
+            return Next(far, "it costs no launch")
         both = (picked(self.question, self.evidence), reference(self.candidates, self.evidence))
         rivals = [one for one in self._open if self._keeps(one) >= RIVAL and self._reach(one) >= 0]
-        near = (*(one.setting for one in both if one), *sorted(rivals, key=self._reach, reverse=True))
-        known = any(one.series == self.taken[0].series for one in self.evidence.seen if one not in self.taken)
-        for one in (*near, *distant) if known else (*distant, *near):
+        for one in (*(one.setting for one in both if one), *sorted(rivals, key=self._reach, reverse=True)):
             if one in self._open:
                 return Next(one, "it costs no launch")
         return None
@@ -267,22 +262,26 @@ class _Standing:
         """What lies far from all that was measured of its series, where a step from one kernel to the next could make
         it the best: the law expects none.
         """
+        far = self._far_from_known(UNSEEN_OCTAVES) if self.policy.looks_for_steps else None
+        return Next(far, "nothing near it was measured, and a curve may have a step there") if far else None
+
+    def _far_from_known(self, least: float) -> Setting | None:
+        """What is farthest from all that was measured of its series, by so many octaves at least, and may be the best
+        where a curve has a step.
+        """
         question, best = self.question, self._best
-        if best is None or not self.policy.looks_for_steps:
+        if best is None:
             return None
         level = question.sign * best.log + math.log1p(question.within)
         far: dict[Setting, tuple[float, float]] = {}
         for setting in self._open:
             octaves = self._octaves_from_known(setting)
             seen = self._predicted(setting, question.objective)
-            if octaves < UNSEEN_OCTAVES or seen is None or self._keeps(setting) < HOPELESS:
+            if octaves < least or seen is None or self._keeps(setting) < HOPELESS:
                 continue
             if (promise := question.sign * seen.mean) + LARGEST_STEP >= level:
                 far[setting] = octaves, promise
-        if not far:
-            return None
-        setting = max(far, key=far.__getitem__)
-        return Next(setting, "nothing near it was measured, and a curve may have a step there")
+        return max(far, key=far.__getitem__, default=None)
 
     def _octaves_from_known(self, setting: Setting) -> float:
         """To the nearest batch that was launched of its series; infinite where none was."""
