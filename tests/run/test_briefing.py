@@ -37,6 +37,7 @@ def test_requests_that_arrive_have_one_round_of_a_length_that_is_set():
     policy = brief(
         Sweep("serve", ClosedLoop(8, 8), concurrency=[1]), (), Options(), Settings(traffic_s=7), budget_s=None
     ).policy
+    assert (policy.rounds, policy.traffic_s, policy.observed_requests) == (1, 7, 20)
 
 
 def test_what_is_gated_is_known_where_rounds_are_judged():
@@ -44,7 +45,6 @@ def test_what_is_gated_is_known_where_rounds_are_judged():
     sweep = Sweep("serve", ClosedLoop(8, 8), concurrency=[1], gate={"tpot_ms": 0.05, "output_throughput": 0.05})
     policy = brief(sweep, (), Options(), Settings(), budget_s=None).policy
     assert policy.gated == {"median_tpot_ms", "output_throughput"}
-    assert (policy.rounds, policy.traffic_s, policy.observed_requests) == (1, 7, 20)
 
 
 @pytest.mark.parametrize(("percentiles", "arrive"), [([], 20), ([99], 100)])
