@@ -61,7 +61,7 @@ class Host:
     visible: tuple[int | str, ...] | None = None
     """Which of them may be used: what CUDA_VISIBLE_DEVICES says, None where it says nothing."""
     memory_free_bytes: int | None = None
-    """Of the host."""
+    """Of the host, as far as this run may take it."""
 
 
 def placements(pool: Pool, spec: EngineSpec, host: Host) -> tuple[Placement, ...]:
@@ -79,7 +79,7 @@ def placements(pool: Pool, spec: EngineSpec, host: Host) -> tuple[Placement, ...
         if pool.memory_bytes is not None or pool.power_limit_w is not None:
             raise UsageError("memory_bytes and power_limit_w of a pool are a GPU's")
         if pool.kind == "processes":
-            _refuse_too_little(pool, sharing.least_bytes(spec, host.device), host.memory_free_bytes, "this machine")
+            _refuse_too_little(pool, sharing.least_bytes(spec, host.device), host.memory_free_bytes, "this run")
         return tuple(Placement(_cores_label(own), cores=own) for own in cores)
     gpus = visible_of(host.gpus, host.visible)
     if pool.kind == "mig":

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from pytest_slmperf.core.board import THREAD_SHARE, is_mps_server
 from pytest_slmperf.core.engine import EngineSpec
@@ -15,10 +14,9 @@ from pytest_slmperf.engines.registry import default_device
 from pytest_slmperf.meters import boards
 from pytest_slmperf.meters.nvml import visible_devices
 from pytest_slmperf.pool import mps
+from pytest_slmperf.pool.control_groups import memory_left_bytes
 from pytest_slmperf.pool.devices import VISIBLE, Host, Placement, placements
 from pytest_slmperf.pool.pinning import hardware_threads, numa_node
-
-_MEMORY = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def host_here(spec: EngineSpec) -> Host:
         siblings={core: hardware_threads(core) for core in cores},
         gpus=gpus,
         visible=seen,
-        memory_free_bytes=_memory_free_bytes(),
+        memory_free_bytes=memory_left_bytes(),
     )
 
 
@@ -119,11 +117,3 @@ def _listed(gpus: set[str]) -> tuple[set[int], frozenset[int]]:
     except MeterUnavailable:
         return set(), frozenset()
     return set(found.computing), found.through_mps
-
-
-def _memory_free_bytes() -> int | None:
-    with suppress(OSError, ValueError, IndexError):
-        for line in _MEMORY.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None

@@ -7,12 +7,13 @@ host name, no user name and no secret is kept: a baseline is committed, and mach
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from pytest_slmperf.core.machine import REMOTE, SIMULATED, Machine, Scalar, same, shown
 from pytest_slmperf.meters.boards import Board
+from pytest_slmperf.pool.control_groups import control_groups
 
 GIT_LIMIT_S = 10.0
 
@@ -244,21 +245,6 @@ def _listed(spans: str) -> int:
     return sum(int(last or first) - int(first) + 1 for first, _, last in ends)
 
 
-def _groups(root: Path, controller: str) -> Iterable[Path]:
-    """Folders of this process's control group and those above it, for a controller; empty where it has none."""
-    for line in _text(root, "proc/self/cgroup").splitlines():
-        _, controllers, path = (*line.split(":", 2), "", "")[:3]
-        unified = not controllers
-        if not unified and controller not in controllers.split(","):
-            continue
-        mounts = ("sys/fs/cgroup", "sys/fs/cgroup/unified") if unified else (f"sys/fs/cgroup/{controller}",)
-        for mount in mounts:
-            group = root / mount / path.lstrip("/")
-            while group.is_relative_to(root / mount):
-                yield group
-                group = group.parent
-
-
 def quota(root: Path = Path("/")) -> float | None:
     """Cores' worth of time that the control groups of this process allow it; None for no limit."""
     return min(_quotas(root), default=None)
@@ -267,7 +253,7 @@ def quota(root: Path = Path("/")) -> float | None:
 def _quotas(root: Path) -> list[float]:
     """Cores' worth of time that control groups allow, version 2 and 1."""
     quotas = []
-    for group in _groups(root, "cpu"):
+    for group in control_groups("cpu", root=root):
         limit = _text(group, "cpu.max").split()
         if not limit:
             limit = [_text(group, "cpu.cfs_quota_us"), _text(group, "cpu.cfs_period_us")]
@@ -280,7 +266,7 @@ def _memory_gib(root: Path) -> float | None:
     """Memory that this process may use, to a tenth of a GiB."""
     total = re.search(r"^MemTotal:\s*(\d+) kB", _text(root, "proc/meminfo"), re.MULTILINE)
     limits = [int(total[1]) * 1024] if total else []
-    for group in _groups(root, "memory"):
+    for group in control_groups("memory", root=root):
         texts = (_text(group, "memory.max"), _text(group, "memory.limit_in_bytes"))
         limits += [int(text) for text in texts if text.isdigit()]
     return round(min(limits) / 2**30, 1) if limits else None

@@ -159,7 +159,7 @@ def test_a_budget_of_other_engines_is_kept_by_mps_alone():
             EngineSpec("ctranslate2", "opt-1.3b"),
             Pool(4),
             Host("cpu", cores=(0, 1, 2, 3), memory_free_bytes=16 * GIB),
-            "for 4 replicas.*this machine has 16 GiB",
+            "for 4 replicas.*this run has 16 GiB",
         ),
         (replace(VLLM, model="opt-6.7b"), Pool(5), Host("cuda", gpus=(card(),)), "leaves no GiB of 16 GiB for a KV"),
     ],

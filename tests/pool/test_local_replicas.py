@@ -5,7 +5,6 @@ import re
 import signal
 import sys
 import threading
-import time
 import venv
 from dataclasses import replace
 from pathlib import Path
@@ -129,32 +128,32 @@ def test_a_replica_that_is_killed_is_named(spec):
 
 
 @needs_two
-def test_a_replica_that_is_killed_within_a_round_voids_it_and_is_named(spec):
+def test_a_replica_that_is_killed_within_a_round_ends_the_launch_and_is_named(spec):
     """From outside, as by the kernel's out-of-memory killer."""
+    kills = []
 
-    def kill():
-        log = Path(spec.options["log"])
-        while not (log.exists() and len(log.read_text().splitlines()) == 2):
-            time.sleep(0.01)
-        time.sleep(0.2)
-        os.kill(started(spec)[0][1], signal.SIGKILL)
+    def kill(_case, number, _rounds):
+        if number == 3:
+            kills.append(threading.Timer(0.015, os.kill, (started(spec)[0][1], signal.SIGKILL)))
+            kills[0].start()
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        with pytest.raises(EngineFailed, match=r"replica 1 of 2 \(core \d+\) died: signal SIGKILL"):
-            run_launch(
-                spec,
-                [LOAD],
-                replace(POLICY, rounds=100),
-                arm="candidate",
-                index=0,
-                cores=choose_cores(1, 2),
-                quantiles=(0.5,),
-            )
-    finally:
-        killer.join()
-    assert not alive(started(spec)[1][1])
+    policy = replace(POLICY, rounds=100)
+    words = (
+        r"while serving decode/tiny/batch=5, round \d+ of 100: replica 1 of 2 \(core \d+\) died: signal SIGKILL; often"
+    )
+    with pytest.raises(EngineFailed, match=words):
+        run_launch(
+            spec,
+            [LOAD],
+            policy,
+            arm="candidate",
+            index=0,
+            cores=choose_cores(1, 2),
+            quantiles=(0.5,),
+            progress=kill,
+        )
+    kills[0].join()
+    assert [alive(pid) for _, pid, _ in started(spec)] == [False, False]
 
 
 @needs_two
