@@ -1,6 +1,8 @@
 """Models beside the one that is measured: under their load while it is, named when they fail, gone with the launch."""
 
 import os
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -10,7 +12,8 @@ import pytest
 from pytest_slmperf import Beside, Slo
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
-from pytest_slmperf.core.launch import Load, RoundPolicy
+from pytest_slmperf.core.launch import BESIDE_VARIABLE, Load, RoundPolicy
+from pytest_slmperf.core.mix_metrics import mix_metrics
 from pytest_slmperf.core.traffic import Arrivals
 from pytest_slmperf.engines.registry import company
 from pytest_slmperf.run.key import case_key
@@ -175,6 +178,30 @@ def test_requests_at_a_rate_in_real_time():
     values = record.cases[CASE].values
     assert min(values["beside_1_output_throughput"]) > 50
     assert record.seconds < 10
+
+
+def test_a_server_of_its_own_command(monkeypatch):
+    """What its options say takes the place of the measured engine's: here another server, with requests at a rate."""
+    pytest.importorskip("aiohttp")
+    monkeypatch.setenv(BESIDE_VARIABLE, "")  # it is set for the engine's process, which is pinned, too: here this one
+    cores = os.sched_getaffinity(0)
+    server = f"{sys.executable} -m pytest_slmperf.testing.server --port={{port}} --model="
+    slo = Slo(ttft_ms=10_000)
+    paced = Beside("n", request_rate=40, output_tokens=5, slo=slo, options={"command": f"{server}n"}, cores="shared")
+    others = company(EngineSpec("openai", "m", options={"command": f"{server}m"}, beside=(paced,)))
+    try:
+        others.start()
+        others.begin()
+        began_ns = time.monotonic_ns()
+        time.sleep(0.5)
+        ended_ns = time.monotonic_ns()
+        found = mix_metrics([others.end(began_ns, ended_ns)], [(began_ns, ended_ns)], (0.5,))
+    finally:
+        others.stop()
+        os.sched_setaffinity(0, cores)
+    assert others.settings["beside_1_weights"] == "served:n"
+    assert found.values["beside_1_goodput_share"] == (1,)
+    assert found.values["beside_1_median_ttft_ms"] < found.values["beside_1_median_e2el_ms"]
 
 
 def test_a_load_beyond_its_context():
