@@ -1,7 +1,5 @@
 """Faults that are planted on purpose, a loss and a wrong layer: how it is shown that they are caught."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Coroutine, Mapping, Sequence
@@ -146,12 +144,12 @@ def is_replica(number: int | None) -> bool:
     return number is not None and own is not None and number in (0, int(own))
 
 
-def wrong_layer(shape: Shape) -> int:
+def wrong_layer(shape: "Shape") -> int:
     """The layer that is wrong in a replica in which a fault is planted: one in the middle."""
     return shape.layers // 2
 
 
-def misdrawn(shape: Shape, tensor: Tensor) -> Tensor:
+def misdrawn(shape: "Shape", tensor: "Tensor") -> "Tensor":
     """The tensor under another name, so that it is drawn otherwise, if it is of the wrong layer."""
     of_it = tensor.name.startswith(f"layers.{wrong_layer(shape)}.")
     return replace(tensor, name=f"wrong.{tensor.name}") if of_it else tensor
