@@ -231,3 +231,15 @@ def test_of_two_types_that_weigh_the_same_the_better_one_is_advised():
     for dtype, rate in (("float32", 1000.0), ("int8", 1001.0)):
         evidence = evidence.plus(Setting(8, Series(dtype)), {RATE.name: rate})
     assert picked(Question(RATE), evidence).setting.series.dtype == "int8"
+
+
+def test_whether_the_lighter_setting_is_as_good_is_made_sure():
+    """What lies about 2 % below the best is launched again, and the best with it."""
+    truth = {Setting(batch): {RATE.name: rate} for batch, rate in ((1, 500.0), (32, 977.0), (64, 1000.0))}
+    evidence = Evidence()
+    for setting, rates in ((Setting(32), (981.0, 985.0)), (Setting(64), (999.0, 1001.0)), (Setting(1), (500.0,))):
+        for rate in rates:
+            evidence = evidence.plus(setting, {RATE.name: rate})
+    step = plan(Question(RATE), tuple(truth), evidence, Policy(negligible=10))
+    assert {step.setting, *(one.setting for one in step.along)} == {Setting(32), Setting(64)}
+    assert "within 2.0% of the best isn't sure" in step.why

@@ -25,6 +25,8 @@ HOPELESS = 0.02
 """What keeps the limits with a smaller probability is not tried."""
 RIVAL = 0.05
 """What keeps the limits with a smaller probability is no rival of the best."""
+UNSURE = 1.64
+"""Standard errors within which a difference may lie on either side."""
 LIKELY = 0.5
 """A lighter setting that is as good with this probability is tried."""
 LEVEL = 0.98
@@ -181,7 +183,7 @@ class _Standing:
 
     def wanted(self) -> Step | None:
         """What is to be measured beside the reference, the most urgent first."""
-        return self.better() or self.second() or self.spanned() or self.lighter() or self.again()
+        return self.better() or self.second() or self.spanned() or self.lighter() or self.again() or self.as_good()
 
     def for_nothing(self) -> Step | None:
         """What a launch may measure beside what it is made for: of a series that is new, what lies farthest from all
@@ -320,9 +322,23 @@ class _Standing:
             return Next(fewest.setting, "one launch says nothing of its error")
         if pick in few and not _decided(pick, question.limits, self._sd):
             return Next(pick.setting, "whether it keeps the limits isn't sure yet")
-        if len(both) == 1 or self._gain_is_known(*both):
+        if len(both) == 2 and not self._gain_is_known(*both):
+            return Next(fewest.setting, f"the gain isn't known to {percent(question.within)} yet")
+        return None
+
+    def as_good(self) -> Step | None:
+        """A further launch of what is advised or of the best, where the one may not be as good as the other."""
+        question, best, pick = self.question, self._best, picked(self.question, self.evidence)
+        if best is None or pick is None or best.setting == pick.setting:
             return None
-        return Next(fewest.setting, f"the gain isn't known to {percent(question.within)} yet")
+        counts = {best.setting: best.launches, pick.setting: pick.launches(question)}
+        short = question.sign * (best.log - mean_log(pick, question.objective)) + math.log1p(-question.within)
+        error = self._sd(question.objective) * math.sqrt(sum(1 / count for count in counts.values()))
+        few = [one for one, count in counts.items() if count < self.policy.most_launches and self._may(one)]
+        if not few or abs(short) > UNSURE * error:
+            return None
+        why = f"whether what is advised is within {percent(question.within)} of the best isn't sure yet"
+        return Next(min(few, key=counts.__getitem__), why)
 
     def _gain_is_known(self, pick: Seen, beside: Seen) -> bool:
         return half_width(self.evidence, self.question.objective, pick, beside) <= math.log1p(self.question.within)
