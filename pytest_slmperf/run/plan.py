@@ -184,12 +184,19 @@ def _batch_s(sweep: Sweep, case: Case, spec: EngineSpec | None, cost: Cost) -> f
 
 
 def _start_s(spec: EngineSpec | None, cost: Cost) -> float:
-    shape = SHAPES.get(spec.model) if spec else None
-    try:
-        one_s = STARTUP_S + (roofline.load_s(shape, spec.dtype, _rates(spec, cost)) if spec and shape else 0.0)
-        return one_s * (spec.pool.replicas if spec and spec.pool else 1)  # one after the other
-    except SuiteError:
+    """Of each replica, and of each model beside it: one after the other."""
+    if spec is None:
         return STARTUP_S
+    replicas = spec.pool.replicas if spec.pool else 1
+    models = [(spec.model, spec.dtype)] * replicas + [(one.model, one.dtype or spec.dtype) for one in spec.beside]
+    return sum(STARTUP_S + _load_s(model, dtype, _rates(spec, cost)) for model, dtype in models)
+
+
+def _load_s(model: str, dtype: str, rates: roofline.Rates) -> float:
+    try:
+        return roofline.load_s(SHAPES[model], dtype, rates) if model in SHAPES else 0.0
+    except SuiteError:  # a type that only the engine knows
+        return 0.0
 
 
 def _rates(spec: EngineSpec, cost: Cost) -> roofline.Rates:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from pytest_slmperf.core.beside import Beside
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import RoundPolicy
 from pytest_slmperf.core.sweep import Sweep
@@ -131,13 +132,19 @@ def test_an_engine_of_static_batches_is_told_from_a_model_that_is_too_large():
 
 
 def test_every_variant_is_launched_by_itself():
-    """The plan counts them, and each has its start; one that this machine has too few cores for is left out."""
+    """The plan counts them, and each has its start, with those of the models beside; one that this machine has too few
+    cores for is left out.
+    """
     one, two = (said(decode([1], threads=threads)) for threads in ([1], [1, 2]))
     sweep = decode([1], threads=[1, 2])
     cases = {case: case.variant.of(EngineSpec("ctranslate2", "tiny-2x128")) for case in sweep.cases(["tiny-2x128"])}
     planned = Planned(sweep, cases, round_policy(sweep, Settings()))
     assert "launches of 2 variants" in lines(planned, ON_A_CORE, lambda *_: None)[1]
     assert minutes(one) < minutes(two)
+    alone, beside = (
+        minutes(said(decode([1]), beside=(Beside("tiny-2x128", batch_size=1),) * count)) for count in (0, 2)
+    )
+    assert alone < beside
     left = lines(
         planned, replace(ON_A_CORE, cores=1), lambda _sweep, case, _spec: "no" if "=2" in case.series else None
     )
