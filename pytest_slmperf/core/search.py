@@ -100,13 +100,13 @@ def next_place(
     """Where to look next, or None where the search is over.
 
     Without a place to `begin` at it halves what is left, on a logarithmic scale. From one, it goes on in steps that
-    double until something meets and something misses, and then halves. `counted` places are whole numbers.
+    treble until something meets and something misses, and then halves. `counted` places are whole numbers.
     """
     met, missed = _sides(probes)
     lowest = max(math.ceil(search.lowest), 1) if counted else search.lowest
     if met and missed:
         return _between(met.place, missed.place, search, counted=counted)
-    step = (1 + search.within) ** (2 ** max(0, len(probes) - 1))
+    step = (1 + search.within) ** (3 ** max(0, len(probes) - 1))
     if met:
         if met.place >= search.high:
             return None

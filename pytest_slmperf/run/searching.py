@@ -11,15 +11,16 @@ from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.protocol import Play
 from pytest_slmperf.core.search import FOUND, Probe, Search, found, next_place
 from pytest_slmperf.core.slo import Slo
-from pytest_slmperf.core.traffic import Exchange, Traffic
+from pytest_slmperf.core.traffic import FIRST, Exchange, Traffic
 from pytest_slmperf.core.traffic_guards import judge_traffic
-from pytest_slmperf.core.window import NoWindow, find_window
+from pytest_slmperf.core.window import NoWindow, Window, find_window
 from pytest_slmperf.run import playing
 from pytest_slmperf.run.guards import Void
 from pytest_slmperf.run.loads import LONGER_BY
 
-KEEPS_UP = 0.9
-"""Of the requests that come in the second half of a load, so many end in it where they don't pile up."""
+PILES_UP = 0.1
+"""Of the requests that come in the second half of an open loop: so many more may be under way at its end than at its
+beginning, beside what is chance. Short loads tell no better what an engine can keep up for ever."""
 VOIDS_A_MISS = ("sender", "late", "answers", "restarted")
 """Guards of what makes an engine look slow that isn't. What it does itself to more requests than it can serve, as
 failing them or putting them off, is a miss: it voids only what would meet."""
@@ -85,46 +86,64 @@ def load_at(load: Load, place: float, policy: RoundPolicy) -> Load:
 
 
 def judged(traffic: Traffic, place: float, ask: Play, policy: RoundPolicy) -> Probed:
-    """Whether a place meets, by the requests of its window. Where there is none since too many came, it misses."""
+    """Whether a place meets, by the requests of its window, or of its second half where no window was found.
+
+    That requests pile up is read from how many end as others come, and not from the window's own word: that asks for
+    evidence, which some seconds of a load near what an engine can do give now and then.
+    """
     load, slo = ask.load, ask.slo
     assert load.arrivals is not None  # noqa: S101 - it was sent by them
     assert slo is not None  # noqa: S101 - it was asked with one
     window = find_window(traffic, load.arrivals, least_s=playing.SHORTEST_WINDOW * policy.traffic_s)
+    half = None if _counted(load) else _second_half(traffic)
     if traffic.given_up:
         window = NoWindow(f"more than {ask.may_miss} of its {len(load.lengths)} requests had missed a limit by then")
+    elif isinstance(window, NoWindow) and half:
+        window = half
     findings = judge_traffic(traffic, window, load)
     if isinstance(window, NoWindow):
-        misses = traffic.given_up or _pile_up(traffic)
-        why = next((one.reason for one in findings if one.guard == "unanswered"), window.reason)
-        probe = Probe(place, met=False, why=why)
+        probe = Probe(place, met=False, why=window.reason)
     else:
         sent = [one for one in traffic.exchanges if window.from_ns <= one.sent_ns < window.to_ns]
-        probe = _within(sent, place, slo, _how(load), window.saturated)
-        misses = not probe.met
+        piled_up = _piled_up(traffic, half) if half else math.inf if window.saturated else 0.0
+        probe = _within(sent, place, slo, _how(load), piled_up)
+    misses = traffic.given_up or not (probe.met or isinstance(window, NoWindow))
     voids = [one for one in findings if one.effect is Effect.VOID and (not misses or one.guard in VOIDS_A_MISS)]
     notes = tuple(one.reason for one in findings if one.effect is not Effect.VOID)
     return Probed(probe, Void(voids[0].guard, voids[0].reason) if voids else None, notes)
 
 
-def _within(sent: Sequence[Exchange], place: float, slo: Slo, how: Search, saturated: str) -> Probe:
+def _within(sent: Sequence[Exchange], place: float, slo: Slo, how: Search, piled_up: float) -> Probe:
+    """By the request on which the share hangs, and by how much they `piled_up`, as a share of what may."""
     needs = sorted(slo.need(one.ttft_ms, one.tpot_ms, one.e2el_ms) for one in answered_of(sent))
     may_miss = how.may_miss(len(sent))
     hangs_on = len(sent) - 1 - may_miss  # those that failed come after all that were answered
-    need = needs[hangs_on] if 0 <= hangs_on < len(needs) else math.inf
-    if saturated:
-        return Probe(place, met=False, why=saturated)
+    of_limits = needs[hangs_on] if 0 <= hangs_on < len(needs) else math.inf
+    need = max(of_limits, piled_up)
     if need <= 1:
         return Probe(place, met=True, need=need)
-    said = f"more than {may_miss} of {len(sent)} requests missed a limit of {slo}"
-    return Probe(place, met=False, need=need if need < math.inf else None, why=said)
+    late = f"more than {may_miss} of {len(sent)} requests missed a limit of {slo}"
+    why = late if of_limits > 1 else "requests pile up: fewer end than come"
+    return Probe(place, met=False, need=need if need < math.inf else None, why=why)
 
 
-def _pile_up(traffic: Traffic) -> bool:
-    """Whether clearly fewer requests end than come: no window was found, and that is why."""
-    half_ns, end_ns = (traffic.began_ns + traffic.last_sent_ns) // 2, traffic.last_sent_ns
-    came = sum(half_ns <= one.arrived_ns < end_ns for one in traffic.exchanges)
-    ended = sum(half_ns <= one.ended_ns < end_ns and not one.error for one in traffic.exchanges)
-    return ended < KEEPS_UP * came
+def _second_half(traffic: Traffic) -> Window | None:
+    """Of an open loop; None where its first requests take longer than the first, so that the system may still fill."""
+    half_ns = (traffic.began_ns + traffic.last_sent_ns) // 2
+    filled = all(one.ended_ns <= half_ns or one.error for one in traffic.exchanges[:FIRST])
+    return Window(half_ns, traffic.last_sent_ns) if filled and half_ns < traffic.last_sent_ns else None
+
+
+def _piled_up(traffic: Traffic, half: Window) -> float:
+    """By how many the requests under way grow in it, as a share of what they may.
+
+    A number that is Poisson at both ends, as of requests that don't wait for each other, differs by √2n of n by chance.
+    """
+    there = sum(one.arrived_ns < half.from_ns <= one.ended_ns for one in traffic.exchanges)
+    came = sum(half.from_ns <= one.arrived_ns < half.to_ns for one in traffic.exchanges)
+    ended = sum(half.from_ns <= one.ended_ns < half.to_ns and not one.error for one in traffic.exchanges)
+    may = PILES_UP * came + math.sqrt(2 * there)
+    return max(0.0, came - ended) / may if may else 0.0
 
 
 def _how(load: Load) -> Search:

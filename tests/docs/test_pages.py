@@ -14,7 +14,11 @@ from sybil.parsers.markdown import CodeBlockParser
 
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "index.md"
-PAGES = (ROOT / "README.md", TUTORIAL, *(ROOT / "docs" / name for name in ("suites.md", "energy.md", "testing.md")))
+PAGES = (
+    ROOT / "README.md",
+    TUTORIAL,
+    *(ROOT / "docs" / name for name in ("suites.md", "energy.md", "testing.md", "traffic.md")),
+)
 AFTER_THE_TUTORIAL = tuple(ROOT / "docs" / name for name in ("baselines.md", "compare.md", "import.md", "verdicts.md"))
 """Pages that go on with the tutorial's suite."""
 SIMULATED = "fake:launch_noise=0.002"
