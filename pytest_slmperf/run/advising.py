@@ -282,7 +282,7 @@ def _launch(wanted: Wanted, launcher: _Launcher, step: Next, ledger: _Ledger, sa
         if void == MOST_VOID:
             raise LaunchError(f"{step.setting}: {MOST_VOID} launches were void, the last one: {why_void}")
         say(f"that launch was void, try {void + 1} of {MOST_VOID}: {' '.join(why_void.split())}")
-        settings = [step.setting]
+        settings = [one for one in settings if one not in good]
         if record.facts.device != SIMULATED:  # the culprit may be done by then
             time.sleep(pause_s)
             pause_s *= 2

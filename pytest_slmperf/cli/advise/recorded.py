@@ -89,10 +89,10 @@ def _of_state(state: State, path: Path) -> results.Results:
             one.setting,
             {name: [value] for name, value in one.values.items()},
             terms,
-            f"{path}, launch {number}",
+            f"{path}, {one.setting}",
             one.unmeasured,
         )
-        for number, one in enumerate(state.launches, 1)
+        for one in state.launches
         if not one.failed
     ]
     return results.Results(tuple(points))
