@@ -276,7 +276,7 @@ def refuse_unlike(one: tuple[str, EngineFacts], other: tuple[str, EngineFacts]) 
         what, mine, theirs = unlike
         raise EngineFailed(
             f"the replicas are not alike: {what} is {mine} of {name}, and {theirs} of {other_name}; figures of a pool "
-            "hold for one of them only"
+            "hold for one of them only: give all the same version, options and memory"
         )
 
 
