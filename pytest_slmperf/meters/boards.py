@@ -23,6 +23,8 @@ VIRTUALISATIONS = ("none", "passthrough", "vgpu", "host vgpu", "host vsga")
 """As NVML counts them."""
 MPS_PIPES = "/tmp/nvidia-mps"  # noqa: S108 - where CUDA looks for it
 MPS_PID_FILE = "nvidia-cuda-mps-control.pid"
+MPS_PROCESSES = "nvidia-cuda-mps"
+"""What the names of its daemon and servers begin with, as far as the kernel keeps them: 15 letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +226,10 @@ def mps_daemon_runs() -> bool:
     folder = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or MPS_PIPES)
     try:
         number = int((folder / MPS_PID_FILE).read_text())
+        name = Path(f"/proc/{number}/comm").read_text()
     except (OSError, ValueError):
         return False
-    return Path(f"/proc/{number}").exists()
+    return name.startswith(MPS_PROCESSES)  # the number of one that was killed may have become another process's
 
 
 def _of(told: Any, convert: Callable[[Any], Value]) -> Value | None:  # noqa: ANN401 - NVML's answers are of all kinds

@@ -24,11 +24,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
-from pytest_slmperf.meters.boards import MPS_PID_FILE
+from pytest_slmperf.meters.boards import MPS_PID_FILE, MPS_PROCESSES
 
 CONTROL = "nvidia-cuda-mps-control"
-PROCESSES = "nvidia-cuda-mps"
-"""What the names of daemon and servers begin with, as far as the kernel keeps them: 15 letters."""
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 FOLDERS = Path("/tmp")  # noqa: S108 - the path of a socket holds 107 bytes, whatever TMPDIR is
 PREFIX = "slmperf-mps-"
@@ -266,7 +264,7 @@ def _running(pipes: Path) -> list[int]:
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             name, state, _ = _stat(entry)
-            if name.startswith(PROCESSES) and state != "Z":
+            if name.startswith(MPS_PROCESSES) and state != "Z":
                 found += [int(entry.name)] if variable in (entry / "environ").read_bytes().split(b"\0") else []
     return found
 

@@ -1,8 +1,10 @@
 """What a board is and how it is set, as the stand-in driver tells it under the real pynvml."""
 
 import os
+import subprocess
 from dataclasses import replace
 
+import mps_standin
 import pytest
 
 from pytest_slmperf.core.errors import MeterUnavailable
@@ -65,11 +67,20 @@ def test_a_setting_is_told(driver, statement, field, value):
 
 
 def test_an_mps_daemon_counts_before_its_first_client(driver, monkeypatch, tmp_path):
-    """It starts its server with the first client, and whoever comes next would find another machine."""
+    """It starts its server with the first client, and whoever comes next would find another machine. One that was
+    killed has left its number, which is nobody's or another process's.
+    """
     driver()
-    (tmp_path / "nvidia-cuda-mps-control.pid").write_text(f"{os.getpid()}\n")
+    pid_file = tmp_path / "nvidia-cuda-mps-control.pid"
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
-    assert describe(0).fields["mps"] is True
+    mps_standin.install(tmp_path)
+    with subprocess.Popen([tmp_path / "nvidia-cuda-mps-server"]) as named_so:
+        pid_file.write_text(f"{named_so.pid}\n")
+        assert describe(0).fields["mps"] is True
+        named_so.kill()
+    for gone in (named_so.pid, os.getpid()):
+        pid_file.write_text(f"{gone}\n")
+        assert describe(0).fields["mps"] is False
 
 
 @pytest.mark.parametrize(

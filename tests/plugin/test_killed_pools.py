@@ -12,6 +12,7 @@ import pytest
 from nvml_fixtures import skip_unless_built
 from onchip import PACKAGE, OnChipProject
 
+from pytest_slmperf.meters.boards import MPS_PROCESSES
 from pytest_slmperf.pool import mps
 from pytest_slmperf.run.lock import device_lock
 
@@ -87,7 +88,7 @@ def test_nothing_is_left_of_a_pool_whose_pytest_was_killed(project, number):
             # pytest, guard, engine and two replicas, and two of MPS: a server comes with the first client.
             wait_for(lambda: len(family(project.path)) >= 7 or run.poll() is not None, LOCK_S)
             assert run.poll() is None, run.stdout.read()
-            pipes = [its[mps.PIPES] for name, its in family(project.path).values() if name.startswith(mps.PROCESSES)]
+            pipes = [its[mps.PIPES] for name, its in family(project.path).values() if name.startswith(MPS_PROCESSES)]
             assert len(pipes) == 2, "another run measures on this machine"
             run.send_signal(number)
             run.communicate(timeout=60)

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import select
 import signal
+import subprocess
 from pathlib import Path
 
 import mps_standin
@@ -162,11 +163,21 @@ def test_a_strangers_server_on_the_gpu_is_told(machine):
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("kind", ["processes", "gpus"])
 def test_replicas_that_a_strangers_daemon_would_take_are_refused(monkeypatch, tmp_path, kind):
-    """CUDA would attach them without a word, and they'd be measured as what they aren't."""
+    """CUDA would attach them without a word, and they'd be measured as what they aren't. Of one that is dead only its
+    folder is left, and nobody attaches.
+    """
     pipes = tmp_path / "theirs"
     pipes.mkdir()
-    (pipes / "nvidia-cuda-mps-control.pid").write_text(str(os.getpid()))
     monkeypatch.setenv(mps.PIPES, str(pipes))
-    pool = Pool(1, kind)
-    with pytest.raises(EngineUnavailable, match=rf"an MPS daemon runs in .*theirs, and CUDA .*\({kind}\) its clients"):
-        create(EngineSpec("attaching", "opt-125m", pool=pool)).start()
+    monkeypatch.setenv("ATTACHING_NOT", "1")
+    spec = EngineSpec("attaching", "opt-125m", pool=Pool(1, kind))
+    with subprocess.Popen([tmp_path / "nvidia-cuda-mps-server"]) as theirs:  # its name is what counts
+        (pipes / MPS_PID_FILE).write_text(f"{theirs.pid}\n")
+        with pytest.raises(
+            EngineUnavailable, match=rf"an MPS daemon runs in .*theirs, and CUDA .*\({kind}\) its clients"
+        ):
+            create(spec).start()
+        theirs.kill()
+    pool = create(spec)
+    assert pool.start().device == "cuda"
+    pool.stop()
