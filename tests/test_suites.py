@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from neighbours import without
 
 from pytest_slmperf import Sweep, predicted_peak, shape_of
 from pytest_slmperf.run.settings import read_settings
@@ -53,7 +54,7 @@ def run(folder, suite, *options, settings=""):
     """A run of a suite in an empty folder of a project with these settings."""
     (folder / suite.name).write_text(suite.read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "pyproject.toml").write_text(settings, encoding="utf-8")
-    command = (sys.executable, "-m", "pytest", "--slmperf", "-rs", "-p", "no:cacheprovider", "-p", "no:xdist")
+    command = (sys.executable, "-m", "pytest", "--slmperf", "-rs", *without())
     environment = {**os.environ, "COLUMNS": "400"}
     done = subprocess.run(
         [*command, *options], cwd=folder, capture_output=True, encoding="utf-8", env=environment, check=False

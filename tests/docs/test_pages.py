@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from neighbours import without
 from sybil import Document, Region, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
@@ -78,7 +79,7 @@ class Reader:
         words = shlex.split(command, comments=True)
         if "--slmperf" in words and not any(word.startswith("--slmperf-engine=") for word in words):
             words.append(f"--slmperf-engine={SIMULATED}")
-        environment = {**os.environ, "COLUMNS": "110", "PYTEST_ADDOPTS": "-p no:randomly -p no:cacheprovider"}
+        environment = {**os.environ, "COLUMNS": "110", "PYTEST_ADDOPTS": shlex.join(without())}
         here = Path(sys.executable).parent
         done = subprocess.run(
             [here / words[0], *words[1:]],

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy  # noqa: F401, ICN001 - pytester forgets what a run imported, and numpy can't be imported twice
 import pytest
 from metered import MeteredProject
+from neighbours import without
 from nvml_fixtures import skip_unless_built
-from projects import ENGINE, SETTINGS, SUITE, Project, without
+from projects import ENGINE, SETTINGS, SUITE, Project
 
 import pytest_slmperf.plugin.session  # noqa: F401 - for the same reason, and because it takes a second
 
@@ -27,7 +28,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recorded")
     (folder / "pyproject.toml").write_text(SETTINGS)
     (folder / "test_suite.py").write_text(SUITE)
-    command = [sys.executable, "-m", "pytest", *without(()), "--slmperf", "--slmperf-engine", ENGINE]
+    command = [sys.executable, "-m", "pytest", *without(), "--slmperf", "--slmperf-engine", ENGINE]
     done = subprocess.run([*command, "--slmperf-accept"], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     return folder / "baselines"

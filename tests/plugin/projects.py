@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from neighbours import without
 
 ENGINE = "fake:noise=0.002,launch_noise=0.002,seed=1"
 SLOWED = f"{ENGINE},slowed=0.2"
@@ -51,9 +52,6 @@ def test_first_token(decode, batch_size):
     point = decode[batch_size]
     assert point.ttft_ms <= point.baseline.ttft_ms
 """
-
-NEIGHBOURS = ("randomly", "xdist", "timeout", "rerunfailures", "benchmark", "cacheprovider", "hypothesispytest")
-"""Plugins that a run leaves out, unless it is about them."""
 
 
 class Project:
@@ -122,10 +120,6 @@ class Project:
             env={**os.environ, **(env or {})},
             preexec_fn=preexec_fn,  # noqa: PLW1509 - the child is not forked from a thread
         )
-
-
-def without(keep: tuple[str, ...]) -> list[str]:
-    return [word for name in NEIGHBOURS if name not in keep for word in ("-p", f"no:{name}")]
 
 
 def prose(result: pytest.RunResult) -> str:

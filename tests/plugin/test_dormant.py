@@ -4,7 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from projects import SETTINGS, SUITE, without
+from neighbours import without
+from projects import SETTINGS, SUITE
 
 ORDINARY = """
 def test_ordinary():
@@ -54,7 +55,7 @@ def test_switched_off_it_costs_nothing(fresh, options):
     """At most four modules of ours are imported, and neither numpy nor scipy: not by a suite's imports either."""
     fresh.write("conftest.py", LIST_MODULES)
     fresh.write("test_suite.py", ORDINARY)
-    command = [sys.executable, "-m", "pytest", *without(()), *options]
+    command = [sys.executable, "-m", "pytest", *without(), *options]
     bare = subprocess.run(command, cwd=fresh.path, capture_output=True, text=True, check=True).stdout
     ours = next(line for line in bare.splitlines() if line.startswith("OURS")).split()[1:]
     assert len(ours) <= (0 if options else 4), ours

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from projects import ENGINE, SETTINGS, SLOWED, SUITE, UNDECIDED, prose, without
+from neighbours import without
+from projects import ENGINE, SETTINGS, SLOWED, SUITE, UNDECIDED, prose
 
 CATCHES = """
     try:
@@ -298,7 +299,7 @@ def test_a_python_without_assertions_is_refused(fresh, how):
     """Where `assert` is stripped, nothing would be judged: exit code 4; switched off, the plugin doesn't mind."""
     fresh.write("pyproject.toml", SETTINGS.replace('["error"]', "[]"))  # pytest warns of it, too
     options, environment = (["-O"], {}) if how == "-O" else ([], {"PYTHONOPTIMIZE": "1"})
-    command = [sys.executable, *options, "-m", "pytest", *without(())]
+    command = [sys.executable, *options, "-m", "pytest", *without()]
     done = subprocess.run(
         [*command, "--slmperf", "--slmperf-engine", ENGINE],
         cwd=fresh.path,
