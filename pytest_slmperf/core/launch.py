@@ -1,9 +1,8 @@
 """One launch as values: what it is asked to measure, and what it brings back.
 
 Each engine's process imports this to learn its load, so what only the records name is not imported: 20 ms of a start.
+What a load names is, since the protocol reads a load by its type hints.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Mapping
@@ -100,15 +99,15 @@ class CaseRecord:
     values: Mapping[str, tuple[float, ...]]
     """By the metric's full name (`output_throughput`, `p99_ttft_ms`): one value a round, or one a launch."""
     unmeasured: Mapping[str, str] = field(default_factory=dict)
-    void_rounds: tuple[VoidRound, ...] = ()
+    void_rounds: "tuple[VoidRound, ...]" = ()
     void: str | None = None
     """Why this case has not all the rounds that were wanted of this launch; `values` is empty then."""
     notes: tuple[str, ...] = ()
-    boards: Mapping[str, BoardFacts] = field(default_factory=dict)
+    boards: "Mapping[str, BoardFacts]" = field(default_factory=dict)
     """What the joules were measured on, by UUID; empty where none were."""
-    meter_error: Uncertainty | None = None
+    meter_error: "Uncertainty | None" = None
     """What the joules per output token may be wrong by; None where there are none."""
-    intervals: Mapping[str, tuple[Interval | None, ...]] = field(default_factory=dict)
+    intervals: "Mapping[str, tuple[Interval | None, ...]]" = field(default_factory=dict)
     """What each round alone tells of a quantile of its requests; None where it had too few of them."""
 
 
@@ -120,8 +119,8 @@ class LaunchRecord:
     """`candidate`, or `baseline` where two arms are interleaved."""
     index: int
     """Place among all launches of this run, in time order."""
-    spec: EngineSpec
-    facts: EngineFacts
+    spec: "EngineSpec"
+    facts: "EngineFacts"
     versions: Mapping[str, str]
     """`python`, the engine's package, …, as the launch's own interpreter sees them."""
     started_at: str
