@@ -217,7 +217,7 @@ def test_whole_runs_are_green_and_red_by_a_planted_loss(tmp_path, cache):
     code, output, report = finished(tmp_path, cache, floor=1)
     assert code == 0, output
     (case,) = report["sweeps"][0]["cases"]
-    floor = 0.6 * median(value for launch in case["samples"]["output_throughput"] for value in launch)
+    floor = 0.6 * median(median(rounds) for rounds in case["samples"]["output_throughput"]["launches"])
     code, output, report = finished(tmp_path, cache, floor=floor, slowed=0.7)
     assert code == 1, output
     assert report["counts"] == {"regressed": 1}, output
