@@ -8,6 +8,8 @@ import pytest
 from pytest_slmperf.core.beside import Beside
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import RoundPolicy
+from pytest_slmperf.core.search import Search
+from pytest_slmperf.core.slo import Slo
 from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Replay, StaticBatch, TraceLengths
 from pytest_slmperf.run.briefing import round_policy
@@ -111,6 +113,11 @@ def test_two_arms_take_twice_the_time():
         pytest.param(Sweep("rate", OpenLoop(8, 8, ramp_s=30), request_rate=[10]), 40, id="with a ramp"),
         pytest.param(Sweep("rate", OpenLoop(8, 8), request_rate=[1], percentiles=[99]), 200, id="with a percentile"),
         pytest.param(Sweep("replay", Replay(seconds=60), speed=[2]), 30, id="half a minute of a trace"),
+        pytest.param(
+            Sweep("capacity", OpenLoop(8, 8), request_rate=Search(8, 64), slo=Slo(ttft_ms=9)),
+            20,
+            id="two probes at least",
+        ),
         pytest.param(Sweep("replay", Replay("no such file"), speed=[1]), 0, id="no trace"),
     ],
 )

@@ -134,6 +134,15 @@ def in_time(rate, service_s, limit_s):
     return (1 - load) * sum(terms)
 
 
+@pytest.mark.parametrize(("rate", "met"), [(20, True), (25, True), (70, False), (80, False)])
+def test_where_limits_are_loose_what_piles_up_misses(rate, met, on_engine):
+    """An engine that does some 48 a second is not said to be at its limit for a burst at the end of fewer."""
+    whole, loose = load(OpenLoop(64, 32), Search(8, 100)), Slo(ttft_ms=60_000)
+    one = on_engine(loose, knee=16, noise=0.01, seed=1).probed(rate, ask_for(whole, rate, POLICY, loose))
+    assert (one.probe.met, one.void) == (met, None)
+    assert met or "requests pile up" in one.probe.why
+
+
 def test_what_misses_surely_ends_early(on_engine):
     """Long before all is sent, and nothing is given up that is under way: the next probe finds the engine idle."""
     whole, sent = load(), on_engine()
