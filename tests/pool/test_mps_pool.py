@@ -61,8 +61,9 @@ BATCH = [Request((1,) * 8, 4)] * 4
 
 @pytest.fixture
 def machine(driver, tmp_path, monkeypatch):  # noqa: F811 - a fixture's name
-    """With a GPU, MPS and that engine."""
-    if len(os.sched_getaffinity(0)) < 2:
+    """With a GPU, MPS and that engine. A pool that starts moves this process to the cores that it leaves."""
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2:
         pytest.skip("two replicas need a core each")
     for name in (mps.PIPES, THREAD_SHARE, "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
@@ -76,7 +77,8 @@ def machine(driver, tmp_path, monkeypatch):  # noqa: F811 - a fixture's name
     monkeypatch.setenv("ATTACHING_LOG", str(tmp_path / "log"))
     monkeypatch.setenv(mps.PIPES, str(tmp_path / "nobodys"))
     driver()
-    return driver
+    yield driver
+    os.sched_setaffinity(0, cores)
 
 
 def folders(tmp_path: Path) -> list[Path]:
