@@ -1,14 +1,14 @@
 """How many launches advice takes of a full sweep's, and how often it reaches its answer: benchmarks/advise_launches.py.
 
 A full sweep launches each configuration (type, threads, replicas) 20 times, as often as a baseline asks for, and each
-launch measures all of its batches. Its launches scatter by 1, 2 or 5 %, and are drawn beforehand, with a seed. Advice is
-asked launch by launch, as a machine would be measured, and of each setting gets the launches that the sweep holds.
+launch measures all of its batches. Its launches scatter by 1, 2 or 5 %, and are drawn beforehand, with a seed. Advice
+is asked launch by launch, as a machine would be measured, and of each setting gets the launches that the sweep holds.
 
 The full sweep's answer is what the same rule picks from all its launches: the lightest setting within 2 % of the best
 that keeps the limits. Advice reaches it where it is that setting, or one whose true values are worse by 1 % at most, or
-by what the full sweep can't tell apart (95 % of two means of 20 launches: 0.6, 1.2 or 3.1 %), in the objective as beyond
-a limit. `short of` is by how much the advised setting falls short of the truly best one that keeps the limits, and
-`measured` the share of the full sweep's measurements: a launch's batches are one each.
+by what the full sweep can't tell apart (95 % of two means of 20 launches: 0.6, 1.2 or 3.1 %), in the objective and
+beyond a limit. `short of` is by how much the advised setting falls short of the truly best one that keeps the limits,
+and `measured` the share of the full sweep's measurements: a launch's batches are one each.
 
 Each sweep is asked for throughput and for joules, with and without a limit on latency: that of the point in the middle,
 and twelve of the paper's. The same sweeps with a launch for each setting alone, once, as their tables have it, are
@@ -220,12 +220,12 @@ def products(count: int) -> Iterator[Sweep]:
 # -- ways
 
 Way = Callable[[Sweep, Question], tuple[Evidence, int]]
-ONCE = Policy(most_launches=1, least_launches=1, together=1)
+SEVERAL, ONCE = Policy(), Policy(most_launches=1, least_launches=1, together=1)
 
 
-def planned(sweep: Sweep, question: Question, most: float = math.inf, together: int = 4) -> tuple[Evidence, int]:
+def planned(sweep: Sweep, question: Question, most: float = math.inf, policy: Policy = SEVERAL) -> tuple[Evidence, int]:
     evidence, launches = Evidence(), 0
-    policy = Policy(together=together) if sweep.scatter else ONCE
+    policy = policy if sweep.scatter else ONCE
     while launches < most and isinstance(step := plan(question, sweep.order, evidence, policy), Next):
         evidence = sweep.launch((step.setting, *(one.setting for one in step.along)), evidence)
         launches += 1
@@ -233,7 +233,7 @@ def planned(sweep: Sweep, question: Question, most: float = math.inf, together: 
 
 
 def alone(sweep: Sweep, question: Question) -> tuple[Evidence, int]:
-    return planned(sweep, question, together=1)
+    return planned(sweep, question, policy=Policy(together=1))
 
 
 def cut_off(sweep: Sweep, question: Question) -> tuple[Evidence, int]:

@@ -58,7 +58,7 @@ class Policy:
     of that.
     """
 
-    together: int = 4
+    together: int = 6
     """Settings that one launch measures at most: all of one configuration."""
 
     @property
