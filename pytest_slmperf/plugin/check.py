@@ -87,7 +87,7 @@ class RunCheck(pytest.Item):
             active.ledger.asserted, lambda sweep: active.resumes or failed.everything or sweep in failed.sweeps
         )
         forgotten = [] if tests_failed else active.ledger.never_asked()
-        knows_all = self.whole and covers_project(self.config) and not failed.everything
+        knows_all = self._covers_project and not failed.everything
         found = [*missing, *forgotten, *measuring.stale(whole=self.whole), *measuring.nothing_left()]
         orphaned = measuring.orphaned(active.declared, whole=knows_all)
         if self.whole:  # under a selection the sweep's own part of the report says which cases it left out
@@ -107,6 +107,11 @@ class RunCheck(pytest.Item):
         if measuring.problems:
             pytest.skip("what was measured is not whole, and the tests that failed say why")
 
+    @property
+    def _covers_project(self) -> bool:
+        """Whether every suite of the project was to run."""
+        return self.whole and covers_project(self.config, self._active.measuring.settings.suites)
+
     def _not_swept(self) -> tuple[list[str], list[str]]:
         """What `[tool.slmperf]` sets of sweeps that no suite declares: what is red, and what is only said.
 
@@ -116,7 +121,7 @@ class RunCheck(pytest.Item):
         outcome = measuring.outcome()
         declared = {*self._active.declared, *(sweep.sweep for sweep in outcome.sweeps)}
         unknown = measuring.settings.undeclared(declared, outcome.machine)
-        if not self.whole or not covers_project(self.config):
+        if not self._covers_project:
             return [], [one.line for one in unknown if one.close]
         red = [one.line for one in unknown if one.holds and measuring.options.mode != "report"]
         return red, [one.line for one in unknown if one.line not in red]

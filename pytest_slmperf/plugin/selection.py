@@ -12,7 +12,7 @@ from pytest_slmperf.core.variant import Setting, Variant
 from pytest_slmperf.plugin import binding_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     import pytest
@@ -76,15 +76,16 @@ def chosen(config: pytest.Config) -> tuple[str, ...]:
     )
 
 
-def covers_project(config: pytest.Config) -> bool:
-    """Whether a suite that wasn't collected is none of the project's: its root was named, or all of its `testpaths`.
+def covers_project(config: pytest.Config, suites: Collection[str]) -> bool:
+    """Whether a suite that wasn't collected is none of the project's: all that `[tool.slmperf]` names as its `suites`
+    was asked for; where it names none, the root was, or all of the project's `testpaths`.
 
-    Whoever names `suites` may have others in `gpu_suites`.
+    Whoever asks for `suites` alone may have others in `gpu_suites`.
     """
-    if config.args_source is config.ArgsSource.TESTPATHS:
+    if config.args_source is config.ArgsSource.TESTPATHS and not suites:
         return True
     named = {(config.invocation_params.dir / argument).resolve() for argument in config.args}
-    declared = _declared(config)
+    declared = {config.rootpath / one for one in suites} or _declared(config)
     wanted = {config.rootpath} if config.rootpath in named or not declared else declared
     return all(named & {path, *path.parents} for path in wanted)
 

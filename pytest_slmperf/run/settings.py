@@ -152,6 +152,9 @@ class Settings:
     dtype: str = "float32"
     threads: int = 1
     baselines: str = "baselines"
+    suites: tuple[str, ...] = ()
+    """The folders that hold every suite of the project: a run of them all is a run of the whole project.
+    Default: pytest's `testpaths`, or else the project's root."""
     tolerance: str = "asked"
     """Recording a metric whose noise needs more than the suite asks for: `asked` refuses, `supported` takes that."""
     baseline_launches: int = LEAST_LAUNCHES
@@ -252,21 +255,29 @@ def read_settings(root: Path) -> Settings:
     table = tools.get("slmperf", {}) if isinstance(tools, dict) else tools
     if not isinstance(table, dict):
         raise UsageError(f"{path}: tool.slmperf is a table: [tool.slmperf]")
-    return settings_of(table, f"{path} [tool.slmperf]")
+    settings = settings_of(table, f"{path} [tool.slmperf]")
+    for folder in settings.suites:
+        if not (root / folder).is_dir():
+            raise UsageError(f"{path} [tool.slmperf]: suites = {folder!r}: there is no folder {root / folder}")
+    return settings
 
 
 def settings_of(table: Mapping[str, Any], where: str) -> Settings:
     """Settings from a parsed table; `where` is what an error names."""
     known = [item.name for item in fields(Settings) if item.name != "engine_options"]
     _refuse_unknown(table, known, where)
-    values = {name: _checked(name, value, where) for name, value in table.items() if name != "machine"}
+    alone = {name: value for name, value in table.items() if name not in ("machine", "suites")}
+    values = {name: _checked(name, value, where) for name, value in alone.items()}
+    suites = table.get("suites", [])
+    if (suites and not _list_of(_name)(suites)) or not isinstance(suites, list):
+        raise UsageError(f"{where}: suites = {suites!r}; it takes a list of folders")
     machines = table.get("machine", [])
     if not isinstance(machines, list):
         raise UsageError(f"{where}: machine is an array of tables: [[tool.slmperf.machine]]")
     kinds = tuple(_machine_settings(kind, f"{where} machine[{place}]") for place, kind in enumerate(machines))
     if "engine" in values:
         values["engine"], values["engine_options"] = _engine(values["engine"], f"{where}: engine")
-    return replace(Settings(), **values, machine=kinds)
+    return replace(Settings(), **values, suites=tuple(suites), machine=kinds)
 
 
 def _engine(text: str, where: str) -> tuple[str, Mapping[str, OptionValue]]:

@@ -89,6 +89,27 @@ def test_what_the_project_always_leaves_out_is_gone(with_latency, setting, words
     assert (GONE if code else UNSEEN) in prose(result)
 
 
+@pytest.mark.parametrize(
+    ("suites", "words", "code"),
+    [
+        (["suites"], ("suites",), 1),
+        (["suites"], ("suites/latency",), 0),
+        (["suites"], (".",), 1),
+        (["suites", "gpu_suites"], ("suites",), 0),
+        (["suites", "gpu_suites"], ("suites", "gpu_suites"), 1),
+    ],
+)
+def test_a_project_says_which_folders_hold_all_of_its_suites(with_latency, suites, words, code):
+    """A run of them all is a run of the whole project, whatever else pytest's `testpaths` names."""
+    (with_latency.path / "test_suite.py").unlink()
+    (with_latency.path / "gpu_suites").mkdir()
+    settings = SETTINGS.replace("[tool.slmperf]\n", f"[tool.slmperf]\nsuites = {suites}\n")
+    with_latency.write("pyproject.toml", f'{settings}testpaths = ["tests"]\n')
+    result = with_latency.gate(*words)
+    assert result.ret == code
+    assert (GONE if code else UNSEEN) in prose(result)
+
+
 def test_a_suite_that_is_skipped_is_not_gone(with_latency):
     """A test that is skipped still names its sweep: red is that nothing measured it, and not its baseline."""
     skipped = SUITE.replace("@DECODE.each", "@pytest.mark.skip(reason='not today')\n@DECODE.each")
