@@ -20,7 +20,7 @@ from pytest_slmperf.run.loads import load_of
 from pytest_slmperf.run.searching import ask_for, judged, load_at, search, values_of
 from pytest_slmperf.worker.sending import play
 
-POLICY = RoundPolicy(rounds=1, traffic_s=5.0, observed_requests=100, void_retries=1, answer_limit_s=60)
+POLICY = RoundPolicy(rounds=1, traffic_s=5.0, observed_requests=100, void_retries=1, answer_limit_s=600)
 SLO = Slo(e2el_ms=500)
 SLOW = {"level": 100, "knee": 4}
 """Options of an engine that serves some 11 requests of 16 tokens a second in time."""
@@ -134,7 +134,7 @@ def in_time(rate, service_s, limit_s):
     return (1 - load) * sum(terms)
 
 
-@pytest.mark.parametrize(("rate", "met"), [(20, True), (25, True), (70, False), (80, False)])
+@pytest.mark.parametrize(("rate", "met"), [(20, True), (25, True), (62, False), (66, False)])
 def test_where_limits_are_loose_what_piles_up_misses(rate, met, on_engine):
     """An engine that does some 48 a second is not said to be at its limit for a burst at the end of fewer."""
     whole, loose = load(OpenLoop(64, 32), Search(8, 100)), Slo(ttft_ms=60_000)
