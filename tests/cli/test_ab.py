@@ -193,8 +193,12 @@ def test_help_says_what_an_arm_takes_over(ab):
     assert "What an arm doesn't name comes from --engine and --model, then from" in out
 
 
-def test_requests_that_arrive_at_a_rate_are_judged_by_their_latencies(ab):
+SHORT = "[tool.slmperf]\ntraffic_s = 1\n"
+
+
+def test_requests_that_arrive_at_a_rate_are_judged_by_their_latencies(ab, tmp_path):
     """Their throughput is what was offered; a loss shows in the time that each takes."""
+    (tmp_path / "pyproject.toml").write_text(SHORT)
     code, out, _ = ab("engine=fake,launch_noise=0.002", "engine=fake,slowed=0.2", "--request-rate=20")
     assert code == 1
     assert "tiny-2x128/rate=20" in out
@@ -202,7 +206,8 @@ def test_requests_that_arrive_at_a_rate_are_judged_by_their_latencies(ab):
     assert "measured, not gated: output_throughput" in out
 
 
-def test_requests_under_way_are_judged_by_their_throughput(ab):
+def test_requests_under_way_are_judged_by_their_throughput(ab, tmp_path):
     """As batches are: it is the engine that says how soon the next is sent."""
+    (tmp_path / "pyproject.toml").write_text(SHORT)
     code, out, _ = ab("same", "same", "--concurrency=4", "--engine=fake:launch_noise=0.002")
     assert (code, "1 unchanged" in out) == (0, True)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from projects import ENGINE, SLOWED, SUITE, prose
+from projects import ENGINE, SUITE, UNDECIDED, prose
 
 UNASSERTED = SUITE.split("@DECODE.each\ndef test_first_token")[0]
 
@@ -11,8 +11,7 @@ UNASSERTED = SUITE.split("@DECODE.each\ndef test_first_token")[0]
 @pytest.mark.parametrize("selection", [["-k", "throughput and 16"], ["test_suite.py::test_throughput[batch16]"]])
 def test_only_the_cases_of_selected_tests_are_measured(project, selection):
     """-k and node ids cut the measurement too."""
-    result = project.gate(*selection, "--slmperf-report", "report.json")
-    assert result.ret == 0
+    project.gate(*selection, "--slmperf-report", "report.json", UNDECIDED)
     report = json.loads((project.path / "report.json").read_text())
     assert report["whole"] is False
     assert [case["case"] for sweep in report["sweeps"] for case in sweep["cases"]] == ["decode/opt-125m/batch=16"]
@@ -241,7 +240,7 @@ def test_a_renamed_test_loses_no_history(project):
 
 def test_the_first_failure_may_end_the_run(project):
     """With -x the rest is neither run nor red, and the report says that it is not whole."""
-    result = project.gate("-x", "--slmperf-report", "report.json", engine=SLOWED)
+    result = project.gate("-x", "--slmperf-report", "report.json", UNDECIDED)
     result.assert_outcomes(failed=1)
     report = json.loads((project.path / "report.json").read_text())
     assert (report["complete"], report["whole"]) == (False, False)
@@ -250,7 +249,7 @@ def test_the_first_failure_may_end_the_run(project):
 @pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["one process", "workers"])
 def test_a_report_says_that_its_run_was_whole(project, workers):
     """What a whole run's report lacks is not there any more; a red test takes nothing of that."""
-    text = project.apart("--slmperf-report=report.json", *workers, engine=SLOWED, keep=("xdist",))
+    text = project.apart("--slmperf-report=report.json", *workers, UNDECIDED, keep=("xdist",))
     assert "exit code 1" in text, text
     report = json.loads((project.path / "report.json").read_text())
     assert (report["complete"], report["whole"]) == (True, True)
@@ -258,7 +257,7 @@ def test_a_report_says_that_its_run_was_whole(project, workers):
 
 def test_the_last_failed_run_alone(project):
     """--lf measures the cases of the tests that failed, and the run's own check still ends it."""
-    project.gate("-k", "test_throughput and 16", engine=SLOWED, keep=("cacheprovider",)).assert_outcomes(
+    project.gate("-k", "test_throughput and 16", UNDECIDED, keep=("cacheprovider",)).assert_outcomes(
         failed=1, passed=1, deselected=3
     )
     result = project.gate("--lf", "-v", keep=("cacheprovider",))
