@@ -102,7 +102,7 @@ def test_shipped_suites_are_recorded_green_and_red_by_a_planted_loss(tmp_path, c
     """Each launch starts a server; answers are long enough for a sender's milliseconds to be a small part of them."""
     sweeps = {
         "latency": f'model = ["{MODEL}"], batch_size = [4], output_tokens = 128',
-        "load": f'model = ["{MODEL}"], concurrency = [4], output_tokens = 128',
+        "load": f'model = ["{MODEL}"], concurrency = [8], output_tokens = 128',
     }
     gate = WholeGate(tmp_path, f"openai:command={command},vocabulary=1024", sweeps)
     gate.record()
