@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from contextlib import ExitStack
 from dataclasses import replace
 
 import mps_standin
@@ -74,10 +75,10 @@ def test_an_mps_daemon_counts_before_its_first_client(driver, monkeypatch, tmp_p
     pid_file = tmp_path / "nvidia-cuda-mps-control.pid"
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
     mps_standin.install(tmp_path)
-    with subprocess.Popen([tmp_path / "nvidia-cuda-mps-server"]) as named_so:
+    with subprocess.Popen([tmp_path / "nvidia-cuda-mps-server"]) as named_so, ExitStack() as stack:
+        stack.callback(named_so.kill)
         pid_file.write_text(f"{named_so.pid}\n")
         assert describe(0).fields["mps"] is True
-        named_so.kill()
     for gone in (named_so.pid, os.getpid()):
         pid_file.write_text(f"{gone}\n")
         assert describe(0).fields["mps"] is False

@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import mps_standin
@@ -173,13 +174,13 @@ def test_replicas_that_a_strangers_daemon_would_take_are_refused(monkeypatch, tm
     monkeypatch.setenv(mps.PIPES, str(pipes))
     monkeypatch.setenv("ATTACHING_NOT", "1")
     spec = EngineSpec("attaching", "opt-125m", pool=Pool(1, kind))
-    with subprocess.Popen([tmp_path / "nvidia-cuda-mps-server"]) as theirs:  # its name is what counts
+    with subprocess.Popen([tmp_path / "nvidia-cuda-mps-server"]) as theirs, ExitStack() as stack:
+        stack.callback(theirs.kill)  # its name is what counts while it lives
         (pipes / MPS_PID_FILE).write_text(f"{theirs.pid}\n")
         with pytest.raises(
             EngineUnavailable, match=rf"an MPS daemon runs in .*theirs, and CUDA .*\({kind}\) its clients"
         ):
             create(spec).start()
-        theirs.kill()
     pool = create(spec)
     assert pool.start().device == "cuda"
     pool.stop()
