@@ -1,6 +1,6 @@
 """Each guard of joules and each fault of a board, a driver or an engine, as a whole run: never a number that passes.
 
-Runs that are void wait between their launches and compute nothing meanwhile, so those of a table go side by side.
+Runs that are void wait between their launches and compute nothing meanwhile, so all go side by side.
 """
 
 import json
@@ -14,7 +14,6 @@ from metered import ENGINE, MeteredProject
 from nvml_fixtures import skip_unless_built
 
 pytest.importorskip("pynvml")
-SIDE_BY_SIDE = 13
 JOULES, THROUGHPUT = "joules_per_output_token", "output_throughput"
 UNSEEN = "fail DeviceGetComputeRunningProcesses NO_PERMISSION"
 
@@ -143,18 +142,10 @@ FROM_THE_BEGIN = {
 """What is so in the whole run."""
 
 
-def each_alone(faults):
-    return [{name: fault} for name, fault in faults.items()]
+RUNS = [*IN_TURNS, *({name: fault} for name, fault in {**AMID, **FROM_THE_BEGIN}.items())]
 
 
-@pytest.mark.parametrize(
-    "runs",
-    [
-        pytest.param([*IN_TURNS, *each_alone(AMID)], id="amid"),
-        pytest.param(each_alone(FROM_THE_BEGIN), id="from the begin"),
-    ],
-)
-def test_each_makes_the_run_red_and_is_named(metered, tmp_path, runs):
+def test_each_makes_the_run_red_and_is_named(metered, tmp_path):
     """A suite that gates throughput and joules, with a baseline of both: it says which of the two is void, and why."""
 
     def wrong(faults):
@@ -174,8 +165,8 @@ def test_each_makes_the_run_red_and_is_named(metered, tmp_path, runs):
         wanted = {THROUGHPUT: one.throughput, JOULES: one.verdict}
         return "" if found == wanted and not unsaid else f"{unsaid or name}: {found}, {why}\n{said}"
 
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as side_by_side:
-        told = [one for one in side_by_side.map(wrong, runs) if one]
+    with ThreadPoolExecutor(len(RUNS)) as side_by_side:
+        told = [one for one in side_by_side.map(wrong, RUNS) if one]
     assert not told, "\n".join(told)
 
 

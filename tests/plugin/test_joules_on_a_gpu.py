@@ -14,6 +14,7 @@ import pytest
 from few_launches import MEASURED, store
 from metered import BUSY_W, IDLE_W
 from onchip import IN_REAL_TIME, OTHER_BOARD, GpuProject
+from projects import UNDECIDED
 
 from pytest_slmperf.core.recordable import LEAST_LAUNCHES
 
@@ -88,7 +89,7 @@ def test_an_engine_on_two_gpus_has_the_joules_of_both_and_a_baseline_of_its_own(
     assert boards[SECOND]["idle_w"] == pytest.approx(2 * IDLE_W, rel=0.1)
     assert report["machine"]["device"] == "simulated 2 x NVIDIA H100 80GB HBM3"
     assert report["machine"]["fields"]["gpu_uuid"] == ", ".join(boards)
-    gated = project.on(scenario=("boards 2", *other), engine=ON_TWO)
+    gated = project.on(UNDECIDED, scenario=("boards 2", *other), engine=ON_TWO)
     assert gated.endswith("exit code 1"), gated
     assert f"no-baseline: {JOULES}" in gated
 
