@@ -23,13 +23,16 @@ FORMS: Mapping[str, Callable[[RunOutcome], str]] = {
     "hud-v3": hud.written,
     "llm-d": llmd.written,
 }
+OF_ONE_LOAD = ("vllm-bench", "llm-d")
+"""Forms that say at which rate, or concurrency, all of a case was measured. Of a search there is none such."""
 DESCRIPTION = """\
   vllm-bench  as `vllm bench serve --append-result` writes it: JSON, one launch
               in a line
   hud-v3      records of PyTorch's benchmark dashboard: a JSON list
   llm-d       llm-d's benchmark report, version 0.2, of one case: YAML
 
-Void cases are left out. Of a report with two arms, the candidate's is written.
+Void cases are left out, and searches of all but hud-v3: they have no one load.
+Of a report with two arms, the candidate's is written.
 """
 
 
@@ -45,7 +48,7 @@ def add(verbs: "Verbs") -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
-    text = FORMS[given.form](_chosen(read_report(given.report), given.case))
+    text = FORMS[given.form](_chosen(read_report(given.report), given.case, given.form))
     if str(given.out) == "-":
         output.write(text)
         return 0
@@ -60,7 +63,7 @@ def _run(given: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen(run: RunOutcome, wanted: list[str]) -> RunOutcome:
+def _chosen(run: RunOutcome, wanted: list[str], form: str) -> RunOutcome:
     """The run with only these of its measured cases. Raises UsageError where nothing is left."""
     measured = {
         name: case for sweep in run.sweeps for name, case in sweep.cases.items() if case.measurement.void is None
@@ -68,8 +71,12 @@ def _chosen(run: RunOutcome, wanted: list[str]) -> RunOutcome:
     for name in wanted:
         if name not in measured:
             raise UsageError(f"{name} was not measured; measured were {', '.join(measured) or 'none'}")
+        if measured[name].searched and form in OF_ONE_LOAD:
+            raise UsageError(f"{name} is a search over many loads, and {form} tells of one: take hud-v3")
+    if form in OF_ONE_LOAD:
+        measured = {name: case for name, case in measured.items() if not case.searched}
     if not measured:
-        raise UsageError("no case of this report was measured: all are void, or there is none")
+        raise UsageError("no case of this report was measured: all are void, or searches, or there is none")
     kept = set(wanted or measured)
     sweeps = (
         replace(sweep, cases={name: case for name, case in sweep.cases.items() if name in kept & measured.keys()})

@@ -8,6 +8,7 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.roofline import Roof
 from pytest_slmperf.core.sample import Measurement, Sample
+from pytest_slmperf.core.search import SHARE_KEY
 from pytest_slmperf.core.variant import Variant, series_of
 from pytest_slmperf.core.verdict import Verdict
 from pytest_slmperf.core.workload import LABELS
@@ -64,6 +65,11 @@ class CaseOutcome:
         place = self.coordinates[self.axis]
         assert not isinstance(place, str)  # noqa: S101 - texts are models and settings of engines
         return place
+
+    @property
+    def searched(self) -> bool:
+        """Whether each launch looked for its place: then `at` is the highest, and was not the load of any sample."""
+        return SHARE_KEY in self.measurement.key
 
     @property
     def variant(self) -> Variant:

@@ -16,6 +16,7 @@ from pytest_slmperf.core.limit import judge_against_number, stated
 from pytest_slmperf.core.metrics import BOARD, ENERGY, GOODPUT, LATENCIES, SCALARS, Metric, by_neighbour, metric
 from pytest_slmperf.core.outcome import LARGER, CaseOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Sample
+from pytest_slmperf.core.search import FOUND
 from pytest_slmperf.core.verdict import Status, Verdict, quantity
 
 UNJUDGED = {"accept": "recorded, not judged", "report": "measured, not judged"}
@@ -192,6 +193,7 @@ class Point:
         self.key = outcome.measurement.key
         self.baseline = StoredPoint(outcome)
         self._measurement = outcome.measurement
+        self._finds = FOUND[outcome.axis] if outcome.searched else ""
         self._verdicts = outcome.verdicts
         self._cut_off = outcome.cut_off
         self._sweep = sweep
@@ -219,7 +221,8 @@ class Point:
         """Why there are none."""
         if self._measurement.void:
             return self._measurement.void
-        return self._measurement.unmeasured.get(meaning.name, "no launch measured it")
+        unasked = f"a search tells {self._finds} alone" if self._finds else "no launch measured it"
+        return self._measurement.unmeasured.get(meaning.name, unasked)
 
     def gate_verdict(self, meaning: Metric) -> Verdict:
         """What the gate decided while it measured. Raises SuiteError where the sweep doesn't gate the metric."""
@@ -258,7 +261,9 @@ class Point:
         """A verdict without samples. A percentile that nobody observed is one that the sweep doesn't declare."""
         way_out = ""
         unasked = status is Status.UNMEASURED and meaning.name not in self._measurement.unmeasured
-        if unasked and meaning.quantile:
+        if unasked and self._finds:
+            way_out = f"list the places in another sweep, as in {self.axis}=[8, 16]"
+        elif unasked and meaning.quantile:
             way_out = f"add it to the sweep, as in percentiles=[{meaning.quantile * 100:.6g}]"
         elif unasked and meaning.name in GOODPUT:
             way_out = "say in the sweep which requests are good: slo=Slo(ttft_ms=…, tpot_ms=…, e2el_ms=…)"

@@ -224,7 +224,7 @@ class Series(Part):
         self._refuse_a_part("highest rate", THROUGHPUT)
         if not any(name.startswith("slo.") for case in self._cases for name in case.measurement.key):
             raise SuiteError(f"{self._name}: a highest rate is one within limits: give its sweep slo=Slo(…)")
-        if any("search.share" in case.measurement.key for case in self._cases):
+        if any(case.searched for case in self._cases):
             name = FOUND[self._cases[0].axis]
             said = f"assert point.{name} >= point.baseline.{name}"
             raise SuiteError(f"{self._name}: its highest rate is a metric, which a search has found: {said}")

@@ -30,6 +30,8 @@ HALVINGS = 2
 """Of the way to an end of the search, before that itself is looked at: the answer may lie beyond it."""
 FOUND: Mapping[str, str] = {"request_rate": "highest_request_rate", "concurrency": "highest_concurrency"}
 """What a search comes to, by what it varies."""
+SHARE_KEY = "search.share"
+"""Field of the key of a case that was searched, and of no other."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from dataclasses import fields
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import LaunchRecord
 from pytest_slmperf.core.pool import Pool
+from pytest_slmperf.core.search import SHARE_KEY
 from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.engines.lengths import workload_key
 
@@ -37,7 +38,7 @@ def case_key(sweep: Sweep, record: LaunchRecord, *, with_joules: bool = False) -
         **({"planted_loss": spec.planted_loss} if spec.planted_loss else {}),
         **({"timed": "with joules"} if with_joules else {}),
         **workload_key(sweep.workload, sweep.slo),
-        **({"search.share": sweep.search.share} if sweep.search else {}),
+        **({SHARE_KEY: sweep.search.share} if sweep.search else {}),
     }
 
 

@@ -343,6 +343,21 @@ def test_a_form_is_printed_for_a_pipe(cli, imported):
     assert (code, json.loads(said)[0]["schema_version"]) == (0, "v3")
 
 
+def test_a_search_is_told_as_of_no_load(cli, imported):
+    """Forms that have one rate, or concurrency, for all that they hold have none of it."""
+    imported("before", launches=1)
+    report = json.loads(Path("before.json").read_text())
+    case = report["sweeps"][0]["cases"][0]
+    case["key"]["search.share"] = 0.99
+    Path("searched.json").write_text(json.dumps(report))
+    for form in ("llm-d", "vllm-bench"):
+        code, said = cli("report", "searched.json", f"--as={form}", "--out=x", f"--case={case['case']}")
+        assert (code, "is a search over many loads" in said) == (4, True), said
+        code, said = cli("report", "searched.json", f"--as={form}", "--out=x")
+        assert (code, "all are void, or searches" in said) == (4, True), said
+    assert cli("report", "searched.json", "--as=hud-v3", "--out=-")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

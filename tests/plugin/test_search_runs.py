@@ -45,6 +45,11 @@ def test_what_is_promised(capacity):
 def test_no_curve(capacity):
     with pytest.raises(Exception, match="its highest rate is a metric, which a search has found"):
         capacity.highest_rate
+
+
+def test_of_no_place(capacity):
+    with pytest.raises(Exception, match="a search tells highest_request_rate alone"):
+        capacity[64].output_throughput.median
 """
 
 
