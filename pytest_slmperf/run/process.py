@@ -19,7 +19,7 @@ from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineHung, Eng
 from pytest_slmperf.core.launch import LAUNCH_VARIABLE
 from pytest_slmperf.core.protocol import BadMessage, Failed, Hello, Message, OtherVersion, Stop, decode, encode
 from pytest_slmperf.engines.ending import how_it_ended
-from pytest_slmperf.pool.mps import sweep
+from pytest_slmperf.pool import mps
 from pytest_slmperf.worker.bootstrap import ids
 
 BOOTSTRAP = Path(worker.__file__).with_name("bootstrap.py")
@@ -272,7 +272,7 @@ class EngineProcess:
             if self._guard.wait() < 0:
                 _end_family(self._family)
             if self._spec.pool is not None and self._spec.pool.kind == "mps":
-                sweep(self.pid)  # of an engine that was killed, the folder of its daemon is left
+                mps.sweep(self.pid)  # of an engine that was killed, the folder of its daemon is left
         for descriptor in (self._from, self._to, self._pidfd):
             if descriptor is not None:
                 os.close(descriptor)
