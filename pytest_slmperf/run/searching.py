@@ -88,8 +88,9 @@ def load_at(load: Load, place: float, policy: RoundPolicy) -> Load:
 def judged(traffic: Traffic, place: float, ask: Play, policy: RoundPolicy) -> Probed:
     """Whether a place meets, by the requests of its window, or of its second half where no window was found.
 
-    Requests pile up where the window has evidence of it, and where they do by much. Some seconds of a load near what an
-    engine can do have evidence now and then; and of a burst at its end there are many, without any.
+    Requests pile up where the window has evidence of it, or none was found for that, and where they do by much. Some
+    seconds of a load near what an engine can do have evidence now and then; and of a burst at its end there are many,
+    without any.
     """
     load, slo = ask.load, ask.slo
     assert load.arrivals is not None  # noqa: S101 - it was sent by them
@@ -105,7 +106,8 @@ def judged(traffic: Traffic, place: float, ask: Play, policy: RoundPolicy) -> Pr
         probe = Probe(place, met=False, why=window.reason)
     else:
         sent = [one for one in traffic.exchanges if window.from_ns <= one.sent_ns < window.to_ns]
-        piled_up = (_piled_up(traffic, half) if half else math.inf) if window.saturated else 0.0
+        doubtful = window.saturated or window is half
+        piled_up = (_piled_up(traffic, half) if half else math.inf) if doubtful else 0.0
         probe = _within(sent, place, slo, _how(load), piled_up)
     misses = traffic.given_up or not (probe.met or isinstance(window, NoWindow))
     voids = [one for one in findings if one.effect is Effect.VOID and (not misses or one.guard in VOIDS_A_MISS)]

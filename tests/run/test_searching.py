@@ -134,7 +134,7 @@ def in_time(rate, service_s, limit_s):
     return (1 - load) * sum(terms)
 
 
-@pytest.mark.parametrize(("rate", "met"), [(20, True), (25, True), (62, False), (66, False)])
+@pytest.mark.parametrize(("rate", "met"), [(20, True), (25, True), (52, False), (56, False), (62, False), (66, False)])
 def test_where_limits_are_loose_what_piles_up_misses(rate, met, on_engine):
     """An engine that does some 48 a second is not said to be at its limit for a burst at the end of fewer."""
     whole, loose = load(OpenLoop(64, 32), Search(8, 100)), Slo(ttft_ms=60_000)
