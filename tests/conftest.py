@@ -30,6 +30,14 @@ def _no_ci() -> Generator[None]:
         yield
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that are marked `alone`, one after the other: anywhere else each would wait until the other
+    worker has ended what it is at, and that is one of the long tests more often than not.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("alone") is None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Run a test that is marked `alone` while no other worker runs any."""
