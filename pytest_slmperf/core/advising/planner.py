@@ -2,25 +2,25 @@
 
 In this order: one instance at its largest batch, which everything is compared with; then whatever may be better than
 the best so far, by expected improvement times the chance that it keeps the limits (Jones, Schonlau and Welch 1998;
-Schonlau, Welch and Jones 1998), until none is worth a launch; then lighter settings that are likely as good; then
-launches again, of what is advised and of what it is compared with, until the gain is known well enough. It decides by
-values alone: where it was interrupted it goes on alike.
+Schonlau, Welch and Jones 1998), until none is worth a launch; then what lies far from all that was measured; then
+lighter settings that are likely as good; then launches again, of what is advised, of what it is compared with and of
+the best, until the gain is known well enough. A launch measures others of its configuration along: what would come next
+if each showed what is expected of it. It decides by values alone: where it was interrupted it goes on alike.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
-from pytest_slmperf.core.advising.curve import Curve, Known, Law, Normal, Prediction, fitted, law_of
+from pytest_slmperf.core.advising.curve import Normal, Prediction
+from pytest_slmperf.core.advising.outlook import Outlook
 from pytest_slmperf.core.advising.question import Evidence, Limit, Question, Seen, Series, Setting, mean_log, spread
 from pytest_slmperf.core.advising.student import quantile
 from pytest_slmperf.core.metrics import Metric
 from pytest_slmperf.core.verdict import percent
 
-LAUNCH_SD, LAUNCH_WEIGHT = 0.02, 4
-"""How far launches are taken to scatter before any was repeated, and as how many repetitions that counts."""
 HOPELESS = 0.02
 """What keeps the limits with a smaller probability is not tried."""
 RIVAL = 0.05
@@ -34,10 +34,6 @@ LEVEL = 0.98
 chosen so, it holds the truth in 95 %. How often it does benchmarks/advise_launches.py says."""
 SURE = 0.95
 """Of the limits that what is advised must keep, or of missing them, before it is settled."""
-PER_OCTAVE = {"replicas": 0.5, "threads": 0.5}
-"""So much of what twice as many could bring is expected of a series before it is measured; it may be none, or all."""
-OTHER_DTYPE_SD = 0.5
-"""Of a type that was not measured: a factor of 1.6 in either direction."""
 UNSEEN_OCTAVES = 2.0
 """From the nearest batch that was launched: farther off a curve may have a step that nobody has seen."""
 LARGEST_STEP = 1.0
@@ -143,12 +139,6 @@ def _close(question: Question, log: float, best: float) -> bool:
     return log >= best + math.log1p(-question.within) - 1e-12
 
 
-def launch_sd(evidence: Evidence, meaning: Metric) -> float:
-    """How far launches of a metric scatter, by those that were repeated and by what is assumed before."""
-    sd, freedom = spread(evidence.seen.values(), meaning)
-    return math.sqrt((LAUNCH_WEIGHT * LAUNCH_SD**2 + freedom * sd**2) / (LAUNCH_WEIGHT + freedom))
-
-
 def half_width(evidence: Evidence, meaning: Metric, one: Seen, other: Seen) -> float:
     """Of the interval of the logarithm of two settings' ratio, from the launches that were repeated; infinite where
     none was.
@@ -170,6 +160,10 @@ class _Standing:
     """What the next launch measures already: what goes with it is of the same configuration, and sure to fit if that
     does."""
 
+    @cached_property
+    def _outlook(self) -> Outlook:
+        return Outlook(self.question, self.candidates, self.evidence)
+
     @property
     def nothing_known(self) -> bool:
         """Whether no setting was measured yet."""
@@ -177,7 +171,7 @@ class _Standing:
 
     def after(self, setting: Setting) -> "_Standing":
         """As if the next launch had shown of a setting what is expected of it, or anything where nothing is known."""
-        expected = {one: self._predicted(setting, one) for one in self.question.metrics}
+        expected = {one: self._outlook.of(setting, one) for one in self.question.metrics}
         values = {one.name: math.exp(seen.mean) if seen else 1.0 for one, seen in expected.items()}
         return replace(self, evidence=self.evidence.plus(setting, values), taken=(*self.taken, setting))
 
@@ -193,7 +187,7 @@ class _Standing:
         if new and (far := self._far_from_known(1.0)):
             return Next(far, "it costs no launch")
         both = (picked(self.question, self.evidence), reference(self.candidates, self.evidence))
-        rivals = [one for one in self._open if self._keeps(one) >= RIVAL and self._reach(one) >= 0]
+        rivals = [one for one in self._open if self._outlook.keeps(one) >= RIVAL and self._reach(one) >= 0]
         for one in (*(one.setting for one in both if one), *sorted(rivals, key=self._reach, reverse=True)):
             if one in self._open:
                 return Next(one, "it costs no launch")
@@ -201,12 +195,12 @@ class _Standing:
 
     def _reach(self, setting: Setting) -> float:
         """How far a setting may be beyond the best, of the objective's logarithm."""
-        seen, best = self._predicted(setting, self.question.objective), self._best
+        seen, best = self._outlook.of(setting, self.question.objective), self._best
         if seen is None or best is None:
             return -math.inf
         known = self.evidence.seen.get(setting)
         launches = max(1, known.launches(self.question) if known else 0)
-        sd = self._sd(self.question.objective) * math.sqrt(1 / launches + 1 / best.launches)
+        sd = self._outlook.sd(self.question.objective) * math.sqrt(1 / launches + 1 / best.launches)
         return self.question.sign * (seen.mean - best.log) + 2 * sd
 
     def reference_step(self) -> Step | None:
@@ -231,21 +225,21 @@ class _Standing:
         if best is None:
             return self._feasible()
         level = best.log + question.sign * math.log1p(question.within)
-        noise = self._sd(question.objective) / math.sqrt(best.launches)
+        noise = self._outlook.sd(question.objective) / math.sqrt(best.launches)
         scores = {
-            setting: self._keeps(setting) * seen.improvement(level, question.sign, noise=noise)
+            setting: self._outlook.keeps(setting) * seen.improvement(level, question.sign, noise=noise)
             for setting in self._open
-            if setting != best.setting and (seen := self._predicted(setting, question.objective))
+            if setting != best.setting and (seen := self._outlook.of(setting, question.objective))
         }
         if not scores:
             return None
         setting = max(scores, key=scores.__getitem__)
         if scores[setting] <= self.policy.worth * question.within:
             return None
-        seen = self._predicted(setting, question.objective)
+        seen = self._outlook.of(setting, question.objective)
         assert seen is not None  # noqa: S101 - it has a score
         chance = 1 - seen.below(level) if question.sign > 0 else seen.below(level)
-        return Next(setting, f"it beats the best so far with a chance of {chance * self._keeps(setting):.0%}")
+        return Next(setting, f"it beats the best so far with a chance of {chance * self._outlook.keeps(setting):.0%}")
 
     def second(self) -> Step | None:
         """Half the batch of what would be advised, where nothing else of its series is known: past a full cache a
@@ -256,7 +250,7 @@ class _Standing:
         if pick is None or any(one.series == series and one != pick.setting for one in self.evidence.seen):
             return None
         octaves = {one: math.log2(pick.setting.batch / one.batch) for one in self._open if one.series == series}
-        others = [one for one, below in octaves.items() if below and self._keeps(one) >= HOPELESS]
+        others = [one for one, below in octaves.items() if below and self._outlook.keeps(one) >= HOPELESS]
         nearest = min(others, key=lambda one: abs(octaves[one] - 1), default=None)
         return Next(nearest, "a second point tells how the curve goes") if nearest else None
 
@@ -278,8 +272,8 @@ class _Standing:
         far: dict[Setting, tuple[float, float]] = {}
         for setting in self._open:
             octaves = self._octaves_from_known(setting)
-            seen = self._predicted(setting, question.objective)
-            if octaves < least or seen is None or self._keeps(setting) < HOPELESS:
+            seen = self._outlook.of(setting, question.objective)
+            if octaves < least or seen is None or self._outlook.keeps(setting) < HOPELESS:
                 continue
             if (promise := question.sign * seen.mean) + LARGEST_STEP >= level:
                 far[setting] = octaves, promise
@@ -297,11 +291,11 @@ class _Standing:
             return None
         level = best.log + question.sign * math.log1p(-question.within)
         for setting in sorted(self._open, key=lambda one: one.weight):
-            seen = self._predicted(setting, question.objective)
+            seen = self._outlook.of(setting, question.objective)
             if setting.weight >= pick.setting.weight or setting in self.evidence.seen or seen is None:
                 continue
             as_good = seen.below(level) if question.sign < 0 else 1 - seen.below(level)
-            if as_good * self._keeps(setting) >= LIKELY:
+            if as_good * self._outlook.keeps(setting) >= LIKELY:
                 return Next(setting, f"it is lighter, and as good with a chance of {as_good:.0%}")
         return None
 
@@ -320,7 +314,7 @@ class _Standing:
         fewest = min(few, key=lambda one: one.launches(question))
         if fewest.launches(question) < self.policy.least_launches:
             return Next(fewest.setting, "one launch says nothing of its error")
-        if pick in few and not _decided(pick, question.limits, self._sd):
+        if pick in few and not _decided(pick, question.limits, self._outlook.sd):
             return Next(pick.setting, "whether it keeps the limits isn't sure yet")
         if len(both) == 2 and not self._gain_is_known(*both):
             return Next(fewest.setting, f"the gain isn't known to {percent(question.within)} yet")
@@ -333,7 +327,7 @@ class _Standing:
             return None
         counts = {best.setting: best.launches, pick.setting: pick.launches(question)}
         short = question.sign * (best.log - mean_log(pick, question.objective)) + math.log1p(-question.within)
-        error = self._sd(question.objective) * math.sqrt(sum(1 / count for count in counts.values()))
+        error = self._outlook.sd(question.objective) * math.sqrt(sum(1 / count for count in counts.values()))
         few = [one for one, count in counts.items() if count < self.policy.most_launches and self._may(one)]
         if not few or abs(short) > UNSURE * error:
             return None
@@ -351,13 +345,13 @@ class _Standing:
 
     def _feasible(self) -> Step | None:
         """Where nothing keeps the limits yet: what most likely does."""
-        chances = {one: self._keeps(one) for one in self._open}
+        chances = {one: self._outlook.keeps(one) for one in self._open}
         likeliest = max(chances, key=chances.__getitem__, default=None)
         if likeliest is None or chances[likeliest] < HOPELESS:
             return None
         # Of those that are about as likely, the one that promises most: the largest batch, as a rule.
         close = [one for one, chance in chances.items() if chance >= 0.9 * chances[likeliest]]
-        promises = {one: seen.mean for one in close if (seen := self._predicted(one, self.question.objective))}
+        promises = {one: seen.mean for one in close if (seen := self._outlook.of(one, self.question.objective))}
         setting = max(promises, key=lambda one: self.question.sign * promises[one], default=likeliest)
         return Next(setting, f"nothing keeps the limits yet, and it does with a chance of {chances[setting]:.0%}")
 
@@ -393,72 +387,6 @@ class _Standing:
         best = max(self._keeping, key=lambda one: question.sign * mean_log(one, question.objective), default=None)
         return _Best(best.setting, mean_log(best, question.objective), best.launches(question)) if best else None
 
-    def _sd(self, meaning: Metric) -> float:
-        if meaning.name not in self._sds:
-            self._sds[meaning.name] = launch_sd(self.evidence, meaning)
-        return self._sds[meaning.name]
-
-    @cached_property
-    def _sds(self) -> dict[str, float]:
-        return {}
-
-    def _keeps(self, setting: Setting) -> float:
-        """The probability that a setting keeps every limit, as if they were independent."""
-        chance = 1.0
-        for limit in self.question.limits:
-            seen = self._predicted(setting, limit.metric)
-            if seen is None:
-                continue
-            below = seen.below(math.log(limit.value))
-            chance *= 1 - below if limit.metric.higher_is_better else below
-        return chance
-
-    def _predicted(self, setting: Setting, meaning: Metric) -> Prediction | None:
-        """What a metric of a setting may be; None where no series was measured."""
-        asked = setting, meaning.name
-        if asked not in self._predictions:
-            self._predictions[asked] = self._predict(setting, meaning)
-        return self._predictions[asked]
-
-    @cached_property
-    def _predictions(self) -> dict[tuple[Setting, str], Prediction | None]:
-        return {}
-
-    def _predict(self, setting: Setting, meaning: Metric) -> Prediction | None:
-        curves = self._curves(meaning)
-        own = curves.get(setting.series)
-        if own:
-            return own.at(setting.each)
-        kin = min(curves, key=lambda one: _distance(one, setting.series), default=None)
-        if kin is None:
-            return None
-        by, sd = _step(kin, setting.series, law_of(meaning))
-        return curves[kin].at(setting.each).shifted(by, sd)
-
-    def _curves(self, meaning: Metric) -> Mapping[Series, Curve]:
-        if meaning.name not in self._fitted:
-            self._fitted[meaning.name] = self._fit(meaning)
-        return self._fitted[meaning.name]
-
-    @cached_property
-    def _fitted(self) -> dict[str, Mapping[Series, Curve]]:
-        return {}
-
-    def _fit(self, meaning: Metric) -> Mapping[Series, Curve]:
-        """The curves of the series that were measured, those with most points first: the others take after them."""
-        sd = self._sd(meaning)
-        known: dict[Series, list[Known]] = {}
-        for one in self.evidence.seen.values():
-            if logs := one.logs(meaning):
-                point = Known(one.setting.each, mean_log(one, meaning), sd**2 / len(logs))
-                known.setdefault(one.setting.series, []).append(point)
-        batches = [one.each for one in (*self.candidates, *self.evidence.seen)]
-        curves: dict[Series, Curve] = {}
-        for series in sorted(known, key=lambda one: -len(known[one])):
-            kin = min(curves, key=lambda one: _distance(one, series), default=None)
-            curves[series] = fitted(law_of(meaning), known[series], batches, curves[kin].halves if kin else None)
-        return curves
-
 
 @dataclass(frozen=True, slots=True)
 class _Best:
@@ -476,25 +404,3 @@ def _decided(one: Seen, limits: Iterable[Limit], sd_of: Callable[[Metric], float
         if not (below >= SURE or below <= 1 - SURE):
             return False
     return True
-
-
-def _distance(one: Series, other: Series) -> tuple[int, int, float]:
-    """How unlike two series are."""
-    return one.dtype != other.dtype, one.threads != other.threads, abs(math.log2(one.replicas / other.replicas))
-
-
-def _step(kin: Series, series: Series, law: Law) -> tuple[float, float]:
-    """By how much the logarithm of a metric is expected to differ from a kindred series at the same batch in each
-    replica, and with what standard deviation.
-
-    Of replicas and threads: between nothing and all that so many more could bring. What rises, as latency, power and
-    memory do, may stay or grow as much. Joules of a token may go either way.
-    """
-    by, variance = 0.0, 0.0
-    for name, share in PER_OCTAVE.items():
-        more = math.log(max(getattr(series, name), 1) / max(getattr(kin, name), 1))
-        by += share * more
-        variance += (share * more) ** 2
-    if series.dtype != kin.dtype:
-        variance += OTHER_DTYPE_SD**2
-    return (0.0 if law is Law.FALLS else by), math.sqrt(variance)
