@@ -85,7 +85,7 @@ def covers_project(config: pytest.Config, suites: Collection[str]) -> bool:
     if config.args_source is config.ArgsSource.TESTPATHS and not suites:
         return True
     named = {(config.invocation_params.dir / argument).resolve() for argument in config.args}
-    declared = {config.rootpath / one for one in suites} or _declared(config)
+    declared = {(config.rootpath / one).resolve() for one in suites} or _declared(config)
     wanted = {config.rootpath} if config.rootpath in named or not declared else declared
     return all(named & {path, *path.parents} for path in wanted)
 

@@ -269,7 +269,7 @@ def settings_of(table: Mapping[str, Any], where: str) -> Settings:
     alone = {name: value for name, value in table.items() if name not in ("machine", "suites")}
     values = {name: _checked(name, value, where) for name, value in alone.items()}
     suites = table.get("suites", [])
-    if (suites and not _list_of(_name)(suites)) or not isinstance(suites, list):
+    if not _list_of(_name)(suites):
         raise UsageError(f"{where}: suites = {suites!r}; it takes a list of folders")
     machines = table.get("machine", [])
     if not isinstance(machines, list):

@@ -94,6 +94,7 @@ def test_what_the_project_always_leaves_out_is_gone(with_latency, setting, words
     [
         (["suites"], ("suites",), 1),
         (["suites"], ("suites/latency",), 0),
+        (["gpu_suites/../suites/"], ("suites",), 1),
         (["suites"], (".",), 1),
         (["suites", "gpu_suites"], ("suites",), 0),
         (["suites", "gpu_suites"], ("suites", "gpu_suites"), 1),
