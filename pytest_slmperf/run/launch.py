@@ -253,7 +253,8 @@ class _Launch:
         policy, load = self._terms.policy, case.load
         self._guards.settled()
         self._process.doing = f"warming up {load.case}"
-        warm = self._process.ask(Prepare(load, policy.round_s, policy.warmup_limit), Prepared, policy.answer_limit_s)
+        prepare = Prepare(load, policy.round_s, policy.warmup_limit)
+        warm = self._process.ask(prepare, Prepared, policy.answer_limit_s + policy.round_s)
         case.batches, case.warm_batch_s = warm.batches, warm.batch_s
         case.stretch.add(warm.started_ns, warm.ended_ns)
         if not warm.steady:
@@ -447,8 +448,9 @@ class _Launch:
     def _round(
         self, case: _Case, ask: Round, slow_before: Slowness, *, package: bool = False
     ) -> tuple[Measured, Void | None]:
-        """A round of batches, and why it is void."""
-        limit_s, plain = self._terms.policy.answer_limit_s, not (ask.observe or ask.marks)
+        """A round of batches, and why it is void. What it is to last is waited for, and then as for any answer."""
+        policy, plain = self._terms.policy, not (ask.observe or ask.marks)
+        limit_s = policy.answer_limit_s + policy.round_s
         measured, void = self._guards.served(
             case.seen, lambda: self._process.ask(ask, Measured, limit_s), slow_before, package=package
         )

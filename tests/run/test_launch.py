@@ -413,9 +413,16 @@ def test_an_unknown_engine_is_unavailable():
 def test_an_engine_without_an_answer_is_killed_after_the_limit():
     """The error says for how long it gave none, and in which round."""
     began = time.monotonic()
-    with pytest.raises(EngineHung, match=f"no answer for 0.5 s while serving {CASE}, round 1 of 3, and was killed"):
+    with pytest.raises(EngineHung, match=f"no answer for 0.6 s while serving {CASE}, round 1 of 3, and was killed"):
         launch(fake(fault="hangs", fault_batch=7), policy=replace(POLICY, answer_limit_s=0.5))
     assert time.monotonic() - began < 5
+
+
+def test_a_round_may_last_longer_than_an_answer_is_waited_for():
+    """As one that is to hold enough requests of a model beside, which come seldom."""
+    policy = RoundPolicy(rounds=1, round_s=1.2, observed_requests=1, answer_limit_s=1.0)
+    case = launch(fake(real_time=True), policy=policy).cases[CASE]
+    assert case.void is None
 
 
 def test_an_engine_that_reads_nothing_is_killed_after_the_limit(tmp_path):
