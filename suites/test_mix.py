@@ -31,6 +31,13 @@ USERS = Sweep(
 )
 
 
+def others(point):
+    """Those that run beside the model, with what they serve at a time: `4`, or at a rate `2.5rps`."""
+    beside = point.coordinates["beside"]
+    loads = [] if beside == "none" else [one.rpartition("@")[2] for one in beside.split("+")]
+    return [(f"beside_{number}", load) for number, load in enumerate(loads, 1)]
+
+
 @pytest.fixture(scope="module")
 def mix(slmperf, slm_engine):
     """The model alone, and beside others, in batches."""
@@ -61,9 +68,9 @@ def test_slo_of_the_mix(mix):
     """Nine of ten requests get their tokens as fast as they are read, whoever runs beside, and so do the others'."""
     for point in mix:
         assert point.tpot_ms.p90 <= 1000 / TOKENS_READ
-        _, beside, batch = point.coordinates["beside"].rpartition("@")
-        if beside:
-            assert point.beside_1_output_throughput >= TOKENS_READ * int(batch)
+        for name, batch in others(point):
+            if batch.isdecimal():
+                assert getattr(point, f"{name}_output_throughput") >= TOKENS_READ * int(batch)
 
 
 def test_slowdown(mix):
@@ -92,5 +99,5 @@ def test_slo_of_each_model(users):
     """Nine of ten requests of each model are in time, whoever runs beside it."""
     for point in users:
         assert point.goodput_share >= 0.9
-        if point.coordinates["beside"] != "none":
-            assert point.beside_1_goodput_share >= 0.9
+        for name, _ in others(point):
+            assert getattr(point, f"{name}_goodput_share") >= 0.9
