@@ -12,6 +12,7 @@ from pytest_slmperf.core.protocol import Play
 from pytest_slmperf.core.search import FOUND, Probe, Search, found, next_place
 from pytest_slmperf.core.slo import Slo
 from pytest_slmperf.core.traffic import FIRST, Exchange, Traffic
+from pytest_slmperf.core.traffic_concurrency import in_system
 from pytest_slmperf.core.traffic_guards import judge_traffic
 from pytest_slmperf.core.window import NoWindow, Window, find_window
 from pytest_slmperf.run import playing
@@ -19,8 +20,8 @@ from pytest_slmperf.run.guards import Void
 from pytest_slmperf.run.loads import LONGER_BY
 
 PILES_UP = 0.1
-"""Of the requests that come in the second half of an open loop: so many more may be under way at its end than at its
-beginning, beside what is chance. Short loads tell no better what an engine can keep up for ever."""
+"""Of the requests that come in the second half of an open loop: so many more may be under way then than before, beside
+what is chance. Short loads tell no better what an engine can keep up for ever."""
 VOIDS_A_MISS = ("sender", "late", "answers", "restarted")
 """Guards of what makes an engine look slow that isn't. What it does itself to more requests than it can serve, as
 failing them or putting them off, is a miss: it voids only what would meet."""
@@ -88,9 +89,8 @@ def load_at(load: Load, place: float, policy: RoundPolicy) -> Load:
 def judged(traffic: Traffic, place: float, ask: Play, policy: RoundPolicy) -> Probed:
     """Whether a place meets, by the requests of its window, or of its second half where no window was found.
 
-    Requests pile up where the window has evidence of it, or none was found for that, and where they do by much. Some
-    seconds of a load near what an engine can do have evidence now and then; and of a burst at its end there are many,
-    without any.
+    Whether requests pile up is measured, and not the window's own word: that asks for evidence, which some seconds of a
+    load near what an engine can do give in one launch and not in the next.
     """
     load, slo = ask.load, ask.slo
     assert load.arrivals is not None  # noqa: S101 - it was sent by them
@@ -102,13 +102,14 @@ def judged(traffic: Traffic, place: float, ask: Play, policy: RoundPolicy) -> Pr
     elif isinstance(window, NoWindow) and half:
         window = half
     findings = judge_traffic(traffic, window, load)
+    unanswered = next((one.reason for one in findings if one.guard == "unanswered"), "")
     if isinstance(window, NoWindow):
         probe = Probe(place, met=False, why=window.reason)
     else:
         sent = [one for one in traffic.exchanges if window.from_ns <= one.sent_ns < window.to_ns]
-        doubtful = window.saturated or window is half
-        piled_up = (_piled_up(traffic, half) if half else math.inf) if doubtful else 0.0
+        piled_up = _piled_up(traffic, half) if half else math.inf if window.saturated else 0.0
         probe = _within(sent, place, slo, _how(load), piled_up)
+    probe = replace(probe, why=unanswered or probe.why)
     misses = traffic.given_up or not (probe.met or isinstance(window, NoWindow))
     voids = [one for one in findings if one.effect is Effect.VOID and (not misses or one.guard in VOIDS_A_MISS)]
     notes = tuple(one.reason for one in findings if one.effect is not Effect.VOID)
@@ -137,15 +138,16 @@ def _second_half(traffic: Traffic) -> Window | None:
 
 
 def _piled_up(traffic: Traffic, half: Window) -> float:
-    """By how many the requests under way grow in it, as a share of what they may.
+    """By how many more are under way in the second half than before it, in the mean, as a share of what may be.
 
-    A number that is Poisson at both ends, as of requests that don't wait for each other, differs by √2n of n by chance.
+    What may be by chance is the spread of a Poisson number, of which a mean over some lives has half or less.
     """
-    there = sum(one.arrived_ns < half.from_ns <= one.ended_ns for one in traffic.exchanges)
+    steps = in_system(traffic.exchanges)
+    filling_ns = max(one.ended_ns - one.arrived_ns for one in traffic.exchanges[:FIRST])
+    before = steps.mean(min(traffic.began_ns + filling_ns, half.from_ns - 1), half.from_ns)
     came = sum(half.from_ns <= one.arrived_ns < half.to_ns for one in traffic.exchanges)
-    ended = sum(half.from_ns <= one.ended_ns < half.to_ns and not one.error for one in traffic.exchanges)
-    may = PILES_UP * came + math.sqrt(2 * there)
-    return max(0.0, came - ended) / may if may else 0.0
+    may = PILES_UP * came + math.sqrt(before)
+    return max(0.0, steps.mean(half.from_ns, half.to_ns) - before) / may if may else 0.0
 
 
 def _how(load: Load) -> Search:

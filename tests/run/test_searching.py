@@ -143,6 +143,16 @@ def test_where_limits_are_loose_what_piles_up_misses(rate, met, on_engine):
     assert met or "requests pile up" in one.probe.why
 
 
+def test_where_limits_are_loose_a_search_finds_the_same_from_anywhere(on_engine):
+    """What piles up is measured: launches whose noise differs agree."""
+    whole, loose = load(OpenLoop(64, 32), Search(8, 100)), Slo(ttft_ms=2000, tpot_ms=200)
+    rates = []
+    for seed, begin in ((1, 30.0), (2, 50.0)):
+        sent = on_engine(loose, knee=16, noise=0.01, launch_noise=0.002, seed=seed)
+        rates += values_of(whole, sent.search(replace(whole, begin=begin)))[0]["highest_request_rate"]
+    assert rates[0] == pytest.approx(rates[1], rel=0.03)
+
+
 def test_what_misses_surely_ends_early(on_engine):
     """Long before all is sent, and nothing is given up that is under way: the next probe finds the engine idle."""
     whole, sent = load(), on_engine()
@@ -178,6 +188,14 @@ def test_an_engine_that_refuses_what_is_too_much_misses(on_engine):
     sent = on_engine(fault="refuses", fault_every=20)
     one = sent.probed(20, ask_for(load(), 20, POLICY, SLO))
     assert (one.probe.met, one.void) == (False, None)
+
+
+def test_an_engine_that_answers_nothing_misses_everywhere(on_engine):
+    """And the reason why no place is found is what it said."""
+    sent = on_engine(fault="refuses", fault_every=1)
+    _, unmeasured, _ = values_of(load(), sent.search(load()))
+    assert "requests was answered; the first that failed" in unmeasured["highest_request_rate"]
+    assert "told to refuse this request" in unmeasured["highest_request_rate"]
 
 
 def test_a_probe_without_an_answer_ends_the_search():
