@@ -14,8 +14,12 @@ PAUSE_SHARE = 0.05
 """Of a round, that a model beside may have had nothing to do: between two batches, the time to begin the next."""
 MOST_TOKENS = 1_000_000
 MOST_PLACES = 100_000
-OF_ITS_OWN = ("model", "dtype", "threads", "beside", *POOL_OPTIONS)
-"""What is no option of a model beside: it is said otherwise, or it is a pool's."""
+LEAST_RATE = 0.001
+"""A launch lasts until twenty of its requests have come, and a day has 86,400 seconds."""
+OF_ITS_OWN = ("model", "dtype", "threads", "beside", "slowed", *POOL_OPTIONS)
+"""What is no option of a model beside: it is said otherwise, it is a pool's, or a loss, which is planted in what is
+measured.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,8 @@ class Beside:
                 raise UsageError(f"Beside({self.model!r}): {name}={value!r}; it takes a whole number, 1 to {most:,}")
         rate = self.request_rate
         number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
-        if rate is not None and not (number and 0 < rate <= MOST_PLACES):
-            said = f"it takes requests per second, above 0, up to {MOST_PLACES:,}"
+        if rate is not None and not (number and LEAST_RATE <= rate <= MOST_PLACES):
+            said = f"it takes requests per second, {LEAST_RATE:g} to {MOST_PLACES:,}"
             raise UsageError(f"Beside({self.model!r}): request_rate={rate!r}; {said}")
         if self.dtype is not None and not (isinstance(self.dtype, str) and self.dtype):
             raise UsageError(f"Beside({self.model!r}): dtype={self.dtype!r}; it takes a name, as 'int8'")

@@ -24,6 +24,10 @@ WITHIN = 0.02
 """The gap between what meets and what misses, as a fraction, at which a search is over: of 5 % that may be lost, it
 can't feign even half."""
 WIDEST = 0.1
+NARROWEST = 0.001
+"""No engine repeats itself as closely, so that more halvings tell nothing."""
+LEAST = 0.001
+"""The least lowest place: of a request in a quarter of an hour no probe ends on the same day."""
 DEEPEST = 0.1
 """So far below its lowest place a search goes on, as a fraction of it: a loss has to be measured to be judged."""
 HALVINGS = 2
@@ -50,12 +54,12 @@ class Search:
         numbers = (self.low, self.high, self.share, self.within)
         if any(isinstance(one, bool) or not isinstance(one, (int, float)) for one in numbers):
             raise SuiteError(f"{self}: it takes numbers")
-        if not 0 < self.low < self.high < math.inf:
-            raise SuiteError(f"{self}: it takes a lowest place above 0, and a highest above that")
+        if not LEAST <= self.low < self.high < math.inf:
+            raise SuiteError(f"{self}: it takes a lowest place of at least {LEAST:g}, and a highest above that")
         if not 0 < self.share < 1:
             raise SuiteError(f"{self}: a share of the requests lies above 0 and below 1")
-        if not 0 < self.within <= WIDEST:
-            raise SuiteError(f"{self}: within is a fraction above 0, up to {WIDEST}")
+        if not NARROWEST <= self.within <= WIDEST:
+            raise SuiteError(f"{self}: within is a fraction from {NARROWEST:g} to {WIDEST:g}")
 
     @property
     def lowest(self) -> float:

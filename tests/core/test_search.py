@@ -91,12 +91,15 @@ def test_the_first_that_misses_decides():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"low": 0}, "a lowest place above 0"),
+        ({"low": 0}, "a lowest place of at least 0.001"),
+        ({"low": 1e-320}, "a lowest place of at least 0.001"),
+        ({"low": math.nan}, "a lowest place of at least 0.001"),
         ({"low": 64}, "a highest above that"),
         ({"high": math.inf}, "a highest above that"),
         ({"high": "64"}, "takes numbers"),
         ({"share": 1}, "below 1"),
-        ({"within": 0.5}, "up to 0.1"),
+        ({"within": 0.5}, "from 0.001 to 0.1"),
+        ({"within": 1e-320}, "from 0.001 to 0.1"),
     ],
 )
 def test_what_is_no_search_is_refused(arguments, said):
