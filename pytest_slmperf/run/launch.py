@@ -479,8 +479,10 @@ class _Launch:
         values.update({name: (phases_s[phase],) for phase, name in STARTUP_PHASES.items() if phase in phases_s})
         if case.seen.pace_ns:
             values[CORE_PACE] = (median(case.seen.pace_ns),)
-        if peak.memory_bytes is None or case.probes:
-            unmeasured["peak_memory_bytes"] = f"{searching.OF_MANY}: no peak is of any" if case.probes else peak.reason
+        if case.probes:
+            unmeasured["peak_memory_bytes"] = f"{searching.OF_MANY}, and a peak of memory would be of none"
+        elif peak.memory_bytes is None:
+            unmeasured["peak_memory_bytes"] = peak.reason
         else:
             values["peak_memory_bytes"] = (float(peak.memory_bytes),)
         values.update({name: (value,) for name, value in case.energy.values.items()})
