@@ -185,6 +185,11 @@ class Settings:
         kind = self._holding(machine)
         return kind.sweep.get(name, {}) if kind else {}
 
+    def where_on(self, name: str, machine: Machine) -> str:
+        """Where that stands, as an error names it."""
+        kind = self._holding(machine)
+        return f"[tool.slmperf] machine[{self.machine.index(kind)}] sweep.{name}" if kind else ""
+
     def _holding(self, machine: Machine) -> MachineSettings | None:
         return next((kind for kind in self.machine if kind.matches(machine)), None)
 

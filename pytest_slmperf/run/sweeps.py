@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.errors import SuiteError, UsageError
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.core.workload import StaticBatch
@@ -29,8 +30,12 @@ class SweepsHere:
         return here.ends if self.options.tier == "quick" else here
 
     def of_every_tier(self, sweep: Sweep) -> Sweep:
-        """The same with what only the tier leaves out."""
-        return sweep.on(self.settings.sweep_on(sweep.name, self.machine))
+        """The same with what only the tier leaves out. Raises SuiteError that names the settings which make no sense."""
+        axes = self.settings.sweep_on(sweep.name, self.machine)
+        try:
+            return sweep.on(axes)
+        except UsageError as error:
+            raise SuiteError(f"{self.settings.where_on(sweep.name, self.machine)}: {error}") from error
 
     def left_out(self, sweep: Sweep, here: Sweep, specs: Iterable[EngineSpec]) -> dict[str, str]:
         """Cases that only the tier doesn't measure: what is stored of them is not stale."""

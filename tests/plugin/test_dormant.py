@@ -124,10 +124,13 @@ def test_a_wrong_setting_names_the_file_and_the_field(fresh, line, said):
 
 
 def test_settings_that_fit_no_sweep_are_an_error_of_its_module(fresh):
-    """What the settings say of a sweep is checked where its tests are collected, before anything is measured."""
+    """What the settings say of a sweep is checked where its tests are collected, before anything is measured, and the
+    error says where it stands.
+    """
     sweeps = "[[tool.slmperf.machine]]\nsweep.decode = { batch_size = [0] }\n\n[tool.pytest"
     fresh.write("pyproject.toml", SETTINGS.replace("[tool.pytest", sweeps))
     result = fresh.gate()
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*Sweep 'decode': batch_size=(0,); it takes different whole numbers*"])
+    said = "Sweep 'decode': batch_size=(0,); it takes different whole numbers"
+    result.stdout.fnmatch_lines([f"*[[]tool.slmperf[]] machine[[]0[]] sweep.decode: {said}*"])
     assert "session.py" not in result.stdout.str()

@@ -41,6 +41,7 @@ def test_the_first_machine_that_matches_decides(tmp_path):
     assert settings.sweep_on("other", LAPTOP) == {}
     server = Machine("Some CPU 64c", "linux-6.1", {"cores": 64, "memory_gib": 256})
     assert settings.sweep_on("decode", server) == {"model": ["opt-125m"]}
+    assert settings.where_on("decode", server) == "[tool.slmperf] machine[2] sweep.decode"
     assert settings.sweep_on("decode", Machine("NVIDIA H100", "580.65")) == {"model": ["opt-1.3b"]}
 
 
