@@ -239,8 +239,14 @@ class Sweep:
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise SuiteError(f"Sweep {self.name!r}: {name}={given!r}; it takes a list of {said}")
         values: tuple[Any, ...] = tuple(map(_declared, given)) if name == "beside" else tuple(given)
-        if not all(map(kind, values)) or len({*map(spelled, values)}) != len(values):
+        if not all(map(kind, values)):
             raise SuiteError(f"Sweep {self.name!r}: {name}={list(values)!r}; it takes different {said}")
+        names = [*map(spelled, values)]
+        if twice := [one for one in names if names.count(one) > 1]:
+            raise SuiteError(
+                f"Sweep {self.name!r}: {name}={list(values)!r}; it takes different {said}, and two of them are called "
+                f"{twice[0]} in a case's name"
+            )
         return values
 
     def _check_slo(self) -> None:

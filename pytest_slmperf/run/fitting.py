@@ -49,19 +49,19 @@ def lacking(case: Case, spec: EngineSpec) -> str | None:
         return f"{spec.engine} has no dtype {other[0]}"
     if unheard := [why for name in SERVED_WITH if name in varied and (why := registry.untold(spec, name))]:
         return unheard[0]
-    options = [name for name in varied if name not in (*VARIED, *POOL_OPTIONS)]
-    options += [name for one in spec.beside for name in one.options]
-    return next(filter(None, (_no_option(spec.engine, name) for name in options)), None)
+    options = [(name, "") for name in varied if name not in (*VARIED, *POOL_OPTIONS)]
+    options += [(name, f"Beside({one.model!r}): ") for one in spec.beside for name in one.options]
+    return next(filter(None, (_no_option(spec.engine, *option) for option in options)), None)
 
 
-def _no_option(engine: str, name: str) -> str | None:
+def _no_option(engine: str, name: str, whose: str) -> str | None:
     if registry.has_option(engine, name):
         return None
     if any(name in (registry.own_options(other) or ()) for other in registry.BUILT_IN):
         return f"{engine} has no option {name}"
     known = [*(registry.own_options(engine) or ()), *POOL_OPTIONS, *VARIED]
     if near := get_close_matches(name, known, n=1, cutoff=NEAR):
-        raise UsageError(f"no engine has an option {name!r}: is {near[0]!r} meant?")
+        raise UsageError(f"{whose}no engine has an option {name!r}: is {near[0]!r} meant?")
     hand_on = ", ".join(other for other, one in registry.BUILT_IN.items() if one.hands_on)
     return f"{engine} has no option {name} ({hand_on} may: it hands on what it has no name for)"
 

@@ -86,10 +86,18 @@ def test_said_by_settings():
     assert sweep(None, OTHER).on({"beside": [table]}).beside == (paced,)
 
 
-@pytest.mark.parametrize("wrong", [(OTHER, OTHER), ("opt-1.3b",), ((),), ({"model": "m", "size": 3},)])
-def test_no_neighbours(wrong):
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ((OTHER, Beside("opt-1.3b", concurrency=4)), "two of them are called opt-1.3b@4 in a case's name"),
+        (("opt-1.3b",), "different None"),
+        (((),), "different None"),
+        (({"model": "m", "size": 3},), "different None"),
+    ],
+)
+def test_no_neighbours(wrong, said):
     """Two of one name, and what is none, are refused where they are declared."""
-    with pytest.raises(SuiteError, match="beside="):
+    with pytest.raises(SuiteError, match=f"beside=.*{said}"):
         sweep(*wrong)
 
 

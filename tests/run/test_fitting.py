@@ -222,7 +222,7 @@ def test_a_mistyped_option_is_none_that_an_engine_lacks(engine, name, meant):
     with pytest.raises(UsageError, match=f"no engine has an option '{name}': is '{meant}' meant"):
         lacking(case, case.variant.of(EngineSpec(engine, "m")))
     beside = EngineSpec(engine, "m", beside=(Beside("n", batch_size=1, options={name: "x"}),))
-    with pytest.raises(UsageError, match=f"is '{meant}' meant"):
+    with pytest.raises(UsageError, match=rf"Beside\('n'\): no engine has .* is '{meant}' meant"):
         lacking(Case("prefill", "m", 1), beside)
 
 
