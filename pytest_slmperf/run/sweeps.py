@@ -30,7 +30,7 @@ class SweepsHere:
         return here.ends if self.options.tier == "quick" else here
 
     def of_every_tier(self, sweep: Sweep) -> Sweep:
-        """The same with what only the tier leaves out. Raises SuiteError that names the settings which make no sense."""
+        """The same with what only the tier leaves out. Raises SuiteError that names settings that make no sense."""
         axes = self.settings.sweep_on(sweep.name, self.machine)
         try:
             return sweep.on(axes)
