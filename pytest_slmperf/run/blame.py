@@ -93,7 +93,7 @@ def scan() -> Scan:
     for entry in os.listdir("/proc"):  # noqa: PTH208 - a quarter of the time of a Path
         if not entry.isdecimal():
             continue
-        with suppress(OSError, ValueError, IndexError), open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123
+        with suppress(OSError, ValueError, IndexError), open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123 - as above
             content = file.read()
             name = content[content.index(b"(") + 1 : content.rindex(b")")].decode(errors="replace")
             after_name = content[content.rindex(b")") + 2 :].split()

@@ -78,11 +78,11 @@ class Witness:
                 for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - a quarter of the time of a Path
                     with suppress(OSError):
                         task = f"/proc/{pid}/task/{thread}"
-                        with open(f"{task}/schedstat", "rb") as counters:  # noqa: PTH123
+                        with open(f"{task}/schedstat", "rb") as counters:  # noqa: PTH123 - as above
                             ran, waited, _ = counters.read().split()
                         allowed = frozenset(os.sched_getaffinity(int(thread)))
                         turns[int(thread)] = Turns(int(ran), int(waited), allowed)
-                        with open(f"{task}/children", "rb") as children:  # noqa: PTH123
+                        with open(f"{task}/children", "rb") as children:  # noqa: PTH123 - as above
                             family.extend(map(int, children.read().split()))
         return turns
 
