@@ -159,8 +159,10 @@ class Campaign:
         if len(records) < len(configuration.arms):
             self._cases.extend(self._never_started(case, configuration) for case in cases)
             return
-        sweep, with_joules = self._brief.sweep, self._around.with_joules
-        keys = {arm: case_key(sweep, record, with_joules=with_joules) for arm, record in records.items()}
+        brief, with_joules = self._brief, self._around.with_joules
+        keys = {
+            arm: case_key(brief.sweep, record, brief.policy, with_joules=with_joules) for arm, record in records.items()
+        }
         if self._brief.mode == "accept" and (why := self._around.unfit(keys["candidate"])):
             raise UsageError(f"nothing can be recorded: {why}")
         if self._brief.design == "stored":

@@ -3,7 +3,7 @@
 from dataclasses import fields
 
 from pytest_slmperf.core.engine import EngineSpec
-from pytest_slmperf.core.launch import LaunchRecord
+from pytest_slmperf.core.launch import LaunchRecord, RoundPolicy
 from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.core.search import SHARE_KEY
 from pytest_slmperf.core.sweep import Sweep
@@ -16,7 +16,9 @@ METHOD = 2
 """How values are measured. Counted up where a change makes old samples incomparable with new ones."""
 
 
-def case_key(sweep: Sweep, record: LaunchRecord, *, with_joules: bool = False) -> dict[str, object]:
+def case_key(
+    sweep: Sweep, record: LaunchRecord, policy: RoundPolicy, *, with_joules: bool = False
+) -> dict[str, object]:
     """What the samples of a launch hold for: a baseline whose key differs in any field is incomparable. `with_joules`
     says that throughput is read from the stretch in which joules are counted.
     """
@@ -38,7 +40,18 @@ def case_key(sweep: Sweep, record: LaunchRecord, *, with_joules: bool = False) -
         **({"planted_loss": spec.planted_loss} if spec.planted_loss else {}),
         **({"timed": "with joules"} if with_joules else {}),
         **workload_key(sweep.workload, sweep.slo),
-        **({SHARE_KEY: sweep.search.share} if sweep.search else {}),
+        **_search_key(sweep, policy),
+    }
+
+
+def _search_key(sweep: Sweep, policy: RoundPolicy) -> dict[str, object]:
+    """Nothing where the places are listed. What a search finds hangs on how long requests may pile up in a probe."""
+    if not sweep.search:
+        return {}
+    return {
+        SHARE_KEY: sweep.search.share,
+        "search.traffic_s": policy.traffic_s,
+        "search.requests": policy.observed_requests,
     }
 
 

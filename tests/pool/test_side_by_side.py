@@ -218,14 +218,14 @@ def test_keys_name_them():
 
     sweep = Sweep("mix", StaticBatch(8, 4), batch_size=[5])
     record = launch(EngineSpec("fake", "opt-125m"), other("models/opt-1.3b", dtype="int8"))
-    key = case_key(sweep, record)
+    key = case_key(sweep, record, POLICY)
     assert key["beside_1"] == "opt-1.3b int8: batch of 2, 32+8 tokens, 1 thread on its own cores"
     assert key["setting.beside_1_weights"] == "random"
     more = Beside("tiny", request_rate=2.5, slo=Slo(ttft_ms=200), options={"level": 500, "log": "x"})
     spec = EngineSpec("fake", "opt-125m", beside=(more,))
-    told = case_key(sweep, replace(record, spec=spec))["beside_1"]
+    told = case_key(sweep, replace(record, spec=spec), POLICY)["beside_1"]
     assert told == "tiny float32: rate of 2.5, 32+32 tokens, 1 thread on its own cores, level=500, ttft_ms at most 200"
-    assert not [name for name in case_key(sweep, launch(EngineSpec("fake", "opt-125m"))) if "beside" in name]
+    assert not [name for name in case_key(sweep, launch(EngineSpec("fake", "opt-125m")), POLICY) if "beside" in name]
 
 
 @needs_two

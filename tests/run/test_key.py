@@ -1,19 +1,23 @@
 """What a baseline holds for."""
 
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
-from pytest_slmperf.core.launch import LaunchRecord
+from pytest_slmperf.core.launch import LaunchRecord, RoundPolicy
 from pytest_slmperf.core.pool import Pool
+from pytest_slmperf.core.search import Search
+from pytest_slmperf.core.slo import Slo
 from pytest_slmperf.core.sweep import Sweep
 from pytest_slmperf.core.workload import ClosedLoop
 from pytest_slmperf.run.key import case_key
 
 SERVE = Sweep("serve", ClosedLoop(16, 16), model=["opt-125m"], concurrency=[8])
+POLICY = RoundPolicy()
 
 
-def key_of(pool=None, **options):
+def key_of(pool=None, sweep=SERVE, policy=POLICY, **options):
     facts = EngineFacts("0.32", "cpu", "float32", "random", 2048, 1024, settings={"kv_blocks": 64})
     spec = EngineSpec("openai", "opt-125m", options=options, pool=pool)
-    return case_key(SERVE, LaunchRecord("candidate", 0, spec, facts, {}, "2026-01-01T00:00:00+00:00", 0.1, {}))
+    record = LaunchRecord("candidate", 0, spec, facts, {}, "2026-01-01T00:00:00+00:00", 0.1, {})
+    return case_key(sweep, record, policy)
 
 
 def test_an_option_of_the_engine_is_part_of_it():
@@ -41,6 +45,15 @@ def test_a_count_of_replicas_stands_once_in_it():
     record = LaunchRecord(
         "candidate", 0, EngineSpec("fake", "opt-125m", pool=Pool(2)), facts, {}, "2026-01-01T00:00:00+00:00", 0.1, {}
     )
-    key = case_key(SERVE, record)
+    key = case_key(SERVE, record, POLICY)
     assert (key["replicas"], key["setting.kv_blocks"]) == (2, 64)
     assert "setting.replicas" not in key
+
+
+def test_how_long_a_search_probes_is_part_of_it():
+    """The longer requests may pile up, the lower the rate that it finds; a listed place is the same place."""
+    users = Sweep("users", ClosedLoop(16, 16), concurrency=Search(1, 64), slo=Slo(tpot_ms=30))
+    longer, more = RoundPolicy(traffic_s=60), RoundPolicy(observed_requests=1000)
+    assert key_of(sweep=users, policy=longer)["search.traffic_s"] == 60
+    assert key_of(sweep=users, policy=more)["search.requests"] == 1000
+    assert key_of(policy=longer) == key_of(policy=more) == key_of()
