@@ -23,7 +23,8 @@ class Tolerances:
     """How much of each cause a round may have seen."""
 
     waiting: float = 0.02
-    """Share of the round in which the engine's threads were ready and something else had their core."""
+    """Share of the round in which the engine's threads were ready and something else had their core; of replicas on
+    cores of their own, of each."""
     waiting_floor_ns: int = 500_000
     """Waiting that is never blamed: the engine's own threads hand over to each other, and wake up."""
     stolen: float = STOLEN
@@ -69,6 +70,10 @@ class Reading:
     """By core."""
     busy_ticks: Mapping[int, int] = field(default_factory=dict)
     """By core: neither idle nor waiting for a disk."""
+    idle_ns: Mapping[int, int] = field(default_factory=dict)
+    """By core that the engine is pinned to, where the kernel counts it exactly: how long it had nothing to do."""
+    own_ns: int = 0
+    """What this process has worked."""
     throttles: Mapping[int, int] = field(default_factory=dict)
     """By core, where the kernel counts them: how often it was slowed down because it was hot."""
     clock_khz: Mapping[int, int] = field(default_factory=dict)
@@ -191,7 +196,8 @@ def _contended(
 
     Two threads of one engine on one core wait for each other whenever one wakes the other. That is the engine's own
     way of working, and no more time goes lost by it than its cores were without it. Cores of a server and those of what
-    sends its requests are looked at apart: the idle time of these is none that the server could have had.
+    sends its requests are looked at apart: the idle time of these is none that the server could have had. And others
+    took no more than the cores worked for them: replicas wait for who shares out their work, and rest meanwhile.
     """
     if before.threads is None or after.threads is None:
         return None
@@ -204,11 +210,29 @@ def _contended(
         ran_ns[on] += now.ran_ns - earlier.ran_ns
     apart_ns = sum(min(waited_ns[on], max(0, len(on) * served_ns - ran_ns[on])) for on in waited_ns)
     lost_ns = min(apart_ns, len(cores) * served_ns - ran_ns.total())
-    if lost_ns <= max(tolerances.waiting * served_ns, tolerances.waiting_floor_ns):
+    others_ns = _others_ns(before, after, cores, ran_ns.total(), served_ns)
+    if others_ns is not None:
+        lost_ns = min(lost_ns, others_ns)
+    # Threads on the same cores wait for each other in each step; those on cores of their own, as replicas, don't.
+    parts = sum(not any(other < on for other in waited_ns) for on in waited_ns)
+    if lost_ns <= max(parts * tolerances.waiting * served_ns, tolerances.waiting_floor_ns):
         return None
     its = "core" if len(cores) == 1 else f"{len(cores)} cores"
     share = lost_ns / (len(cores) * served_ns)
     return Void("contended", f"others had the engine's {its} for {share:.1%} of the round")
+
+
+def _others_ns(before: Reading, after: Reading, cores: Collection[int], ran_ns: int, served_ns: int) -> int | None:
+    """What these cores worked between the readings for others than the engine; None where that isn't told.
+
+    What this process did before it asked for the round and after it heard of it is not among that.
+    """
+    if not before.idle_ns.keys() & after.idle_ns.keys() >= set(cores):
+        return None
+    wall_ns = after.monotonic_ns - before.monotonic_ns
+    idle_ns = sum(after.idle_ns[core] - before.idle_ns[core] for core in cores)
+    around_ns = min(after.own_ns - before.own_ns, max(0, wall_ns - served_ns))
+    return max(0, len(cores) * wall_ns - idle_ns - ran_ns - around_ns)
 
 
 def _slowed(before: Reading, after: Reading, cores: Collection[int], tolerances: Tolerances) -> Void | None:

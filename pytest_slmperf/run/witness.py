@@ -7,8 +7,10 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from pytest_slmperf.core.units import NS_PER_US
 from pytest_slmperf.pool.pinning import CORES
 from pytest_slmperf.run.guards import Reading, Turns
+from pytest_slmperf.run.pinning import on_core
 from pytest_slmperf.worker.bootstrap import ids
 
 # Fields of a line of /proc/stat after the core's name, in ticks.
@@ -32,6 +34,7 @@ class Witness:
             {core: CORES / f"cpu{core}/thermal_throttle/core_throttle_count" for core in watched}
         )
         self._clocks = _readable({core: CORES / f"cpu{core}/cpufreq/scaling_cur_freq" for core in watched})
+        self._idle_states = {core: _idle_states(core) for core in cores or ()}
 
     @property
     def blind_to(self) -> tuple[str, ...]:
@@ -52,11 +55,12 @@ class Witness:
         return tuple(blind)
 
     def read(self) -> Reading:
-        """The counters now. About 0.1 ms, and 10 µs for each thread of the engine and of its guard: for right before
-        and right after a round, never within.
+        """The counters now. About 0.1 ms, as much for each core that the engine is pinned to, and 10 µs for each thread
+        of the engine and of its guard: for right before and right after a round, never within.
         """
         threads = self._turns()
         stat = _cores_of_stat()
+        idle_ns = self._idle()
         return Reading(
             monotonic_ns=time.monotonic_ns(),
             raw_ns=time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW),
@@ -64,9 +68,20 @@ class Witness:
             threads=threads,
             steal_ticks={core: ticks[_STEAL] for core, ticks in stat.items()},
             busy_ticks={core: sum(ticks[:_STEAL]) - ticks[_IDLE] - ticks[_IOWAIT] for core, ticks in stat.items()},
+            idle_ns=idle_ns,
+            own_ns=time.process_time_ns(),
             throttles=_numbers(self._throttles),
             clock_khz=_numbers(self._clocks),
         )
+
+    def _idle(self) -> dict[int, int]:
+        """What its cores rested, as far as the kernel counts it. A rest counts when it ends, so that each is woken."""
+        rested: dict[int, int] = {}
+        for core, states in self._idle_states.items():
+            if states:
+                with suppress(OSError, ValueError), on_core(core):
+                    rested[core] = NS_PER_US * sum(int(state.read_text()) for state in states)
+        return rested
 
     def _turns(self) -> dict[int, Turns] | None:
         if not self._counts_turns:
@@ -92,6 +107,11 @@ def _numbered_as_here() -> bool:
     with suppress(OSError):
         return ids("self") == [os.getpid()]
     return False
+
+
+def _idle_states(core: int) -> tuple[Path, ...]:
+    """Where the kernel counts the microseconds that a core spent in each of its states of rest."""
+    return tuple((CORES / f"cpu{core}/cpuidle").glob("state*/time"))
 
 
 def _cores_of_stat() -> dict[int, list[int]]:

@@ -134,6 +134,30 @@ def test_no_more_is_blamed_on_others_than_the_engine_waited_and_than_its_core_wa
     assert (void is not None) == (min(waited_ms, 100 - ran_ms) > 2)
 
 
+@pytest.mark.parametrize(("rested_ms", "others_ms"), [(30, 0), (24, 6), (0, 30)])
+def test_replicas_that_wait_for_who_shares_out_their_work_are_not_held_up_by_others(rested_ms, others_ms):
+    """Each core did what its replica did, rested, or worked for others, who took no more than that."""
+    cores, both = (CORE, CORE + 1), frozenset({CORE, CORE + 1})
+    places = {21: both, 22: frozenset({CORE}), 23: frozenset({CORE + 1})}
+    idle_ns = dict.fromkeys(cores, 0)
+    before = replace(QUIET, threads={thread: Turns(0, 0, on) for thread, on in places.items()}, idle_ns=idle_ns)
+    waited = {thread: Turns(85 * MS if thread > 21 else 0, 20 * MS, on) for thread, on in places.items()}
+    after = replace(later(), threads=waited, idle_ns=dict.fromkeys(cores, rested_ms * MS // 2))
+    void = judge_round(before, after, cores=cores, served_ns=ROUND_NS)
+    assert (void is not None) == (others_ms > 4)
+    unseen = judge_round(replace(before, idle_ns={}), replace(after, idle_ns={}), cores=cores, served_ns=ROUND_NS)
+    assert unseen.guard == "contended"
+
+
+def test_what_this_process_does_around_a_round_holds_nobody_up():
+    """Its own readings are on the engine's core before it asks for a round, and after it has heard of it."""
+    wall_ns = ROUND_NS + 5 * MS
+    before = replace(QUIET, idle_ns={CORE: 0})
+    held_up = replace(later(wall_ns=wall_ns, ran_ns=ROUND_NS - 5 * MS, waited_ns=8 * MS), idle_ns={CORE: 4 * MS})
+    assert judge_round(before, held_up, cores=(CORE,), served_ns=ROUND_NS).guard == "contended"
+    assert judge_round(before, replace(held_up, own_ns=5 * MS), cores=(CORE,), served_ns=ROUND_NS) is None
+
+
 def test_a_late_launcher_is_nobody_on_the_engines_core():
     """Threads of an engine wait for each other; what passes before it hears of a round is no contention."""
     late = later(wall_ns=ROUND_NS + 5 * MS, ran_ns=ROUND_NS, waited_ns=4 * MS)
