@@ -262,8 +262,10 @@ def test_a_spent_budget_leaves_it_unsettled(advise):
 def test_an_interruption_loses_no_launch(tmp_path):
     """Ctrl-C exits with 2, names the file, and the same command goes on from it."""
     words = ["advise", "--engine=fake:start_sleep_s=1,seed=1", *ONE]
+    # What a shell starts in the background ignores Ctrl-C, and so would what is started here.
+    listening = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {PROGRAM}"
     started = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *words], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", listening, *words], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     state = tmp_path / "slmperf-advise-tiny-2x128.json"
     until = time.monotonic() + 300

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import mps_standin
 import pytest
 
 from pytest_slmperf.core.errors import MeterUnavailable
-from pytest_slmperf.meters.boards import count, describe
+from pytest_slmperf.meters.boards import count, describe, mps_daemon_runs
 
 UUID = "GPU-00000000-0000-4000-8000-000000000000"
 TOLD = {
@@ -78,6 +79,9 @@ def test_an_mps_daemon_counts_before_its_first_client(driver, monkeypatch, tmp_p
     with subprocess.Popen([tmp_path / "nvidia-cuda-mps-server"]) as named_so, ExitStack() as stack:
         stack.callback(named_so.kill)
         pid_file.write_text(f"{named_so.pid}\n")
+        until = time.monotonic() + 20
+        while not mps_daemon_runs() and time.monotonic() < until:  # the kernel names it a moment after it is begun
+            time.sleep(0.01)
         assert describe(0).fields["mps"] is True
     for gone in (named_so.pid, os.getpid()):
         pid_file.write_text(f"{gone}\n")

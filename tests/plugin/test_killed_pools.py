@@ -70,6 +70,15 @@ def family(folder):
     return found
 
 
+def complete(folder):
+    """The pipes of MPS's two processes, a server coming with the first client, once pytest, guard, engine and two
+    replicas are there; before that nothing. Who asks the daemon something is a third for a moment.
+    """
+    found = list(family(folder).values())
+    pipes = [its[mps.PIPES] for name, its in found if name.startswith(MPS_PROCESSES)]
+    return pipes if len(pipes) == 2 and len(found) == 7 else []
+
+
 def wait_for(what, seconds):
     """Until it is true. What it gave last."""
     deadline = time.monotonic() + seconds
@@ -85,11 +94,9 @@ def test_nothing_is_left_of_a_pool_whose_pytest_was_killed(project, number):
     """
     with started(project) as run:
         try:
-            # pytest, guard, engine and two replicas, and two of MPS: a server comes with the first client.
-            wait_for(lambda: len(family(project.path)) >= 7 or run.poll() is not None, LOCK_S)
+            pipes = wait_for(lambda: complete(project.path) or (run.poll() is not None), LOCK_S)
             assert run.poll() is None, run.stdout.read()
-            pipes = [its[mps.PIPES] for name, its in family(project.path).values() if name.startswith(MPS_PROCESSES)]
-            assert len(pipes) == 2, "another run measures on this machine"
+            assert pipes, "another run measures on this machine"
             run.send_signal(number)
             run.communicate(timeout=60)
         finally:
