@@ -264,9 +264,8 @@ def test_an_interruption_loses_no_launch(tmp_path):
     words = ["advise", "--engine=fake:start_sleep_s=1,seed=1", *ONE]
     # What a shell starts in the background ignores Ctrl-C, and so would what is started here.
     listening = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {PROGRAM}"
-    started = subprocess.Popen(
-        [sys.executable, "-c", listening, *words], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", listening, *words]
+    started = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     state = tmp_path / "slmperf-advise-tiny-2x128.json"
     until = time.monotonic() + 300
     while not (state.exists() and json.loads(state.read_text())["launches"]) and time.monotonic() < until:
