@@ -87,6 +87,7 @@ def wait_for(what, seconds):
     return found
 
 
+@pytest.mark.alone  # two replicas take two cores, and a test beside it may hold one of them
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_is_left_of_a_pool_whose_pytest_was_killed(project, number):
     """Guard, engine, replicas, the daemon that leaves its parent and its server are gone, and the board's lock is free;
