@@ -80,6 +80,8 @@ def _beside(value: object) -> bool:
 Kinds = Mapping[str, tuple[Callable[[object], bool], str]]
 """Fields by their name: whether a value is of the field's kind, and what that is."""
 
+MISTYPED = 0.8
+"""Likeness of two names, as difflib has it, from which one is the other mistyped."""
 CONDITIONS: Kinds = {
     "device": (_name, "a text"),
     **dict.fromkeys(("cores_at_most", "cores_at_least", "memory_gib_at_least"), (_number, "a number")),
@@ -138,7 +140,7 @@ class Undeclared:
     holds: bool
     """Whether it is of the table that holds on this machine."""
     close: bool
-    """Whether a declared sweep has almost this name."""
+    """Whether a declared sweep has almost this name: `replicas` and `replica-energy` are two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,8 @@ class Settings:
                 close = get_close_matches(name, sorted(sweeps), n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(sweeps)) or 'none'}"
                 line = f"[tool.slmperf] machine[{place}] sets sweep.{name}, and no suite here declares it; {hint}"
-                found.append(Undeclared(line, holds=kind is holding, close=bool(close)))
+                mistyped = bool(get_close_matches(name, sweeps, n=1, cutoff=MISTYPED))
+                found.append(Undeclared(line, holds=kind is holding, close=mistyped))
         return found
 
     @property
