@@ -1,4 +1,4 @@
-"""The verb `advise` as its tests call it."""
+"""The verbs as their tests call them."""
 
 import pytest
 
@@ -6,16 +6,25 @@ from pytest_slmperf.cli import main
 
 
 @pytest.fixture
-def advise_here(tmp_path, monkeypatch, capsys):
-    """Runs the verb in an empty project. Returns the exit code, and what was printed where."""
+def verb_here(tmp_path, monkeypatch, capsys):
+    """Makes what runs a verb in an empty project, and returns the exit code, and what was printed where."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*words):
-        try:
-            code = main(["advise", *map(str, words)])
-        except SystemExit as ended:
-            code = ended.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
+    def of(verb):
+        def run(*words):
+            try:
+                code = main([verb, *map(str, words)])
+            except SystemExit as ended:
+                code = ended.code
+            printed = capsys.readouterr()
+            return code, printed.out, printed.err
 
-    return run
+        return run
+
+    return of
+
+
+@pytest.fixture
+def advise_here(verb_here):
+    """Runs the verb `advise` in an empty project."""
+    return verb_here("advise")

@@ -9,27 +9,15 @@ import sys
 
 import pytest
 
-from pytest_slmperf.cli import main
-
 QUICK = ("--batch-size", "4")
 SPENT = (*QUICK, "--budget", "0.001")
 """Ends after the throw-away launches: enough to see which engines were meant."""
 
 
 @pytest.fixture
-def ab(tmp_path, monkeypatch, capsys):
+def ab(verb_here):
     """Runs the verb in an empty project. Returns the exit code, and what was printed where."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        try:
-            code = main(["ab", *map(str, words)])
-        except SystemExit as ended:
-            code = ended.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
+    return verb_here("ab")
 
 
 def arms(project):
