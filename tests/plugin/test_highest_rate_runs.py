@@ -3,19 +3,7 @@
 import json
 
 import pytest
-from projects import Project
-
-ENGINE = "fake:launch_noise=0.002,seed=1,level=100,knee=4"
-
-SETTINGS = """
-[tool.slmperf]
-traffic_s = 4
-max_launches = 8
-order_seed = 1
-
-[tool.pytest.ini_options]
-filterwarnings = ["error"]
-"""
+from capacity import ENGINE, SETTINGS, project_in
 
 SUITE = """
 import pytest
@@ -45,16 +33,9 @@ def test_highest_rate(capacity):
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    project = project_in(tmp_path_factory.mktemp("recorded"))
+    project = project_in(tmp_path_factory.mktemp("recorded"), SUITE, traffic_s=4)
     said = project.apart("--slmperf-accept", engine=ENGINE)
     assert said.endswith("exit code 0"), said
-    return project
-
-
-def project_in(folder):
-    project = Project(folder)
-    project.write("pyproject.toml", SETTINGS)
-    project.write("test_suite.py", SUITE)
     return project
 
 
@@ -66,7 +47,7 @@ def claim_of(project):
 @pytest.fixture
 def project(recorded, tmp_path):
     again = recorded.again(tmp_path)
-    again.write("pyproject.toml", SETTINGS)
+    again.write("pyproject.toml", SETTINGS.format(traffic_s=4))
     again.write("test_suite.py", SUITE)
     return again
 

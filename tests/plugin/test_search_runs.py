@@ -3,20 +3,9 @@
 import json
 
 import pytest
-from projects import Project
+from capacity import ENGINE, project_in
 
-ENGINE = "fake:launch_noise=0.002,seed=1,level=100,knee=4"
 CASE = "capacity/opt-125m/rate-up-to=64"
-
-SETTINGS = """
-[tool.slmperf]
-traffic_s = 3
-max_launches = 8
-order_seed = 1
-
-[tool.pytest.ini_options]
-filterwarnings = ["error"]
-"""
 
 SUITE = """
 import pytest
@@ -53,16 +42,9 @@ def test_of_no_place(capacity):
 """
 
 
-def project_in(folder):
-    project = Project(folder)
-    project.write("pyproject.toml", SETTINGS)
-    project.write("test_suite.py", SUITE)
-    return project
-
-
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    project = project_in(tmp_path_factory.mktemp("recorded"))
+    project = project_in(tmp_path_factory.mktemp("recorded"), SUITE, traffic_s=3)
     said = project.apart("--slmperf-accept", engine=ENGINE)
     assert said.endswith("exit code 0"), said
     return project
@@ -71,7 +53,7 @@ def recorded(tmp_path_factory):
 @pytest.fixture
 def project(recorded, tmp_path):
     recorded.again(tmp_path)
-    return project_in(tmp_path)
+    return project_in(tmp_path, SUITE, traffic_s=3)
 
 
 def test_a_rate_is_recorded_as_any_metric(recorded):
