@@ -28,7 +28,8 @@ from pytest_slmperf.run.campaign import VOID_PAUSE_S
 from pytest_slmperf.run.devices import Device, HeldDevices, device_of, machine_of
 from pytest_slmperf.run.fitting import SHARING
 from pytest_slmperf.run.joules import Joules
-from pytest_slmperf.run.launch import EnergyTerms, TellRetry, TellRound, run_launch
+from pytest_slmperf.run.launch import run_launch
+from pytest_slmperf.run.launch.terms import EnergyTerms, TellRetry, TellRound
 from pytest_slmperf.run.metering import Metering
 from pytest_slmperf.run.pace import Pace
 from pytest_slmperf.run.pinning import usable_cores

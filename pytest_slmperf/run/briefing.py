@@ -17,11 +17,13 @@ from pytest_slmperf.core.sweep import Case, Sweep
 from pytest_slmperf.core.variant import AS_IT_IS
 from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.engines.planted import sound
-from pytest_slmperf.run import fitting, launch
+from pytest_slmperf.run import fitting
 from pytest_slmperf.run.accept import on_another_device
 from pytest_slmperf.run.answering import Standards
 from pytest_slmperf.run.brief import Brief, Configuration, Prime, Reference, Surroundings
 from pytest_slmperf.run.devices import Device, HeldDevices, device_of, too_few_gpus
+from pytest_slmperf.run.launch import run_launch
+from pytest_slmperf.run.launch.terms import EnergyTerms
 from pytest_slmperf.run.loads import load_of
 from pytest_slmperf.run.metering import Metering
 from pytest_slmperf.run.options import Options
@@ -127,12 +129,12 @@ class Bench:
         """What a campaign of this sweep needs from outside; `metering` where its joules are counted, and
         `with_joules` where throughput is read from the same stretch.
         """
-        energy = launch.EnergyTerms(metering, gated=bool(sweep.metered), timed=with_joules) if metering else None
+        energy = EnergyTerms(metering, gated=bool(sweep.metered), timed=with_joules) if metering else None
 
         def start(
             spec: EngineSpec, loads: Sequence[Load], *, arm: str, index: int, policy: RoundPolicy, prime: Prime
         ) -> LaunchRecord:
-            record = launch.run_launch(
+            record = run_launch(
                 spec,
                 loads,
                 policy,

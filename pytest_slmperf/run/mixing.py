@@ -16,7 +16,7 @@ from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.core.shapes import shape_of
 from pytest_slmperf.run.advising import Wanted, settle
 from pytest_slmperf.run.devices import machine_of
-from pytest_slmperf.run.launch import TellRetry, TellRound
+from pytest_slmperf.run.launch.terms import TellRetry, TellRound
 from pytest_slmperf.run.pinning import usable_cores
 from pytest_slmperf.run.settings import Settings
 

@@ -19,7 +19,8 @@ from pytest_slmperf.core.shapes import SHAPES, parameters
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.run import pace
 from pytest_slmperf.run.devices import HeldDevices, device_of
-from pytest_slmperf.run.launch import EnergyTerms, run_launch
+from pytest_slmperf.run.launch import run_launch
+from pytest_slmperf.run.launch.terms import EnergyTerms
 from pytest_slmperf.run.metering import Metering
 from pytest_slmperf.run.settings import Settings
 

@@ -9,7 +9,8 @@ from nvml_fixtures import driver, stub  # noqa: F401
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.pool import Pool
-from pytest_slmperf.run.launch import EnergyTerms, run_launch
+from pytest_slmperf.run.launch import run_launch
+from pytest_slmperf.run.launch.terms import EnergyTerms
 from pytest_slmperf.run.metering import open_nvml
 
 LOAD = Load("metered/tiny/batch=4", ((8, 64),) * 4, seed=1)

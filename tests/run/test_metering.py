@@ -26,7 +26,8 @@ from pytest_slmperf.run.briefing import Bench
 from pytest_slmperf.run.campaign import Campaign
 from pytest_slmperf.run.devices import Device, HeldDevices
 from pytest_slmperf.run.joules import Joules
-from pytest_slmperf.run.launch import EnergyTerms, run_launch
+from pytest_slmperf.run.launch import run_launch
+from pytest_slmperf.run.launch.terms import EnergyTerms
 from pytest_slmperf.run.measuring import Measuring
 from pytest_slmperf.run.metering import (
     LONGEST_GAP_NS,
