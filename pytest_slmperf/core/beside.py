@@ -16,6 +16,14 @@ MOST_TOKENS = 1_000_000
 MOST_PLACES = 100_000
 LEAST_RATE = 0.001
 """A launch lasts until twenty of its requests have come, and a day has 86,400 seconds."""
+MOST_WAITING = 10_000
+"""Requests of one model under way at once: nobody holds so many connections to a server for a small model."""
+FEW_WAITING = 10
+BEYOND = 4
+"""So many times what it serves a model may be asked for: its queue grows, and is waited for after each round."""
+SETTLED_S = 1.0
+SETTLED_TURNS = 4
+"""What it serves is told when it has served for so long, and for so many times what its first answer took."""
 OF_ITS_OWN = ("model", "dtype", "threads", "beside", "slowed", *POOL_OPTIONS)
 """What is no option of a model beside: it is said otherwise, it is a pool's, or a loss, which is planted in what is
 measured.
@@ -110,6 +118,12 @@ class Beside:
         at = self.batch_size or self.concurrency or self.request_rate or 0
         return f"{kind} of {at:g}, {self.prompt_tokens}+{self.output_tokens} tokens"
 
+    @property
+    def lighter(self) -> str:
+        """A load that would take less memory: `a lower request_rate`."""
+        named = next(load for load in LOADS if getattr(self, load) is not None)
+        return f"a {'smaller' if self.batch_size else 'lower'} {named}"
+
 
 @dataclass(frozen=True, slots=True)
 class NeighbourWork:
@@ -173,6 +187,21 @@ def rested(work: Iterable[NeighbourWork], from_ns: int, to_ns: int) -> str:
         if idle > PAUSE_SHARE:
             return f"{one.name} was not under its load for {idle:.0%} of the round"
     return ""
+
+
+def overloaded(load: Beside, *, waiting: int, answered: int, in_s: float, first_s: float) -> str:
+    """Why a load at a rate is given up, of which `waiting` requests were due and have no answer, and `answered` had one
+    in the seconds after the first answer, which took `first_s`; empty where it isn't. As long as none is answered, they
+    are the seconds since the first was due.
+    """
+    rate = load.request_rate or 0.0
+    settled = in_s >= max(SETTLED_S, SETTLED_TURNS * first_s) and waiting >= max(FEW_WAITING, answered)
+    if waiting < MOST_WAITING and not (settled and rate * in_s > BEYOND * answered):
+        return ""
+    return (
+        f"request_rate={rate:g} is far more than it can serve: {answered:,} requests were answered in {in_s:.2g} s and "
+        f"{waiting:,} wait; lower the rate, or let concurrency=… keep it as busy as it can be"
+    )
 
 
 def _option(one: tuple[object, object]) -> bool:

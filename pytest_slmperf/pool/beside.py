@@ -69,7 +69,7 @@ class Neighbours:
                 pool=None,
                 beside=(),
             )
-            child = Child(name, theirs, Placement(cores=its))
+            child = Child(name, theirs, Placement(cores=its), lighter=one.lighter)
             self._children.append((one, child))
             self._facts.append(facts := child.start())
             if (tokens := one.prompt_tokens + one.output_tokens) > facts.context_tokens:

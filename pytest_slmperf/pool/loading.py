@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from pytest_slmperf.core.beside import Beside
+from pytest_slmperf.core.beside import Beside, overloaded
 from pytest_slmperf.core.engine import Engine, EngineFacts, Request, StreamingEngine
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed
 from pytest_slmperf.core.prompts import prompts
@@ -51,8 +51,7 @@ def under_load(
     elif not isinstance(engine, StreamingEngine):
         raise EngineUnavailable("it serves static batches only: give it batch_size=… in place of its load")
     elif load.request_rate:
-        gaps_ns = _gaps_ns(load.request_rate, turn)
-        began_ns, done = engine.run(_arriving(engine, batch[0], gaps_ns, over, begins))
+        began_ns, done = engine.run(_arriving(engine, batch[0], load, _gaps_ns(load.request_rate, turn), over, begins))
     else:
         begins()
         began_ns, done = engine.run(_taken(engine, batch, over))
@@ -113,11 +112,17 @@ def _gaps_ns(rate: float, turn: int) -> Iterator[int]:
 
 
 async def _arriving(
-    engine: StreamingEngine, request: Request, gaps_ns: Iterator[int], over: Over, begins: Callable[[], None]
+    engine: StreamingEngine,
+    request: Request,
+    load: Beside,
+    gaps_ns: Iterator[int],
+    over: Over,
+    begins: Callable[[], None],
 ) -> tuple[int, list[Item]]:
     """An open loop: each request is sent when it is due, whether or not others have ended.
 
-    It has begun when the first is answered: as many are under way by then as the rate has it.
+    It has begun when the first is answered: as many are under way by then as the rate has it. Raises EngineFailed as
+    soon as it is seen to be asked for far more than it can serve.
     """
     import asyncio  # noqa: PLC0415 - as above
 
@@ -125,7 +130,8 @@ async def _arriving(
 
     clock, done = clock_of(asyncio.get_running_loop()), list[Item]()
     begun_ns: list[int] = []
-    number, due_ns = 0, clock()
+    zero_ns = due_ns = clock()
+    number, sending = 0, True
 
     async def one(request: Request, due_ns: int) -> None:
         done.append(await _answered(engine, request, due_ns, clock))
@@ -133,16 +139,36 @@ async def _arriving(
             begun_ns.append(clock())
             begins()
 
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            now_ns, from_ns = clock(), begun_ns[0] if begun_ns else zero_ns
+            unsent = (load.request_rate or 0.0) * max(0, now_ns - due_ns) / NS_PER_S if sending else 0.0
+            why = overloaded(
+                load,
+                waiting=number - len(done) + int(unsent),
+                answered=max(0, len(done) - 1),
+                in_s=(now_ns - from_ns) / NS_PER_S,
+                first_s=(from_ns - zero_ns) / NS_PER_S if begun_ns else math.inf,
+            )
+            if why:
+                raise EngineFailed(why)
+
     with _first_error():
-        async with asyncio.TaskGroup() as group:
-            while not begun_ns or not over(clock() - begun_ns[0]):
-                left_ns = due_ns - clock()
-                if left_ns > 0:
-                    await asyncio.sleep(min(left_ns / NS_PER_S, LOOK_EVERY_S))
-                    continue
-                group.create_task(one(turned(request, number), due_ns))
-                number, due_ns = number + 1, due_ns + next(gaps_ns)
-                await asyncio.sleep(0)
+        async with asyncio.TaskGroup() as around:
+            watching = around.create_task(watch())
+            with _first_error():
+                async with asyncio.TaskGroup() as group:
+                    while not begun_ns or not over(clock() - begun_ns[0]):
+                        left_ns = due_ns - clock()
+                        if left_ns > 0:
+                            await asyncio.sleep(min(left_ns / NS_PER_S, LOOK_EVERY_S))
+                            continue
+                        group.create_task(one(turned(request, number), due_ns))
+                        number, due_ns = number + 1, due_ns + next(gaps_ns)
+                        await asyncio.sleep(0)
+                    sending = False
+            watching.cancel()
     return begun_ns[0], done
 
 

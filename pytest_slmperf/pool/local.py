@@ -23,7 +23,7 @@ from pytest_slmperf.core.engine import Answer, Answering, Engine, EngineFacts, E
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineUnavailable, UsageError
 from pytest_slmperf.core.launch import REPLICA_VARIABLE
 from pytest_slmperf.engines.aside import step_aside
-from pytest_slmperf.engines.ending import how_it_ended
+from pytest_slmperf.engines.ending import LIGHTER, how_it_ended
 from pytest_slmperf.engines.registry import create, lives_elsewhere
 from pytest_slmperf.engines.streaming import Streaming
 from pytest_slmperf.pool.devices import Placement
@@ -92,8 +92,9 @@ def _here(name: str, spec: EngineSpec, where: Placement, pool: Streaming, *, alo
 class Child:
     """A replica as a child process of this one, which asks it through a pipe."""
 
-    def __init__(self, name: str, spec: EngineSpec, where: Placement) -> None:
-        self._name, self._spec, self._where = name, spec, where
+    def __init__(self, name: str, spec: EngineSpec, where: Placement, *, lighter: str = LIGHTER) -> None:
+        """`lighter`: a load that would take less memory, said where that may be why it died."""
+        self._name, self._spec, self._where, self._lighter = name, spec, where, lighter
         self._process: ForkProcess | None = None
         self._pipe: Pipe
         self._events = select.poll()
@@ -204,7 +205,7 @@ class Child:
         assert self._process is not None  # noqa: S101 - it was started
         self._process.join(STOP_LIMIT_S)
         code = self._process.exitcode
-        return "it closed its end of the pipe and runs on" if code is None else how_it_ended(code)
+        return "it closed its end of the pipe and runs on" if code is None else how_it_ended(code, self._lighter)
 
 
 # What goes through the pipe: (what is asked, the batch or None for the last one, whether it is observed), an empty

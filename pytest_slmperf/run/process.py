@@ -18,7 +18,7 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineHung, EngineUnavailable, LaunchError
 from pytest_slmperf.core.launch import LAUNCH_VARIABLE
 from pytest_slmperf.core.protocol import BadMessage, Failed, Hello, Message, OtherVersion, Stop, decode, encode
-from pytest_slmperf.engines.ending import how_it_ended
+from pytest_slmperf.engines.ending import LIGHTER, how_it_ended
 from pytest_slmperf.pool import mps
 from pytest_slmperf.worker.bootstrap import ids
 
@@ -207,7 +207,7 @@ class EngineProcess:
             case "unavailable":
                 return EngineUnavailable(f"{self._who} cannot be had here: {failed.message}")
             case "memory":
-                how, way_out = "ran out of memory", "; try a smaller batch, shorter prompts or a smaller dtype"
+                how, way_out = "ran out of memory", f"; try {LIGHTER}, shorter prompts or a smaller dtype"
             case "answer":
                 how, way_out = "answered wrongly", "; the adapter must force the output length"
             case "failed":

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_slmperf import Beside, Slo, StaticBatch, Sweep
-from pytest_slmperf.core.beside import NeighbourWork, rested
+from pytest_slmperf.core.beside import NeighbourWork, overloaded, rested
 from pytest_slmperf.core.energy import BoardEnergy, Energy, Uncertainty
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SuiteError, UsageError
@@ -122,6 +122,45 @@ def test_a_load_with_pauses_is_none():
     assert rested([work], 0, 100) == "other@2 was not under its load for 20% of the round"
     assert not rested([work], 100, 200)
     assert not rested([NeighbourWork("other@2rps", done, Beside("other", request_rate=2))], 0, 100)
+
+
+def test_a_lighter_load_is_of_the_same_kind():
+    """What is said to one who is short of memory names what the load is told by."""
+    assert Beside("m", batch_size=4).lighter == "a smaller batch_size"
+    assert Beside("m", concurrency=4).lighter == "a lower concurrency"
+    assert Beside("m", request_rate=4).lighter == "a lower request_rate"
+
+
+@pytest.mark.parametrize(
+    ("rate", "waiting", "answered", "in_s", "first_s"),
+    [
+        (100_000, 10_000, 0, 0.1, float("inf")),
+        (100_000, 1900, 100, 1, 0.1),
+        (1000, 600, 120, 1, 0.02),
+        (50, 400, 100, 10, 0.5),
+    ],
+)
+def test_far_more_than_can_be_served_is_given_up(rate, waiting, answered, in_s, first_s):
+    """With what was seen, and what to do."""
+    why = overloaded(Beside("m", request_rate=rate), waiting=waiting, answered=answered, in_s=in_s, first_s=first_s)
+    assert f"request_rate={rate} is far more than it can serve: {answered} requests were answered in" in why
+    assert "lower the rate, or let concurrency=…" in why
+
+
+@pytest.mark.parametrize(
+    ("waiting", "answered", "in_s", "first_s"),
+    [
+        pytest.param(9_999, 0, 100, float("inf"), id="a start that takes long"),
+        pytest.param(500, 0, 3.9, 1, id="an answer is not followed by others at once"),
+        pytest.param(300, 100, 2, 0.1, id="a queue that grows slowly"),
+        pytest.param(5, 40, 30, 0.1, id="a few that hang"),
+        pytest.param(40, 80, 30, 0.1, id="fewer than were answered"),
+    ],
+)
+def test_a_queue_that_ends_is_waited_for(waiting, answered, in_s, first_s):
+    """Also where more come than are served, which is told of the round."""
+    load = Beside("m", request_rate=100)
+    assert not overloaded(load, waiting=waiting, answered=answered, in_s=in_s, first_s=first_s)
 
 
 def test_work_passes_between_processes():

@@ -21,3 +21,8 @@ from pytest_slmperf.engines.ending import how_it_ended
 def test_an_exit_code_or_a_signal_is_named(code, words):
     """A signal by its name, where it has one, and with what to look at."""
     assert how_it_ended(code).startswith(words)
+
+
+def test_a_lighter_load_is_named_where_it_is_known():
+    """As of a model beside, whose requests arrive at a rate: it has no batch."""
+    assert how_it_ended(-signal.SIGKILL, "a lower request_rate").endswith("try a lower request_rate")

@@ -15,7 +15,7 @@ FAULTS = [
     ("fault=dies,fault_batch=4", "signal SIGKILL; often that is the kernel's out-of-memory killer"),
     ("fault=exits,fault_batch=4", "exit code 3"),
     ("fault=memory,fault_batch=4", "ran out of memory"),
-    ("memory_limit_bytes=1000", "try a smaller batch, shorter prompts or a smaller dtype"),
+    ("memory_limit_bytes=1000", "try a smaller batch or a lower rate, shorter prompts or a smaller dtype"),
     ("fault=short,fault_batch=4", "which asked for 16; the adapter must force the output length"),
     ("fault=babbles,fault_batch=4", "broke the protocol"),
     ("fault=hangs,fault_batch=4", f"gave no answer for {HANGS_S} s while"),

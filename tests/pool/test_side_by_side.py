@@ -171,6 +171,14 @@ def test_requests_at_a_rate_in_simulated_time():
     assert all(again[name] == case.values[name] for name in again if name.startswith("beside"))
 
 
+@pytest.mark.parametrize("options", [{}, {"real_time": True}])
+def test_a_rate_far_beyond_it(options):
+    """Is said while it is warmed up, and not when all that has come is answered."""
+    spec = EngineSpec("fake", "opt-125m", options=options)
+    with pytest.raises(EngineFailed, match=r"tiny@100000rps .*: request_rate=100000 is far more than it can serve"):
+        launch(spec, Beside("tiny", request_rate=100_000))
+
+
 def test_requests_at_a_rate_in_real_time():
     """The load has begun when the first is answered, and ends when it is told to, while none is due."""
     spec = EngineSpec("fake", "opt-125m", options={"real_time": True})
