@@ -179,6 +179,12 @@ class Sweep:
         asked = getattr(self, self.axis)
         if isinstance(asked, Search):
             return self._highest(asked)
+        if isinstance(asked, Mapping) and self.axis in FOUND:
+            meant = ", ".join(f"{name}={value!r}" for name, value in asked.items()) if "low" in asked else "8, 64"
+            raise SuiteError(
+                f"Sweep {self.name!r}: {self.axis}={asked!r}; it takes a list, as in [1, 8], and a suite writes a "
+                f"search as {self.axis}=Search({meant})"
+            )
         if isinstance(asked, str) or not isinstance(asked, Iterable):
             raise SuiteError(f"Sweep {self.name!r}: {self.axis}={asked!r}; it takes a list, as in [1, 8]")
         given = tuple(asked)

@@ -111,6 +111,11 @@ def test_a_sweep_varies_its_workloads_axis(sweep, named):
         (lambda: Sweep("s", OPEN), r"request_rate=\(\); it takes different numbers above 0"),
         (lambda: Sweep("s", OPEN, request_rate=2.5), r"request_rate=2\.5; it takes a list, as in \[1, 8\]"),
         (lambda: Sweep("s", ClosedLoop(8, 4), concurrency="8"), "it takes a list"),
+        (
+            lambda: Sweep("s", OPEN, request_rate={"low": 2, "high": 16}),
+            r"a suite writes a search as request_rate=Search\(low=2, high=16\)",
+        ),
+        (lambda: Sweep("s", ClosedLoop(8, 4), concurrency={"share": 0.9}), r"concurrency=Search\(8, 64\)"),
         (lambda: Sweep("s", OPEN, request_rate=[0]), "numbers above 0"),
         (lambda: Sweep("s", OPEN, request_rate=[float("inf")]), "numbers above 0"),
         (lambda: Sweep("s", OPEN, request_rate=[1, 1e9]), "it takes up to 100,000"),
