@@ -1,5 +1,8 @@
 """What recorded results say of a model's settings, and what is refused of them."""
 
+import re
+from fnmatch import fnmatchcase
+
 import pytest
 from mind_the_memory_gap import BACKGROUND, REPLICATION
 
@@ -173,12 +176,60 @@ def test_what_is_void_varies_a_rate_or_had_others_beside_it_is_left_out_and_said
     )
 
 
+@pytest.mark.parametrize(
+    ("machines", "said"),
+    [
+        ((H100, Machine("NVIDIA H100", "590.1")), "--device='NVIDIA H100 (driver 580.65)'"),
+        ((H100, Machine("NVIDIA H100 NVL", "580.65")), "--device='NVIDIA H100 (driver 580.65)'"),
+        ((H100, A100), "--device='NVIDIA H100'"),
+    ],
+)
+def test_a_machine_is_chosen_by_what_tells_it_from_the_others(machines, said):
+    """The device that is named is one of them, also where the driver alone differs."""
+    side = Side("a", tuple(recorded(f"d/m/batch={at}", machine=one) for at, one in enumerate(machines, 1)))
+    with pytest.raises(UsageError, match=re.escape(f"choose one, as in {said}")):
+        chosen(of_side(side).points, model=None, device=None)
+    named = said.partition("=")[2].strip("'")
+    assert len(chosen(of_side(side).points, model=None, device=named)) == 1
+
+
+def cases(*named):
+    """One of each name, with its prompts' length."""
+    return of_side(Side("a", tuple(recorded(name, prompt_tokens=prompt) for name, prompt in named))).points
+
+
+ROWS = "task,batch,out_tok_s\n{},1,10\n{},2,20\n"
+
+
+@pytest.mark.parametrize(
+    ("points", "pattern"),
+    [
+        (cases(("d/m/batch=1", 8), ("d/m/batch=2", 8), ("e/m/batch=1", 16)), "'d/*'"),
+        (cases(("d/m/batch=1", 8), ("e/m/batch=1", 16), ("e/m/batch=2", 16)), "'e/*'"),
+        (cases(("d/m/x=1/batch=1", 8), ("d/m/x=2/batch=1", 16), ("d/m/x=2/batch=2", 16)), "'d/m/x=2/*'"),
+        (cases(("d/m/batch=1", 8), ("d/m/batch=1", 16)), ""),
+        (of_table(ROWS.format("a", "b"), "t.csv").points, ""),
+        (
+            (*of_table(ROWS.format("a", "a"), "t[1].csv").points, *of_table(ROWS.format("b", "b"), "u.csv").points),
+            "'t[[]1].csv, *'",
+        ),
+    ],
+)
+def test_the_cases_to_choose_are_some_that_there_are(points, pattern):
+    """And were measured alike; where no name tells them from the others, that is not said."""
+    way_out = f"choose some, as in --case={pattern}" if pattern else "give results of one of both only"
+    with pytest.raises(UsageError, match=re.escape(way_out)):
+        chosen(points, model=None, device=None)
+    named = pattern.strip("'")
+    assert not pattern or chosen([one for one in points if fnmatchcase(one.case, named)], model=None, device=None)
+
+
 def test_cases_that_were_not_measured_alike_are_refused():
     """Another workload is another question; what an engine resolved for a larger batch is not."""
     same = Side("a", (recorded("d/m/batch=1", **{"setting.kv": 1}), recorded("d/m/batch=2", **{"setting.kv": 2})))
     assert len(chosen(of_side(same).points, model=None, device=None)) == 2
     side = Side("a", (recorded("d/m/batch=1"), recorded("e/m/batch=1", prompt_tokens=64)))
-    with pytest.raises(UsageError, match="not measured alike: prompt_tokens is 128 and 64; choose the cases"):
+    with pytest.raises(UsageError, match="not measured alike: prompt_tokens is 128 and 64; give results of one"):
         chosen(of_side(side).points, model=None, device=None)
     side = Side("a", (recorded("d/m/batch=1"), recorded("d/m/batch=2", machine=A100)))
     with pytest.raises(UsageError, match="several machines"):

@@ -3,8 +3,11 @@
 import csv
 import io
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from glob import escape
 from statistics import median
 
 from pytest_slmperf.core.advising.question import Evidence, Seen, Series, Setting
@@ -225,8 +228,8 @@ def chosen(points: Sequence[Point], *, model: str | None, device: str | None) ->
     machines = list(dict.fromkeys(one.machine for one in kept))
     if len(machines) > 1:
         raise UsageError(
-            f"the results are of several machines, {_list(machines)}: no batch is compared across machines; choose "
-            f"one, as in --device={machines[0].partition(' (')[0]!r}"
+            f"the results are of several machines, {_list(machines)}: no batch is compared across machines"
+            f"{_choosing(machines)}"
         )
     _refuse_unlike(kept)
     return tuple(kept)
@@ -241,16 +244,48 @@ def _list(names: Iterable[str]) -> str:
     return ", ".join(filter(None, names))
 
 
+def _choosing(machines: Sequence[str]) -> str:
+    """How one of them is chosen: by its device, or with the driver where that tells it from the others."""
+    for part in (part for one in machines for part in (one.partition(" (")[0], one)):
+        if sum(part.casefold() in one.casefold() for one in machines) == 1:
+            return f"; choose one, as in --device={shlex.quote(part)}"
+    return ""
+
+
 def _refuse_unlike(points: Sequence[Point]) -> None:
     first = points[0]
     for one in points[1:]:
-        for name in {**first.terms, **one.terms}:
-            before, now = first.terms.get(name), one.terms.get(name)
-            if before != now:
-                raise UsageError(
-                    f"{first.case} and {one.case} were not measured alike: {name} is {shown(scalar(before))} and "
-                    f"{shown(scalar(now))}; choose the cases that are to be compared, as in --case='decode/*'"
-                )
+        if differ := _difference(first, one):
+            name, before, now = differ
+            which = _alike(points)
+            way_out = f"choose some, as in --case={shlex.quote(which)}" if which else "give results of one of both only"
+            raise UsageError(
+                f"{first.case} and {one.case} were not measured alike: {name} is {shown(scalar(before))} and "
+                f"{shown(scalar(now))}; {way_out}"
+            )
+
+
+def _difference(one: Point, other: Point) -> tuple[str, object, object] | None:
+    """The first term in which they differ, with both values."""
+    for name in {**one.terms, **other.terms}:
+        if (mine := one.terms.get(name)) != (theirs := other.terms.get(name)):
+            return name, mine, theirs
+    return None
+
+
+def _alike(points: Sequence[Point]) -> str:
+    """A pattern of names that leaves several points, all measured alike; empty where names tell none from the others.
+    Shorter ones first: a sweep's, then those of a curve of it; of a table's rows, or of launches, those of a file.
+    """
+    for one in points:
+        file, in_file, _ = one.case.partition(", ")
+        parts = one.case.split("/")
+        beginnings = [f"{file}, "] if in_file else [f"{'/'.join(parts[:end])}/" for end in range(1, len(parts))]
+        for beginning in beginnings:
+            kept = [other for other in points if fnmatchcase(other.case, f"{escape(beginning)}*")]
+            if len(kept) > 1 and not any(_difference(kept[0], other) for other in kept[1:]):
+                return f"{escape(beginning)}*"
+    return ""
 
 
 def evidence_of(points: Iterable[Point]) -> Evidence:
