@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_slmperf.core import ranks
 from pytest_slmperf.core.drift import neighbour_inflation
+from pytest_slmperf.core.even_pace import evened
 from pytest_slmperf.core.gate import DAY_SD, Policy, costs_of, levels_of, margin_of
 from pytest_slmperf.core.metrics import Metric
 from pytest_slmperf.core.sample import Sample
@@ -25,21 +26,25 @@ DECIDED = 0.99
 """Share of gates without a change that a supported tolerance decides."""
 
 
-def supported_tolerance(sample: Sample, metric: Metric, policy: Policy) -> float | None:
+def supported_tolerance(sample: Sample, metric: Metric, policy: Policy, pace: Sample | None = None) -> float | None:
     """The smallest readable tolerance at which a stored gate of this noise, without a change, is decided in 99 %.
 
     Launches of both arms are drawn from the sample (with a fixed seed) and the day's effect from its normal
-    distribution; None where even the largest is too little.
+    distribution; None where even the largest is too little. With the times of the cores' piece of work it is the noise
+    that the gate will see, without what their `pace` explains; but all of a gate's launches may come at a pace that
+    this sample had in one, and so much more do two gates differ.
     """
     import numpy as np  # noqa: PLC0415 - a verdict needs no numpy, and importing a suite must cost nothing
 
-    costs = costs_of(sample, higher_is_better=metric.higher_is_better)
+    even = evened(metric, (sample, pace))
+    costs = costs_of(even.samples[0], higher_is_better=metric.higher_is_better)
     count, launches = len(costs), policy.max_launches
     stored = replace(policy, design="stored", single_look=False, confirming=False)
     inflation = neighbour_inflation(costs)
     if count < 2 or math.isinf(inflation):
         return None
     first, second, day = _resampling(count, launches)
+    day = day * math.hypot(DAY_SD, even.spread)
     # Resampled launches vary less than new ones would, by (count - 1) / count.
     noise = np.asarray(costs) - sum(costs) / count
     noise = (noise * (inflation * math.sqrt(count / (count - 1)))).astype(np.float32)
@@ -73,5 +78,5 @@ def _resampling(baseline: int, candidate: int) -> "tuple[np.ndarray, np.ndarray,
     return (
         random.integers(0, baseline, (RESAMPLES, baseline)),
         random.integers(0, baseline, (RESAMPLES, candidate)),
-        DAY_SD * random.standard_normal(RESAMPLES),
+        random.standard_normal(RESAMPLES),
     )

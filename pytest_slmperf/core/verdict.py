@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from pytest_slmperf.core.errors import NotJudged
@@ -97,6 +97,11 @@ class Verdict:
             raise AssertionError(self.message())
         return True
 
+    def of_medians(self, baseline: float, candidate: float) -> "Verdict":
+        """The same verdict, which names these medians: those measured, where it was made on corrected values."""
+        effect = replace(self.effect, baseline=baseline, candidate=candidate) if self.effect else None
+        return replace(self, effect=effect)
+
     def line(self) -> str:
         """One line that a stranger can act on."""
         parts = [f"{self.status}: {self.case} {self.metric}".rstrip()]
@@ -121,7 +126,12 @@ def _change(effect: Effect, unit: str, tolerance: float | None) -> str:
 
 def interval(effect: Effect) -> str:
     """`-8.4%, 95 % CI -10.0%…-6.8%`: the change and its bounds, as every sentence has them."""
-    return f"{effect.ratio - 1:+.1%}, 95 % CI {change(effect.low)}…{change(effect.high)}"
+    return change_within(effect.ratio, effect.low, effect.high)
+
+
+def change_within(ratio: float, low: float, high: float) -> str:
+    """The same of a ratio between bounds of 95 % that is no effect of a gate."""
+    return f"{ratio - 1:+.1%}, 95 % CI {change(low)}…{change(high)}"
 
 
 def percent(fraction: float) -> str:

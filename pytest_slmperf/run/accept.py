@@ -8,8 +8,9 @@ from pytest_slmperf.core import gate
 from pytest_slmperf.core.diff import Diff, Loosened
 from pytest_slmperf.core.drift import drift_of
 from pytest_slmperf.core.errors import BaselineError, UsageError
+from pytest_slmperf.core.even_pace import evened
 from pytest_slmperf.core.machine import NOT_SAID, Machine, Role
-from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.metrics import CORE_PACE, metric
 from pytest_slmperf.core.outcome import RunOutcome, SweepOutcome
 from pytest_slmperf.core.recordable import unfit, unfit_metric
 from pytest_slmperf.core.revision import Recording
@@ -170,21 +171,27 @@ class Settled:
         return self.tolerance is None and self.most >= SMALLEST_SUPPORTED
 
 
-def settled(sample: Sample, name: str, asked: float, policy: gate.Policy, *, or_more: bool) -> Settled:
-    """How a metric's noise and the tolerance that is asked of it go together, for gates by this policy."""
-    return Settled(asked, supported_tolerance(sample, metric(name), policy), or_more)
+def settled(
+    sample: Sample, name: str, asked: float, policy: gate.Policy, *, pace: Sample | None, or_more: bool
+) -> Settled:
+    """How a metric's noise and the tolerance that is asked of it go together, for gates by this policy.
+
+    `pace` is the cores' (`core_pace_ns`), where it is known of the sample's launches.
+    """
+    return Settled(asked, supported_tolerance(sample, metric(name), policy, pace), or_more)
 
 
 def _tolerance(measurement: Measurement, name: str, asked: float, terms: Terms) -> float | str:
     """The tolerance that a measured metric will be gated with, or why there is none."""
     sample, at = measurement.samples[name], f"{measurement.case} {name}"
-    found = settled(sample, name, asked, terms.policy, or_more=terms.supported)
+    pace = measurement.samples.get(CORE_PACE)
+    found = settled(sample, name, asked, terms.policy, pace=pace, or_more=terms.supported)
     if found.tolerance is not None:
         return found.tolerance
     if found.supported is None:
         return (
             f"{at}: its noise leaves even a tolerance of {LARGEST_TOLERANCE:.0%} undecided: pin the engine, free the "
-            f"machine of other work, or take the metric out of gate={{…}} here{_drift(sample, name)}"
+            f"machine of other work, or take the metric out of gate={{…}} here{_drift(sample, name, pace)}"
         )
     return (
         f"{at}: a tolerance of {found.supported:.1%} is supported by its noise and the {gate.DAY_SD:.1%} between two "
@@ -193,9 +200,10 @@ def _tolerance(measurement: Measurement, name: str, asked: float, terms: Terms) 
     )
 
 
-def _drift(sample: Sample, name: str) -> str:
+def _drift(sample: Sample, name: str, pace: Sample | None) -> str:
     """What is to be added where it's not the spread that is too large: launches that follow each other bound little."""
-    drift = drift_of(gate.costs_of(sample, higher_is_better=metric(name).higher_is_better))
+    even = evened(metric(name), (sample, pace)).samples[0]
+    drift = drift_of(gate.costs_of(even, higher_is_better=metric(name).higher_is_better))
     return f"{drift}: the clock or a neighbour changed meanwhile, so record again" if drift else ""
 
 

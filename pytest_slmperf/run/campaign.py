@@ -13,6 +13,7 @@ from pytest_slmperf.core.claim import Fresh
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, SlmperfError, UsageError
 from pytest_slmperf.core.launch import LaunchRecord, Load
+from pytest_slmperf.core.metrics import CORE_PACE
 from pytest_slmperf.core.outcome import LARGER, CaseOutcome, SweepOutcome
 from pytest_slmperf.core.sample import BadSample, Sample
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Case, Sweep
@@ -225,10 +226,11 @@ class Campaign:
 
     def _too_noisy(self, case: OngoingCase) -> bool:
         """Whether its noise keeps it from being recorded; a tolerance that no machine supports is not its noise."""
+        pace = case.sample("candidate", CORE_PACE)
         for name, asked in self._brief.sweep.tolerances.items():
             sample = case.sample("candidate", name)
             policy, or_more = self._looks.policy(DEFAULT_TOLERANCE), self._brief.supported
-            if sample is not None and settled(sample, name, asked, policy, or_more=or_more).too_noisy:
+            if sample is not None and settled(sample, name, asked, policy, pace=pace, or_more=or_more).too_noisy:
                 return True
         return False
 

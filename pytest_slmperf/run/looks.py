@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pytest_slmperf.core import gate
+from pytest_slmperf.core import even_pace, gate
 from pytest_slmperf.core.metrics import BOARD, CORE_PACE, ENERGY, metric
 from pytest_slmperf.core.outcome import LARGER, CaseOutcome
 from pytest_slmperf.core.replica_metrics import blamed
@@ -45,11 +45,23 @@ class Looks:
             if baseline is None or candidate is None:
                 continue
             policy = self.policy(tolerance)
-            verdict = self._at_its_pace(case, gate.judge(metric(name), baseline, candidate, policy))
+            verdict = self._at_its_pace(case, self._judge(case, name, (baseline, candidate), policy))
             case.verdicts[name] = verdict
             if not verdict.final:
                 more = max(more, gate.more_launches(verdict, baseline, candidate, policy))
         case.wanted = min(len(case.blocks) + more, self.brief.max_launches)
+
+    def _judge(
+        self, case: OngoingCase, name: str, arms: tuple[Sample, Sample], policy: gate.Policy, start: int = 0
+    ) -> Verdict:
+        """The gate's verdict on (baseline, candidate); on what is stored, without the drift that each arm's pace
+        explains. Versions side by side drift together.
+        """
+        baseline, candidate = arms
+        if self.brief.design == "interleaved" or case.stored.measurement is None:
+            return gate.judge(metric(name), baseline, candidate, policy)
+        was, now = case.stored.measurement.samples.get(CORE_PACE), case.sample("candidate", CORE_PACE, start)
+        return even_pace.judge(metric(name), (baseline, was), (candidate, now), policy)
 
     def _at_its_pace(self, case: OngoingCase, verdict: Verdict, start: int = 0) -> Verdict:
         """The verdict, or `void` where what is stored was measured at another pace of the cores. Both arms of one that
@@ -99,7 +111,9 @@ class Looks:
         sample = case.stored.measurement.samples.get(name) if case.stored.measurement else None
         if sample is None:
             return False
-        return settled(sample, name, asked, self.policy(DEFAULT_TOLERANCE), or_more=False).tolerance is None
+        pace = case.stored.measurement.samples.get(CORE_PACE) if case.stored.measurement else None
+        policy = self.policy(DEFAULT_TOLERANCE)
+        return settled(sample, name, asked, policy, pace=pace, or_more=False).tolerance is None
 
     def _arms_of(self, case: OngoingCase, name: str, start: int = 0) -> tuple[Sample | None, Sample | None]:
         candidate = case.sample("candidate", name, start)
@@ -132,7 +146,7 @@ class Looks:
                 case.verdicts[name] = gate.unconfirmed(first, *_why_no_fresh(case, name))
                 continue
             policy = gate.confirmation(self.policy(self._gated(case)[name]))
-            confirmed = gate.confirm(first, gate.judge(metric(name), baseline, fresh, policy))
+            confirmed = gate.confirm(first, self._judge(case, name, (baseline, fresh), policy, case.fresh_from))
             confirmed = self._at_its_pace(case, confirmed, case.fresh_from)
             if confirmed.status is Status.REGRESSED and self.brief.design == "stored":
                 confirmed = replace(confirmed, way_out=self.brief.way_to_accept(case.configuration.candidate))

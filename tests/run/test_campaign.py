@@ -471,6 +471,38 @@ def test_another_python_takes_another_time_for_the_piece_of_work():
     assert outcome.cases[ONE].verdicts["output_throughput"].status is Status.REGRESSED
 
 
+@dataclass
+class OnDriftingCores(Script):
+    """Launches on cores that get slower and faster as they go, and have less and more throughput by it."""
+
+    level: float = 100.0
+
+    def _record(self, _arm, case, index):
+        value, time = drifting(self.level, index)
+        return CaseRecord(case, {"output_throughput": (value,), CORE_PACE: (time,)})
+
+
+def drifting(level, launch):
+    """(throughput, time of the piece of work) of a launch on such cores."""
+    slow = 1 + 0.06 * math.sin(2 * math.pi * launch / 8)
+    return level * random.Random(launch).gauss(1, 0.005) / slow, 150_000 * slow
+
+
+def stored_while_drifting(case, key):
+    """A baseline of such cores."""
+    values, times = zip(*(drifting(100, launch + 100) for launch in range(20)), strict=True)
+    samples = {"output_throughput": values, CORE_PACE: times}
+    samples = {name: Sample.of([[value] for value in values]) for name, values in samples.items()}
+    return Reference(Measurement(case, key, samples), {"output_throughput": 0.05})
+
+
+@pytest.mark.parametrize(("level", "status"), [(100, Status.UNCHANGED), (85, Status.REGRESSED)])
+def test_what_the_drift_of_the_cores_explains_leaves_nothing_undecided(level, status):
+    """A pace that changes from launch to launch would make any interval too wide for 5 %."""
+    outcome = campaign(OnDriftingCores(level=level), find=stored_while_drifting).run()
+    assert outcome.cases[ONE].verdicts["output_throughput"].status is status
+
+
 def test_void_fresh_launches_confirm_nothing():
     """What stays void in its confirmation is neither regressed nor void, whether or not the run came to its end."""
     slower = lost(0.2)
