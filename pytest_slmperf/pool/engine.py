@@ -8,7 +8,17 @@ from operator import itemgetter
 from typing import TypeVar
 
 from pytest_slmperf.core.answers import Said, shares
-from pytest_slmperf.core.engine import Answer, Engine, EngineFacts, EngineSpec, ReplicaWork, Request, Served, Stamp
+from pytest_slmperf.core.engine import (
+    Answer,
+    Engine,
+    EngineFacts,
+    EngineSpec,
+    Fronted,
+    ReplicaWork,
+    Request,
+    Served,
+    Stamp,
+)
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed, UsageError
 from pytest_slmperf.core.machine import SIMULATED
 from pytest_slmperf.core.traffic import FRONT_END
@@ -187,6 +197,11 @@ class StreamingPool(StaticPool, Streaming):
     async def counters(self) -> Mapping[str, float]:
         """What all replicas say of themselves, added up."""
         return added([await replica.counters() for replica in self._replicas])
+
+    def front_end(self) -> float | None:
+        """See `core.engine.Fronted`: of the replicas' front ends the busiest; None where none is seen."""
+        shares = [replica.front_end() for replica in self._replicas if isinstance(replica, Fronted)]
+        return max((share for share in shares if share is not None), default=None)
 
     def stop(self) -> None:
         """End the replicas, what surrounds them, and the event loop."""

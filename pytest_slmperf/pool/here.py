@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_slmperf.core.engine import Answer, Answering, EngineFacts, EngineSpec, Request, Served, Stamp
+from pytest_slmperf.core.engine import Answer, Answering, EngineFacts, EngineSpec, Fronted, Request, Served, Stamp
 from pytest_slmperf.core.machine import SIMULATED
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.engines.planted import stretched
@@ -93,6 +93,11 @@ class Here:
     async def counters(self) -> Mapping[str, float]:
         """What its engine says of itself."""
         return await self._engine.counters()
+
+    def front_end(self) -> float | None:
+        """As `core.engine.Fronted`; None of an engine that has none."""
+        engine: object = self._engine
+        return engine.front_end() if isinstance(engine, Fronted) else None
 
     def answer(self, batch: Sequence[Request]) -> tuple[tuple[int, ...], ...] | None:
         """Which tokens its engine generates, where it tells."""

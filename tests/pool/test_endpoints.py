@@ -1,12 +1,14 @@
 """A pool of endpoints against testing servers on real sockets."""
 
 import asyncio
+import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from pytest_slmperf.core.engine import EngineSpec, Request
+from pytest_slmperf.core.engine import EngineSpec, Fronted, Request
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed, UsageError
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.pool import Pool
@@ -14,6 +16,7 @@ from pytest_slmperf.core.prompts import Prompts
 from pytest_slmperf.core.traffic import Arrivals
 from pytest_slmperf.engines import registry
 from pytest_slmperf.engines.address import device_of_urls
+from pytest_slmperf.engines.server import Server, free_port, taken
 from pytest_slmperf.engines.streaming import Streaming
 from pytest_slmperf.pool.endpoints import endpoints
 from pytest_slmperf.run.devices import device_of
@@ -82,6 +85,24 @@ def test_a_batch_is_split_evenly(pair, pool):
     assert (first.output_tokens, second.output_tokens) == (24, 24)
     assert 3 * first.served_ns < second.served_ns
     assert served.ended_ns - served.started_ns < 1.2 * second.served_ns
+
+
+def test_the_busiest_front_end_is_told_of_static_batches(pair, pool):
+    """From one look to the next, of the server that has its engine in another process."""
+    fronted = Path(__file__).parents[1] / "engines" / "fronted_server.py"
+    port = free_port()
+    server = Server([sys.executable, str(fronted), f"--port={port}", "--model=tiny"], name="a server")
+    server.start()
+    try:
+        server.wait_until_ready(lambda: None if taken("127.0.0.1", port) else "nobody listens", 30)
+        both = pool(pair[0].url, f"http://127.0.0.1:{port}/v1")
+        both.start()
+        assert both.front_end() is None
+        both.serve([ASKED] * 6, observe=False)
+        assert 0 < both.front_end() < 1.1
+        assert isinstance(both, Fronted)
+    finally:
+        server.stop()
 
 
 def test_the_shortest_queue_gets_more_of_the_quicker_one(pair, pool):
