@@ -11,12 +11,12 @@ from enum import StrEnum
 from statistics import fmean
 from typing import Literal
 
-from pytest_slmperf.core import gate, ranks
+from pytest_slmperf.core import even_pace, gate, ranks
 from pytest_slmperf.core.baseline import PLANTED, case_order
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.lookup import key_differences, scalar
 from pytest_slmperf.core.machine import GPU_UUID, Role, Scalar, role, same, shown
-from pytest_slmperf.core.metrics import CLOCK, Metric, metric
+from pytest_slmperf.core.metrics import CLOCK, CORE_PACE, Metric, metric
 from pytest_slmperf.core.same_joules import joules_apart
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.side import RecordedCase, Side
@@ -233,7 +233,8 @@ def _refused(row: Row, gating: Mapping[str, float], status: Status, reason: str,
 def _judged(
     row: Row, old: Sample, new: Sample, pair: tuple[RecordedCase, RecordedCase], tolerance: float | None
 ) -> Row:
-    looked = _look(row.metric, old, new, DEFAULT_TOLERANCE if tolerance is None else tolerance)
+    paces = [one.measurement.samples.get(CORE_PACE) for one in pair]
+    looked = _look(row.metric, (old, paces[0]), (new, paces[1]), DEFAULT_TOLERANCE if tolerance is None else tolerance)
     verdict = replace(looked, case=row.case)
     row = replace(row, effect=verdict.effect)
     if tolerance is None:
@@ -264,10 +265,12 @@ def _joules_apart(old: RecordedCase, new: RecordedCase) -> tuple[Status, str, st
     return joules_apart(here, there, (now_mhz, was_mhz))
 
 
-def _look(meaning: Metric, old: Sample, new: Sample, tolerance: float) -> Verdict:
-    """One look at the launches that there are, as at a stored baseline."""
-    launches = len(new.launches)
-    return gate.judge(meaning, old, new, gate.Policy(tolerance, launches, design="stored", single_look=True))
+def _look(
+    meaning: Metric, old: tuple[Sample, Sample | None], new: tuple[Sample, Sample | None], tolerance: float
+) -> Verdict:
+    """One look at the launches that there are, each sample with its cores' pace, as at a stored baseline."""
+    policy = gate.Policy(tolerance, len(new[0].launches), design="stored", single_look=True)
+    return even_pace.judge(meaning, old, new, policy)
 
 
 def _of_energy(meaning: Metric) -> bool:
@@ -321,7 +324,9 @@ def _means(rows: Iterable[Row]) -> Iterator[Mean]:
     for (suite, engine, meaning), group in groups.items():
         before, after = [old for _, old, _, _ in group], [new for _, _, new, _ in group]
         whole = all(len({len(sample.launches) for sample in side}) == 1 for side in (before, after))
-        launches = _look(meaning, _folded(before), _folded(after), DEFAULT_TOLERANCE).effect if whole else None
+        launches = (
+            _look(meaning, (_folded(before), None), (_folded(after), None), DEFAULT_TOLERANCE).effect if whole else None
+        )
         effects = [launches] if launches else [effect for *_, effect in group]
         ratio, low, high = (_geometric([getattr(one, name) for one in effects]) for name in ("ratio", "low", "high"))
         yield Mean(suite, engine, meaning, tuple(row.case for row, *_ in group), ratio, low, high, whole)
