@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_slmperf.cli import output
-from pytest_slmperf.cli.arguments import add_engine, add_reports, add_verb, engine_of, gate
+from pytest_slmperf.cli.arguments import add_engine, add_gate, add_lengths, add_reports, add_verb, engine_of
+from pytest_slmperf.cli.numbers import counts, rates
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.point import Ledger
@@ -51,18 +52,14 @@ def add(verbs: "Verbs") -> None:
     parser.add_argument("b", metavar="B", help="the arm that is judged, as in python=.venv/bin/python, or same")
     add_engine(parser, "of both arms")
     axis = parser.add_mutually_exclusive_group()
-    axis.add_argument("--batch-size", type=_counts, metavar="N,N", help="static batches; default: 1,16")
-    axis.add_argument("--concurrency", type=_counts, metavar="N,N", help="requests under way at any time")
-    axis.add_argument("--request-rate", type=_rates, metavar="R,R", help="requests a second, at random")
-    parser.add_argument("--prompt-tokens", type=int, default=32, metavar="N", help="default: 32")
-    parser.add_argument("--output-tokens", type=int, default=32, metavar="N", help="default: 32")
-    parser.add_argument(
-        "--gate",
-        action="append",
-        type=gate,
-        metavar="METRIC[=TOLERANCE]",
-        help=f"what is judged, may be given several times; default: output_throughput={DEFAULT_TOLERANCE}, "
-        "or ttft_ms and tpot_ms at a request rate",
+    axis.add_argument("--batch-size", type=counts, metavar="N,N", help="static batches; default: 1,16")
+    axis.add_argument("--concurrency", type=counts, metavar="N,N", help="requests under way at any time")
+    axis.add_argument("--request-rate", type=rates, metavar="R,R", help="requests a second, at random")
+    add_lengths(parser)
+    add_gate(
+        parser,
+        f"what is judged, may be given several times; default: output_throughput={DEFAULT_TOLERANCE}, or ttft_ms and "
+        "tpot_ms at a request rate",
     )
     parser.add_argument(
         "--budget", type=minutes, metavar="MINUTES", help="end what is undecided so long after the first launch"
@@ -149,17 +146,3 @@ def _varied(given: argparse.Namespace) -> tuple[type[StaticBatch | ClosedLoop | 
         if places := getattr(given, kind.AXIS):
             return kind, {kind.AXIS: places}
     return StaticBatch, {StaticBatch.AXIS: [1, 16]}
-
-
-def _counts(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: it takes whole numbers, as in 1,16") from error
-
-
-def _rates(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: it takes numbers, as in 0.5,2") from error

@@ -2,19 +2,22 @@
 
 import argparse
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_slmperf.cli.numbers import whole
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE
-from pytest_slmperf.run.options import named_engine, pool_of
+from pytest_slmperf.run.options import OptionValue, named_engine, pool_of
 from pytest_slmperf.run.settings import Settings
 
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no public name for it
 
 MODEL = "tiny-2x128"
+TOKENS = 32
 
 
 def add_verb(verbs: "Verbs", name: str, *, does: str, description: str) -> argparse.ArgumentParser:
@@ -33,14 +36,31 @@ def add_engine(parser: argparse.ArgumentParser, whose: str) -> None:
     parser.add_argument("--model", default=MODEL, help=f"{whose}; default: {MODEL}")
 
 
+def named(given: argparse.Namespace, settings: Settings, default: str) -> tuple[str, Mapping[str, OptionValue]]:
+    """The engine that `--engine` names, or else this one, and its options: of the settings, where it is theirs. Raises
+    UsageError.
+    """
+    if given.engine:
+        return named_engine("--engine", given.engine)
+    return default, settings.engine_options if default == settings.engine else {}
+
+
 def engine_of(given: argparse.Namespace, settings: Settings, default: str) -> EngineSpec:
     """What `--engine` and `--model` name, and the settings beside them. Raises UsageError."""
-    if given.engine:
-        name, options = named_engine("--engine", given.engine)
-    else:
-        name, options = default, dict(settings.engine_options) if default == settings.engine else {}
+    name, options = named(given, settings, default)
     pool, own = pool_of(options)
     return EngineSpec(name, given.model, settings.dtype, settings.threads, own, pool=pool)
+
+
+def add_lengths(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
+    """`--prompt-tokens` and `--output-tokens` of each request."""
+    for name in ("--prompt-tokens", "--output-tokens"):
+        parser.add_argument(name, type=whole, default=TOKENS, metavar="N", help=f"default: {TOKENS}")
+
+
+def add_gate(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--gate`, any number of times."""
+    parser.add_argument("--gate", action="append", type=_gate, default=[], metavar="METRIC[=TOLERANCE]", help=what)
 
 
 def add_reports(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +89,7 @@ def baselines_of(given: argparse.Namespace, settings: Settings, *, may_be_new: b
     return root
 
 
-def gate(text: str) -> tuple[str, float]:
+def _gate(text: str) -> tuple[str, float]:
     """METRIC or METRIC=TOLERANCE, as an argument's type."""
     name, equals, tolerance = text.partition("=")
     try:

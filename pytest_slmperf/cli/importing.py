@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_slmperf.cli import output
-from pytest_slmperf.cli.arguments import add_verb, gate
+from pytest_slmperf.cli.arguments import add_gate, add_verb
+from pytest_slmperf.cli.numbers import whole
 from pytest_slmperf.core import gate as rules
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.metrics import metric
@@ -63,15 +64,8 @@ def add(verbs: "Verbs") -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="TEXT", help=SAYS[name])
     parser.add_argument("--runs-on", choices=("cuda", "cpu"), help="what --device is; a baseline needs it")
     for name, why in ASKED.items():
-        parser.add_argument(f"--{name}", type=_whole, metavar="N", help=why)
-    parser.add_argument(
-        "--gate",
-        action="append",
-        type=gate,
-        default=[],
-        metavar="METRIC[=TOLERANCE]",
-        help="what is judged where this report is compared or stored, may be given several times",
-    )
+        parser.add_argument(f"--{name}", type=whole, metavar="N", help=why)
+    add_gate(parser, "what is judged where this report is compared or stored, may be given several times")
     parser.set_defaults(run=_run)
 
 
@@ -138,13 +132,3 @@ def _refuse_twice(paths: list[Path]) -> None:
 def _saved_at(paths: list[Path]) -> str:
     oldest = min(path.stat().st_mtime for path in paths)
     return datetime.fromtimestamp(oldest, UTC).isoformat(timespec="seconds")
-
-
-def _whole(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: it takes a whole number of at least 1")
-    return number

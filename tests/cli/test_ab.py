@@ -127,7 +127,7 @@ def test_another_environment_is_named(ab):
         (("engine=nonesuch", "same"), "unknown engine 'nonesuch': known are"),
         (("same", "same", "--engine=:level=1"), "--engine :level=1: it takes NAME or NAME:KEY=VALUE,KEY=VALUE"),
         (("same", "same", "--engine=fake:level"), "--engine: 'level' is not KEY=VALUE"),
-        (("same", "same", "--batch-size=1,many"), "'1,many': it takes whole numbers, as in 1,16"),
+        (("same", "same", "--batch-size=1,many"), "'1,many': it takes whole numbers of at least 1, as in 1,16"),
         (("same", "same", "--request-rate=1,many"), "'1,many': it takes numbers, as in 0.5,2"),
         (("same", "same", "--request-rate=1", "--concurrency=1"), "not allowed with argument"),
         (("same", "same", "--gate=output_throughput=3%"), "a tolerance is a fraction, as in output_throughput=0.03"),

@@ -14,7 +14,7 @@ import jsonschema_rs
 import nvml_standin
 import pytest
 
-from pytest_slmperf.cli.advise.measured import Screen
+from pytest_slmperf.cli.advise.screen import Screen
 
 PROGRAM = "import sys; from pytest_slmperf.cli import main; sys.exit(main(sys.argv[1:]))"
 PAGE = Path(__file__).parents[2] / "docs" / "advise.md"
@@ -99,7 +99,7 @@ def test_a_limit_that_nothing_keeps_fails_and_says_by_how_much(advise):
         (("--model=opt-12b", "--engine=ctranslate2"), "unknown model 'opt-12b'. Did you mean"),
         (("--batch-size=0",), "'0': it takes whole numbers of at least 1"),
         (("--within=2",), "'2': it takes a share between 0 and 1"),
-        (("--launches=0", "--engine=fake"), "--launches=0: it takes a whole number of at least 1"),
+        (("--launches=0", "--engine=fake"), "'0': it takes a whole number of at least 1"),
         (
             ("--batch-size=1000000000000", "--engine=fake"),
             "requests in all replicas together: it takes at most 100,000",
