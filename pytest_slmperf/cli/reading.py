@@ -12,7 +12,7 @@ from pytest_slmperf.core.outcome import RunOutcome
 from pytest_slmperf.core.side import Side, of_files, of_run
 from pytest_slmperf.report import document
 from pytest_slmperf.run import schema
-from pytest_slmperf.run.regular import read_regular
+from pytest_slmperf.run.regular import read_named
 from pytest_slmperf.run.store import read_baseline
 
 LEVELS = ("*.json", "*/*.json", "*/*/*.json")
@@ -29,9 +29,7 @@ def read_report(path: Path) -> RunOutcome:
     is no report, or one of a later version.
     """
     try:
-        content = schema.parsed(read_regular(path))
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from error
+        content = schema.parsed(read_named(path))
     except ValueError as error:
         raise SlmperfError(f"{path}: no JSON report: {error}") from error
     ours = isinstance(content, dict) and content.get("format") == document.FORMAT
@@ -91,9 +89,9 @@ def _is_report(path: Path) -> bool:
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON
-    """A JSON document as it is written. Raises OSError, and UsageError for text that is none."""
+    """A JSON document as it is written. Raises UsageError for what can't be read, and for text that is none."""
     try:
-        return schema.parsed(path.read_bytes())
+        return schema.parsed(read_named(path))
     except ValueError as error:
         raise UsageError(f"{path}: no JSON: {error}; {WANTED}") from error
 

@@ -71,6 +71,11 @@ class Machine:
     """Everything else that is known, flat; ROLES says what a difference means."""
 
     @property
+    def title(self) -> str:
+        """As advice names it: measurements of one title are of one machine."""
+        return f"{self.device} (driver {self.driver})"
+
+    @property
     def simulated(self) -> bool:
         """Whether nothing was really computed, or on no real GPU: comparable with no real machine."""
         return self.device.partition(" ")[0] == SIMULATED

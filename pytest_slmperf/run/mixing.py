@@ -8,7 +8,7 @@ from pathlib import Path
 from pytest_slmperf.core.advising.mix import Mix, Part
 from pytest_slmperf.core.advising.mixed import MeasuredPart, company, comparable, threads_of, unmeasurable
 from pytest_slmperf.core.advising.question import Question, Seen, Series, Setting
-from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.engine import EngineSpec, model_name
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.machine import SIMULATED, Machine, slug
 from pytest_slmperf.core.memory import GIB, RESERVE_BYTES, USABLE, Tenant, lacking_bytes
@@ -103,8 +103,7 @@ def measure(
 
 def path_of(path: Path, place: int, part: Part) -> Path:
     """Where the launches of a part are kept: `slmperf-advise-mix-1-opt-125m.json`."""
-    name = part.model.rstrip("/").rpartition("/")[2]
-    return path.with_name(f"{path.stem}-{place + 1}-{slug(name)}{path.suffix}")
+    return path.with_name(f"{path.stem}-{place + 1}-{slug(model_name(part.model))}{path.suffix}")
 
 
 def _launches(wanted: WantedMix, place: int) -> Wanted:
@@ -159,10 +158,9 @@ def _compared(wanted: WantedMix, part: MeasuredPart, machine: Machine) -> Measur
     """With its slowdown against running alone, where that was measured alike, on this machine."""
     alone = wanted.alone[part.part.model]
     seen = alone.seen.get(part.part.setting) if part.part.setting else None
-    here = f"{machine.device} (driver {machine.driver})"
     now = {"engine": wanted.spec.engine, "prompt_tokens": wanted.tokens[0], "output_tokens": wanted.tokens[1]}
     unlike = {name: value for name, value in now.items() if alone.terms.get(name, value) != value}
     why = "; ".join(f"{name} was {alone.terms[name]} alone, and is {value} here" for name, value in unlike.items())
-    if alone.machine != here:
-        why = f"alone it was measured on {alone.machine or 'nobody knows what'}, and here is {here}"
+    if alone.machine != machine.title:
+        why = f"alone it was measured on {alone.machine or 'nobody knows what'}, and here is {machine.title}"
     return comparable(part, seen, why)

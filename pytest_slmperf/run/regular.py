@@ -5,6 +5,8 @@ import os
 import stat
 from pathlib import Path
 
+from pytest_slmperf.core.errors import UsageError
+
 LARGEST_BYTES = 1 << 28
 """Of a report of thousands of cases, or a file of baselines: some tens of MiB."""
 
@@ -24,3 +26,11 @@ def read_regular(path: Path) -> bytes:
             return stream.read(LARGEST_BYTES)
     finally:
         os.close(descriptor)
+
+
+def read_named(path: Path) -> bytes:
+    """The content of a file that somebody named. Raises UsageError where `read_regular` raises OSError."""
+    try:
+        return read_regular(path)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from error

@@ -40,7 +40,7 @@ def answer(given: argparse.Namespace, model: str, limits: tuple[Limit, ...]) -> 
     output.remark(f"slmperf: {found.launches} launches now, throw-away ones included; kept in {path}\n")
     return Told(
         model=model_name(model),
-        machine=f"{state.machine.device} (driver {state.machine.driver})",
+        machine=state.machine.title,
         advice=advice,
         evidence=evidence,
         settled=found.ended is not None,

@@ -11,7 +11,7 @@ from pytest_slmperf.core.advising.question import Limit, Question, metrics_of, o
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.report.advice import Told
 from pytest_slmperf.run.advice_state import State, is_state, read_state
-from pytest_slmperf.run.regular import read_regular
+from pytest_slmperf.run.regular import read_named
 
 OF_MEASURING = ("batch_size", "replicas", "dtype", "threads", "budget", "state", "retry_failed", "pool", "engine")
 """Options that say what is measured."""
@@ -63,9 +63,7 @@ def _results(path: Path) -> results.Results:
     """What a path holds. Raises UsageError, and SlmperfError for a damaged file."""
     if path.suffix.casefold() == ".csv":
         try:
-            text = read_regular(path).decode("utf-8-sig")
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror or error}") from error
+            text = read_named(path).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from error
         return results.of_table(text, str(path))
@@ -80,12 +78,11 @@ def _of_state(state: State, path: Path) -> results.Results:
     """The launches that were kept for earlier advice; none of those in a mix, which say nothing of a model alone."""
     if results.IN_COMPANY in state.of:
         return results.Results((), (f"left out: {path}: {state.of['model']} was measured beside other models",))
-    machine = f"{state.machine.device} (driver {state.machine.driver})"
     terms = {name: value for name, value in state.of.items() if name not in ("model", "pool", "spread")}
     points = [
         results.Point(
             str(state.of["model"]),
-            machine,
+            state.machine.title,
             one.setting,
             {name: [value] for name, value in one.values.items()},
             terms,

@@ -87,10 +87,9 @@ def _point(one: RecordedCase, setting: Setting) -> Point:
     key = {name: value for name, value in one.measurement.key.items() if name != "model"}
     terms = {name: value for name, value in key.items() if name not in VARIED and not name.startswith(RESOLVED)}
     label = one.measurement.case.rpartition("/")[2].partition("=")[0].removesuffix(EACH)
-    machine = one.machine
     return Point(
         model=str(one.measurement.key.get("model")),
-        machine=f"{machine.device} (driver {machine.driver})",
+        machine=one.machine.title,
         setting=setting,
         samples={
             name: [median(rounds) for rounds in sample.launches] for name, sample in one.measurement.samples.items()

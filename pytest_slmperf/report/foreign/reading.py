@@ -12,7 +12,7 @@ from pytest_slmperf.report.foreign import aiperf, guidellm, llmd, sglang, vllm
 from pytest_slmperf.report.foreign.fields import Fields
 from pytest_slmperf.report.foreign.result import Result
 from pytest_slmperf.run import schema
-from pytest_slmperf.run.regular import read_regular
+from pytest_slmperf.run.regular import read_named
 
 FORMATS: tuple[ModuleType, ...] = (sglang, vllm, guidellm, aiperf, llmd)
 """Each has `recognises(document)` and `results(fields)`. SGLang's first: it has most of vLLM's names, too."""
@@ -25,11 +25,7 @@ def read(path: Path) -> list[Result]:
     Raises UsageError for a file that can't be read, and SlmperfError that names the file and the field for one that is
     damaged or of no known tool.
     """
-    try:
-        content = read_regular(path)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from error
-    found = [result for place, document in _documents(path, content) for result in _results(place, document)]
+    found = [result for place, document in _documents(path, read_named(path)) for result in _results(place, document)]
     if not found:
         raise SlmperfError(f"{path}: it holds no result")
     return found
