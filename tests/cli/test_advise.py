@@ -318,3 +318,22 @@ def test_a_mix_that_does_not_fit_says_what_it_lacks(advise):
     assert code == 0
     assert "tensor parallel over 2" in out
     assert "nothing was measured of it alone" in out
+
+
+def test_the_memory_of_a_mix_is_that_of_the_settings_engine(advise):
+    """Where its server is on another machine, nobody knows how much there is, and this machine's isn't taken for it."""
+    Path("pyproject.toml").write_text('[tool.slmperf]\nengine = "openai:url=http://192.0.2.1:8000"\n')
+    words = ("table.csv", "--model=opt-125m", "--model=opt-1.3b")
+    code, _, err = advise(*words)
+    assert code == 4
+    assert "how much memory remote 192.0.2.1:8000 has isn't known: say it with --memory" in err
+    assert advise(*words, "--memory=80")[0] == 0
+
+
+def test_a_result_that_is_too_large_is_refused(advise):
+    """It is read no further than its size."""
+    with Path("huge.json").open("wb") as file:
+        file.truncate(1 << 30)
+    code, _, err = advise("huge.json")
+    assert code == 4
+    assert "huge.json: it has more than 256 MiB" in err
