@@ -1,5 +1,6 @@
 """Different models side by side on one device: who runs beside the one that is measured, and what it did meanwhile."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 
@@ -28,11 +29,13 @@ OF_ITS_OWN = ("model", "dtype", "threads", "beside", "slowed", *POOL_OPTIONS)
 """What is no option of a model beside: it is said otherwise, it is a pool's, or a loss, which is planted in what is
 measured.
 """
+_ENGINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""It stands in a case's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """Another model that the same engine serves beside the one that is measured, under a load of its own.
+    """Another model that is served beside the one that is measured, under a load of its own.
 
         Sweep("mix", StaticBatch(prompt_tokens=32, output_tokens=32), batch_size=[8], model=["opt-125m"],
               beside=[None, Beside("opt-1.3b", batch_size=4, prompt_tokens=32, output_tokens=32)])
@@ -41,7 +44,8 @@ class Beside:
     under way, and with `request_rate` so many arrive in a second, as in a Poisson process, whether or not others have
     ended: both take an engine that streams, and may say in `slo` which of its requests count as good. `dtype`,
     `threads` and `options` are by default those of the measured engine; options that are given take the place of
-    those of the same name. Raises UsageError for what makes no sense.
+    those of the same name. With `engine` another one serves it, on the same device, and its options are its own alone.
+    Raises UsageError for what makes no sense.
     """
 
     model: str
@@ -58,6 +62,8 @@ class Beside:
     slo: Slo | None = None
     """Its own limits; a table of them will do."""
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict, hash=False)
+    engine: str | None = None
+    """What serves it, by its name; the measured model's where None."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model or flaw(self.model):
@@ -79,6 +85,8 @@ class Beside:
             raise UsageError(f"Beside({self.model!r}): request_rate={rate!r}; {said}")
         if self.dtype is not None and not (isinstance(self.dtype, str) and self.dtype):
             raise UsageError(f"Beside({self.model!r}): dtype={self.dtype!r}; it takes a name, as 'int8'")
+        if self.engine is not None and not (isinstance(self.engine, str) and _ENGINE.fullmatch(self.engine)):
+            raise UsageError(f"Beside({self.model!r}): engine={self.engine!r}; it takes an engine's name, as 'openai'")
         if self.cores not in CORES:
             raise UsageError(f"Beside({self.model!r}): cores={self.cores!r}; it takes {' or '.join(map(repr, CORES))}")
         self._check_slo()
@@ -107,9 +115,11 @@ class Beside:
 
     @property
     def name(self) -> str:
-        """What cases are called by: `opt-1.3b@4`, and at a rate `opt-1.3b@2.5rps`."""
+        """What cases are called by: `opt-1.3b@4`, at a rate `opt-1.3b@2.5rps`, of an engine that is named
+        `openai:opt-1.3b@4`.
+        """
         at = self.batch_size or self.concurrency or f"{self.request_rate:g}rps"
-        return f"{self.model.rstrip('/').rpartition('/')[2]}@{at}"
+        return f"{self.engine}:" * bool(self.engine) + f"{self.model.rstrip('/').rpartition('/')[2]}@{at}"
 
     @property
     def load(self) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from pytest_slmperf.core.beside import NeighbourWork
+from pytest_slmperf.core.engine import EngineFacts
 
 
 class Company(Protocol):
@@ -12,6 +13,15 @@ class Company(Protocol):
     @property
     def settings(self) -> Mapping[str, str | int | float | bool]:
         """What of them, once they are started, the samples hold for."""
+        ...
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Of engines that are none of the measured model, and of libraries that they have loaded."""
+        ...
+
+    def check(self, facts: EngineFacts) -> None:
+        """Raises EngineUnavailable where the measured engine, by its facts, is on another device than one of them."""
         ...
 
     def start(self) -> None:
@@ -36,6 +46,10 @@ class Company(Protocol):
 
 class _Nobody:
     settings: Mapping[str, str | int | float | bool] = {}
+    versions: Mapping[str, str] = {}
+
+    def check(self, _facts: EngineFacts) -> None:
+        pass
 
     def start(self) -> None:
         pass

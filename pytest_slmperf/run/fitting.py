@@ -43,15 +43,16 @@ def lacking(case: Case, spec: EngineSpec) -> str | None:
     out, it would never be measured.
     """
     varied = case.variant.coordinates
-    types = [str(varied["dtype"])] if "dtype" in varied else []
-    types += [one.dtype for one in spec.beside if one.dtype]
-    if other := [dtype for dtype in types if not registry.has_dtype(spec.engine, dtype)]:
-        return f"{spec.engine} has no dtype {other[0]}"
+    types = [(spec.engine, str(varied["dtype"]))] if "dtype" in varied else []
+    types += [(one.engine or spec.engine, one.dtype or spec.dtype) for one in spec.beside if one.dtype or one.engine]
+    if other := [(engine, dtype) for engine, dtype in types if not registry.has_dtype(engine, dtype)]:
+        return f"{other[0][0]} has no dtype {other[0][1]}"
     if unheard := [why for name in SERVED_WITH if name in varied and (why := registry.untold(spec, name))]:
         return unheard[0]
-    options = [(name, "") for name in varied if name not in (*VARIED, *POOL_OPTIONS)]
-    options += [(name, f"Beside({one.model!r}): ") for one in spec.beside for name in one.options]
-    return next(filter(None, (_no_option(spec.engine, *option) for option in options)), None)
+    options = [(spec.engine, name, "") for name in varied if name not in (*VARIED, *POOL_OPTIONS)]
+    for one in spec.beside:
+        options += [(one.engine or spec.engine, name, f"Beside({one.model!r}): ") for name in one.options]
+    return next(filter(None, (_no_option(*option) for option in options)), None)
 
 
 def _no_option(engine: str, name: str, whose: str) -> str | None:

@@ -74,10 +74,10 @@ def _live(asked: BufferedReader, told: RawIOBase, spec: EngineSpec, company: Com
     if engine is None:
         return
     try:
-        facts = _attempt(told, engine.start)
+        facts = _attempt(told, partial(_started_beside, engine, company))
         if facts is not None:
             facts = replace(facts, settings={**facts.settings, **company.settings})
-            _send(told, Ready(facts, _versions(spec, facts) | getattr(engine, "versions", {})))
+            _send(told, Ready(facts, {**company.versions, **_versions(spec, facts), **getattr(engine, "versions", {})}))
             _serve(asked, told, _Launched(engine, facts, spec, company))
     finally:
         _stop(engine)
@@ -92,6 +92,12 @@ def _company(spec: EngineSpec) -> Company:
 def _started(company: Company) -> bool:
     company.start()
     return True
+
+
+def _started_beside(engine: Engine, company: Company) -> EngineFacts:
+    facts = engine.start()
+    company.check(facts)
+    return facts
 
 
 def _create(spec: EngineSpec) -> Engine:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_slmperf import Beside, Slo, StaticBatch, Sweep
-from pytest_slmperf.core.beside import NeighbourWork, overloaded, rested
+from pytest_slmperf.core.beside import NeighbourWork, overloaded, rested, told
 from pytest_slmperf.core.energy import BoardEnergy, Energy, Uncertainty
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SuiteError, UsageError
@@ -25,6 +25,9 @@ OTHER = Beside("models/opt-1.3b", batch_size=4)
         ({"model": "m", "batch_size": 1, "concurrency": 1}, "one of batch_size, concurrency and request_rate"),
         ({"model": "m", "batch_size": 1, "request_rate": 1}, "one of batch_size, concurrency and request_rate"),
         ({"model": "m", "request_rate": 0}, "request_rate=0"),
+        ({"model": "m", "batch_size": 1, "engine": ""}, "engine=''; it takes an engine's name, as 'openai'"),
+        ({"model": "m", "batch_size": 1, "engine": "a/b"}, "engine='a/b'"),
+        ({"model": "m", "batch_size": 1, "engine": 3}, "engine=3"),
         ({"model": "m", "request_rate": 1e-300}, "request_rate=1e-300; it takes requests per second, 0.001 to 100,000"),
         ({"model": "m", "request_rate": float("inf")}, "request_rate=inf"),
         ({"model": "m", "request_rate": True}, "request_rate=True"),
@@ -122,6 +125,15 @@ def test_a_load_with_pauses_is_none():
     assert rested([work], 0, 100) == "other@2 was not under its load for 20% of the round"
     assert not rested([work], 100, 200)
     assert not rested([NeighbourWork("other@2rps", done, Beside("other", request_rate=2))], 0, 100)
+
+
+def test_another_engine_is_named():
+    """In the name of a case, and in settings as in a suite."""
+    served = Beside("org/opt-1.3b", concurrency=4, engine="openai", options={"command": "serve"})
+    assert served.name == "openai:opt-1.3b@4"
+    table = {"model": "org/opt-1.3b", "concurrency": 4, "engine": "openai", "options": {"command": "serve"}}
+    assert told(table)
+    assert Beside(**table) == served
 
 
 def test_a_lighter_load_is_of_the_same_kind():

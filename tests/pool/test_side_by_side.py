@@ -3,14 +3,15 @@
 import os
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 import pytest
 
-from pytest_slmperf import Beside, Slo
-from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf import Beside, Slo, StaticBatch, Sweep
+from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.launch import BESIDE_VARIABLE, Load, RoundPolicy
 from pytest_slmperf.core.mix_metrics import mix_metrics
@@ -188,11 +189,19 @@ def test_requests_at_a_rate_in_real_time():
     assert record.seconds < 10
 
 
-def test_a_server_of_its_own_command(monkeypatch):
+@pytest.fixture
+def here(monkeypatch):
+    """What a company does to the engine's process, done to this one and taken back."""
+    monkeypatch.setenv(BESIDE_VARIABLE, "")
+    cores = os.sched_getaffinity(0)
+    yield
+    os.sched_setaffinity(0, cores)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_server_of_its_own_command():
     """What its options say takes the place of the measured engine's: here another server, with requests at a rate."""
     pytest.importorskip("aiohttp")
-    monkeypatch.setenv(BESIDE_VARIABLE, "")  # it is set for the engine's process, which is pinned, too: here this one
-    cores = os.sched_getaffinity(0)
     server = f"{sys.executable} -m pytest_slmperf.testing.server --port={{port}} --model="
     slo = Slo(ttft_ms=10_000)
     paced = Beside("n", request_rate=40, output_tokens=5, slo=slo, options={"command": f"{server}n"}, cores="shared")
@@ -206,10 +215,53 @@ def test_a_server_of_its_own_command(monkeypatch):
         found = mix_metrics([others.end(began_ns, ended_ns)], [(began_ns, ended_ns)], (0.5,))
     finally:
         others.stop()
-        os.sched_setaffinity(0, cores)
     assert others.settings["beside_1_weights"] == "served:n"
     assert found.values["beside_1_goodput_share"] == (1,)
     assert found.values["beside_1_median_ttft_ms"] < found.values["beside_1_median_e2el_ms"]
+
+
+def test_of_another_engine():
+    """Its options are its own alone, and its version and what serves it are told."""
+    pytest.importorskip("aiohttp")
+    server = f"{sys.executable} -m pytest_slmperf.testing.server --port={{port}} --model=n"
+    served = Beside("n", concurrency=2, output_tokens=8, engine="openai", options={"command": server})
+    spec = EngineSpec("fake", "opt-125m", options={"real_time": True, "level": 1000})
+    record = launch(spec, served)
+    case = record.cases[CASE]
+    assert "beside_1 is openai:n@2 (beside opt-125m)" in case.notes
+    assert min(case.values["beside_1_output_throughput"]) > 10
+    assert record.facts.settings["beside_1_weights"] == "served:n"
+    assert record.versions["openai"] == "vllm 0"
+    key = case_key(Sweep("mix", StaticBatch(8, 4), batch_size=[5]), record, POLICY)
+    assert key["beside_1"].startswith("openai:n float32: concurrency of 2, 32+8 tokens, 1 thread on its own cores")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("options", "facts", "said"),
+    [
+        ({}, "cpu", "runs in simulated time, and placed on cpu: models side by side share one device"),
+        ({"real_time": True}, "cpu", ""),
+        ({"real_time": True}, "simulated", "runs on no device, and placed in simulated time"),
+    ],
+)
+def test_all_of_a_mix_are_on_one_device(options, facts, said):
+    """Another engine may be elsewhere than the measured one, and then nobody shares anything."""
+    other = Beside("tiny", batch_size=2, engine="fake", options=options)
+    others = company(EngineSpec("placed", "m", beside=(other,)))
+    there = EngineFacts("1", facts, "float32", "random", 4096, 1024)
+    try:
+        others.start()
+        with pytest.raises(EngineUnavailable, match=said) if said else nullcontext():
+            others.check(there)
+    finally:
+        others.stop()
+
+
+def test_another_engine_at_an_address():
+    """What runs already is started by nobody, and so never put aside."""
+    with pytest.raises(EngineUnavailable, match=r"openai:n@1: .*give it command=… in place of url"):
+        launch(EngineSpec("fake", "m"), Beside("n", concurrency=1, engine="openai", options={"url": "http://a/v1"}))
 
 
 def test_a_load_beyond_its_context():
@@ -222,8 +274,6 @@ def test_a_load_beyond_its_context():
 
 def test_keys_name_them():
     """A mix is no baseline for another one: who is beside, its load, type, threads and cores are part of the key."""
-    from pytest_slmperf import StaticBatch, Sweep  # noqa: PLC0415 - of this test alone
-
     sweep = Sweep("mix", StaticBatch(8, 4), batch_size=[5])
     record = launch(EngineSpec("fake", "opt-125m"), other("models/opt-1.3b", dtype="int8"))
     key = case_key(sweep, record, POLICY)

@@ -179,6 +179,9 @@ def test_a_variant_that_an_engine_surely_lacks_is_skipped():
     assert why("of another package", dtype="int4", enable_chunked_prefill=True) is None
     assert why("ctranslate2", beside=Beside("m", batch_size=1, options={"compile": True})).endswith("no option compile")
     assert why("vllm", beside=Beside("m", batch_size=1, dtype="int8")) == "vllm has no dtype int8"
+    served = Beside("m", batch_size=1, engine="openai", dtype="any", options={"command": "serve"})
+    assert why("ctranslate2", beside=served) is None
+    assert why("openai", beside=replace(served, engine="ctranslate2")) == "ctranslate2 has no option command"
 
 
 @pytest.mark.parametrize(
