@@ -525,7 +525,7 @@ class OpenAI(Streaming):
     async def _got(self, url: URL) -> tuple[int, bytes]:
         limit = aiohttp.ClientTimeout(total=ASK_LIMIT_S)
         async with self._session.get(url, timeout=limit, proxy=self._through, allow_redirects=False) as response:
-            self._lasts = response.headers.get("Server") not in BREAKS_OFF
+            self._lasts = response.headers.get("Server", "").strip() not in BREAKS_OFF  # aiohttp 3.12 keeps blanks
             return response.status, await response.read()
 
     def _root(self, path: str) -> URL:

@@ -66,7 +66,7 @@ def chosen(config: pytest.Config) -> tuple[str, ...]:
     root = {"-c": option.inifilename, "--rootdir": option.rootdir}
     return (
         *(word for name, value in root.items() if value for word in (name, str(value))),
-        *getattr(option, "file_or_dir", ()),  # --help is answered before the arguments are read
+        *(getattr(option, "file_or_dir", None) or ()),  # --help is answered before the arguments are read
         *(("--pyargs",) if option.pyargs else ()),
         *(word for setting in option.override_ini or () for word in ("-o", setting)),
         *(("-m", option.markexpr) if option.markexpr else ()),
