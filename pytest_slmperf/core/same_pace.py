@@ -69,17 +69,22 @@ def _longer(now: Sample, was: Sample) -> tuple[float, float, float]:
 
     What is asked is how fast the cores were then, not how fast they are in general: a pace that drifted was as it was,
     and only what a reading adds is an error. Neighbouring readings tell it (von Neumann, Annals of Mathematical
-    Statistics 12, 1941).
+    Statistics 12, 1941). Where the pace jumps from launch to launch they tell too large a one, and nothing is sure.
     """
     times, before = (_logs(sample) for sample in (now, was))
     log = fmean(times) - fmean(before)
-    error = CERTAINTY * math.hypot(_error_of_mean(times), _error_of_mean(before))
+    error = math.hypot(_error_of_mean(times), _error_of_mean(before))
     return math.exp(log), math.exp(log - error), math.exp(log + error)
 
 
 def _error_of_mean(logs: list[float]) -> float:
+    """Half of the interval of 95 %. Steps share their readings, so that they are worth fewer (von Neumann's variance);
+    for the few that there are Student's quantile is taken, to the first term of its expansion.
+    """
     steps = [(after - before) ** 2 for before, after in pairwise(logs)]
-    return math.sqrt(fmean(steps) / 2 / len(logs))
+    freedom = 2 * len(steps) ** 2 / (3 * len(steps) - 1)
+    quantile = CERTAINTY * (1 + (CERTAINTY**2 + 1) / (4 * freedom))
+    return quantile * math.sqrt(fmean(steps) / 2 / len(logs))
 
 
 def _logs(sample: Sample) -> list[float]:

@@ -1,6 +1,7 @@
 """What another pace of the cores makes of a verdict: a void one where it may be all that was seen, else nothing."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -36,6 +37,16 @@ def test_a_loss_that_slower_cores_explain_is_void(name, level, pace):
     assert here.reason.startswith("its cores are slower than for the baseline, which may be all of this loss: a fixed ")
     assert "slmperf ab" in here.way_out
     assert here.effect == plain.effect
+
+
+def test_few_readings_void_no_more_often_than_many():
+    """Their spread is known worse, so the interval is wider: the cores seem slower in 2.5 %, and are not."""
+    verdict, _ = judged(95, 1.0)
+    verdict = replace(verdict, status=Status.REGRESSED, effect=replace(verdict.effect, ratio=0.95))
+    seen = [
+        at_its_pace(verdict, sample(150_000, 4, 0.01, seed), sample(150_000, 20, 0.01, seed)) for seed in range(400)
+    ]
+    assert sum(one.status is Status.VOID for one in seen) <= 0.04 * 400
 
 
 def test_a_loss_beyond_what_slower_cores_explain_stays_one():
