@@ -53,8 +53,7 @@ def under_load(
     elif load.request_rate:
         began_ns, done = engine.run(_arriving(engine, batch[0], load, _gaps_ns(load.request_rate, turn), over, begins))
     else:
-        begins()
-        began_ns, done = engine.run(_taken(engine, batch, over))
+        began_ns, done = engine.run(_taken(engine, batch, over, begins))
     return began_ns, tuple(sorted(done))
 
 
@@ -77,8 +76,10 @@ def _batches(engine: Engine, batch: "Sequence[Request]", over: Over) -> tuple[in
     return done[0][0], done
 
 
-async def _taken(engine: StreamingEngine, batch: "Sequence[Request]", over: Over) -> tuple[int, list[Item]]:
-    """A closed loop: each place sends its next request when it has its answer."""
+async def _taken(
+    engine: StreamingEngine, batch: "Sequence[Request]", over: Over, begins: Callable[[], None]
+) -> tuple[int, list[Item]]:
+    """A closed loop: each place sends its next request when it has its answer. It has begun when all have sent one."""
     import asyncio  # noqa: PLC0415 - static batches need it not
 
     from pytest_slmperf.engines.simulated_time import clock_of  # noqa: PLC0415 - it imports asyncio
@@ -101,6 +102,8 @@ async def _taken(engine: StreamingEngine, batch: "Sequence[Request]", over: Over
         async with asyncio.TaskGroup() as group:
             for number, request in enumerate(batch):
                 group.create_task(place(number, request))
+            await asyncio.sleep(0)
+            begins()
     return began_ns, done
 
 

@@ -224,16 +224,16 @@ def test_of_another_engine():
     """Its options are its own alone, and its version and what serves it are told."""
     pytest.importorskip("aiohttp")
     server = f"{sys.executable} -m pytest_slmperf.testing.server --port={{port}} --model=n"
-    served = Beside("n", concurrency=2, output_tokens=8, engine="openai", options={"command": server})
+    served = Beside("n", request_rate=100, output_tokens=8, engine="openai", options={"command": server})
     spec = EngineSpec("fake", "opt-125m", options={"real_time": True, "level": 1000})
-    record = launch(spec, served)
+    record = launch(spec, served, policy=replace(POLICY, round_s=0.2))
     case = record.cases[CASE]
-    assert "beside_1 is openai:n@2 (beside opt-125m)" in case.notes
+    assert "beside_1 is openai:n@100rps (beside opt-125m)" in case.notes
     assert min(case.values["beside_1_output_throughput"]) > 10
     assert record.facts.settings["beside_1_weights"] == "served:n"
     assert record.versions["openai"] == "vllm 0"
     key = case_key(Sweep("mix", StaticBatch(8, 4), batch_size=[5]), record, POLICY)
-    assert key["beside_1"].startswith("openai:n float32: concurrency of 2, 32+8 tokens, 1 thread on its own cores")
+    assert key["beside_1"].startswith("openai:n float32: rate of 100, 32+8 tokens, 1 thread on its own cores")
 
 
 @pytest.mark.usefixtures("here")
