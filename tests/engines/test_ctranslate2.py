@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from itertools import pairwise
 
 import pytest
@@ -343,6 +344,8 @@ print(before, case.measure_peak().memory_bytes)
 @pytest.mark.parametrize(("batch", "prompt", "output"), [(1, 32, 256), (16, 32, 128), (64, 32, 64), (64, 256, 4)])
 def test_the_predicted_peak_is_what_a_launch_measures(tiny_cache, dtype, batch, prompt, output):
     """The prediction of a case's peak is within 10 % of the measured one, and within 20 % for int8."""
+    if version("ctranslate2").startswith("4.7."):
+        pytest.skip("the model is of 4.8, which packs weights")
     arguments = [dtype, str(tiny_cache), str(batch), str(prompt), str(output)]
     answer = subprocess.run([sys.executable, "-c", MEASURE, *arguments], check=True, capture_output=True, text=True)
     before, measured = map(int, answer.stdout.split())
