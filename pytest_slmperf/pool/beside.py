@@ -9,6 +9,7 @@ from dataclasses import replace
 from pytest_slmperf.core.beside import Beside, NeighbourWork, spelled_beside
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import EngineUnavailable
+from pytest_slmperf.core.gpus import first_gpu
 from pytest_slmperf.core.launch import BESIDE_VARIABLE
 from pytest_slmperf.core.machine import SIMULATED
 from pytest_slmperf.pool.devices import Placement
@@ -145,8 +146,10 @@ def _options(spec: EngineSpec, one: Beside) -> Mapping[str, str | int | float | 
 
 
 def _place(spec: EngineSpec, facts: EngineFacts) -> str:
-    """`cpu`, `cuda`, `simulated` in simulated time, or ANY."""
+    """`cpu`, `GPU 0`, `simulated` in simulated time, or ANY."""
     kind = facts.device.partition(":")[0]
+    if kind == "cuda":
+        return f"GPU {first_gpu(spec.options)}"
     return ANY if kind == SIMULATED and spec.options.get("real_time") else kind
 
 

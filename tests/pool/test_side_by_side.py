@@ -35,7 +35,7 @@ class Engine:
         with open(self.spec.options["log"], "a") as log:
             print(self.spec.model, os.getpid(), *os.sched_getaffinity(0), file=log)
         if self.spec.model == "absent": raise EngineUnavailable("it was told to")
-        return EngineFacts("1", "simulated", self.spec.dtype, "random", 4096, 1024)
+        return EngineFacts("1", self.spec.options.get("on", "simulated"), self.spec.dtype, "random", 4096, 1024)
     def serve(self, batch, *, observe):
         self.batches += 1
         if self.spec.model == "dies" and self.batches == 3: os.kill(os.getpid(), 9)
@@ -109,7 +109,7 @@ def test_on_the_same_cores(spec):
 @pytest.mark.parametrize(
     ("model", "error", "said"),
     [
-        ("dies", EngineFailed, r"dies@2 \(core \d+, beside tiny\) died: signal SIGKILL"),
+        ("dies", EngineFailed, r"dies@2 \(core \d+, beside tiny\) died: signal SIGKILL; .* try a smaller batch_size"),
         ("absent", EngineUnavailable, r"absent@2 \(core \d+, beside tiny\): it was told to"),
         ("short", EngineFailed, r"short@2 \(core \d+, beside tiny\): wrong answer: generated 7 tokens"),
     ],
@@ -256,6 +256,14 @@ def test_all_of_a_mix_are_on_one_device(options, facts, said):
             others.check(there)
     finally:
         others.stop()
+
+
+def test_another_gpu_is_another_device(spec):
+    """A model there takes nothing of the measured one."""
+    there = replace(spec, options={**spec.options, "on": "cuda"})
+    aside = other(cores="shared", options={"device_index": 1})
+    with pytest.raises(EngineUnavailable, match=r"other@2 .* runs on GPU 1, and placed on GPU 0: models side by side"):
+        launch(there, aside)
 
 
 def test_another_engine_at_an_address():
