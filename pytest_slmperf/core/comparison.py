@@ -233,7 +233,7 @@ def _refused(row: Row, gating: Mapping[str, float], status: Status, reason: str,
 def _judged(
     row: Row, old: Sample, new: Sample, pair: tuple[RecordedCase, RecordedCase], tolerance: float | None
 ) -> Row:
-    paces = [one.measurement.samples.get(CORE_PACE) for one in pair]
+    paces = _paces(*pair)
     looked = _look(row.metric, (old, paces[0]), (new, paces[1]), DEFAULT_TOLERANCE if tolerance is None else tolerance)
     verdict = replace(looked, case=row.case)
     row = replace(row, effect=verdict.effect)
@@ -248,6 +248,15 @@ def _judged(
     if old == new and pair[0].recorded == pair[1].recorded and not verdict.passed:
         verdict = replace(verdict, status=Status.UNCHANGED, reason="the same recording", way_out="", final=True)
     return replace(row, verdict=verdict)
+
+
+def _paces(old: RecordedCase, new: RecordedCase) -> tuple[Sample | None, Sample | None]:
+    """The cores' pace in both: of one Python on one machine, or the piece of work takes another time for it."""
+    if old.versions.get("python") != new.versions.get("python") or old.machine.differences(
+        new.machine, Role.MUST_MATCH
+    ):
+        return None, None
+    return old.measurement.samples.get(CORE_PACE), new.measurement.samples.get(CORE_PACE)
 
 
 def _boards(one: RecordedCase) -> set[Scalar]:

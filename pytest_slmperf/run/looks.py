@@ -58,21 +58,26 @@ class Looks:
         explains. Versions side by side drift together.
         """
         baseline, candidate = arms
-        if self.brief.design == "interleaved" or case.stored.measurement is None:
+        was, now = self._paces(case, start)
+        if self.brief.design == "interleaved":
             return gate.judge(metric(name), baseline, candidate, policy)
-        was, now = case.stored.measurement.samples.get(CORE_PACE), case.sample("candidate", CORE_PACE, start)
         return even_pace.judge(metric(name), (baseline, was), (candidate, now), policy)
 
     def _at_its_pace(self, case: OngoingCase, verdict: Verdict, start: int = 0) -> Verdict:
         """The verdict, or `void` where what is stored was measured at another pace of the cores. Both arms of one that
-        is interleaved share theirs. Another Python takes another time for the piece of work, so nothing is said then.
+        is interleaved share theirs.
+        """
+        was, now = self._paces(case, start)
+        return at_its_pace(verdict, now, was)
+
+    def _paces(self, case: OngoingCase, start: int) -> tuple[Sample | None, Sample | None]:
+        """The cores' pace in what is stored and in the launches since `start`. Another Python takes another time for
+        the piece of work, so nothing is known then.
         """
         stored, now = case.stored, self.versions.get("candidate", {})
         if stored.measurement is None or (stored.versions or {}).get("python") != now.get("python"):
-            return verdict
-        return at_its_pace(
-            verdict, case.sample("candidate", CORE_PACE, start), stored.measurement.samples.get(CORE_PACE)
-        )
+            return None, None
+        return stored.measurement.samples.get(CORE_PACE), case.sample("candidate", CORE_PACE, start)
 
     def _gated(self, case: OngoingCase) -> Mapping[str, float]:
         """The tolerance of each gated metric: the stored one where there is one, as the noise supported it.

@@ -14,6 +14,7 @@ from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.comparison import Meaning, compare
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.machine import Machine
+from pytest_slmperf.core.metrics import CORE_PACE
 from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.core.side import RecordedCase, Side, of_files
 from pytest_slmperf.core.verdict import Status
@@ -71,6 +72,31 @@ def test_b_is_judged_by_a(median, status, passed):
     assert (row.verdict.status, found.passed) == (status, passed)
     assert row.effect.low < median / 1000 < row.effect.high
     assert row.verdict.effect.candidate_shape == "14×3"
+
+
+def on_drifting_cores(first, launches, **fields):
+    """A recording whose cores get slower and faster, and its throughput with them."""
+    paces = [0.06 * math.sin(2 * math.pi * launch / 8) for launch in range(first, first + launches)]
+    draw = random.Random(first)
+    samples = {
+        THROUGHPUT: Sample.of([[1000 * math.exp(draw.gauss(0, 0.005) - slow)] for slow in paces]),
+        CORE_PACE: Sample.of([[150_000 * math.exp(slow)] for slow in paces]),
+    }
+    return recorded(samples=samples, tolerances={THROUGHPUT: 0.05}, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({}, Status.UNCHANGED),
+        ({"versions": {"python": "3.13.1"}}, Status.INCONCLUSIVE),
+        ({"machine": replace(H100, device="NVIDIA H200")}, Status.INCONCLUSIVE),
+    ],
+)
+def test_what_the_drift_of_the_cores_explains_is_taken_out(fields, status):
+    """Of one Python on one machine: another takes another time for the piece of work."""
+    found = compare(a(on_drifting_cores(0, 20)), b(on_drifting_cores(100, 16, **fields)))
+    assert only(found).verdict.status is status
 
 
 @pytest.mark.parametrize(

@@ -503,6 +503,16 @@ def test_what_the_drift_of_the_cores_explains_leaves_nothing_undecided(level, st
     assert outcome.cases[ONE].verdicts["output_throughput"].status is status
 
 
+def test_the_drift_of_another_python_s_piece_of_work_explains_nothing():
+    """Its times can't be put beside each other, so the launches are judged as they were measured."""
+
+    def find(case, key):
+        return replace(stored_while_drifting(case, key), versions={"python": "3.12.1"})
+
+    outcome = campaign(OnDriftingCores(), find=find).run()
+    assert outcome.cases[ONE].verdicts["output_throughput"].status is Status.INCONCLUSIVE
+
+
 def test_void_fresh_launches_confirm_nothing():
     """What stays void in its confirmation is neither regressed nor void, whether or not the run came to its end."""
     slower = lost(0.2)
