@@ -41,7 +41,7 @@ def _autocorrelation(*arms: Sequence[float]) -> float:
     """Correlation of a launch with the next one of its arm, pooled over the arms."""
     products = squares = 0.0
     for arm in arms:
-        costs = _undisturbed(arm)
+        costs = undisturbed(arm)
         centre = sum(costs) / len(costs)
         off = [cost - centre for cost in costs]
         products += sum([p * q for p, q in pairwise(off)])
@@ -49,7 +49,7 @@ def _autocorrelation(*arms: Sequence[float]) -> float:
     return products / squares if squares > len(arms) * _ROUNDING**2 else 0.0
 
 
-def _undisturbed(costs: Sequence[float]) -> list[float]:
+def undisturbed(costs: Sequence[float]) -> list[float]:
     """The costs, none farther above their median than the best is below it.
 
     A machine is slowed by others, and never sped up: what lies beyond that was disturbed. Unclipped, two slow launches

@@ -16,6 +16,7 @@ from itertools import pairwise
 from statistics import fmean, median
 
 from pytest_slmperf.core import gate
+from pytest_slmperf.core.drift import undisturbed
 from pytest_slmperf.core.gate import Policy, costs_of
 from pytest_slmperf.core.metrics import Metric
 from pytest_slmperf.core.same_pace import WAY_OUT, at_its_pace, depends_on_pace
@@ -34,7 +35,7 @@ class Evened:
     share: float = 0.0
     """How much of a change of pace surely reaches the metric, both as logarithms: 0 to 1."""
     spread: float = 0.0
-    """Standard deviation of log values that was taken out: what the pace alone made of a launch."""
+    """Standard deviation of log values that was taken out: what the usual changes of pace alone made of a launch."""
     at_one_pace: tuple[Sample, ...] = ()
     """The samples, all launches of all of them at one pace, as far as it may reach the metric; none where the share
     is 0.
@@ -62,10 +63,12 @@ def evened(metric: Metric, *arms: tuple[Sample, Sample | None]) -> Evened:
         return Evened(samples)
     sign = 1 if metric.higher_is_better else -1
     centre = median(paces[0])
+    usual = [undisturbed(logs) for logs in paces]
+    usual = [_about(logs, fmean(logs)) for logs in usual]
     return Evened(
         tuple(_moved(sample, logs, median(logs), sign * share) for sample, logs in zip(samples, paces, strict=True)),
         share,
-        share * math.sqrt(_dot(off, off) / (sum(map(len, off)) - len(off))),
+        share * math.sqrt(_dot(usual, usual) / (sum(map(len, usual)) - len(usual))),
         tuple(_moved(sample, logs, centre, sign * at_most) for sample, logs in zip(samples, paces, strict=True)),
     )
 

@@ -49,7 +49,7 @@ def test_what_a_slower_core_explains_is_taken_out(meaning, share):
     even = evened(meaning, (values, times))
     assert spread(even.samples[0]) < spread(values) / 2
     assert share - 0.2 < even.share <= share + 0.02
-    assert even.spread == pytest.approx(even.share * spread(times))
+    assert even.share * spread(times) / 2 < even.spread <= even.share * spread(times)
 
 
 def test_a_launch_at_the_median_pace_stays():
@@ -178,3 +178,13 @@ def test_a_recording_of_drifting_cores_supports_a_tolerance():
     assert supported_tolerance(values, THROUGHPUT, POLICY) is None
     found = supported_tolerance(values, THROUGHPUT, POLICY, times)
     assert supported_tolerance(steady, THROUGHPUT, POLICY) < found <= 0.12
+
+
+def test_a_launch_on_a_busy_core_is_no_reason_to_refuse_a_recording():
+    """The gate takes out of it what it was slower, and the median of an arm hardly moves for it."""
+    draw = random.Random(5)
+    pace = [draw.gauss(0, 0.01) for _ in range(20)]
+    quiet = paced(THROUGHPUT, 3, 1.0, pace=pace)
+    busy = paced(THROUGHPUT, 3, 1.0, pace=[*pace[:7], 0.7, *pace[8:]])
+    supported = [supported_tolerance(values, THROUGHPUT, POLICY, times) for values, times in (quiet, busy)]
+    assert supported == [0.06, 0.08]
