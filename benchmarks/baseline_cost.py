@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pytest_slmperf.core.lookup import lookup
+from pytest_slmperf.core.baselines.lookup import lookup
+from pytest_slmperf.core.baselines.revision import Recording
 from pytest_slmperf.core.machine import Machine
-from pytest_slmperf.core.revision import Recording
 from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.run.store import BaselineStore
 

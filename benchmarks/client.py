@@ -43,17 +43,17 @@ from pathlib import Path
 import psutil
 from tabulate import tabulate
 
-from pytest_slmperf.core.arrivals import schedule
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SlmperfError
-from pytest_slmperf.core.latency import Answered, answered_of, latencies_of, percentile
-from pytest_slmperf.core.latency import statistics as latency_statistics
 from pytest_slmperf.core.launch import Load
+from pytest_slmperf.core.load.arrivals import schedule
+from pytest_slmperf.core.load.latency import Answered, answered_of, latencies_of, percentile
+from pytest_slmperf.core.load.latency import statistics as latency_statistics
+from pytest_slmperf.core.load.prompts import Prompts
+from pytest_slmperf.core.load.traffic import Arrivals, Traffic
 from pytest_slmperf.core.metrics import LATENCIES, at_quantile
-from pytest_slmperf.core.prompts import Prompts
 from pytest_slmperf.core.protocol import Play, Played, decode, encode
-from pytest_slmperf.core.traffic import Arrivals, Traffic
-from pytest_slmperf.core.workload import OpenLoop
+from pytest_slmperf.core.sweeps.workload import OpenLoop
 from pytest_slmperf.report.foreign.reading import read
 from pytest_slmperf.run.pinning import on_core
 from pytest_slmperf.testing.server import Options, Received, Server, serving

@@ -38,8 +38,8 @@ for folder in (".", "tests/nvml_stub"):
 import nvml_standin  # noqa: E402 - found by the two lines above
 import pynvml  # noqa: E402
 
-from pytest_slmperf.core.energy import Energy, Terms, energy_of  # noqa: E402
-from pytest_slmperf.core.tally import BATCH_SWING, STEP_SWING, Work  # noqa: E402
+from pytest_slmperf.core.energy.tally import BATCH_SWING, STEP_SWING, Work  # noqa: E402
+from pytest_slmperf.core.energy.window import Energy, Terms, energy_of  # noqa: E402
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace  # noqa: E402
 
 NS = 1_000_000_000

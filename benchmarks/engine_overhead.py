@@ -15,7 +15,7 @@ import statistics
 import time
 
 from pytest_slmperf.core.engine import EngineSpec, Request
-from pytest_slmperf.core.prompts import prompts
+from pytest_slmperf.core.load.prompts import prompts
 from pytest_slmperf.engines.ctranslate2 import CTranslate2
 
 CASES = [("tiny-2x128", 1), ("tiny-2x128", 16), ("tiny-2x128", 64), ("tiny-4x256", 1), ("tiny-4x256", 16)]

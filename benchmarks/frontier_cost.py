@@ -12,10 +12,10 @@ from collections.abc import Callable
 from time import perf_counter
 from timeit import repeat
 
-from pytest_slmperf.core.knee import RESAMPLES, Curve, Definition
+from pytest_slmperf.core.curves.knee import RESAMPLES, Curve, Definition
+from pytest_slmperf.core.curves.pareto import hypervolume, pareto
+from pytest_slmperf.core.curves.replication import Replication
 from pytest_slmperf.core.metrics import metric
-from pytest_slmperf.core.pareto import hypervolume, pareto
-from pytest_slmperf.core.replication import Replication
 from pytest_slmperf.core.sample import Sample
 
 LAUNCHES, ROUNDS = 20, 3

@@ -13,10 +13,10 @@ from timeit import repeat
 import numpy as np
 
 from pytest_slmperf.core import gate
-from pytest_slmperf.core.limit import judge_against_number
+from pytest_slmperf.core.judging.limit import judge_against_number
+from pytest_slmperf.core.judging.tolerance import supported_tolerance
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.sample import Sample
-from pytest_slmperf.core.tolerance import supported_tolerance
 
 THROUGHPUT = metric("output_throughput")
 ROUNDS = 32

@@ -21,8 +21,8 @@ from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.outcome import SweepOutcome
 from pytest_slmperf.core.sample import Measurement, Sample
-from pytest_slmperf.core.sweep import Case, Sweep
-from pytest_slmperf.core.workload import StaticBatch
+from pytest_slmperf.core.sweeps.sweep import Case, Sweep
+from pytest_slmperf.core.sweeps.workload import StaticBatch
 from pytest_slmperf.run.brief import Brief, Configuration, Prime, Reference, Surroundings
 from pytest_slmperf.run.briefing import round_policy
 from pytest_slmperf.run.campaign import Campaign

@@ -30,9 +30,9 @@ import numpy as np
 from scipy.special import betaincinv
 
 from pytest_slmperf.core import gate
+from pytest_slmperf.core.judging.tolerance import TOLERANCES, supported_tolerance
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.sample import Sample
-from pytest_slmperf.core.tolerance import TOLERANCES, supported_tolerance
 from pytest_slmperf.core.verdict import Status, Verdict
 
 METRICS = 50

@@ -15,13 +15,13 @@ from statistics import fmean
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import Load, RoundPolicy
-from pytest_slmperf.core.prompts import Prompts
+from pytest_slmperf.core.load.prompts import Prompts
 from pytest_slmperf.core.protocol import Play
-from pytest_slmperf.core.search import Probe, Search
 from pytest_slmperf.core.slo import Slo
-from pytest_slmperf.core.sweep import Sweep
+from pytest_slmperf.core.sweeps.search import Probe, Search
+from pytest_slmperf.core.sweeps.sweep import Sweep
+from pytest_slmperf.core.sweeps.workload import LogNormal, OpenLoop
 from pytest_slmperf.core.units import NS_PER_S
-from pytest_slmperf.core.workload import LogNormal, OpenLoop
 from pytest_slmperf.engines.fake import FakeEngine, behaviour
 from pytest_slmperf.run.loads import load_of
 from pytest_slmperf.run.searching import ask_for, judged, search, values_of

@@ -25,11 +25,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from pytest_slmperf.core import gate
-from pytest_slmperf.core.frontier import Frontier, FrontierPolicy, frontier
-from pytest_slmperf.core.knee import Curve, Definition
+from pytest_slmperf.core.curves.frontier import Frontier, FrontierPolicy, frontier
+from pytest_slmperf.core.curves.knee import Curve, Definition
+from pytest_slmperf.core.curves.replication import BestReplicas, Choice, Replication
+from pytest_slmperf.core.curves.resampling import ONE_DAY_SD
 from pytest_slmperf.core.metrics import metric
-from pytest_slmperf.core.replication import BestReplicas, Choice, Replication
-from pytest_slmperf.core.resampling import ONE_DAY_SD
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.verdict import Status, Verdict
 

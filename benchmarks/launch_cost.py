@@ -26,7 +26,7 @@ from dataclasses import replace
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import CaseRecord, Load, RoundPolicy
-from pytest_slmperf.core.prompts import prompts
+from pytest_slmperf.core.load.prompts import prompts
 from pytest_slmperf.core.shapes import shape_of
 from pytest_slmperf.engines.ctranslate2 import random_model, read_vocabulary
 from pytest_slmperf.run.blame import scan

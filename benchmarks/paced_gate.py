@@ -16,11 +16,12 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
-from pytest_slmperf.core import even_pace, gate
+from pytest_slmperf.core import gate
+from pytest_slmperf.core.judging import even_pace
+from pytest_slmperf.core.judging.same_pace import at_its_pace
+from pytest_slmperf.core.judging.tolerance import supported_tolerance
 from pytest_slmperf.core.metrics import metric
-from pytest_slmperf.core.same_pace import at_its_pace
 from pytest_slmperf.core.sample import Sample
-from pytest_slmperf.core.tolerance import supported_tolerance
 
 THROUGHPUT = metric("output_throughput")
 RECORDED, CAP = 20, 16

@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 
 from pytest_slmperf.core.answers import shares
 from pytest_slmperf.core.engine import EngineSpec, Request
+from pytest_slmperf.core.load.prompts import prompts
 from pytest_slmperf.core.pool import Pool
-from pytest_slmperf.core.prompts import prompts
 from pytest_slmperf.core.shapes import shape_of
 from pytest_slmperf.engines import registry
 from pytest_slmperf.engines.ctranslate2 import random_model, read_vocabulary

@@ -16,8 +16,8 @@ import statistics
 import time
 
 from pytest_slmperf.core.engine import Engine, EngineSpec, Request
+from pytest_slmperf.core.load.prompts import prompts
 from pytest_slmperf.core.pool import Pool
-from pytest_slmperf.core.prompts import prompts
 from pytest_slmperf.engines import registry
 
 CASES = [("tiny-2x128", 4), ("tiny-2x128", 64), ("tiny-4x256", 16)]

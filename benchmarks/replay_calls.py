@@ -22,14 +22,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_slmperf.core.board import BoardFacts
-from pytest_slmperf.core.comparison import compare
+from pytest_slmperf.core.baselines.comparison import compare
+from pytest_slmperf.core.baselines.side import of_run
+from pytest_slmperf.core.devices.board import BoardFacts
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SlmperfError
 from pytest_slmperf.core.machine import GPU_UUID, NOT_SAID, SIMULATED, Machine
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
-from pytest_slmperf.core.side import of_run
 from pytest_slmperf.report import comparison as rendered
 from pytest_slmperf.report import document
 

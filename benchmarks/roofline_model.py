@@ -17,8 +17,8 @@ import time
 from statistics import median
 
 from pytest_slmperf.core.engine import EngineSpec
+from pytest_slmperf.core.load.prompts import prompts
 from pytest_slmperf.core.machine import Machine
-from pytest_slmperf.core.prompts import prompts
 from pytest_slmperf.core.roofline import GROWN_BY_COPYING, Roof, limit
 from pytest_slmperf.core.shapes import SHAPES
 from pytest_slmperf.engines.ctranslate2 import CTranslate2

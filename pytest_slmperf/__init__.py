@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from pytest_slmperf.core.engine import EngineSpec
     from pytest_slmperf.core.memory import largest_batch_within, predicted_peak
     from pytest_slmperf.core.pooled import replica_pool
-    from pytest_slmperf.core.search import Search
     from pytest_slmperf.core.shapes import shape_of
     from pytest_slmperf.core.slo import Slo
-    from pytest_slmperf.core.sweep import Sweep
-    from pytest_slmperf.core.workload import (
+    from pytest_slmperf.core.sweeps.search import Search
+    from pytest_slmperf.core.sweeps.sweep import Sweep
+    from pytest_slmperf.core.sweeps.workload import (
         ClosedLoop,
         LogNormal,
         OpenLoop,
@@ -52,11 +52,11 @@ _HOMES = {
     "EngineSpec": "pytest_slmperf.core.engine",
     **dict.fromkeys(
         ("ClosedLoop", "LogNormal", "OpenLoop", "Replay", "StaticBatch", "TraceLengths", "Uniform"),
-        "pytest_slmperf.core.workload",
+        "pytest_slmperf.core.sweeps.workload",
     ),
     "Slo": "pytest_slmperf.core.slo",
-    "Search": "pytest_slmperf.core.search",
-    "Sweep": "pytest_slmperf.core.sweep",
+    "Search": "pytest_slmperf.core.sweeps.search",
+    "Sweep": "pytest_slmperf.core.sweeps.sweep",
     "largest_batch_within": "pytest_slmperf.core.memory",
     "predicted_peak": "pytest_slmperf.core.memory",
     "replica_pool": "pytest_slmperf.core.pooled",

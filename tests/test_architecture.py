@@ -35,13 +35,13 @@ HOMES = {
     # Arrays are a vocabulary, not a service: what resamples launches, a model's weights, the engine that is fed them,
     # and what a core reads and multiplies.
     "numpy": {
-        "core/frontier_change.py",
-        "core/knee.py",
-        "core/optimum.py",
-        "core/replication.py",
-        "core/resampling.py",
-        "core/slowdown.py",
-        "core/tolerance.py",
+        "core/curves/frontier_change.py",
+        "core/curves/knee.py",
+        "core/curves/optimum.py",
+        "core/curves/replication.py",
+        "core/curves/resampling.py",
+        "core/curves/slowdown.py",
+        "core/judging/tolerance.py",
         "engines/ctranslate2.py",
         "engines/weights.py",
         "worker/roof.py",
@@ -93,7 +93,7 @@ def test_only_the_rim_knows_pytest(library):
 def test_core_is_pure():
     """The core imports Python's library, numpy and scipy, and nothing of ours but itself."""
     allowed = sys.stdlib_module_names | CORE_MAY
-    for path in (PACKAGE / "core").glob("*.py"):
+    for path in (PACKAGE / "core").rglob("*.py"):
         for name in imported(path):
             assert name.partition(".")[0] in allowed or f"{name}.".startswith(f"{OWN}.core."), f"{path}: {name}"
 

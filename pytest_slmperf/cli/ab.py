@@ -10,9 +10,9 @@ from pytest_slmperf.cli.arguments import add_engine, add_gate, add_lengths, add_
 from pytest_slmperf.cli.numbers import counts, rates
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
-from pytest_slmperf.core.point import Ledger
-from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Sweep
-from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, StaticBatch
+from pytest_slmperf.core.results.point import Ledger
+from pytest_slmperf.core.sweeps.sweep import DEFAULT_TOLERANCE, Sweep
+from pytest_slmperf.core.sweeps.workload import ClosedLoop, OpenLoop, StaticBatch
 from pytest_slmperf.engines import registry
 from pytest_slmperf.report import files, terminal
 from pytest_slmperf.run.interpreter import interpreter

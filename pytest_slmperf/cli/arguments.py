@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_slmperf.cli.numbers import whole
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
-from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE
+from pytest_slmperf.core.sweeps.sweep import DEFAULT_TOLERANCE
 from pytest_slmperf.run.options import OptionValue, named_engine, pool_of
 from pytest_slmperf.run.settings import Settings
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from pytest_slmperf.cli import output
 from pytest_slmperf.cli.arguments import add_baselines, baselines_of
 from pytest_slmperf.cli.reading import read_report
-from pytest_slmperf.core.baseline import Retirement, StoredRecording, case_order
-from pytest_slmperf.core.diff import Diff
-from pytest_slmperf.core.drivers import Recorded, tracks, version_order
+from pytest_slmperf.core.baselines.baseline import Retirement, StoredRecording, case_order
+from pytest_slmperf.core.baselines.diff import Diff
+from pytest_slmperf.core.baselines.drivers import Recorded, tracks, version_order
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.verdict import quantity

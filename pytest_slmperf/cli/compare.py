@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_slmperf.cli import output
 from pytest_slmperf.cli.arguments import add_reports, add_verb
 from pytest_slmperf.cli.reading import read_side
-from pytest_slmperf.core.comparison import compare
+from pytest_slmperf.core.baselines.comparison import compare
 from pytest_slmperf.report import comparison as rendered
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from pytest_slmperf.cli import output
 from pytest_slmperf.cli.arguments import add_baselines, add_engine, add_verb, baselines_of, engine_of
-from pytest_slmperf.core.diagnosis import Grade, Line
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, SlmperfError, UsageError
+from pytest_slmperf.core.fitness.diagnosis import Grade, Line
 from pytest_slmperf.engines import registry
 from pytest_slmperf.report import doctor as rendered
 from pytest_slmperf.run.client import MODEL, TRIED_S, client_limit

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pytest_slmperf.core.baseline import BaselineFile
+from pytest_slmperf.core.baselines.baseline import BaselineFile
+from pytest_slmperf.core.baselines.side import Side, of_files, of_run
 from pytest_slmperf.core.errors import SlmperfError, UsageError
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import RunOutcome
-from pytest_slmperf.core.side import Side, of_files, of_run
 from pytest_slmperf.report import document
 from pytest_slmperf.run import schema
 from pytest_slmperf.run.regular import read_named

@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from pytest_slmperf.core.engine import Request
 from pytest_slmperf.core.launch import Load, at_once
-from pytest_slmperf.core.prompts import prompts
+from pytest_slmperf.core.load.prompts import prompts
 
 NOT_FINITE = -1
 """Stands for a token whose score is no finite number: which one it is means nothing then."""

@@ -215,7 +215,7 @@ class StreamingEngine(Engine, Protocol):
         ...
 
     async def counters(self) -> Mapping[str, float]:
-        """What it says of itself now, by the names of `core.traffic.COUNTERS`; empty where it says nothing."""
+        """What it says of itself now, by the names of `core.load.traffic.COUNTERS`; empty where it says nothing."""
         ...
 
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.datasheets import boards_in
+from pytest_slmperf.core.devices.board import BoardFacts
+from pytest_slmperf.core.devices.gpus import gpus_each
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.gpus import gpus_each
 from pytest_slmperf.core.memory import GIB, MIB, kv_bytes_per_token, predicted_peak, weight_bytes
 from pytest_slmperf.core.metrics import SCALARS
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome

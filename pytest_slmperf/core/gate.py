@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, get_args
 
-from pytest_slmperf.core import ranks
-from pytest_slmperf.core.drift import drift_of, neighbour_inflation
 from pytest_slmperf.core.errors import UsageError
+from pytest_slmperf.core.guards.void import RUN_AGAIN
+from pytest_slmperf.core.judging import ranks
+from pytest_slmperf.core.judging.drift import drift_of, neighbour_inflation
+from pytest_slmperf.core.judging.spending import look_level, quantile
 from pytest_slmperf.core.metrics import Metric
 from pytest_slmperf.core.sample import Sample
-from pytest_slmperf.core.spending import look_level, quantile
 from pytest_slmperf.core.verdict import Effect, Status, Verdict, interval
-from pytest_slmperf.core.void import RUN_AGAIN
 
 Design = Literal["interleaved", "stored"]
 DESIGNS: tuple[Design, ...] = get_args(Design)

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pytest_slmperf.core.search import Search
-from pytest_slmperf.core.traffic import Arrivals
+from pytest_slmperf.core.load.traffic import Arrivals
+from pytest_slmperf.core.sweeps.search import Search
 
 if TYPE_CHECKING:
-    from pytest_slmperf.core.board import BoardFacts
-    from pytest_slmperf.core.energy import Uncertainty
+    from pytest_slmperf.core.devices.board import BoardFacts
+    from pytest_slmperf.core.energy.window import Uncertainty
     from pytest_slmperf.core.engine import EngineFacts, EngineSpec
     from pytest_slmperf.core.sample import Interval, VoidRound
 

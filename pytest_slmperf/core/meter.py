@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pytest_slmperf.core.board import BoardSample, BoardState
-from pytest_slmperf.core.edges import EnergyTrace, Source
+from pytest_slmperf.core.devices.board import BoardSample, BoardState
+from pytest_slmperf.core.devices.edges import EnergyTrace, Source
 
 
 @dataclass(frozen=True, slots=True)

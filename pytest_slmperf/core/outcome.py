@@ -8,10 +8,10 @@ from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.roofline import Roof
 from pytest_slmperf.core.sample import Measurement, Sample
-from pytest_slmperf.core.search import SHARE_KEY
-from pytest_slmperf.core.variant import Variant, series_of
+from pytest_slmperf.core.sweeps.search import SHARE_KEY
+from pytest_slmperf.core.sweeps.variant import Variant, series_of
+from pytest_slmperf.core.sweeps.workload import LABELS
 from pytest_slmperf.core.verdict import Verdict
-from pytest_slmperf.core.workload import LABELS
 
 LARGER = "give it a larger budget"
 """The way out of what the budget left undecided."""

@@ -27,8 +27,8 @@ from pytest_slmperf.core.answers import Said
 from pytest_slmperf.core.beside import NeighbourWork
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec, ReplicaWork, Request, Served
 from pytest_slmperf.core.launch import Load
+from pytest_slmperf.core.load.traffic import Traffic
 from pytest_slmperf.core.slo import Slo
-from pytest_slmperf.core.traffic import Traffic
 
 VERSION = 10
 """Counted up with every change to a message."""

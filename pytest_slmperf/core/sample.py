@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
 
-from pytest_slmperf.core.board import BoardFacts
+from pytest_slmperf.core.devices.board import BoardFacts
 from pytest_slmperf.core.errors import SlmperfError
 
 SMALLEST, LARGEST = 1e-100, 1e100

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_slmperf.core.errors import SuiteError
 
 if TYPE_CHECKING:
-    from pytest_slmperf.core.latency import Answered
+    from pytest_slmperf.core.load.latency import Answered
 
 
 @dataclass(frozen=True, slots=True)

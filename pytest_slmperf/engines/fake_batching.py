@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pytest_slmperf.core.engine import Answer, Request, Stamp
-from pytest_slmperf.core.traffic import (
+from pytest_slmperf.core.load.traffic import (
     CACHED_TOKENS,
     PREEMPTIONS,
     QUERIED_TOKENS,

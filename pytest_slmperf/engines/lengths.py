@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.slo import Slo
-from pytest_slmperf.core.workload import (
+from pytest_slmperf.core.sweeps.workload import (
     ClosedLoop,
     OpenLoop,
     Replay,

@@ -26,9 +26,9 @@ from yarl import URL
 
 from pytest_slmperf.core.engine import Answer, EngineFacts, EngineSpec, Request, Served, Stamp, model_name
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed
+from pytest_slmperf.core.load.prompts import FIRST_ORDINARY_TOKEN
+from pytest_slmperf.core.load.traffic import FRONT_END
 from pytest_slmperf.core.machine import SIMULATED
-from pytest_slmperf.core.prompts import FIRST_ORDINARY_TOKEN
-from pytest_slmperf.core.traffic import FRONT_END
 from pytest_slmperf.engines.address import device_of_url, is_local, port_of
 from pytest_slmperf.engines.aside import step_aside
 from pytest_slmperf.engines.front_end import FrontEnd

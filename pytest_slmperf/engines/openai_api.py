@@ -11,7 +11,7 @@ import msgspec
 from pytest_slmperf.core.answers import NOT_FINITE
 from pytest_slmperf.core.engine import Answer, Request, Stamp
 from pytest_slmperf.core.errors import RequestFailed
-from pytest_slmperf.core.traffic import CACHED_TOKENS, PREEMPTIONS, QUERIED_TOKENS, RUNNING, STARTED_AT, WAITING
+from pytest_slmperf.core.load.traffic import CACHED_TOKENS, PREEMPTIONS, QUERIED_TOKENS, RUNNING, STARTED_AT, WAITING
 
 SHOWN = 300
 """Characters that are repeated of what a server says."""

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pytest_slmperf.core.board import mps_serves, seen_processes
+from pytest_slmperf.core.devices.board import mps_serves, seen_processes
+from pytest_slmperf.core.devices.gpus import Gpu, Slice
 from pytest_slmperf.core.errors import MeterUnavailable
-from pytest_slmperf.core.gpus import Gpu, Slice
 from pytest_slmperf.core.machine import GPU_UUID, Scalar
 from pytest_slmperf.meters.nvml import TRANSIENT, Handle, Library, find_board, is_stand_in, library, reason_of
 

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from pytest_slmperf.core.edges import STUCK_S, Edge, EnergyTrace, Look, Source
+from pytest_slmperf.core.devices.edges import STUCK_S, Edge, EnergyTrace, Look, Source
 from pytest_slmperf.core.units import NS_PER_S
 
 LOOK_EVERY_S = 0.001

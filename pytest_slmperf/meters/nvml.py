@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from pytest_slmperf.core.board import ECC, REASON_BITS, XIDS, BoardSample, BoardState, Throttle, seen_processes
-from pytest_slmperf.core.edges import STUCK_S, Edge, EnergyTrace, Look, PowerReading, Source
+from pytest_slmperf.core.devices.board import ECC, REASON_BITS, XIDS, BoardSample, BoardState, Throttle, seen_processes
+from pytest_slmperf.core.devices.edges import STUCK_S, Edge, EnergyTrace, Look, PowerReading, Source
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.meter import MeterFacts, Recording
 from pytest_slmperf.core.units import NS_PER_S

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pytest_slmperf.core.board import BoardState, Throttle
-from pytest_slmperf.core.edges import Look
+from pytest_slmperf.core.devices.board import BoardState, Throttle
+from pytest_slmperf.core.devices.edges import Look
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.meter import MeterFacts, Recording
 from pytest_slmperf.core.units import NS_PER_MS, NS_PER_S

@@ -5,7 +5,7 @@ by an update each, and nothing tells when its values were true. So its counters 
 other, and what is known of a move's time is known by this process's clock.
 
 What lies under them Zeus doesn't say: an accumulator of the board (AMD), or powers that Zeus itself reads and adds up
-about ten times a second (Jetson). So its joules have at least the error of power samples, see `core.energy`.
+about ten times a second (Jetson). So its joules have at least the error of power samples, see `core.energy.window`.
 """
 
 import time
@@ -18,8 +18,8 @@ from pathlib import Path
 from queue import Empty
 from typing import Any
 
-from pytest_slmperf.core.board import BoardState
-from pytest_slmperf.core.edges import Look
+from pytest_slmperf.core.devices.board import BoardState
+from pytest_slmperf.core.devices.edges import Look
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.meter import MeterFacts, Recording
 from pytest_slmperf.meters.counters import Lookout, Watch

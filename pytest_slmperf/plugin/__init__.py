@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from pytest_slmperf.core.engine import EngineSpec
     from pytest_slmperf.core.meter import EnergyMeter
-    from pytest_slmperf.core.sweep import Binding
-    from pytest_slmperf.core.variant import Setting
+    from pytest_slmperf.core.sweeps.sweep import Binding
+    from pytest_slmperf.core.sweeps.variant import Setting
     from pytest_slmperf.plugin.session import SlmperfSession
     from pytest_slmperf.run.measuring import Measuring
 
@@ -100,7 +100,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     binding = binding_of(metafunc.function)
     if binding is None or binding.places is not None:
         return
-    from pytest_slmperf.core.variant import spelled  # noqa: PLC0415 - the suite that is collected has imported it
+    from pytest_slmperf.core.sweeps.variant import spelled  # noqa: PLC0415 - the suite that is collected has imported it
 
     active = _active(metafunc.config)
     sweep = active.resolved(binding.sweep) if active else binding.sweep

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from glob import iglob
 from typing import TYPE_CHECKING, TypeAlias
 
-from pytest_slmperf.core.sweep import Binding, Look, Sweep
-from pytest_slmperf.core.variant import Setting, Variant
+from pytest_slmperf.core.sweeps.sweep import Binding, Look, Sweep
+from pytest_slmperf.core.sweeps.variant import Setting, Variant
 from pytest_slmperf.plugin import binding_of
 
 if TYPE_CHECKING:

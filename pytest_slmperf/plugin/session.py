@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_slmperf.core.errors import SlmperfError
-from pytest_slmperf.core.point import Ledger
+from pytest_slmperf.core.results.point import Ledger
 from pytest_slmperf.plugin import ACTIVE, METER_FIXTURE, benchmark, binding_of, measures, unrecorded, workers
 from pytest_slmperf.plugin.check import NAME, RunCheck
 from pytest_slmperf.plugin.command_line import options_of, refuse_lost_settings
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from pytest_slmperf.core.outcome import RunOutcome
-    from pytest_slmperf.core.sweep import Sweep
+    from pytest_slmperf.core.sweeps.sweep import Sweep
 
 
 def activate(config: pytest.Config) -> None:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
+from pytest_slmperf.core.baselines.revision import newer_in_force
 from pytest_slmperf.core.errors import SlmperfError
 from pytest_slmperf.core.machine import slug
-from pytest_slmperf.core.revision import newer_in_force
 from pytest_slmperf.report import document, files
 from pytest_slmperf.run import schema
 from pytest_slmperf.run.accept import Remedy, holds_all, remedy

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pytest_slmperf.core.beside import Beside, NeighbourWork, spelled_beside
+from pytest_slmperf.core.devices.gpus import first_gpu
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import EngineUnavailable
-from pytest_slmperf.core.gpus import first_gpu
 from pytest_slmperf.core.launch import BESIDE_VARIABLE
 from pytest_slmperf.core.machine import SIMULATED
 from pytest_slmperf.pool.devices import Placement

@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pytest_slmperf.core.devices.gpus import Gpu, Slice, first_gpu, gpus_each, visible_of
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineUnavailable, UsageError
-from pytest_slmperf.core.gpus import Gpu, Slice, first_gpu, gpus_each, visible_of
 from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.engines import sharing
 from pytest_slmperf.pool import mig

@@ -20,8 +20,8 @@ from pytest_slmperf.core.engine import (
     Stamp,
 )
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed, UsageError
+from pytest_slmperf.core.load.traffic import FRONT_END
 from pytest_slmperf.core.machine import SIMULATED
-from pytest_slmperf.core.traffic import FRONT_END
 from pytest_slmperf.engines.registry import streams
 from pytest_slmperf.engines.streaming import Streaming
 from pytest_slmperf.pool.checking import answers

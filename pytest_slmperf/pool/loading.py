@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from pytest_slmperf.core.beside import Beside, overloaded
 from pytest_slmperf.core.engine import Engine, EngineFacts, Request, StreamingEngine
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed
-from pytest_slmperf.core.prompts import prompts
+from pytest_slmperf.core.load.prompts import prompts
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.engines.streaming import turned
 from pytest_slmperf.worker.serving import WrongAnswer, check

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from pytest_slmperf.core.devices.gpus import Gpu, Slice
 from pytest_slmperf.core.errors import EngineUnavailable
-from pytest_slmperf.core.gpus import Gpu, Slice
 
 
 def choose(gpus: Sequence[Gpu | Slice], replicas: int) -> tuple[Slice, ...]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pytest_slmperf.core.board import BoardState
+from pytest_slmperf.core.devices.board import BoardState
+from pytest_slmperf.core.devices.remote_clock import RemoteClock, trace_here
 from pytest_slmperf.core.errors import EngineUnavailable, MeterUnavailable
 from pytest_slmperf.core.meter import Meter, MeterFacts, Recording
-from pytest_slmperf.core.remote_clock import RemoteClock, trace_here
 from pytest_slmperf.meters.nvml import NvmlMeter
 from pytest_slmperf.meters.rapl import RaplMeter
 from pytest_slmperf.pool.ray import Cluster, Handle, compare_clocks, here_ns

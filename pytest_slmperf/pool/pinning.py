@@ -5,7 +5,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from pytest_slmperf.core.cores import cores_of
+from pytest_slmperf.core.devices.cores import cores_of
 from pytest_slmperf.core.errors import EngineUnavailable
 
 CORES = Path("/sys/devices/system/cpu")

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
-from pytest_slmperf.core.board import THREAD_SHARE, is_mps_server
+from pytest_slmperf.core.devices.board import THREAD_SHARE, is_mps_server
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineUnavailable, MeterUnavailable
 from pytest_slmperf.core.machine import SIMULATED

@@ -22,6 +22,8 @@ from threading import Event
 from typing import Any, TypeVar
 
 from pytest_slmperf import __version__
+from pytest_slmperf.core.devices.gpus import gpus_each
+from pytest_slmperf.core.devices.remote_clock import RemoteClock, RoundTrip, clock_of, misplaced_ns
 from pytest_slmperf.core.engine import (
     Answer,
     Answering,
@@ -35,11 +37,9 @@ from pytest_slmperf.core.engine import (
     StreamingEngine,
 )
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineUnavailable, UsageError
-from pytest_slmperf.core.gpus import gpus_each
 from pytest_slmperf.core.launch import LAUNCH_VARIABLE
 from pytest_slmperf.core.machine import SIMULATED
 from pytest_slmperf.core.pool import Pool
-from pytest_slmperf.core.remote_clock import RemoteClock, RoundTrip, clock_of, misplaced_ns
 from pytest_slmperf.core.units import NS_PER_MS, NS_PER_S
 from pytest_slmperf.engines import registry
 from pytest_slmperf.engines.address import device_of_pool

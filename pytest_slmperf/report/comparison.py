@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_slmperf.core.comparison import Change, Comparison, Mean, Meaning, Row
+from pytest_slmperf.core.baselines.comparison import Change, Comparison, Mean, Meaning, Row
+from pytest_slmperf.core.baselines.side import Side
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.sample import Sample
-from pytest_slmperf.core.side import Side
 from pytest_slmperf.core.verdict import Effect, Status, percent, quantity
 from pytest_slmperf.report import digest, files
 from pytest_slmperf.report.digest import Finding

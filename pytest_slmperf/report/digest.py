@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from pytest_slmperf.core.comparison import Mean
+from pytest_slmperf.core.baselines.comparison import Mean
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from pytest_slmperf.core.diagnosis import Diagnosis, Grade, Line
+from pytest_slmperf.core.fitness.diagnosis import Diagnosis, Grade, Line
 
 FORMAT = "slmperf-doctor"
 VERSION = 1

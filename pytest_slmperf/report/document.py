@@ -12,11 +12,11 @@ from dataclasses import asdict
 from typing import Any
 
 from pytest_slmperf.core.beside import Beside
-from pytest_slmperf.core.board import BoardFacts
+from pytest_slmperf.core.devices.board import BoardFacts
+from pytest_slmperf.core.energy.idle import net_of_idle
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SlmperfError
 from pytest_slmperf.core.explain import Explanation, explained
-from pytest_slmperf.core.idle import net_of_idle
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, FreshSamples, RunOutcome, SweepOutcome

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pytest_slmperf.core.metrics import of_any_replica
 from pytest_slmperf.core.outcome import RunOutcome, SweepOutcome
-from pytest_slmperf.core.variant import series_of
+from pytest_slmperf.core.sweeps.variant import series_of
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.report import digest
 from pytest_slmperf.report.bounds import bounds

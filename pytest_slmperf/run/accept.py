@@ -5,18 +5,18 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from pytest_slmperf.core import gate
-from pytest_slmperf.core.diff import Diff, Loosened
-from pytest_slmperf.core.drift import drift_of
+from pytest_slmperf.core.baselines.diff import Diff, Loosened
+from pytest_slmperf.core.baselines.recordable import unfit, unfit_metric
+from pytest_slmperf.core.baselines.revision import Recording
 from pytest_slmperf.core.errors import BaselineError, UsageError
-from pytest_slmperf.core.even_pace import evened
+from pytest_slmperf.core.judging.drift import drift_of
+from pytest_slmperf.core.judging.even_pace import evened
+from pytest_slmperf.core.judging.tolerance import SMALLEST_SUPPORTED, supported_tolerance
 from pytest_slmperf.core.machine import NOT_SAID, Machine, Role
 from pytest_slmperf.core.metrics import CORE_PACE, metric
 from pytest_slmperf.core.outcome import RunOutcome, SweepOutcome
-from pytest_slmperf.core.recordable import unfit, unfit_metric
-from pytest_slmperf.core.revision import Recording
 from pytest_slmperf.core.sample import Measurement, Sample
-from pytest_slmperf.core.sweep import LARGEST_TOLERANCE
-from pytest_slmperf.core.tolerance import SMALLEST_SUPPORTED, supported_tolerance
+from pytest_slmperf.core.sweeps.sweep import LARGEST_TOLERANCE
 from pytest_slmperf.run.store import BaselineStore
 
 

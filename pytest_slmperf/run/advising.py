@@ -14,8 +14,8 @@ from pytest_slmperf.core.advising.planner import Next, Policy, Settled, plan
 from pytest_slmperf.core.advising.question import Evidence, Question, Series, Setting, grid
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineUnavailable, LaunchError, SuiteError, UsageError
-from pytest_slmperf.core.latency import needed
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
+from pytest_slmperf.core.load.latency import needed
 from pytest_slmperf.core.machine import SIMULATED, Machine, Scalar
 from pytest_slmperf.core.memory import GIB, USABLE, Tenant, lacking_bytes
 from pytest_slmperf.core.metrics import BOARD, ENERGY

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pytest_slmperf.core.baseline import BaselineFile, Retirement, StoredCase, StoredMetric, StoredRecording
-from pytest_slmperf.core.board import BoardFacts
+from pytest_slmperf.core.baselines.baseline import BaselineFile, Retirement, StoredCase, StoredMetric, StoredRecording
+from pytest_slmperf.core.devices.board import BoardFacts
 from pytest_slmperf.core.errors import BaselineError, SuiteError
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import metric

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, TypeAlias
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.launch import LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.sample import Measurement
-from pytest_slmperf.core.sweep import Case, Sweep
+from pytest_slmperf.core.sweeps.sweep import Case, Sweep
 from pytest_slmperf.core.verdict import Status
 
 Mode = Literal["gate", "accept", "report"]

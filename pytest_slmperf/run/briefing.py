@@ -8,14 +8,14 @@ from pytest_slmperf.core import gate
 from pytest_slmperf.core.beside import neighbours
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
-from pytest_slmperf.core.latency import needed
 from pytest_slmperf.core.launch import LaunchRecord, Load, RoundPolicy
+from pytest_slmperf.core.load.latency import needed
 from pytest_slmperf.core.machine import SIMULATED, Machine
 from pytest_slmperf.core.memory import GIB
 from pytest_slmperf.core.metrics import STARTUP_PHASES
-from pytest_slmperf.core.sweep import Case, Sweep
-from pytest_slmperf.core.variant import AS_IT_IS
-from pytest_slmperf.core.workload import StaticBatch
+from pytest_slmperf.core.sweeps.sweep import Case, Sweep
+from pytest_slmperf.core.sweeps.variant import AS_IT_IS
+from pytest_slmperf.core.sweeps.workload import StaticBatch
 from pytest_slmperf.engines.planted import sound
 from pytest_slmperf.run import fitting
 from pytest_slmperf.run.accept import on_another_device

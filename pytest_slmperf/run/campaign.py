@@ -9,14 +9,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from pytest_slmperf.core import gate
-from pytest_slmperf.core.claim import Fresh
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, SlmperfError, UsageError
 from pytest_slmperf.core.launch import LaunchRecord, Load
 from pytest_slmperf.core.metrics import CORE_PACE
 from pytest_slmperf.core.outcome import LARGER, CaseOutcome, SweepOutcome
+from pytest_slmperf.core.results.claim import Fresh
 from pytest_slmperf.core.sample import BadSample, Sample
-from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Case, Sweep
+from pytest_slmperf.core.sweeps.sweep import DEFAULT_TOLERANCE, Case, Sweep
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.run.accept import settled
 from pytest_slmperf.run.brief import Brief, Configuration, Prime, Reference, Surroundings

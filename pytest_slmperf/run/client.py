@@ -2,19 +2,19 @@
 
 from contextlib import closing
 
-from pytest_slmperf.core.arrivals import schedule
-from pytest_slmperf.core.board import Effect
-from pytest_slmperf.core.client_fitness import Highest, client_line, highest_on_time
-from pytest_slmperf.core.diagnosis import Grade, Line
+from pytest_slmperf.core.devices.board import Effect
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import DeviceBusy, LaunchError, UsageError
-from pytest_slmperf.core.latency import answered_of, percentile
+from pytest_slmperf.core.fitness.client import Highest, client_line, highest_on_time
+from pytest_slmperf.core.fitness.diagnosis import Grade, Line
+from pytest_slmperf.core.guards.traffic import judge_traffic
 from pytest_slmperf.core.launch import Load
+from pytest_slmperf.core.load.arrivals import schedule
+from pytest_slmperf.core.load.latency import answered_of, percentile
+from pytest_slmperf.core.load.traffic import Arrivals, Traffic
+from pytest_slmperf.core.load.window import Window
 from pytest_slmperf.core.protocol import Play, Played, Ready, Start
-from pytest_slmperf.core.traffic import Arrivals, Traffic
-from pytest_slmperf.core.traffic_guards import judge_traffic
-from pytest_slmperf.core.window import Window
-from pytest_slmperf.core.workload import OpenLoop
+from pytest_slmperf.core.sweeps.workload import OpenLoop
 from pytest_slmperf.run.devices import HeldDevices, device_of
 from pytest_slmperf.run.process import EngineProcess
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import SweepOutcome
-from pytest_slmperf.core.point import assertion
-from pytest_slmperf.core.sweep import Case, Look, Sweep
+from pytest_slmperf.core.results.point import assertion
+from pytest_slmperf.core.sweeps.sweep import Case, Look, Sweep
 from pytest_slmperf.run.campaign import Campaign
 
 UNSEEN = " (a test that is skipped, or dropped without pytest_deselected, looks at nothing)"

@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_slmperf.core.devices.gpus import MOST_BOARDS, Gpu, Slice, first_gpu, gpus_each, visible_of
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import DeviceBusy, EngineUnavailable, MeterUnavailable, UsageError
-from pytest_slmperf.core.gpus import MOST_BOARDS, Gpu, Slice, first_gpu, gpus_each, visible_of
 from pytest_slmperf.core.machine import REMOTE, SIMULATED, Machine
 from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.engines import registry

@@ -7,13 +7,13 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 
-from pytest_slmperf.core.board_fitness import BoardWatch, board_lines, no_board, told_by_zeus
-from pytest_slmperf.core.cpu_fitness import cpu_lines
-from pytest_slmperf.core.diagnosis import Diagnosis, Grade, Line, bandwidth_line, baselines_line, engines_line
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import BaselineError, DeviceBusy, EngineUnavailable, UsageError
 from pytest_slmperf.core.explain import GPU as ON_GPU
 from pytest_slmperf.core.explain import cores_named
+from pytest_slmperf.core.fitness.cpu import cpu_lines
+from pytest_slmperf.core.fitness.diagnosis import Diagnosis, Grade, Line, bandwidth_line, baselines_line, engines_line
+from pytest_slmperf.core.fitness.gpu import BoardWatch, board_lines, no_board, told_by_zeus
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.engines import registry
 from pytest_slmperf.run import fingerprint

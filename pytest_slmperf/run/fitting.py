@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 
 from pytest_slmperf.core.beside import spelled_beside
+from pytest_slmperf.core.devices.gpus import gpus_each
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SuiteError, UsageError
-from pytest_slmperf.core.gpus import gpus_each
 from pytest_slmperf.core.memory import GIB, USABLE, Tenant, lacking_bytes
 from pytest_slmperf.core.pool import ELSEWHERE, POOL_OPTIONS
 from pytest_slmperf.core.shapes import SHAPES
-from pytest_slmperf.core.sweep import Case
-from pytest_slmperf.core.variant import VARIED
-from pytest_slmperf.core.workload import Replay, StaticBatch, Workload
+from pytest_slmperf.core.sweeps.sweep import Case
+from pytest_slmperf.core.sweeps.variant import VARIED
+from pytest_slmperf.core.sweeps.workload import Replay, StaticBatch, Workload
 from pytest_slmperf.engines import registry
 
 UNTOLD_MEMORY = ("mig", *ELSEWHERE)

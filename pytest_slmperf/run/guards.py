@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from pytest_slmperf.core.cpu_fitness import STOLEN
+from pytest_slmperf.core.fitness.cpu import STOLEN
 from pytest_slmperf.core.units import NS_PER_MS, NS_PER_S
 from pytest_slmperf.run.pace import Slowness, slowed
 
@@ -104,7 +104,7 @@ class Void:
 
     guard: str
     """`contended`, `stolen`, `throttled`, `slowed`, `suspended`, `clock` or `short`; of an energy round also `window`,
-    `package`, or the guard of a board (`core.board.Finding`). `core.void.WAYS_OUT` says what helps."""
+    `package`, or the guard of a board (`core.devices.board.Finding`). `core.guards.void.WAYS_OUT` says what helps."""
     reason: str
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import BOARD, ENERGY
-from pytest_slmperf.core.sweep import Sweep
+from pytest_slmperf.core.sweeps.sweep import Sweep
 from pytest_slmperf.engines.address import RAY
 from pytest_slmperf.run.devices import Device
 from pytest_slmperf.run.metering import Metering, elsewhere, open_nvml, open_rapl, open_ray

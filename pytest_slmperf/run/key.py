@@ -5,8 +5,8 @@ from dataclasses import fields
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import LaunchRecord, RoundPolicy
 from pytest_slmperf.core.pool import Pool
-from pytest_slmperf.core.search import SHARE_KEY
-from pytest_slmperf.core.sweep import Sweep
+from pytest_slmperf.core.sweeps.search import SHARE_KEY
+from pytest_slmperf.core.sweeps.sweep import Sweep
 from pytest_slmperf.engines.lengths import workload_key
 
 OF_NO_MEASUREMENT = ("device_index", "start_limit_s", "request_limit_s", "log", "key_env", "ca", "ready")

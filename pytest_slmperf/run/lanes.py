@@ -8,8 +8,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
+from pytest_slmperf.core.devices.gpus import Gpu, names_a_gpu, visible_of
 from pytest_slmperf.core.errors import DeviceBusy, MeterUnavailable
-from pytest_slmperf.core.gpus import Gpu, names_a_gpu, visible_of
 from pytest_slmperf.meters import boards
 from pytest_slmperf.meters.nvml import visible_devices
 from pytest_slmperf.run.devices import VISIBLE, Device, HeldDevices

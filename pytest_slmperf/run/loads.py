@@ -3,13 +3,13 @@
 import zlib
 from dataclasses import replace
 
-from pytest_slmperf.core import arrivals
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.launch import Load, RoundPolicy
-from pytest_slmperf.core.sweep import Case, Sweep
-from pytest_slmperf.core.traffic import Arrivals
-from pytest_slmperf.core.variant import AS_IT_IS
-from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Replay, StaticBatch
+from pytest_slmperf.core.load import arrivals
+from pytest_slmperf.core.load.traffic import Arrivals
+from pytest_slmperf.core.sweeps.sweep import Case, Sweep
+from pytest_slmperf.core.sweeps.variant import AS_IT_IS
+from pytest_slmperf.core.sweeps.workload import ClosedLoop, OpenLoop, Replay, StaticBatch
 from pytest_slmperf.engines.lengths import RequestLengths, draw_lengths, recorded
 
 LEAST_LENGTHS = 64

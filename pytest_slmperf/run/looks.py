@@ -3,15 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pytest_slmperf.core import even_pace, gate
+from pytest_slmperf.core import gate
+from pytest_slmperf.core.guards.void import RUN_AGAIN
+from pytest_slmperf.core.judging import even_pace
+from pytest_slmperf.core.judging.same_pace import at_its_pace
+from pytest_slmperf.core.load.replica_metrics import blamed
 from pytest_slmperf.core.metrics import BOARD, CORE_PACE, ENERGY, metric
 from pytest_slmperf.core.outcome import LARGER, CaseOutcome
-from pytest_slmperf.core.replica_metrics import blamed
-from pytest_slmperf.core.same_pace import at_its_pace
 from pytest_slmperf.core.sample import Measurement, Sample
-from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE
+from pytest_slmperf.core.sweeps.sweep import DEFAULT_TOLERANCE, LARGEST_TOLERANCE
 from pytest_slmperf.core.verdict import Status, Verdict
-from pytest_slmperf.core.void import RUN_AGAIN
 from pytest_slmperf.run.accept import settled
 from pytest_slmperf.run.brief import Brief
 from pytest_slmperf.run.ongoing import OngoingCase, Phase

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from pytest_slmperf.core.board import THREAD_SHARE, on_thread_share
+from pytest_slmperf.core.devices.board import THREAD_SHARE, on_thread_share
 from pytest_slmperf.core.errors import BaselineError, SlmperfError, UsageError
 from pytest_slmperf.core.outcome import RunOutcome
-from pytest_slmperf.core.point import Ledger
-from pytest_slmperf.core.result import Result
+from pytest_slmperf.core.results.point import Ledger
+from pytest_slmperf.core.results.result import Result
 from pytest_slmperf.engines import registry
 from pytest_slmperf.run import briefing, fingerprint
 from pytest_slmperf.run.accept import Terms
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
-    from pytest_slmperf.core.claim import Fresh
     from pytest_slmperf.core.engine import EngineSpec
     from pytest_slmperf.core.meter import EnergyMeter
-    from pytest_slmperf.core.sweep import Sweep
+    from pytest_slmperf.core.results.claim import Fresh
+    from pytest_slmperf.core.sweeps.sweep import Sweep
     from pytest_slmperf.core.verdict import Verdict
     from pytest_slmperf.run.lanes import Lane
     from pytest_slmperf.run.progress import Progress

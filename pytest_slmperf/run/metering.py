@@ -9,20 +9,28 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
-from pytest_slmperf.core.board import BoardFacts, BoardRound, BoardState, beside
-from pytest_slmperf.core.board_guards import judge_board
-from pytest_slmperf.core.energy import COVERAGE_FACTOR, BoardEnergy, Energy, NoEnergy, Quantity, Terms, Uncertainty
+from pytest_slmperf.core.devices.board import BoardFacts, BoardRound, BoardState, beside
+from pytest_slmperf.core.energy.idle import idle_power
+from pytest_slmperf.core.energy.mix import NOTE, of_the_mix
+from pytest_slmperf.core.energy.rounds import energy_of_round
+from pytest_slmperf.core.energy.tally import Work, work_of
+from pytest_slmperf.core.energy.window import (
+    COVERAGE_FACTOR,
+    BoardEnergy,
+    Energy,
+    NoEnergy,
+    Quantity,
+    Terms,
+    Uncertainty,
+)
 from pytest_slmperf.core.engine import Served
 from pytest_slmperf.core.errors import MeterUnavailable
-from pytest_slmperf.core.idle import idle_power
+from pytest_slmperf.core.guards.board import judge_board
 from pytest_slmperf.core.launch import Load, tokens
 from pytest_slmperf.core.machine import REMOTE
 from pytest_slmperf.core.meter import Around, EnergyMeter, Meter, MeterFacts, Recording
 from pytest_slmperf.core.metrics import BOARD, ENERGY
-from pytest_slmperf.core.mix_energy import NOTE, of_the_mix
 from pytest_slmperf.core.protocol import Measured
-from pytest_slmperf.core.round_energy import energy_of_round
-from pytest_slmperf.core.tally import Work, work_of
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace
 from pytest_slmperf.meters.rapl import RaplMeter

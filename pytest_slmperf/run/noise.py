@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_slmperf.core.diagnosis import Grade, Line, noise_line
-from pytest_slmperf.core.edges import EnergyTrace
+from pytest_slmperf.core.baselines.recordable import LEAST_LAUNCHES
+from pytest_slmperf.core.devices.edges import EnergyTrace
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import DeviceBusy, EngineHung, LaunchError, UsageError
+from pytest_slmperf.core.fitness.diagnosis import Grade, Line, noise_line
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.metrics import metric
-from pytest_slmperf.core.recordable import LEAST_LAUNCHES
 from pytest_slmperf.core.shapes import SHAPES, parameters
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.run import pace

@@ -4,17 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
-from pytest_slmperf.core.board import BoardFacts, of_all_launches
-from pytest_slmperf.core.energy import meter_decides
+from pytest_slmperf.core.devices.board import BoardFacts, of_all_launches
+from pytest_slmperf.core.energy.same_joules import another_board, joules_apart
+from pytest_slmperf.core.energy.window import meter_decides
+from pytest_slmperf.core.guards.void import way_out
 from pytest_slmperf.core.launch import CaseRecord, Load
 from pytest_slmperf.core.metrics import CLOCK, ENERGY
 from pytest_slmperf.core.outcome import FreshSamples
-from pytest_slmperf.core.same_joules import another_board, joules_apart
 from pytest_slmperf.core.sample import NOT_IN_BOTH_ARMS, Interval, Measurement, Sample, VoidRound
-from pytest_slmperf.core.search import FOUND
-from pytest_slmperf.core.sweep import Case
+from pytest_slmperf.core.sweeps.search import FOUND
+from pytest_slmperf.core.sweeps.sweep import Case
 from pytest_slmperf.core.verdict import Status, Verdict
-from pytest_slmperf.core.void import way_out
 from pytest_slmperf.run.brief import Configuration, Reference
 
 VOID_ALLOWANCE = 4

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pytest_slmperf.core.baselines.lookup import Against
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.flaw import flaw
-from pytest_slmperf.core.lookup import Against
 from pytest_slmperf.core.pool import POOL_OPTIONS, Pool
 from pytest_slmperf.engines.planted import LOSS_LIMIT
 from pytest_slmperf.run.interpreter import interpreter

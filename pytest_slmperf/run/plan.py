@@ -11,8 +11,8 @@ from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.launch import RoundPolicy
 from pytest_slmperf.core.machine import SIMULATED
 from pytest_slmperf.core.shapes import SHAPES
-from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, Case, Sweep
-from pytest_slmperf.core.workload import COUNTED, OpenLoop, Replay, StaticBatch, Workload
+from pytest_slmperf.core.sweeps.sweep import DEFAULT_TOLERANCE, Case, Sweep
+from pytest_slmperf.core.sweeps.workload import COUNTED, OpenLoop, Replay, StaticBatch, Workload
 from pytest_slmperf.engines.lengths import draw_lengths, read_arrivals, recorded
 from pytest_slmperf.run.brief import Mode
 from pytest_slmperf.run.fitting import lacking, static_only, too_many_threads

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
-from pytest_slmperf.core.sweep import Sweep
+from pytest_slmperf.core.sweeps.sweep import Sweep
 from pytest_slmperf.run import plan
 from pytest_slmperf.run.briefing import Bench, most_launches, round_policy
 from pytest_slmperf.run.coverage import Coverage

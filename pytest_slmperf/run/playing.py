@@ -5,17 +5,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_slmperf.core.beside import NeighbourWork
-from pytest_slmperf.core.board import Effect
+from pytest_slmperf.core.devices.board import Effect
+from pytest_slmperf.core.energy.tally import Work, work_of_traffic
+from pytest_slmperf.core.guards.traffic import judge_traffic, latencies_at_stake
 from pytest_slmperf.core.launch import Load, RoundPolicy
+from pytest_slmperf.core.load.traffic import Traffic
+from pytest_slmperf.core.load.traffic_metrics import TrafficMetrics, traffic_metrics
+from pytest_slmperf.core.load.window import NoWindow, Window, find_window
 from pytest_slmperf.core.protocol import Measured, Play
 from pytest_slmperf.core.sample import Interval
 from pytest_slmperf.core.slo import Slo
-from pytest_slmperf.core.tally import Work, work_of_traffic
-from pytest_slmperf.core.traffic import Traffic
-from pytest_slmperf.core.traffic_guards import judge_traffic, latencies_at_stake
-from pytest_slmperf.core.traffic_metrics import TrafficMetrics, traffic_metrics
 from pytest_slmperf.core.units import NS_PER_S
-from pytest_slmperf.core.window import NoWindow, Window, find_window
 from pytest_slmperf.run.guards import Void
 
 SHORTEST_WINDOW = 0.5

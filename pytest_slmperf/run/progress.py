@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from pytest_slmperf.core.engine import EngineSpec
-from pytest_slmperf.core.variant import series_of
+from pytest_slmperf.core.sweeps.variant import series_of
 
 QUIET_S = 15.0
 """A log gets a line at most this often."""

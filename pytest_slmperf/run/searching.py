@@ -4,17 +4,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from pytest_slmperf.core.arrivals import NS_DIGITS
-from pytest_slmperf.core.board import Effect
-from pytest_slmperf.core.latency import answered_of
+from pytest_slmperf.core.devices.board import Effect
+from pytest_slmperf.core.guards.traffic import judge_traffic
 from pytest_slmperf.core.launch import Load, RoundPolicy
+from pytest_slmperf.core.load.arrivals import NS_DIGITS
+from pytest_slmperf.core.load.concurrency import in_system
+from pytest_slmperf.core.load.latency import answered_of
+from pytest_slmperf.core.load.traffic import FIRST, Exchange, Traffic
+from pytest_slmperf.core.load.window import NoWindow, Window, find_window
 from pytest_slmperf.core.protocol import Play
-from pytest_slmperf.core.search import FOUND, Probe, Search, found, next_place
 from pytest_slmperf.core.slo import Slo
-from pytest_slmperf.core.traffic import FIRST, Exchange, Traffic
-from pytest_slmperf.core.traffic_concurrency import in_system
-from pytest_slmperf.core.traffic_guards import judge_traffic
-from pytest_slmperf.core.window import NoWindow, Window, find_window
+from pytest_slmperf.core.sweeps.search import FOUND, Probe, Search, found, next_place
 from pytest_slmperf.run import playing
 from pytest_slmperf.run.guards import Void
 from pytest_slmperf.run.loads import LONGER_BY

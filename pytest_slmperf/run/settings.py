@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from pytest_slmperf.core import gate
+from pytest_slmperf.core.baselines.recordable import LEAST_LAUNCHES
 from pytest_slmperf.core.beside import told
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.flaw import flaw
 from pytest_slmperf.core.machine import Machine
-from pytest_slmperf.core.recordable import LEAST_LAUNCHES
-from pytest_slmperf.core.search import FOUND, Search
 from pytest_slmperf.core.slo import Slo
-from pytest_slmperf.core.sweep import DEFAULT_TOLERANCE, MISSING_METER, Sweep
-from pytest_slmperf.core.workload import COUNTED, LABELS
+from pytest_slmperf.core.sweeps.search import FOUND, Search
+from pytest_slmperf.core.sweeps.sweep import DEFAULT_TOLERANCE, MISSING_METER, Sweep
+from pytest_slmperf.core.sweeps.workload import COUNTED, LABELS
 from pytest_slmperf.run.options import OptionValue, named_engine
 
 LIMITS = tuple(limit.name for limit in fields(Slo))

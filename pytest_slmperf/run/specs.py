@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
-from pytest_slmperf.core.sweep import Sweep
+from pytest_slmperf.core.sweeps.sweep import Sweep
 from pytest_slmperf.run.options import OptionValue, planted_loss, pool_of
 from pytest_slmperf.run.settings import Settings
 

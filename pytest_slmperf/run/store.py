@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_slmperf.core.baseline import BaselineFile, Retirement
-from pytest_slmperf.core.diff import Diff, diff
+from pytest_slmperf.core.baselines.baseline import BaselineFile, Retirement
+from pytest_slmperf.core.baselines.diff import Diff, diff
+from pytest_slmperf.core.baselines.lookup import Against
+from pytest_slmperf.core.baselines.revision import Recording, pruned, retired, updated
 from pytest_slmperf.core.errors import BaselineError
-from pytest_slmperf.core.lookup import Against
 from pytest_slmperf.core.machine import Machine, slug
-from pytest_slmperf.core.revision import Recording, pruned, retired, updated
 from pytest_slmperf.run import baseline_format
 from pytest_slmperf.run.lock import baselines_lock
 from pytest_slmperf.run.regular import read_regular

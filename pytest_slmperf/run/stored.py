@@ -5,12 +5,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pytest_slmperf.core.baseline import BaselineFile, case_order
+from pytest_slmperf.core.baselines.baseline import BaselineFile, case_order
+from pytest_slmperf.core.baselines.lookup import Against, Comparable, Incomparable, lookup
+from pytest_slmperf.core.baselines.revision import newer_in_force
 from pytest_slmperf.core.errors import BaselineError
-from pytest_slmperf.core.lookup import Against, Comparable, Incomparable, lookup
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.outcome import SweepOutcome
-from pytest_slmperf.core.revision import newer_in_force
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.run.accept import Terms, accept, on_another_device
 from pytest_slmperf.run.brief import Reference

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SuiteError, UsageError
 from pytest_slmperf.core.machine import Machine
-from pytest_slmperf.core.sweep import Sweep
-from pytest_slmperf.core.workload import StaticBatch
+from pytest_slmperf.core.sweeps.sweep import Sweep
+from pytest_slmperf.core.sweeps.workload import StaticBatch
 from pytest_slmperf.run.joules import Joules
 from pytest_slmperf.run.options import Options
 from pytest_slmperf.run.settings import Settings

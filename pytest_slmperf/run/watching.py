@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from pytest_slmperf.core.board import THREAD_SHARE, BoardRound
-from pytest_slmperf.core.board_fitness import BoardWatch
-from pytest_slmperf.core.cpu_fitness import CpuWatch, packages_line
-from pytest_slmperf.core.diagnosis import Grade, Line
-from pytest_slmperf.core.edges import judge_trace
+from pytest_slmperf.core.devices.board import THREAD_SHARE, BoardRound
+from pytest_slmperf.core.devices.edges import judge_trace
 from pytest_slmperf.core.errors import MeterUnavailable
+from pytest_slmperf.core.fitness.cpu import CpuWatch, packages_line
+from pytest_slmperf.core.fitness.diagnosis import Grade, Line
+from pytest_slmperf.core.fitness.gpu import BoardWatch
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.meters.boards import mps_daemon_runs
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace

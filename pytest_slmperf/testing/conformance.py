@@ -18,9 +18,9 @@ from pytest_slmperf.core.engine import (
     Served,
     StreamingEngine,
 )
+from pytest_slmperf.core.load.prompts import FIRST_ORDINARY_TOKEN, prompts
+from pytest_slmperf.core.load.traffic import COUNTERS
 from pytest_slmperf.core.machine import SIMULATED
-from pytest_slmperf.core.prompts import FIRST_ORDINARY_TOKEN, prompts
-from pytest_slmperf.core.traffic import COUNTERS
 from pytest_slmperf.worker.serving import WrongAnswer, check
 
 LENGTHS = ((5, 1), (3, 7), (8, 4))

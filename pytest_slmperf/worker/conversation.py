@@ -16,8 +16,9 @@ from pytest_slmperf import __version__
 from pytest_slmperf.core.engine import Engine, EngineFacts, EngineSpec, Fronted, StreamingEngine
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, EngineUnavailable
 from pytest_slmperf.core.launch import at_once
+from pytest_slmperf.core.load.prompts import Prompts
+from pytest_slmperf.core.load.traffic import Traffic
 from pytest_slmperf.core.machine import SIMULATED
-from pytest_slmperf.core.prompts import Prompts
 from pytest_slmperf.core.protocol import (
     Answers,
     Failed,
@@ -38,7 +39,6 @@ from pytest_slmperf.core.protocol import (
     decode,
     encode,
 )
-from pytest_slmperf.core.traffic import Traffic
 from pytest_slmperf.engines.company import Company
 from pytest_slmperf.worker.answering import answers
 from pytest_slmperf.worker.serving import Case, WrongAnswer

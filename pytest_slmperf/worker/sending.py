@@ -17,10 +17,10 @@ from itertools import cycle
 
 from pytest_slmperf.core.engine import Answer, Request, StreamingEngine
 from pytest_slmperf.core.errors import RequestFailed
-from pytest_slmperf.core.prompts import Prompts
+from pytest_slmperf.core.load.prompts import Prompts
+from pytest_slmperf.core.load.traffic import FIRST, Exchange, Look, Sender, Traffic
 from pytest_slmperf.core.protocol import Play
 from pytest_slmperf.core.slo import Slo
-from pytest_slmperf.core.traffic import FIRST, Exchange, Look, Sender, Traffic
 from pytest_slmperf.core.units import NS_PER_MS, NS_PER_S
 from pytest_slmperf.engines.simulated_time import SimulatedLoop, clock_of
 from pytest_slmperf.worker.alarm import Alarm
@@ -253,8 +253,8 @@ class _Sending:
             await self.look()
 
     def _hopeless(self, slo: Slo, now_ns: int) -> bool:
-        """Whether more have missed than may, of those that came once the system had filled (see `core.window`), or of
-        all where it hasn't in half of the time.
+        """Whether more have missed than may, of those that came once the system had filled (see `core.load.window`), or
+        of all where it hasn't in half of the time.
         """
         first = self._sent[:FIRST]
         filled = len(first) == FIRST and all(one.ended_ns for one in first)

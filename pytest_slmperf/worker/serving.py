@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from pytest_slmperf.core.engine import Engine, EngineFacts, Request, Served, work_of
 from pytest_slmperf.core.launch import Load
-from pytest_slmperf.core.prompts import prompts
+from pytest_slmperf.core.load.prompts import prompts
 from pytest_slmperf.core.protocol import Measured, PeakMeasured, Prepared
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.engines.company import NOBODY, Company

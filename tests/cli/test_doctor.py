@@ -11,7 +11,7 @@ import nvml_standin
 import pytest
 
 from pytest_slmperf.cli import main
-from pytest_slmperf.core.diagnosis import Diagnosis, Grade, Line
+from pytest_slmperf.core.fitness.diagnosis import Diagnosis, Grade, Line
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.report import doctor as rendered
 

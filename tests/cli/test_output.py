@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_slmperf.core.baselines.revision import Recording
 from pytest_slmperf.core.machine import Machine
-from pytest_slmperf.core.revision import Recording
 from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.run.store import BaselineStore
 

@@ -5,11 +5,11 @@ import random
 import pytest
 from hypothesis import strategies as st
 
-from pytest_slmperf.core.baseline import BaselineFile, Retirement
+from pytest_slmperf.core.baselines.baseline import BaselineFile, Retirement
+from pytest_slmperf.core.baselines.recordable import LEAST_LAUNCHES
+from pytest_slmperf.core.baselines.revision import Recording, updated
 from pytest_slmperf.core.errors import BaselineError
 from pytest_slmperf.core.machine import Machine
-from pytest_slmperf.core.recordable import LEAST_LAUNCHES
-from pytest_slmperf.core.revision import Recording, updated
 from pytest_slmperf.core.sample import Measurement, Sample
 
 MACHINE = Machine("NVIDIA H100", "580.65", {"cores": 16, "power_limit_w": 700, "kernel": "6.1.0"})

@@ -4,7 +4,7 @@ import heapq
 import random
 from collections import deque
 
-from pytest_slmperf.core.traffic import Exchange, Traffic
+from pytest_slmperf.core.load.traffic import Exchange, Traffic
 
 S = 1_000_000_000
 

@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 
 from pytest_slmperf import Beside, Slo, StaticBatch, Sweep
 from pytest_slmperf.core.beside import NeighbourWork, overloaded, rested, told
-from pytest_slmperf.core.energy import BoardEnergy, Energy, Uncertainty
+from pytest_slmperf.core.energy.mix import of_the_mix
+from pytest_slmperf.core.energy.window import BoardEnergy, Energy, Uncertainty
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import SuiteError, UsageError
-from pytest_slmperf.core.mix_energy import of_the_mix
+from pytest_slmperf.core.load.traffic import Traffic
 from pytest_slmperf.core.protocol import Played, decode, encode
-from pytest_slmperf.core.traffic import Traffic
 from pytest_slmperf.core.units import NS_PER_S
 
 OTHER = Beside("models/opt-1.3b", batch_size=4)

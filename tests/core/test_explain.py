@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.datasheets import BOARDS, roof_of
+from pytest_slmperf.core.devices.board import BoardFacts
 from pytest_slmperf.core.explain import Bound, explain, place_of, requests_of, shape_named
 from pytest_slmperf.core.memory import MIB
 from pytest_slmperf.core.roofline import Reading, Roof, limit

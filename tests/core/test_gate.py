@@ -10,15 +10,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pytest_slmperf.core import gate, ranks
-from pytest_slmperf.core.drift import drift_of, neighbour_inflation
+from pytest_slmperf.core import gate
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.gate import Policy
-from pytest_slmperf.core.limit import judge_against_number
+from pytest_slmperf.core.judging import ranks
+from pytest_slmperf.core.judging.drift import drift_of, neighbour_inflation
+from pytest_slmperf.core.judging.limit import judge_against_number
+from pytest_slmperf.core.judging.spending import look_level
+from pytest_slmperf.core.judging.tolerance import TOLERANCES, supported_tolerance
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.sample import LARGEST, SMALLEST, BadSample, Sample
-from pytest_slmperf.core.spending import look_level
-from pytest_slmperf.core.tolerance import TOLERANCES, supported_tolerance
 from pytest_slmperf.core.verdict import Effect, Status, Verdict
 
 THROUGHPUT = metric("output_throughput")

@@ -14,7 +14,7 @@ from pytest_slmperf.core.answers import NOT_FINITE
 from pytest_slmperf.core.engine import EngineSpec, Request
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.launch import LAUNCH_VARIABLE, REPLICA_VARIABLE
-from pytest_slmperf.core.prompts import prompts
+from pytest_slmperf.core.load.prompts import prompts
 from pytest_slmperf.engines.fake import Behaviour, behaviour, create
 
 NO_PROMPT_COST = 1e12

@@ -4,7 +4,7 @@ import pytest
 
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.slo import Slo
-from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Replay, StaticBatch, TraceLengths, Uniform
+from pytest_slmperf.core.sweeps.workload import ClosedLoop, OpenLoop, Replay, StaticBatch, TraceLengths, Uniform
 from pytest_slmperf.engines.lengths import draw_lengths, read_arrivals, read_trace, recorded, workload_key
 
 

@@ -10,9 +10,9 @@ from whole_gate import PASSED, WholeGate
 from pytest_slmperf.core.engine import EngineSpec, Request
 from pytest_slmperf.core.errors import EngineFailed
 from pytest_slmperf.core.launch import Load
-from pytest_slmperf.core.prompts import Prompts, prompts
+from pytest_slmperf.core.load.prompts import Prompts, prompts
+from pytest_slmperf.core.load.traffic import CACHED_TOKENS, RUNNING, Arrivals
 from pytest_slmperf.core.protocol import Play
-from pytest_slmperf.core.traffic import CACHED_TOKENS, RUNNING, Arrivals
 from pytest_slmperf.engines import openai
 from pytest_slmperf.testing import conforms
 from pytest_slmperf.worker.sending import play

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pytest_slmperf.core.engine import Answer, EngineSpec, Request, StreamingEngine
 from pytest_slmperf.core.errors import EngineFailed, RequestFailed
-from pytest_slmperf.core.traffic import CACHED_TOKENS, PREEMPTIONS, QUERIED_TOKENS, RUNNING, STARTED_AT, WAITING
+from pytest_slmperf.core.load.traffic import CACHED_TOKENS, PREEMPTIONS, QUERIED_TOKENS, RUNNING, STARTED_AT, WAITING
 from pytest_slmperf.engines import fake
 from pytest_slmperf.engines.simulated_time import clock_of
 from pytest_slmperf.engines.streaming import Streaming, each_token

@@ -20,10 +20,10 @@ from whole_gate import PASSED, TRIES, UNDECIDED, WholeGate
 from pytest_slmperf.core.engine import EngineSpec, Request, StreamingEngine
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.launch import Load
-from pytest_slmperf.core.prompts import Prompts, prompts
+from pytest_slmperf.core.load.prompts import Prompts, prompts
+from pytest_slmperf.core.load.traffic import PREEMPTIONS, RUNNING, Arrivals
 from pytest_slmperf.core.protocol import Play
 from pytest_slmperf.core.shapes import SHAPES
-from pytest_slmperf.core.traffic import PREEMPTIONS, RUNNING, Arrivals
 from pytest_slmperf.engines.cache import CACHE_VARIABLE
 from pytest_slmperf.engines.processes import tree
 from pytest_slmperf.engines.vllm import VLLM, shape_folder

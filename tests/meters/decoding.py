@@ -1,6 +1,6 @@
 """Work on a virtual clock, for tests of the meter: steps of so many tokens, as long as the clock has run."""
 
-from pytest_slmperf.core.tally import STEP_SWING, Work
+from pytest_slmperf.core.energy.tally import STEP_SWING, Work
 
 NS = 1_000_000_000
 

@@ -7,11 +7,11 @@ from contextlib import ExitStack
 
 import pytest
 
-from pytest_slmperf.core.energy import Energy, Terms
+from pytest_slmperf.core.energy.rounds import energy_of_round
+from pytest_slmperf.core.energy.tally import work_of
+from pytest_slmperf.core.energy.window import Energy, Terms
 from pytest_slmperf.core.engine import Served
 from pytest_slmperf.core.meter import Around
-from pytest_slmperf.core.round_energy import energy_of_round
-from pytest_slmperf.core.tally import work_of
 from pytest_slmperf.meters.nvml import NvmlMeter
 
 pytest.importorskip("pynvml")

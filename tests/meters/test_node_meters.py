@@ -9,12 +9,12 @@ from importlib.util import find_spec
 import pytest
 from powercap import Powercap
 
-from pytest_slmperf.core.edges import Edge, EnergyTrace, Look
-from pytest_slmperf.core.energy import Energy, Terms, energy_of
+from pytest_slmperf.core.devices.edges import Edge, EnergyTrace, Look
+from pytest_slmperf.core.devices.remote_clock import RemoteClock, trace_here
+from pytest_slmperf.core.energy.tally import Work
+from pytest_slmperf.core.energy.window import Energy, Terms, energy_of
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.meter import Recording
-from pytest_slmperf.core.remote_clock import RemoteClock, trace_here
-from pytest_slmperf.core.tally import Work
 from pytest_slmperf.engines.server import free_port
 from pytest_slmperf.meters.rapl import RaplMeter
 from pytest_slmperf.pool.node_meters import ClusterMeter, summed

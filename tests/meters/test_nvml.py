@@ -11,12 +11,12 @@ import nvml_standin
 import pytest
 from decoding import NS, steps
 
-from pytest_slmperf.core.board import Effect
-from pytest_slmperf.core.board_guards import void
-from pytest_slmperf.core.energy import Energy, NoEnergy, Terms, energy_of
+from pytest_slmperf.core.devices.board import Effect
+from pytest_slmperf.core.energy.rounds import energy_of_round
+from pytest_slmperf.core.energy.window import Energy, NoEnergy, Terms, energy_of
 from pytest_slmperf.core.errors import MeterUnavailable
+from pytest_slmperf.core.guards.board import void
 from pytest_slmperf.core.meter import Around
-from pytest_slmperf.core.round_energy import energy_of_round
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace, visible_devices
 
 pytest.importorskip("pynvml")

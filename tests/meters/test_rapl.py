@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from powercap import MS_NS, RANGE_UJ, Powercap
 
-from pytest_slmperf.core.edges import judge_trace
+from pytest_slmperf.core.devices.edges import judge_trace
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.core.launch import Load
 from pytest_slmperf.core.metrics import BOARD

@@ -6,8 +6,8 @@ from statistics import fmean
 import pytest
 from decoding import NS
 
-from pytest_slmperf.core.energy import Terms, energy_of
-from pytest_slmperf.core.tally import BATCH_SWING, STEP_SWING, Work
+from pytest_slmperf.core.energy.tally import BATCH_SWING, STEP_SWING, Work
+from pytest_slmperf.core.energy.window import Terms, energy_of
 from pytest_slmperf.meters.nvml import NvmlMeter, Pace
 from pytest_slmperf.run.metering import Metering
 

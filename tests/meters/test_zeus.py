@@ -6,8 +6,8 @@ Zeus opens its session of the driver once in a process, so that all scenarios he
 import pytest
 from decoding import NS, steps
 
-from pytest_slmperf.core.edges import judge_trace
-from pytest_slmperf.core.energy import SAMPLED_FLOOR, Energy, NoEnergy, Terms, energy_of
+from pytest_slmperf.core.devices.edges import judge_trace
+from pytest_slmperf.core.energy.window import SAMPLED_FLOOR, Energy, NoEnergy, Terms, energy_of
 from pytest_slmperf.core.errors import MeterUnavailable
 from pytest_slmperf.meters.nvml import NvmlMeter
 from pytest_slmperf.meters.zeus import ZeusMeter, chip_mj, zeus_is_installed

@@ -7,7 +7,7 @@ from dataclasses import replace
 from projects import Project
 
 from pytest_slmperf.core import gate
-from pytest_slmperf.core.recordable import LEAST_LAUNCHES
+from pytest_slmperf.core.baselines.recordable import LEAST_LAUNCHES
 from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.report import document
 from pytest_slmperf.run.accept import Terms, accept

@@ -15,7 +15,7 @@ from pytest_slmperf.core import gate
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, SweepOutcome
-from pytest_slmperf.core.result import Result
+from pytest_slmperf.core.results.result import Result
 from pytest_slmperf.core.sample import Measurement, Sample
 
 SUITE = Path(__file__).parents[2] / "suites" / "test_energy.py"

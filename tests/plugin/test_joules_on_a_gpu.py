@@ -16,7 +16,7 @@ from metered import BUSY_W, IDLE_W
 from onchip import IN_REAL_TIME, OTHER_BOARD, GpuProject
 from projects import UNDECIDED
 
-from pytest_slmperf.core.recordable import LEAST_LAUNCHES
+from pytest_slmperf.core.baselines.recordable import LEAST_LAUNCHES
 
 pytest.importorskip("pynvml")
 DEVICE = "simulated-nvidia-h100-80gb-hbm3"

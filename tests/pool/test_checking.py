@@ -2,7 +2,7 @@
 
 from pytest_slmperf.core.answers import Said
 from pytest_slmperf.core.engine import EngineSpec
-from pytest_slmperf.core.prompts import prompts
+from pytest_slmperf.core.load.prompts import prompts
 from pytest_slmperf.engines import fake
 from pytest_slmperf.pool.checking import answers
 

@@ -11,9 +11,9 @@ import pytest
 from pytest_slmperf.core.engine import EngineSpec, Fronted, Request
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable, RequestFailed, UsageError
 from pytest_slmperf.core.launch import Load, RoundPolicy
+from pytest_slmperf.core.load.prompts import Prompts
+from pytest_slmperf.core.load.traffic import Arrivals
 from pytest_slmperf.core.pool import Pool
-from pytest_slmperf.core.prompts import Prompts
-from pytest_slmperf.core.traffic import Arrivals
 from pytest_slmperf.engines import registry
 from pytest_slmperf.engines.address import device_of_urls
 from pytest_slmperf.engines.server import Server, free_port, taken

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from nvml_fixtures import driver, stub  # noqa: F401
 
+from pytest_slmperf.core.devices.gpus import Gpu
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineUnavailable, UsageError
-from pytest_slmperf.core.gpus import Gpu
 from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.meters import boards
 from pytest_slmperf.pool.devices import Host, placements, split_cores

@@ -3,9 +3,9 @@
 import pytest
 from nvml_fixtures import driver, stub  # noqa: F401
 
+from pytest_slmperf.core.devices.gpus import Gpu, Slice
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineUnavailable, UsageError
-from pytest_slmperf.core.gpus import Gpu, Slice
 from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.meters import boards
 from pytest_slmperf.pool import mig

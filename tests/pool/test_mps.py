@@ -16,7 +16,7 @@ import mps_standin
 import pytest
 from mps_standin import CLIENT, OUTSIDER, process
 
-from pytest_slmperf.core.board import THREAD_SHARE
+from pytest_slmperf.core.devices.board import THREAD_SHARE
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.meters.boards import MPS_PID_FILE
 from pytest_slmperf.pool import mps

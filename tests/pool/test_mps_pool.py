@@ -12,7 +12,7 @@ import mps_standin
 import pytest
 from nvml_fixtures import driver, stub  # noqa: F401
 
-from pytest_slmperf.core.board import THREAD_SHARE
+from pytest_slmperf.core.devices.board import THREAD_SHARE
 from pytest_slmperf.core.engine import EngineSpec, Request
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.pool import Pool

@@ -14,8 +14,8 @@ from pytest_slmperf import Beside, Slo, StaticBatch, Sweep
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.launch import BESIDE_VARIABLE, Load, RoundPolicy
-from pytest_slmperf.core.mix_metrics import mix_metrics
-from pytest_slmperf.core.traffic import Arrivals
+from pytest_slmperf.core.load.mix_metrics import mix_metrics
+from pytest_slmperf.core.load.traffic import Arrivals
 from pytest_slmperf.engines.registry import company
 from pytest_slmperf.run.key import case_key
 from pytest_slmperf.run.launch import run_launch

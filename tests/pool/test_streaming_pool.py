@@ -8,10 +8,10 @@ import pytest
 from pytest_slmperf.core.engine import EngineSpec, StreamingEngine
 from pytest_slmperf.core.errors import EngineFailed, EngineUnavailable
 from pytest_slmperf.core.launch import REPLICA_VARIABLE, Load
+from pytest_slmperf.core.load.prompts import Prompts, prompts
+from pytest_slmperf.core.load.traffic import RUNNING, Arrivals
 from pytest_slmperf.core.pool import Pool
-from pytest_slmperf.core.prompts import Prompts, prompts
 from pytest_slmperf.core.protocol import Play
-from pytest_slmperf.core.traffic import RUNNING, Arrivals
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.engines import registry
 from pytest_slmperf.testing import conforms, fake, slowed

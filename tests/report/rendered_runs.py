@@ -7,8 +7,8 @@ from typing import get_args
 from hypothesis import strategies as st
 
 from pytest_slmperf.core.beside import Beside
-from pytest_slmperf.core.board import BoardFacts
-from pytest_slmperf.core.edges import Source
+from pytest_slmperf.core.devices.board import BoardFacts
+from pytest_slmperf.core.devices.edges import Source
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import LATENCIES, SCALARS, metric

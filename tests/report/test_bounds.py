@@ -8,8 +8,8 @@ import jsonschema_rs
 import pytest
 from rendered_runs import run_outcome, sweep_outcome
 
-from pytest_slmperf.core.board import BoardFacts
 from pytest_slmperf.core.datasheets import roof_of
+from pytest_slmperf.core.devices.board import BoardFacts
 from pytest_slmperf.core.outcome import CaseOutcome
 from pytest_slmperf.core.roofline import limit
 from pytest_slmperf.core.sample import Measurement, Sample

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from rendered_runs import MACHINE, case_outcome, case_outcomes, run_outcome, sample, sweep_outcome
 
-from pytest_slmperf.core.comparison import compare
+from pytest_slmperf.core.baselines.comparison import compare
+from pytest_slmperf.core.baselines.side import of_run
 from pytest_slmperf.core.errors import UsageError
-from pytest_slmperf.core.side import of_run
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.report.comparison import check_path, closing, document, lines, markdown, text, write
 from pytest_slmperf.report.markdown import COMMENT_LIMIT

@@ -3,8 +3,8 @@
 import pytest
 
 from pytest_slmperf.core.beside import Beside
-from pytest_slmperf.core.sweep import Sweep
-from pytest_slmperf.core.workload import ClosedLoop, StaticBatch
+from pytest_slmperf.core.sweeps.sweep import Sweep
+from pytest_slmperf.core.sweeps.workload import ClosedLoop, StaticBatch
 from pytest_slmperf.run.briefing import brief
 from pytest_slmperf.run.options import Options
 from pytest_slmperf.run.settings import Settings

@@ -8,18 +8,18 @@ from functools import partial
 
 import pytest
 
-from pytest_slmperf.core.board import BoardFacts
-from pytest_slmperf.core.energy import Uncertainty
+from pytest_slmperf.core.devices.board import BoardFacts
+from pytest_slmperf.core.energy.window import Uncertainty
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import EngineDied, EngineFailed, NotJudged, UsageError
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import CORE_PACE
 from pytest_slmperf.core.sample import Measurement, Sample, VoidRound
-from pytest_slmperf.core.sweep import Sweep
-from pytest_slmperf.core.variant import series_of
+from pytest_slmperf.core.sweeps.sweep import Sweep
+from pytest_slmperf.core.sweeps.variant import series_of
+from pytest_slmperf.core.sweeps.workload import StaticBatch
 from pytest_slmperf.core.verdict import Status
-from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.run.accept import on_another_device
 from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
 from pytest_slmperf.run.briefing import configurations

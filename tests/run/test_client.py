@@ -3,7 +3,7 @@
 import pytest
 
 from pytest_slmperf.core.launch import Load
-from pytest_slmperf.core.traffic import Arrivals, Exchange, Sender, Traffic
+from pytest_slmperf.core.load.traffic import Arrivals, Exchange, Sender, Traffic
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.run.client import late
 

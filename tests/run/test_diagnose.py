@@ -14,10 +14,10 @@ from foreign_engine import install
 from moving_package import moving_package
 from nvml_fixtures import driver, stub  # noqa: F401
 
-from pytest_slmperf.core.board_fitness import board_lines, no_board
-from pytest_slmperf.core.diagnosis import Grade
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import MeterUnavailable
+from pytest_slmperf.core.fitness.diagnosis import Grade
+from pytest_slmperf.core.fitness.gpu import board_lines, no_board
 from pytest_slmperf.core.launch import CaseRecord
 from pytest_slmperf.meters.nvml import NvmlMeter
 from pytest_slmperf.run import fingerprint

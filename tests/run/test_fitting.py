@@ -10,9 +10,9 @@ from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.memory import GIB, largest_batch
 from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.core.shapes import SHAPES
-from pytest_slmperf.core.sweep import Case
-from pytest_slmperf.core.variant import Variant
-from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Replay, StaticBatch
+from pytest_slmperf.core.sweeps.sweep import Case
+from pytest_slmperf.core.sweeps.variant import Variant
+from pytest_slmperf.core.sweeps.workload import ClosedLoop, OpenLoop, Replay, StaticBatch
 from pytest_slmperf.engines import registry
 from pytest_slmperf.run.fitting import lacking, static_only, too_large, too_many_threads
 

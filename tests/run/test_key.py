@@ -3,10 +3,10 @@
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.launch import LaunchRecord, RoundPolicy
 from pytest_slmperf.core.pool import Pool
-from pytest_slmperf.core.search import Search
 from pytest_slmperf.core.slo import Slo
-from pytest_slmperf.core.sweep import Sweep
-from pytest_slmperf.core.workload import ClosedLoop
+from pytest_slmperf.core.sweeps.search import Search
+from pytest_slmperf.core.sweeps.sweep import Sweep
+from pytest_slmperf.core.sweeps.workload import ClosedLoop
 from pytest_slmperf.run.key import case_key
 
 SERVE = Sweep("serve", ClosedLoop(16, 16), model=["opt-125m"], concurrency=[8])

@@ -4,8 +4,8 @@ import pytest
 
 from pytest_slmperf.core.errors import SuiteError
 from pytest_slmperf.core.launch import RoundPolicy
-from pytest_slmperf.core.sweep import Sweep
-from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Replay, StaticBatch, Uniform
+from pytest_slmperf.core.sweeps.sweep import Sweep
+from pytest_slmperf.core.sweeps.workload import ClosedLoop, OpenLoop, Replay, StaticBatch, Uniform
 from pytest_slmperf.run.loads import load_of
 
 POLICY = RoundPolicy(traffic_s=5.0, observed_requests=100)

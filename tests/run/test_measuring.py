@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from pytest_slmperf.core.errors import NotJudged, UsageError
-from pytest_slmperf.core.point import Ledger
-from pytest_slmperf.core.sweep import Sweep
+from pytest_slmperf.core.results.point import Ledger
+from pytest_slmperf.core.sweeps.sweep import Sweep
+from pytest_slmperf.core.sweeps.workload import StaticBatch
 from pytest_slmperf.core.verdict import Status
-from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.run.measuring import Measuring
 from pytest_slmperf.run.options import Options
 from pytest_slmperf.run.progress import Progress

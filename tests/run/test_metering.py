@@ -8,17 +8,17 @@ from statistics import median
 import pytest
 from nvml_fixtures import driver, stub  # noqa: F401
 
-from pytest_slmperf.core.board import BoardFacts
+from pytest_slmperf.core.devices.board import BoardFacts
+from pytest_slmperf.core.energy.idle import net_of_idle
 from pytest_slmperf.core.engine import EngineSpec
-from pytest_slmperf.core.idle import net_of_idle
 from pytest_slmperf.core.launch import Load, RoundPolicy
 from pytest_slmperf.core.metrics import BOARD, ENERGY, metric
-from pytest_slmperf.core.point import Ledger
 from pytest_slmperf.core.protocol import Measured
+from pytest_slmperf.core.results.point import Ledger
 from pytest_slmperf.core.sample import Measurement, Sample
-from pytest_slmperf.core.sweep import Sweep
+from pytest_slmperf.core.sweeps.sweep import Sweep
+from pytest_slmperf.core.sweeps.workload import StaticBatch
 from pytest_slmperf.core.verdict import Status
-from pytest_slmperf.core.workload import StaticBatch
 from pytest_slmperf.meters.nvml import NvmlMeter
 from pytest_slmperf.run import fingerprint
 from pytest_slmperf.run.brief import Brief, Configuration, Reference

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_slmperf.core.baselines.lookup import Against
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
-from pytest_slmperf.core.lookup import Against
 from pytest_slmperf.core.pool import Pool
 from pytest_slmperf.run.options import Options, parse_engine, pool_of
 

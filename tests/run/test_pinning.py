@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from pytest_slmperf.core.cores import cores_of
+from pytest_slmperf.core.devices.cores import cores_of
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.pool.pinning import hardware_threads
 from pytest_slmperf.run.pinning import apart, choose_cores, keep_off, spread, usable_cores, used_cores

@@ -8,10 +8,10 @@ import pytest
 from pytest_slmperf.core.beside import Beside
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import RoundPolicy
-from pytest_slmperf.core.search import Search
 from pytest_slmperf.core.slo import Slo
-from pytest_slmperf.core.sweep import Sweep
-from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Replay, StaticBatch, TraceLengths
+from pytest_slmperf.core.sweeps.search import Search
+from pytest_slmperf.core.sweeps.sweep import Sweep
+from pytest_slmperf.core.sweeps.workload import ClosedLoop, OpenLoop, Replay, StaticBatch, TraceLengths
 from pytest_slmperf.run.briefing import round_policy
 from pytest_slmperf.run.plan import Cost, Planned, lines, parts_s
 from pytest_slmperf.run.settings import Settings

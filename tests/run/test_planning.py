@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from test_measuring import QUIET, measuring
 
+from pytest_slmperf.core.baselines.lookup import Against
 from pytest_slmperf.core.errors import UsageError
-from pytest_slmperf.core.lookup import Against
-from pytest_slmperf.core.sweep import Sweep
-from pytest_slmperf.core.workload import StaticBatch
+from pytest_slmperf.core.sweeps.sweep import Sweep
+from pytest_slmperf.core.sweeps.workload import StaticBatch
 
 THIS_PYTHON = Against("python", sys.executable)
 LOAD = StaticBatch(8, 8)

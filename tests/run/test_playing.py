@@ -9,10 +9,10 @@ from foreign_engine import install
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, EngineHung, EngineUnavailable
 from pytest_slmperf.core.launch import Load, RoundPolicy, at_once
+from pytest_slmperf.core.load.traffic import Arrivals, Exchange, Sender, Traffic
+from pytest_slmperf.core.load.traffic_metrics import TrafficMetrics
+from pytest_slmperf.core.load.window import NoWindow
 from pytest_slmperf.core.slo import Slo
-from pytest_slmperf.core.traffic import Arrivals, Exchange, Sender, Traffic
-from pytest_slmperf.core.traffic_metrics import TrafficMetrics
-from pytest_slmperf.core.window import NoWindow
 from pytest_slmperf.run import playing
 from pytest_slmperf.run.launch import run_launch
 

@@ -6,10 +6,10 @@ from collections import defaultdict
 from pytest_slmperf.core.engine import EngineFacts, EngineSpec
 from pytest_slmperf.core.launch import CaseRecord, LaunchRecord, Load, RoundPolicy
 from pytest_slmperf.core.sample import Measurement, Sample
-from pytest_slmperf.core.search import Search
 from pytest_slmperf.core.slo import Slo
-from pytest_slmperf.core.sweep import Sweep
-from pytest_slmperf.core.workload import OpenLoop
+from pytest_slmperf.core.sweeps.search import Search
+from pytest_slmperf.core.sweeps.sweep import Sweep
+from pytest_slmperf.core.sweeps.workload import OpenLoop
 from pytest_slmperf.run.brief import Brief, Configuration, Reference, Surroundings
 from pytest_slmperf.run.campaign import Campaign
 

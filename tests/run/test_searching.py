@@ -9,11 +9,11 @@ import pytest
 
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.launch import RoundPolicy
-from pytest_slmperf.core.prompts import Prompts
-from pytest_slmperf.core.search import Search
+from pytest_slmperf.core.load.prompts import Prompts
 from pytest_slmperf.core.slo import Slo
-from pytest_slmperf.core.sweep import Sweep
-from pytest_slmperf.core.workload import ClosedLoop, OpenLoop, Uniform
+from pytest_slmperf.core.sweeps.search import Search
+from pytest_slmperf.core.sweeps.sweep import Sweep
+from pytest_slmperf.core.sweeps.workload import ClosedLoop, OpenLoop, Uniform
 from pytest_slmperf.engines import fake
 from pytest_slmperf.run.launch import run_launch
 from pytest_slmperf.run.loads import load_of

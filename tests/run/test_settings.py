@@ -4,8 +4,8 @@ import pytest
 
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.machine import Machine
-from pytest_slmperf.core.sweep import Sweep
-from pytest_slmperf.core.workload import StaticBatch
+from pytest_slmperf.core.sweeps.sweep import Sweep
+from pytest_slmperf.core.sweeps.workload import StaticBatch
 from pytest_slmperf.run.settings import Settings, read_settings, settings_of
 
 LAPTOP = Machine("Some CPU 4c", "linux-6.1", {"cores": 4, "memory_gib": 16})

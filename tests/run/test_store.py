@@ -19,12 +19,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_slmperf.core.baseline import BaselineFile, Retirement, StoredCase, StoredMetric, StoredRecording
+from pytest_slmperf.core.baselines.baseline import BaselineFile, Retirement, StoredCase, StoredMetric, StoredRecording
+from pytest_slmperf.core.baselines.lookup import Against, Comparable, lookup
+from pytest_slmperf.core.baselines.revision import Recording
 from pytest_slmperf.core.errors import BaselineError
-from pytest_slmperf.core.lookup import Against, Comparable, lookup
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.metrics import metric
-from pytest_slmperf.core.revision import Recording
 from pytest_slmperf.core.sample import LARGEST, SMALLEST, Measurement, Sample
 from pytest_slmperf.run import baseline_format, schema
 from pytest_slmperf.run.store import BaselineStore, read_baseline

@@ -2,11 +2,11 @@
 
 import pytest
 
+from pytest_slmperf.core.baselines.lookup import Against
+from pytest_slmperf.core.baselines.revision import Recording
 from pytest_slmperf.core.engine import EngineSpec
-from pytest_slmperf.core.lookup import Against
 from pytest_slmperf.core.machine import Machine
 from pytest_slmperf.core.outcome import SweepOutcome
-from pytest_slmperf.core.revision import Recording
 from pytest_slmperf.core.sample import Measurement, Sample
 from pytest_slmperf.core.verdict import Status
 from pytest_slmperf.run.store import BaselineStore

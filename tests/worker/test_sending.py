@@ -11,9 +11,9 @@ import pytest
 from pytest_slmperf.core.engine import Answer, EngineFacts, EngineSpec
 from pytest_slmperf.core.errors import EngineFailed, RequestFailed
 from pytest_slmperf.core.launch import Load
-from pytest_slmperf.core.prompts import Prompts
+from pytest_slmperf.core.load.prompts import Prompts
+from pytest_slmperf.core.load.traffic import RUNNING, Arrivals
 from pytest_slmperf.core.protocol import Play
-from pytest_slmperf.core.traffic import RUNNING, Arrivals
 from pytest_slmperf.engines import fake
 from pytest_slmperf.engines.streaming import Streaming
 from pytest_slmperf.worker.alarm import Alarm

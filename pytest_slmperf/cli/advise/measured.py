@@ -15,7 +15,7 @@ from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.machine import REMOTE, slug
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.pool import Pool
-from pytest_slmperf.core.sweep import MOST
+from pytest_slmperf.core.sweeps.sweep import MOST
 from pytest_slmperf.report.advice import Told
 from pytest_slmperf.run import advising
 from pytest_slmperf.run.devices import device_of

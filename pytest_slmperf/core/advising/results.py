@@ -11,12 +11,12 @@ from glob import escape
 from statistics import median
 
 from pytest_slmperf.core.advising.question import Evidence, Seen, Series, Setting
+from pytest_slmperf.core.baselines.lookup import scalar
+from pytest_slmperf.core.baselines.side import RecordedCase, Side
 from pytest_slmperf.core.engine import model_name
 from pytest_slmperf.core.errors import SuiteError, UsageError
-from pytest_slmperf.core.lookup import scalar
 from pytest_slmperf.core.machine import shown
 from pytest_slmperf.core.metrics import metric
-from pytest_slmperf.core.side import RecordedCase, Side
 
 UNDER_WAY = ("batch", "concurrency")
 """What cases are called by whose place is a number of requests under way."""

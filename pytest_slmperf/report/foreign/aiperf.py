@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pytest_slmperf.core.baseline import instant
+from pytest_slmperf.core.baselines.baseline import instant
 from pytest_slmperf.report.foreign.fields import Fields
 from pytest_slmperf.report.foreign.result import GOODPUT, MS, Load, Result, Values, arrivals, failed, of_chunks, unit_of
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from statistics import fmean
 
-from pytest_slmperf.core.baseline import instant
+from pytest_slmperf.core.baselines.baseline import instant
 from pytest_slmperf.core.engine import EngineSpec
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.machine import GPU_UUID, NOT_SAID, Machine, Scalar, shown

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Any
 
-from pytest_slmperf.core.baseline import instant
+from pytest_slmperf.core.baselines.baseline import instant
 from pytest_slmperf.core.machine import Machine, Scalar, shown
 from pytest_slmperf.core.metrics import metric
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome

@@ -11,7 +11,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from pytest_slmperf import __version__
-from pytest_slmperf.core.baseline import instant
+from pytest_slmperf.core.baselines.baseline import instant
 from pytest_slmperf.core.errors import UsageError
 from pytest_slmperf.core.metrics import LATENCIES, at_quantile
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome, SweepOutcome

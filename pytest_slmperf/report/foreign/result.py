@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from pytest_slmperf.core.latency import needed
+from pytest_slmperf.core.load.latency import needed
 from pytest_slmperf.core.machine import Scalar
 from pytest_slmperf.core.metrics import LATENCIES, at_quantile
-from pytest_slmperf.core.workload import LABELS
+from pytest_slmperf.core.sweeps.workload import LABELS
 from pytest_slmperf.report.foreign.fields import Fields
 
 Place: TypeAlias = str | float

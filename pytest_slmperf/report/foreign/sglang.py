@@ -8,7 +8,7 @@ among them: always by SGLang's own protocol, and by OpenAI's where it decodes sp
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pytest_slmperf.core.latency import percentile
+from pytest_slmperf.core.load.latency import percentile
 from pytest_slmperf.report.foreign import vllm
 from pytest_slmperf.report.foreign.fields import Fields
 from pytest_slmperf.report.foreign.result import (

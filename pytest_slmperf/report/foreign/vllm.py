@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from pytest_slmperf.core.baseline import instant
+from pytest_slmperf.core.baselines.baseline import instant
 from pytest_slmperf.core.machine import NOT_SAID
 from pytest_slmperf.core.outcome import CaseOutcome, RunOutcome
 from pytest_slmperf.report.foreign.fields import Fields

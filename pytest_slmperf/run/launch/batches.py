@@ -5,11 +5,11 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_slmperf.core import front_end
-from pytest_slmperf.core.latency import latencies, statistics
+from pytest_slmperf.core.guards import front_end
+from pytest_slmperf.core.load.latency import latencies, statistics
+from pytest_slmperf.core.load.replica_metrics import of_batches
 from pytest_slmperf.core.metrics import LATENCIES, at_quantile
 from pytest_slmperf.core.protocol import Measured, Prepare, Prepared, Round
-from pytest_slmperf.core.replica_metrics import of_batches
 from pytest_slmperf.core.units import NS_PER_S
 from pytest_slmperf.run.guards import Void, judge_length
 from pytest_slmperf.run.launch.rounds import Case, Found, Rounds, rested_beside

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from pytest_slmperf.core.launch import CaseRecord
+from pytest_slmperf.core.load.mix_metrics import mix_metrics
 from pytest_slmperf.core.metrics import CORE_PACE
-from pytest_slmperf.core.mix_metrics import mix_metrics
 from pytest_slmperf.core.protocol import PeakMeasured
 from pytest_slmperf.run.launch.rounds import Case, Found
 

@@ -1,7 +1,7 @@
 """A search in a launch: the highest place within the limits, by a probe at one place after the other."""
 
 from pytest_slmperf.core.protocol import Measured, Play
-from pytest_slmperf.core.search import Probe
+from pytest_slmperf.core.sweeps.search import Probe
 from pytest_slmperf.run import searching
 from pytest_slmperf.run.guards import Void
 from pytest_slmperf.run.launch.rounds import Case, Found, Rounds, rested_beside

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pytest_slmperf.core.board import BoardState
+from pytest_slmperf.core.devices.board import BoardState
 from pytest_slmperf.core.launch import RoundPolicy
 from pytest_slmperf.core.slo import Slo
 from pytest_slmperf.run.metering import Metering

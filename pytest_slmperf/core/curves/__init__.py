@@ -1,0 +1,1 @@
+"""What the cases of a sweep make together: knees, frontiers, best points, best counts and highest rates."""

@@ -1,0 +1,1 @@
+"""What a suite declares: sweeps, with the workloads, variants and searches of which they consist."""
