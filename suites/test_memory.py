@@ -13,10 +13,10 @@ LENGTHS = {"prompt_tokens": 32, "output_tokens": 4}
 BUDGETS = {"tiny-24x32": 512 * MIB, "opt-125m": 2048 * MIB}
 """Bytes that a process serving the model may take."""
 MEMORY = Sweep(
-    "memory", StaticBatch(**LENGTHS), model=["tiny-24x32"], batch_size=[1, 42], gate={"peak_memory_bytes": 0.05}
+    "memory", StaticBatch(**LENGTHS), model=["tiny-24x32"], batch_size=[1, 21], gate={"peak_memory_bytes": 0.05}
 )
 """So large a batch of a model with so large a cache that the steps of the allocator, some MiB, are small beside the
-150 MiB by which memory grows."""
+75 MiB by which memory grows."""
 
 
 @pytest.fixture(scope="module")
