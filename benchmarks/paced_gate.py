@@ -86,9 +86,10 @@ def ended(baseline: tuple[Sample, Sample], now: tuple[Sample, Sample], policy: g
         values, times = (first(sample, look) for sample in now)
         if knows:
             verdict = even_pace.judge(THROUGHPUT, baseline, (values, times), policy)
+            verdict = even_pace.held_to_pace(verdict, THROUGHPUT, baseline, (values, times))
         else:
             verdict = gate.judge(THROUGHPUT, baseline[0], values, policy)
-        verdict = at_its_pace(verdict, times, baseline[1])
+            verdict = at_its_pace(verdict, times, baseline[1])
         if verdict.final:
             break
     return "passed" if verdict.passed else verdict.status.value

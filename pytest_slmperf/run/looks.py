@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.guards.void import RUN_AGAIN
 from pytest_slmperf.core.judging import even_pace
-from pytest_slmperf.core.judging.same_pace import at_its_pace
 from pytest_slmperf.core.load.replica_metrics import blamed
 from pytest_slmperf.core.metrics import BOARD, CORE_PACE, ENERGY, metric
 from pytest_slmperf.core.outcome import LARGER, CaseOutcome
@@ -46,7 +45,8 @@ class Looks:
             if baseline is None or candidate is None:
                 continue
             policy = self.policy(tolerance)
-            verdict = self._at_its_pace(case, self._judge(case, name, (baseline, candidate), policy))
+            verdict = self._judge(case, name, (baseline, candidate), policy)
+            verdict = self._held_to_pace(case, verdict, (baseline, candidate))
             case.verdicts[name] = verdict
             if not verdict.final:
                 more = max(more, gate.more_launches(verdict, baseline, candidate, policy))
@@ -64,12 +64,16 @@ class Looks:
             return gate.judge(metric(name), baseline, candidate, policy)
         return even_pace.judge(metric(name), (baseline, was), (candidate, now), policy)
 
-    def _at_its_pace(self, case: OngoingCase, verdict: Verdict, start: int = 0) -> Verdict:
-        """The verdict, or `void` where what is stored was measured at another pace of the cores. Both arms of one that
-        is interleaved share theirs.
+    def _held_to_pace(
+        self, case: OngoingCase, verdict: Verdict, arms: tuple[Sample, Sample], start: int = 0
+    ) -> Verdict:
+        """The verdict on (baseline, candidate), or `void` where what is stored was measured at another pace of the
+        cores. Both arms of one that is interleaved share theirs.
         """
-        was, now = self._paces(case, start)
-        return at_its_pace(verdict, now, was)
+        if self.brief.design == "interleaved":
+            return verdict
+        (baseline, candidate), (was, now) = arms, self._paces(case, start)
+        return even_pace.held_to_pace(verdict, metric(verdict.metric), (baseline, was), (candidate, now))
 
     def _paces(self, case: OngoingCase, start: int) -> tuple[Sample | None, Sample | None]:
         """The cores' pace in what is stored and in the launches since `start`. Another Python takes another time for
@@ -153,7 +157,7 @@ class Looks:
                 continue
             policy = gate.confirmation(self.policy(self._gated(case)[name]))
             confirmed = gate.confirm(first, self._judge(case, name, (baseline, fresh), policy, case.fresh_from))
-            confirmed = self._at_its_pace(case, confirmed, case.fresh_from)
+            confirmed = self._held_to_pace(case, confirmed, (baseline, fresh), case.fresh_from)
             if confirmed.status is Status.REGRESSED and self.brief.design == "stored":
                 confirmed = replace(confirmed, way_out=self.brief.way_to_accept(case.configuration.candidate))
             case.verdicts[name] = confirmed
@@ -180,9 +184,13 @@ class Looks:
         )
 
     def sides(self, case: OngoingCase) -> tuple[Measurement, Measurement | None]:
-        """What was measured of a case, and what it is compared with."""
+        """What was measured of a case, and what it is compared with: without the cores' pace where nobody can compare
+        that.
+        """
         interleaved = self.brief.design == "interleaved"
         other = case.measurement("baseline") if interleaved else case.stored.measurement
+        if other is not None and not interleaved and self._paces(case, 0)[0] is None:
+            other = replace(other, samples={name: one for name, one in other.samples.items() if name != CORE_PACE})
         return case.measurement("candidate"), other
 
     def _verdict(self, case: OngoingCase, name: str, measurement: Measurement, cut_off: str) -> Verdict:

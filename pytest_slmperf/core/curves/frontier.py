@@ -9,8 +9,10 @@ from pytest_slmperf.core.curves.frontier_change import EQUAL, FrontierChange, ch
 from pytest_slmperf.core.curves.pareto import MOST_METRICS, hypervolume, pareto
 from pytest_slmperf.core.curves.resampling import RESAMPLES
 from pytest_slmperf.core.errors import SuiteError
-from pytest_slmperf.core.gate import LIKELY, SURE, Design, Policy, judge
-from pytest_slmperf.core.metrics import Metric, metric
+from pytest_slmperf.core.gate import LIKELY, SURE, Design, Policy
+from pytest_slmperf.core.judging import even_pace
+from pytest_slmperf.core.judging.even_pace import Arm
+from pytest_slmperf.core.metrics import CORE_PACE, Metric, metric
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.verdict import Status, Verdict, interval, percent
 
@@ -41,16 +43,16 @@ class FrontierPolicy:
         """The error level of one comparison among so many that make one verdict (Bonferroni)."""
         return (LIKELY if self.confirming else SURE) / comparisons
 
-    def judge(self, metric: Metric, baseline: Sample, sample: Sample, tolerance: float) -> Verdict:
+    def judge(self, metric: Metric, baseline: Arm, now: Arm, tolerance: float) -> Verdict:
         """One comparison, with the whole level at one look: nobody looked at a frontier before."""
         single = Policy(
             tolerance,
-            max_launches=len(sample.launches),
+            max_launches=len(now[0].launches),
             design=self.design,
             single_look=True,
             confirming=self.confirming,
         )
-        return judge(metric, baseline, sample, single)
+        return even_pace.judge(metric, baseline, now, single)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Frontier:
     samples: Mapping[str, tuple[Sample, ...]]
     """Samples of every measured case, dominated or not: another case may reach what one has lost."""
     case: str = ""
+    paces: Mapping[str, Sample] = field(default_factory=dict)
+    """Times of the cores' piece of work in the launches of a case, where they are known."""
     measured: bool = field(default=False, compare=False)
     """Whether it is what a run measured, and no stored one that the run can be compared with."""
 
@@ -150,10 +154,14 @@ class Frontier:
     def _reached(self, baseline: "Frontier", policy: FrontierPolicy, name: str) -> "_Reached":
         """What became of a stored point."""
         stored, tolerances = baseline.samples[name], policy.of(name, self.metrics)
+        # Arms side by side share their pace, and drift together.
+        was = baseline.paces.get(name) if policy.design == "stored" else None
 
         def judged(case: str) -> list[Verdict]:
+            now = self.paces.get(case)
+            four = zip(self.metrics, stored, self.samples[case], tolerances, strict=True)
             return [
-                policy.judge(*four) for four in zip(self.metrics, stored, self.samples[case], tolerances, strict=True)
+                policy.judge(meaning, (one, was), (other, now), tolerance) for meaning, one, other, tolerance in four
             ]
 
         own = judged(name) if name in self.samples else None
@@ -204,7 +212,8 @@ def frontier(cases: Mapping[str, Mapping[str, Sample]], metrics: Sequence[str], 
     values = [tuple(sample.median for sample in samples[name]) for name in names]
     best = [(values[place], names[place]) for place in pareto(values, [one.higher_is_better for one in meanings])]
     best.sort(key=lambda entry: entry[0][0], reverse=meanings[0].higher_is_better)
-    return Frontier(meanings, {name: point for point, name in best}, samples, case)
+    paces = {name: cases[name][CORE_PACE] for name in samples if CORE_PACE in cases[name]}
+    return Frontier(meanings, {name: point for point, name in best}, samples, case, paces)
 
 
 def _surely_regressed(verdict: Verdict, level: float) -> bool:

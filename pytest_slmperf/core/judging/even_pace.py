@@ -23,8 +23,13 @@ from pytest_slmperf.core.metrics import Metric
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.verdict import Status, Verdict
 
+MOST_ERRORS = 2
+"""Standard errors above the slope: more of a change of pace surely doesn't reach the metric."""
 MOST_ALIKE = 0.9
 """Two series that drift: so much of their neighbours' likeness is believed, or a slope would have no error at all."""
+
+Arm = tuple[Sample, Sample | None]
+"""A metric's values, and the times of the piece of work in the same launches, where they are known."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +41,16 @@ class Evened:
     """How much of a change of pace surely reaches the metric, both as logarithms: 0 to 1."""
     spread: float = 0.0
     """Standard deviation of log values that was taken out: what the usual changes of pace alone made of a launch."""
+    at_most: float = 1.0
+    """How much of it may reach the metric: two standard errors above the slope, and all where nothing tells."""
     at_one_pace: tuple[Sample, ...] = ()
     """The samples, all launches of all of them at one pace, as far as it may reach the metric; none where the share
     is 0.
     """
 
 
-def evened(metric: Metric, *arms: tuple[Sample, Sample | None]) -> Evened:
-    """The samples of (values, times of the piece of work) without what the pace explains within each.
+def evened(metric: Metric, *arms: Arm) -> Evened:
+    """The samples of these arms without what the pace explains within each.
 
     The slope is least squares' over all arms, one standard error lower, so that what may be chance takes out little:
     of series that both drift, the error is larger (Bartlett, J. Royal Statistical Society 98, 1935). It lies between 0,
@@ -58,9 +65,10 @@ def evened(metric: Metric, *arms: tuple[Sample, Sample | None]) -> Evened:
         return Evened(samples)
     off = [_about(logs, fmean(logs)) for logs in paces]
     costs = [costs_of(sample, higher_is_better=metric.higher_is_better) for sample in samples]
-    share, at_most = _shares(off, [_about(arm, fmean(arm)) for arm in costs])
+    slope, error = _slope(off, [_about(arm, fmean(arm)) for arm in costs])
+    share, may_be, at_most = (_fraction(slope + errors * error) for errors in (-1, 1, MOST_ERRORS))
     if share == 0:
-        return Evened(samples)
+        return Evened(samples, at_most=at_most)
     sign = 1 if metric.higher_is_better else -1
     centre = median(paces[0])
     usual = [undisturbed(logs) for logs in paces]
@@ -69,14 +77,13 @@ def evened(metric: Metric, *arms: tuple[Sample, Sample | None]) -> Evened:
         tuple(_moved(sample, logs, median(logs), sign * share) for sample, logs in zip(samples, paces, strict=True)),
         share,
         share * math.sqrt(_dot(usual, usual) / (sum(map(len, usual)) - len(usual))),
-        tuple(_moved(sample, logs, centre, sign * at_most) for sample, logs in zip(samples, paces, strict=True)),
+        at_most,
+        tuple(_moved(sample, logs, centre, sign * may_be) for sample, logs in zip(samples, paces, strict=True)),
     )
 
 
-def judge(
-    metric: Metric, baseline: tuple[Sample, Sample | None], now: tuple[Sample, Sample | None], policy: Policy
-) -> Verdict:
-    """The gate's verdict on (values, times of the piece of work), evened. It names the medians that were measured.
+def judge(metric: Metric, baseline: Arm, now: Arm, policy: Policy) -> Verdict:
+    """The gate's verdict on two arms, evened. It names the medians that were measured.
 
     What another pace explains outright is left to `same_pace`. Else a loss, a gain or a pass stands only if the gate
     says the same of all launches at one pace, and the interval covers that of both.
@@ -84,7 +91,7 @@ def judge(
     even = evened(metric, baseline, now)
     before, after = even.samples
     verdict = gate.judge(metric, before, after, policy).of_medians(baseline[0].median, now[0].median)
-    if not even.at_one_pace or at_its_pace(verdict, now[1], baseline[1]).status is Status.VOID:
+    if not even.at_one_pace or _held(verdict, even, baseline, now).status is Status.VOID:
         return verdict
     before, after = even.at_one_pace
     other = gate.judge(metric, before, after, policy)
@@ -101,6 +108,15 @@ def judge(
         reason="; ".join(filter(None, (f"it is {other.status} at one pace of the cores", other.reason))),
         way_out=WAY_OUT if final else "More launches can decide it.",
     )
+
+
+def held_to_pace(verdict: Verdict, metric: Metric, baseline: Arm, now: Arm) -> Verdict:
+    """The verdict on these, or `void` where the arms surely differ in pace, and that may be all that it has seen."""
+    return _held(verdict, evened(metric, baseline, now), baseline, now)
+
+
+def _held(verdict: Verdict, even: Evened, baseline: Arm, now: Arm) -> Verdict:
+    return at_its_pace(verdict, now[1], baseline[1], share=even.at_most)
 
 
 def _covering(verdict: Verdict, other: Verdict) -> Verdict:
@@ -122,19 +138,18 @@ def _moved(sample: Sample, logs: Sequence[float], centre: float, slope: float) -
     )
 
 
-def _shares(paces: Sequence[Sequence[float]], costs: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """The slope of the costs over the paces, one standard error lower and higher, each from 0 to 1; both are centred,
-    arm by arm.
+def _slope(paces: Sequence[Sequence[float]], costs: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """The slope of the costs over the paces and its standard error, infinite where too little differs; both are
+    centred, arm by arm.
     """
     squares = _dot(paces, paces)
     freedom = sum(map(len, paces)) - len(paces) - 1
     if freedom < 1 or squares == 0:
-        return 0.0, 0.0
+        return 0.0, math.inf
     slope = _dot(paces, costs) / squares
     rest = [[cost - slope * pace for pace, cost in zip(*both, strict=True)] for both in zip(paces, costs, strict=True)]
     alike = min(max(0.0, _likeness(paces) * _likeness(rest)), MOST_ALIKE)
-    error = math.sqrt(_dot(rest, rest) / freedom / squares * (1 + alike) / (1 - alike))
-    return _fraction(slope - error), _fraction(slope + error)
+    return slope, math.sqrt(_dot(rest, rest) / freedom / squares * (1 + alike) / (1 - alike))
 
 
 def _fraction(value: float) -> float:

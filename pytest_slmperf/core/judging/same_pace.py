@@ -31,12 +31,13 @@ def depends_on_pace(name: str) -> bool:
     return name not in UNTIMED
 
 
-def at_its_pace(verdict: Verdict, now: Sample | None, was: Sample | None) -> Verdict:
+def at_its_pace(verdict: Verdict, now: Sample | None, was: Sample | None, *, share: float = 1.0) -> Verdict:
     """The verdict on a stored baseline, or `void` where the cores' own pace may be all that it has seen.
 
     `now` and `was` are the times of the piece of work, launch by launch; without one of them the verdict stands. Only
-    that part of a change counts which is beyond the 95 % interval of the times: their noise voids nothing. A loss
-    that is larger than the pace explains stays `regressed`. A pass stays one unless the cores are faster and, at the
+    that part of a change counts which is beyond the 95 % interval of the times: their noise voids nothing. `share` is
+    how much of it reaches the metric at most, both as logarithms: nobody is slower than the cores. A loss that is
+    larger than the pace explains stays `regressed`. A pass stays one unless the cores are faster and, at the
     baseline's pace, more than the tolerance would be lost.
     """
     if verdict.effect is None or not depends_on_pace(verdict.metric) or now is None or was is None:
@@ -46,15 +47,16 @@ def at_its_pace(verdict: Verdict, now: Sample | None, was: Sample | None) -> Ver
         return verdict
     time, low, high = _longer(now, was)
     surely = low if low > 1 else min(high, 1.0)
+    reaches = surely**share
     ratio = verdict.effect.ratio
-    at_same_pace = ratio * surely if verdict.higher_is_better else ratio / surely
+    at_same_pace = ratio * reaches if verdict.higher_is_better else ratio / reaches
     lost = 1 - at_same_pace if verdict.higher_is_better else at_same_pace - 1
     match verdict.status:
-        case Status.REGRESSED if surely > 1 and lost <= tolerance:
+        case Status.REGRESSED if reaches > 1 and lost <= tolerance:
             seen = "which may be all of this loss"
-        case Status.INCONCLUSIVE if surely - 1 > UNDECIDED * tolerance and verdict.final:
+        case Status.INCONCLUSIVE if reaches - 1 > UNDECIDED * tolerance and verdict.final:
             seen = "which may be why this is undecided"
-        case Status.UNCHANGED | Status.IMPROVED if surely < 1 and lost > tolerance:
+        case Status.UNCHANGED | Status.IMPROVED if reaches < 1 and lost > tolerance:
             seen = "which may hide a loss"
         case _:
             return verdict

@@ -58,6 +58,26 @@ def test_a_frontier_that_lost_a_point():
     assert "median_itl_ms" not in verdict.reason
 
 
+def drifting(launches, seed, *, known=True):
+    """The frontier of three points on cores whose pace drifts by a tenth, and moves both metrics."""
+    draw = random.Random(seed)
+    paces = [0.1 * math.sin(launch / 3) for launch in range(launches)]
+    cases = {}
+    for size in (1, 4, 16):
+        rates = [[100 * size * math.exp(draw.gauss(0, 0.005) - pace)] for pace in paces]
+        waits = [[size * math.exp(draw.gauss(0, 0.005) + pace)] for pace in paces]
+        cases[f"batch={size}"] = {"output_throughput": Sample.of(rates), "median_itl_ms": Sample.of(waits)}
+        if known:
+            cases[f"batch={size}"]["core_pace_ns"] = Sample.of([[150_000 * math.exp(pace)] for pace in paces])
+    return frontier(cases, METRICS, "decode/opt-125m")
+
+
+def test_what_the_drift_of_the_cores_explains_leaves_no_point_in_doubt():
+    """Launches that drift with the cores' pace bound nothing, but what it explains is known."""
+    assert drifting(19, 2, known=False).unchanged_from(drifting(19, 1), POLICY).status is Status.INCONCLUSIVE
+    assert drifting(19, 2).unchanged_from(drifting(19, 1), POLICY).status is Status.UNCHANGED
+
+
 def test_each_point_is_judged_by_its_own_tolerances():
     """A loss that one case may have is red in a case that may not."""
     now = swept({64: (0.92, 1.0)}, seed=1)

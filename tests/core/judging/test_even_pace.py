@@ -189,3 +189,21 @@ def test_a_launch_on_a_busy_core_is_no_reason_to_refuse_a_recording():
     busy = paced(THROUGHPUT, 3, 1.0, pace=[*pace[:7], 0.7, *pace[8:]])
     supported = [supported_tolerance(values, THROUGHPUT, POLICY, times) for values, times in (quiet, busy)]
     assert supported == [0.06, 0.08]
+
+
+@pytest.mark.parametrize(("share", "passes"), [(0.4, True), (1.0, False)])
+def test_faster_cores_are_held_against_a_pass_by_as_much_as_may_reach_it(share, passes):
+    """How much does is told by the launches: an engine bound by memory hides no loss on cores a tenth faster."""
+    draw = random.Random(5)
+    slow, fast = ([shift + draw.gauss(0, 0.04) for _ in range(20)] for shift in (0.0, -0.11))
+    baseline = paced(THROUGHPUT, 3, share, pace=slow)
+    now = paced(THROUGHPUT, 4, share, pace=fast, level=100 * math.exp(-0.11 * share))
+    verdict = even_pace.judge(THROUGHPUT, baseline, now, POLICY)
+    assert even_pace.held_to_pace(verdict, THROUGHPUT, baseline, now).passed is passes
+
+
+def test_all_of_a_change_of_pace_may_reach_what_nothing_tells_of():
+    """Cores that keep their pace within each arm say nothing of what another would do."""
+    values, _ = paced(THROUGHPUT, 1, 0.0)
+    steady = Sample.of([[150_000]] * 20)
+    assert evened(THROUGHPUT, (values, steady)).at_most == 1.0

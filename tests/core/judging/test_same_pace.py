@@ -67,6 +67,14 @@ def test_a_pace_that_explains_nothing_changes_nothing(level, pace):
     assert here == plain
 
 
+def test_no_more_than_its_share_of_the_pace_is_laid_to_it():
+    """Where no more than half of the pace reaches the metric, a tenth of it hides no loss of a twentieth."""
+    now, was = sample(150_000 * 0.92, seed=1), sample(150_000, 20, seed=2)
+    plain = gate.judge(metric("output_throughput"), sample(100, 20), sample(100), POLICY)
+    assert at_its_pace(plain, now, was).status is Status.VOID
+    assert at_its_pace(plain, now, was, share=0.5) == plain
+
+
 def test_faster_cores_hide_no_loss():
     """An engine that is as fast as it was, on cores that are a tenth faster, has lost a tenth."""
     plain, here = judged(100, 0.9)
