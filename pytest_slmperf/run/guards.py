@@ -208,11 +208,12 @@ def _contended(
         on = now.cores & frozenset(cores) or frozenset(cores)
         waited_ns[on] += now.waited_ns - earlier.waited_ns
         ran_ns[on] += now.ran_ns - earlier.ran_ns
-    apart_ns = sum(min(waited_ns[on], max(0, len(on) * served_ns - ran_ns[on])) for on in waited_ns)
-    lost_ns = min(apart_ns, len(cores) * served_ns - ran_ns.total())
-    others_ns = _others_ns(before, after, cores, ran_ns.total(), served_ns)
-    if others_ns is not None:
-        lost_ns = min(lost_ns, others_ns)
+    apart_ns = {on: min(waited_ns[on], max(0, len(on) * served_ns - ran_ns[on])) for on in waited_ns}
+    counted = _counted(before, after, apart_ns)
+    others_ns = _others_ns(before, after, counted, sum(ran_ns[on] for on in ran_ns if on <= counted), served_ns)
+    known_ns = sum(lost for on, lost in apart_ns.items() if on <= counted)
+    lost_ns = sum(apart_ns.values()) - known_ns + min(known_ns, others_ns)
+    lost_ns = min(lost_ns, len(cores) * served_ns - ran_ns.total())
     # Threads on the same cores wait for each other in each step; those on cores of their own, as replicas, don't.
     parts = sum(not any(other < on for other in waited_ns) for on in waited_ns)
     if lost_ns <= max(parts * tolerances.waiting * served_ns, tolerances.waiting_floor_ns):
@@ -222,13 +223,17 @@ def _contended(
     return Void("contended", f"others had the engine's {its} for {share:.1%} of the round")
 
 
-def _others_ns(before: Reading, after: Reading, cores: Collection[int], ran_ns: int, served_ns: int) -> int | None:
-    """What these cores worked between the readings for others than the engine; None where that isn't told.
+def _counted(before: Reading, after: Reading, groups: Collection[frozenset[int]]) -> frozenset[int]:
+    """The cores of which it is told how long they rested; none where some thread may run on these and on others."""
+    counted = frozenset(before.idle_ns.keys() & after.idle_ns.keys())
+    return counted if all(on <= counted or on.isdisjoint(counted) for on in groups) else frozenset()
+
+
+def _others_ns(before: Reading, after: Reading, cores: Collection[int], ran_ns: int, served_ns: int) -> int:
+    """What these cores worked between the readings for others than the engine, which ran there for so long.
 
     What this process did before it asked for the round and after it heard of it is not among that.
     """
-    if not before.idle_ns.keys() & after.idle_ns.keys() >= set(cores):
-        return None
     wall_ns = after.monotonic_ns - before.monotonic_ns
     idle_ns = sum(after.idle_ns[core] - before.idle_ns[core] for core in cores)
     around_ns = min(after.own_ns - before.own_ns, max(0, wall_ns - served_ns))

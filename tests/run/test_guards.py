@@ -127,6 +127,18 @@ def test_a_servers_own_waits_are_not_held_against_the_idle_cores_of_its_client()
     assert (late.guard, late.reason) == ("contended", "others had the engine's 2 cores for 10.0% of the round")
 
 
+@pytest.mark.parametrize(("rested_ms", "others_ms"), [(40, 0), (30, 10)])
+def test_a_server_that_rests_while_its_client_works_is_held_up_by_nobody(rested_ms, others_ms):
+    """Its threads waited for each other before that. Nobody counts the rest of the client's core, nor needs to."""
+    theirs, ours = frozenset({CORE}), frozenset({CORE + 1})
+    threads = {21: Turns(0, 0, theirs), 22: Turns(0, 0, theirs), 23: Turns(0, 0, ours)}
+    before = replace(QUIET, threads=threads, idle_ns={CORE: 0})
+    threads = {21: Turns(30 * MS, 25 * MS, theirs), 22: Turns(30 * MS, 25 * MS, theirs), 23: Turns(50 * MS, 0, ours)}
+    after = replace(later(), threads=threads, idle_ns={CORE: rested_ms * MS})
+    void = judge_round(before, after, cores=(CORE, CORE + 1), served_ns=ROUND_NS)
+    assert (void is not None) == (others_ms > 4)
+
+
 @given(st.integers(0, 100), st.integers(0, 300))
 def test_no_more_is_blamed_on_others_than_the_engine_waited_and_than_its_core_was_not_its_own(ran_ms, waited_ms):
     """Threads of its own that wait for each other, and sleep that nobody caused, are no contention."""
