@@ -21,20 +21,35 @@ def drift_of(*arms: Sequence[float]) -> str:
 def neighbour_inflation(*arms: Sequence[float]) -> float:
     """How much wider than for independent launches an interval must be.
 
-    So many launches are worth one independent one: (1 + r) / (1 - r). r is the autocorrelation, corrected for its bias
-    in short series (Kendall) and then taken one standard error (Bartlett) higher, because a few launches cannot show
-    that they are independent. The spread of an arm that is worth few is too small as well, by (n - worth) / (n - 1).
+    The spread of an arm that is worth few launches is too small as well, by (n - worth) / (n - 1).
     """
-    count, shortest = sum(map(len, arms)), min(map(len, arms))
+    shortest = min(map(len, arms))
+    worth = _worth_one(*arms)
+    if worth <= 1:
+        return 1.0
+    return math.sqrt(worth * (shortest - 1) / (shortest - worth)) if worth < shortest else math.inf
+
+
+def spread_of_mean(arm: Sequence[float], launches: int) -> float:
+    """Standard deviation of the mean of so many launches as a share of that of one, by how the arm's resemble each
+    other: at most 1, where all of them may come at once from one end.
+    """
+    return math.sqrt(min(1.0, _worth_one(arm, errors=2) / launches))
+
+
+def _worth_one(*arms: Sequence[float], errors: float = 1) -> float:
+    """So many launches are worth one independent one: (1 + r) / (1 - r), at least 1.
+
+    r is the autocorrelation, corrected for its bias in short series (Kendall) and then taken so many standard errors
+    (Bartlett) higher, because a few launches cannot show that they are independent.
+    """
+    count = sum(map(len, arms))
     seen = _autocorrelation(*arms)
     unbiased = seen + (1 + 3 * seen) * len(arms) / count
     if abs(unbiased) >= 1:
         return math.inf if unbiased > 0 else 1.0
-    correlation = unbiased + math.sqrt((1 - unbiased**2) / count)
-    if correlation <= 0:
-        return 1.0
-    worth = math.inf if correlation >= 1 else (1 + correlation) / (1 - correlation)
-    return math.sqrt(worth * (shortest - 1) / (shortest - worth)) if worth < shortest else math.inf
+    correlation = max(0.0, unbiased + errors * math.sqrt((1 - unbiased**2) / count))
+    return math.inf if correlation >= 1 else (1 + correlation) / (1 - correlation)
 
 
 def _autocorrelation(*arms: Sequence[float]) -> float:

@@ -59,7 +59,7 @@ def evened(metric: Metric, *arms: Arm) -> Evened:
     about its median pace: about the mean, one launch on a busy core would make all the others slower.
     """
     samples = tuple(sample for sample, _ in arms)
-    paces = [_logs(pace) for _, pace in arms]
+    paces = [logs_of(pace) for _, pace in arms]
     known = all(len(logs) == len(sample.launches) for sample, logs in zip(samples, paces, strict=True))
     if not known or not depends_on_pace(metric.name):
         return Evened(samples)
@@ -171,7 +171,8 @@ def _products(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]
         yield from (p * q for p, q in zip(one, other, strict=True))
 
 
-def _logs(pace: Sample | None) -> list[float]:
+def logs_of(pace: Sample | None) -> list[float]:
+    """A launch's pace as one number: the mean of its logarithms; of no launch where it isn't known."""
     return [fmean(map(math.log, rounds)) for rounds in pace.launches] if pace else []
 
 

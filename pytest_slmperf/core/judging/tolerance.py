@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pytest_slmperf.core.gate import DAY_SD, Policy, costs_of, levels_of, margin_of
 from pytest_slmperf.core.judging import ranks
-from pytest_slmperf.core.judging.drift import neighbour_inflation
-from pytest_slmperf.core.judging.even_pace import evened
+from pytest_slmperf.core.judging.drift import neighbour_inflation, spread_of_mean
+from pytest_slmperf.core.judging.even_pace import evened, logs_of
 from pytest_slmperf.core.judging.spending import quantile
 from pytest_slmperf.core.metrics import Metric
 from pytest_slmperf.core.sample import Sample
@@ -31,8 +31,8 @@ def supported_tolerance(sample: Sample, metric: Metric, policy: Policy, pace: Sa
 
     Launches of both arms are drawn from the sample (with a fixed seed) and the day's effect from its normal
     distribution; None where even the largest is too little. With the times of the cores' piece of work it is the noise
-    that the gate will see, without what their `pace` explains; but all launches of an arm may come at a pace that this
-    sample had in one, and so much more do two arms differ.
+    that the gate will see, without what their `pace` explains; but an arm's launches may come at another mean pace, the
+    more so the more they resemble their neighbours, and so much more do two arms differ.
     """
     import numpy as np  # noqa: PLC0415 - a verdict needs no numpy, and importing a suite must cost nothing
 
@@ -44,7 +44,8 @@ def supported_tolerance(sample: Sample, metric: Metric, policy: Policy, pace: Sa
     if count < 2 or math.isinf(inflation):
         return None
     first, second, day = _resampling(count, launches)
-    day = day * math.hypot(DAY_SD, even.spread, even.spread)
+    logs = logs_of(pace) if even.spread else []
+    day = day * math.hypot(DAY_SD, *(even.spread * spread_of_mean(logs, arm) for arm in (count, launches) if logs))
     # Resampled launches vary less than new ones would, by (count - 1) / count.
     noise = np.asarray(costs) - sum(costs) / count
     noise = (noise * (inflation * math.sqrt(count / (count - 1)))).astype(np.float32)
