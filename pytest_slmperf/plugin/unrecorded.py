@@ -93,8 +93,9 @@ def _hint(path: Path, options: Options, found: Remedy, *, older: bool) -> str:
         words.append("--tolerance=supported")
     if older:
         words.append("--older")
-    why = "takes the tolerances that its noise supports" if found is Remedy.OTHER_TOLERANCE else "once that is mended"
-    return f"what was measured is kept: {shlex.join(words)} {why}"
+    other = found is Remedy.OTHER_TOLERANCE
+    how = "with the tolerances that its noise supports" if other else "as it is, once the problem is mended"
+    return f"what was measured of {path.stem} is kept, and is accepted {how}: {shlex.join(words)}"
 
 
 def _is_older(part: RunOutcome, store: BaselineStore) -> bool:

@@ -38,7 +38,7 @@ def test_a_recording_that_is_refused_is_kept_and_accepted_once_its_cause_is_mend
     """Twenty launches aren't made again for a setting that was missing."""
     project, said = refused
     assert said.endswith("exit code 1"), said
-    offered = f"what was measured is kept: slmperf baselines accept {_kept(project)} --tolerance=supported takes"
+    offered = f"that its noise supports: slmperf baselines accept {_kept(project)} --tolerance=supported"
     assert offered in " ".join(said.split())
     assert not (project.path / "baselines").exists()
     _accept(fresh, str(kept), "--tolerance=supported")
@@ -58,7 +58,7 @@ def test_a_recording_that_could_not_be_stored_is_accepted_as_it_is_once_it_can(f
     refused = fresh.gate("--slmperf-accept", "--slmperf-baselines=baselines", keep=("cacheprovider",))
     assert refused.ret == pytest.ExitCode.TESTS_FAILED
     kept = _kept(fresh)
-    assert f"slmperf baselines accept {kept} --baselines=baselines once that is mended" in prose(refused)
+    assert f"once the problem is mended: slmperf baselines accept {kept} --baselines=baselines" in prose(refused)
     fresh.baseline().unlink()
     _accept(fresh, str(kept), "--baselines=baselines")
 
@@ -85,7 +85,7 @@ def test_a_refused_recording_replaces_none_of_other_cases(fresh, kept):
     whole = kept.read_bytes()
     one = fresh.gate("--slmperf-accept", "-k", "batch16", engine=NOISY, keep=("cacheprovider",))
     beside = kept.with_name(f"{kept.stem}+2.json")
-    assert f"what was measured is kept: slmperf baselines accept {beside} --tolerance=supported" in prose(one)
+    assert f"that its noise supports: slmperf baselines accept {beside} --tolerance=supported" in prose(one)
     assert (kept.read_bytes(), _all_kept(fresh)) == (whole, [beside, kept])
     fresh.gate("--slmperf-accept", engine=NOISY, keep=("cacheprovider",))
     assert _kept(fresh) == kept
@@ -186,7 +186,7 @@ def test_what_became_older_meanwhile_is_kept_with_the_option_that_takes_it(proje
     project.write("test_suite.py", f"import pathlib\n{SUITE}{late}")
     refused = project.gate("--slmperf-accept", keep=("cacheprovider",))
     assert refused.ret == pytest.ExitCode.TESTS_FAILED
-    assert f"slmperf baselines accept {_kept(project)} --older once that is mended" in prose(refused)
+    assert f"as it is, once the problem is mended: slmperf baselines accept {_kept(project)} --older" in prose(refused)
     _accept(project, str(_kept(project)), "--older")
 
 
@@ -208,4 +208,4 @@ def test_a_kept_recording_that_never_ends_is_not_waited_for(fresh, kept, damage)
 def test_workers_say_that_a_recording_is_kept(fresh):
     """The session that has the cache is not the one that measured."""
     refused = fresh.apart("--slmperf-accept", "-n2", engine=NOISY, keep=("cacheprovider", "xdist"))
-    assert "what was measured is kept: slmperf" in " ".join(refused.split())
+    assert "what was measured of fake-decode is kept" in " ".join(refused.split())
