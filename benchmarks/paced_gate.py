@@ -18,10 +18,12 @@ from dataclasses import dataclass
 
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.judging import even_pace
+from pytest_slmperf.core.judging.even_pace import Arm
 from pytest_slmperf.core.judging.same_pace import at_its_pace
 from pytest_slmperf.core.judging.tolerance import supported_tolerance
-from pytest_slmperf.core.metrics import metric
+from pytest_slmperf.core.metrics import Metric, metric
 from pytest_slmperf.core.sample import Sample
+from pytest_slmperf.core.verdict import Verdict
 
 THROUGHPUT = metric("output_throughput")
 RECORDED, CAP = 20, 16
@@ -76,23 +78,18 @@ def arm(draw: random.Random, world: World, launches: int, loss: float = 0.0) -> 
     return Sample.of(values), Sample.of(times)
 
 
-def first(sample: Sample, launches: int) -> Sample:
-    return Sample(sample.launches[:launches])
-
-
-def ended(baseline: tuple[Sample, Sample], now: tuple[Sample, Sample], policy: gate.Policy, *, knows: bool) -> str:
-    """The status at the look that is final."""
+def last_look(meaning: Metric, baseline: Arm, now: Arm, policy: gate.Policy, *, knows: bool) -> Verdict:
+    """The verdict that is final, with the cores' pace or without; `now` has as many launches as the policy asks for."""
     for look in gate.looks(policy):
-        values, times = (first(sample, look) for sample in now)
+        values, times = (Sample(sample.launches[:look]) for sample in now)
         if knows:
-            verdict = even_pace.judge(THROUGHPUT, baseline, (values, times), policy)
-            verdict = even_pace.held_to_pace(verdict, THROUGHPUT, baseline, (values, times))
+            verdict = even_pace.judge(meaning, baseline, (values, times), policy)
+            verdict = even_pace.held_to_pace(verdict, meaning, baseline, (values, times))
         else:
-            verdict = gate.judge(THROUGHPUT, baseline[0], values, policy)
-            verdict = at_its_pace(verdict, times, baseline[1])
+            verdict = at_its_pace(gate.judge(meaning, baseline[0], values, policy), times, baseline[1])
         if verdict.final:
             break
-    return "passed" if verdict.passed else verdict.status.value
+    return verdict
 
 
 def row(world: World, loss: float, trials: int, policy: gate.Policy, *, knows: bool) -> str:
@@ -100,7 +97,8 @@ def row(world: World, loss: float, trials: int, policy: gate.Policy, *, knows: b
     for trial in range(trials):
         draw = random.Random(trial)
         baseline, now = arm(draw, world, RECORDED), arm(draw, world, CAP, loss)
-        seen[ended(baseline, now, policy, knows=knows)] += 1
+        verdict = last_look(THROUGHPUT, baseline, now, policy, knows=knows)
+        seen["passed" if verdict.passed else verdict.status.value] += 1
     return " | ".join(f"{seen[status] / trials:.1%}" for status in ("regressed", "passed", "inconclusive", "void"))
 
 

@@ -16,10 +16,11 @@ from collections import Counter, defaultdict
 from itertools import permutations
 from pathlib import Path
 
+from paced_gate import last_look
+
 from pytest_slmperf.core import gate
-from pytest_slmperf.core.judging import even_pace
 from pytest_slmperf.core.judging.even_pace import Arm
-from pytest_slmperf.core.judging.same_pace import at_its_pace, depends_on_pace
+from pytest_slmperf.core.judging.same_pace import depends_on_pace
 from pytest_slmperf.core.judging.tolerance import supported_tolerance
 from pytest_slmperf.core.metrics import CORE_PACE, Metric, metric
 from pytest_slmperf.core.sample import Sample
@@ -39,21 +40,6 @@ def measured(paths: list[Path]) -> dict[tuple[str, str], list[Arm]]:
     return found
 
 
-def last(meaning: Metric, baseline: Arm, now: Arm, policy: gate.Policy, *, knows: bool) -> str:
-    """The verdict that is final."""
-    for look in gate.looks(policy):
-        values, times = (Sample(sample.launches[:look]) for sample in now)
-        if knows:
-            verdict = even_pace.judge(meaning, baseline, (values, times), policy)
-            verdict = even_pace.held_to_pace(verdict, meaning, baseline, (values, times))
-        else:
-            verdict = gate.judge(meaning, baseline[0], values, policy)
-            verdict = at_its_pace(verdict, times, baseline[1])
-        if verdict.final:
-            break
-    return verdict.status.value
-
-
 def slowed(arm: Arm, loss: float, meaning: Metric) -> Arm:
     """The arm with a loss in each of its values."""
     factor = math.exp(gate.margin_of(loss, higher_is_better=meaning.higher_is_better)) if loss else 1.0
@@ -71,7 +57,7 @@ def main() -> None:
         print("with the cores' pace" if knows else "without it")
         for loss in (0.0, 2 * options.tolerance):
             seen = Counter(
-                last(metric(name), before, slowed(after, loss, metric(name)), policy, knows=knows)
+                last_look(metric(name), before, slowed(after, loss, metric(name)), policy, knows=knows).status.value
                 for (_, name), arms in found.items()
                 for before, after in permutations(arms, 2)
             )

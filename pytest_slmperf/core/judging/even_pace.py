@@ -18,7 +18,7 @@ from statistics import fmean, median
 from pytest_slmperf.core import gate
 from pytest_slmperf.core.gate import Policy, costs_of
 from pytest_slmperf.core.judging.drift import undisturbed
-from pytest_slmperf.core.judging.same_pace import WAY_OUT, at_its_pace, depends_on_pace
+from pytest_slmperf.core.judging.same_pace import WAY_OUT, at_its_pace, depends_on_pace, logs_of
 from pytest_slmperf.core.metrics import Metric
 from pytest_slmperf.core.sample import Sample
 from pytest_slmperf.core.verdict import Status, Verdict
@@ -169,11 +169,6 @@ def _dot(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) ->
 def _products(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> Iterator[float]:
     for one, other in zip(first, second, strict=True):
         yield from (p * q for p, q in zip(one, other, strict=True))
-
-
-def logs_of(pace: Sample | None) -> list[float]:
-    """A launch's pace as one number: the mean of its logarithms; of no launch where it isn't known."""
-    return [fmean(map(math.log, rounds)) for rounds in pace.launches] if pace else []
 
 
 def _about(values: Sequence[float], centre: float) -> list[float]:

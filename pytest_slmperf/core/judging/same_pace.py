@@ -73,7 +73,7 @@ def _longer(now: Sample, was: Sample) -> tuple[float, float, float]:
     and only what a reading adds is an error. Neighbouring readings tell it (von Neumann, Annals of Mathematical
     Statistics 12, 1941). Where the pace jumps from launch to launch they tell too large a one, and nothing is sure.
     """
-    times, before = (_logs(sample) for sample in (now, was))
+    times, before = (logs_of(sample) for sample in (now, was))
     log = fmean(times) - fmean(before)
     error = math.hypot(_error_of_mean(times), _error_of_mean(before))
     return math.exp(log), math.exp(log - error), math.exp(log + error)
@@ -89,5 +89,6 @@ def _error_of_mean(logs: list[float]) -> float:
     return quantile * math.sqrt(fmean(steps) / 2 / len(logs))
 
 
-def _logs(sample: Sample) -> list[float]:
-    return [fmean(map(math.log, rounds)) for rounds in sample.launches]
+def logs_of(pace: Sample | None) -> list[float]:
+    """A launch's pace as one number: the mean of its logarithms; of no launch where it isn't known."""
+    return [fmean(map(math.log, rounds)) for rounds in pace.launches] if pace else []

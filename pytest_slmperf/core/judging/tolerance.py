@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from pytest_slmperf.core.gate import DAY_SD, Policy, costs_of, levels_of, margin_of
 from pytest_slmperf.core.judging import ranks
 from pytest_slmperf.core.judging.drift import neighbour_inflation, spread_of_mean
-from pytest_slmperf.core.judging.even_pace import evened, logs_of
+from pytest_slmperf.core.judging.even_pace import evened
+from pytest_slmperf.core.judging.same_pace import logs_of
 from pytest_slmperf.core.judging.spending import quantile
 from pytest_slmperf.core.metrics import Metric
 from pytest_slmperf.core.sample import Sample
